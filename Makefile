@@ -1,0 +1,53 @@
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test test-long check lint format bench clean
+
+# What is set in the caller's shell must not reach into our environment.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
+
+BASE_PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+READY := $(VENV)/.ready
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+# The models under test are tiny: with one thread each they run many times faster.
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Esper needs Python 3.11 or newer: make BASE_PYTHON=python3.11 ...")'
+	@echo "Setting up $(VENV); the first time this takes some minutes."
+	@$(BASE_PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) torch
+	@$(PIP_INSTALL) -e '.[run,dev,bench]'
+	@touch $@
+
+run: $(READY) ## run esper, for example: make run ARGS="--help"
+	@$(BIN)/esper run $(ARGS)
+
+test: $(READY) ## run the tests
+	$(PYTEST) $(ARGS)
+
+test-long: $(READY) ## run the tests that are marked long
+	$(PYTEST) -m long --timeout 1800 $(ARGS)
+
+check: lint test ## everything that must pass before a change is merged
+
+lint: $(READY) ## check format, style, types and import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(PYTHON) -m mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY) ## format the code and fix what can be fixed safely
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## run the growth benchmark
+	$(PYTHON) -m benchmarks.growth $(ARGS)
+
+clean: ## remove the environment, builds and caches
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

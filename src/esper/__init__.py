@@ -1,0 +1,61 @@
+"""Esper: neural networks that grow while they train.
+
+The public names are loaded when they are first used, so that ``import esper`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esper.contracts.commands import Answer as Answer
+    from esper.contracts.commands import Command as Command
+    from esper.contracts.config import GrowthConfig as GrowthConfig
+    from esper.contracts.errors import CheckpointError as CheckpointError
+    from esper.contracts.errors import ConfigError as ConfigError
+    from esper.contracts.errors import DataError as DataError
+    from esper.contracts.errors import EsperError as EsperError
+    from esper.contracts.errors import EvaluationError as EvaluationError
+    from esper.contracts.errors import TransitionError as TransitionError
+    from esper.contracts.lifecycle import State as State
+    from esper.contracts.reports import Evaluation as Evaluation
+    from esper.kasmina.export import export as export
+    from esper.kasmina.hosts import host_state_dict as host_state_dict
+    from esper.kasmina.hosts import unwrap as unwrap
+    from esper.kasmina.hosts import wrap as wrap
+    from esper.kasmina.summary import summary as summary
+    from esper.runtime.loader import BatchLoader as BatchLoader
+    from esper.runtime.session import Session as Session
+
+_HOMES = {
+    "Answer": "esper.contracts.commands",
+    "BatchLoader": "esper.runtime.loader",
+    "CheckpointError": "esper.contracts.errors",
+    "Command": "esper.contracts.commands",
+    "ConfigError": "esper.contracts.errors",
+    "DataError": "esper.contracts.errors",
+    "EsperError": "esper.contracts.errors",
+    "Evaluation": "esper.contracts.reports",
+    "EvaluationError": "esper.contracts.errors",
+    "GrowthConfig": "esper.contracts.config",
+    "Session": "esper.runtime.session",
+    "State": "esper.contracts.lifecycle",
+    "TransitionError": "esper.contracts.errors",
+    "export": "esper.kasmina.export",
+    "host_state_dict": "esper.kasmina.hosts",
+    "summary": "esper.kasmina.summary",
+    "unwrap": "esper.kasmina.hosts",
+    "wrap": "esper.kasmina.hosts",
+}
+
+__all__ = [*_HOMES]  # noqa: PLE0604
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'esper' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,1 @@
+"""What a seed may become: one family per file, one catalogue."""

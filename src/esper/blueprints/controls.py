@@ -1,0 +1,47 @@
+"""Controls: blueprints that must not be kept. A judge that keeps them cannot be trusted.
+
+They are exempt from zero start and birth check and never in the default catalogue.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from esper.blueprints.blueprint import Ports
+from esper.blueprints.bottleneck_mlp import BottleneckMLP
+from esper.contracts.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Placebo(BottleneckMLP):
+    """A trained bottleneck that reads the previous sample of the batch instead of its own: it cannot know anything."""
+
+    id: ClassVar[str] = "placebo"
+    family: ClassVar[str] = "control"
+    starts_at_zero: ClassVar[bool] = False
+
+    def delta(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        return super().delta(params, x.roll(1, dims=0))
+
+    def to_module(self, ports: Ports, params: dict[str, Tensor]) -> nn.Module:
+        raise ConfigError("A placebo is a control and cannot be exported. Export a run grown without controls.")
+
+
+@dataclass(frozen=True)
+class RandomFrozen(BottleneckMLP):
+    """A bottleneck drawn at random in both layers and never trained."""
+
+    id: ClassVar[str] = "random_frozen"
+    family: ClassVar[str] = "control"
+    is_trainable: ClassVar[bool] = False
+    starts_at_zero: ClassVar[bool] = False
+
+    def init(self, ports: Ports, generator: Generator) -> dict[str, Tensor]:
+        params = super().init(ports, generator)
+        bound = 1 / math.sqrt(self.hidden)
+        for name in ("w2", "b2"):
+            params[name] = torch.empty(params[name].shape).uniform_(-bound, bound, generator=generator)
+        return params

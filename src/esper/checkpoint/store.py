@@ -1,0 +1,122 @@
+"""One checkpoint directory: up to two generations, each written whole or not at all.
+
+A generation is a folder ``<number>`` with ``tensors.safetensors`` and ``manifest.json``; the manifest holds the
+structure and a digest of every tensor, and its own digest in its last field. A generation is written under another
+name, flushed, and renamed; a reader never sees a half one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from esper.checkpoint.tree import flatten, unflatten
+from esper.contracts.errors import CheckpointError
+
+FORMAT = 1
+GENERATIONS = 2
+
+
+def write(directory: Path, tree: Any) -> Path:
+    """Store a nested state as the newest generation of ``directory``.
+
+    Returns:
+        The generation's folder. Only the newest ``GENERATIONS`` are kept.
+    """
+    structure, tensors = flatten(tree)
+    directory.mkdir(parents=True, exist_ok=True)
+    existing = _generations(directory)
+    target = directory / f"{(int(existing[-1].name) if existing else 0) + 1:06d}"
+    unfinished = directory / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    # safetensors refuses tensors that share memory; a state may hold one tensor twice
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, unfinished / "tensors.safetensors")
+    manifest = {
+        "format": FORMAT,
+        "structure": structure,
+        "digests": {name: digest(tensor) for name, tensor in tensors.items()},
+    }
+    text = json.dumps(manifest)
+    (unfinished / "manifest.json").write_text(json.dumps({"manifest": text, "digest": _text_digest(text)}))
+    for file in (*unfinished.iterdir(), unfinished):
+        _flush(file)
+    unfinished.rename(target)
+    _flush(directory)
+    for old in [*existing[: len(existing) + 1 - GENERATIONS], *directory.glob(".[0-9]*")]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def read(directory: Path) -> Any:
+    """The nested state of a checkpoint directory's newest generation, or of the generation that is named.
+
+    Raises:
+        CheckpointError: if there is none, or any byte of it differs from what was written.
+    """
+    source = directory
+    if not (directory / "manifest.json").exists():
+        generations = _generations(directory)
+        if not generations:
+            raise CheckpointError(f"There is no checkpoint in {directory}.")
+        source = generations[-1]
+    try:
+        envelope = json.loads((source / "manifest.json").read_text())
+        text = envelope["manifest"]
+        if _text_digest(text) != envelope["digest"]:
+            raise CheckpointError(_damaged(source, "the manifest does not match its digest"))
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"{source} has format {manifest['format']}; this version of Esper reads {FORMAT}.")
+        tensors = load_file(source / "tensors.safetensors")
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise CheckpointError(_damaged(source, str(error))) from error
+    for name in sorted(manifest["digests"].keys() | tensors.keys()):
+        if name not in tensors or digest(tensors[name]) != manifest["digests"].get(name):
+            raise CheckpointError(_damaged(source, f"{name.lstrip('.')} does not match its digest"))
+    return unflatten(manifest["structure"], tensors)
+
+
+def digest(tensor: Tensor) -> str:
+    """Digest of a tensor's dtype, shape and bytes."""
+    hasher = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), digest_size=16)
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    hasher.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return hasher.hexdigest()
+
+
+def tree_digest(tree: Any) -> str:
+    """Digest of a whole nested state."""
+    structure, tensors = flatten(tree)
+    parts: Iterable[str] = (f"{name} {digest(tensor)}" for name, tensor in sorted(tensors.items()))
+    return _text_digest("\n".join([json.dumps(structure), *parts]))
+
+
+def _generations(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.glob("[0-9]*") if (path / "manifest.json").exists())
+
+
+def _damaged(source: Path, why: str) -> str:
+    others = [other.name for other in _generations(source.parent) if other != source]
+    remedy = f"The generation before it may be whole: load {source.parent / others[-1]}." if others else "Start anew."
+    return f"The checkpoint {source} is damaged: {why}. {remedy}"
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

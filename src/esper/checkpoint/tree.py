@@ -1,0 +1,88 @@
+"""A nested state (dicts, lists, tensors, numbers ...) as JSON beside a flat table of tensors, and back, exactly."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper.contracts.errors import CheckpointError
+
+Json = Any
+
+
+def flatten(tree: Any) -> tuple[Json, dict[str, Tensor]]:
+    """Split a nested state into a JSON value and its tensors.
+
+    Args:
+        tree: dicts with keys of any plain type, lists, tuples, sets, tensors, numpy arrays and scalars, numbers,
+            strings, bytes, None.
+
+    Raises:
+        CheckpointError: if it holds anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def encode(value: Any, path: str) -> Json:
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        if isinstance(value, Tensor):
+            tensors[path] = value.detach().contiguous()
+            return {"tensor": path}
+        if isinstance(value, np.ndarray):
+            tensors[path] = torch.from_numpy(np.ascontiguousarray(value).copy())
+            return {"array": path}
+        if isinstance(value, np.generic):
+            return encode(value.item(), path)
+        if isinstance(value, bytes):
+            return {"bytes": base64.b64encode(value).decode()}
+        if isinstance(value, dict):
+            return {"dict": [[encode(k, f"{path}.key"), encode(v, f"{path}.{k}")] for k, v in value.items()]}
+        if isinstance(value, list | tuple | set | frozenset):
+            kind = "list" if isinstance(value, list) else "tuple" if isinstance(value, tuple) else "set"
+            return {kind: [encode(item, f"{path}.{index}") for index, item in enumerate(value)]}
+        raise CheckpointError(
+            f"{path.lstrip('.')} is a {type(value).__name__}, which cannot be stored. A state_dict must hold tensors, "
+            "numbers, strings and containers of them."
+        )
+
+    return encode(tree, ""), tensors
+
+
+def unflatten(structure: Json, tensors: dict[str, Tensor]) -> Any:
+    """Inverse of :func:`flatten`."""
+    if not isinstance(structure, dict):
+        return structure
+    ((kind, value),) = structure.items()
+    match kind:
+        case "tensor":
+            return tensors[value]
+        case "array":
+            return tensors[value].numpy()
+        case "bytes":
+            return base64.b64decode(value)
+        case "dict":
+            return {unflatten(k, tensors): unflatten(v, tensors) for k, v in value}
+        case "list":
+            return [unflatten(item, tensors) for item in value]
+        case "tuple":
+            return tuple(unflatten(item, tensors) for item in value)
+        case "set":
+            return {unflatten(item, tensors) for item in value}
+    raise CheckpointError(f"Unknown kind of value {kind!r}: the checkpoint was written by a newer version of Esper.")
+
+
+def clone(tree: Any) -> Any:
+    """A copy on the host that shares no memory with ``tree``."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, np.ndarray):
+        return tree.copy()
+    if isinstance(tree, dict):
+        return {key: clone(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [clone(value) for value in tree]
+    if isinstance(tree, tuple):
+        return tuple(clone(value) for value in tree)
+    return tree

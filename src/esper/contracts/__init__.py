@@ -1,0 +1,1 @@
+"""The shared words: lifecycle, commands, reports, errors. Standard library only."""

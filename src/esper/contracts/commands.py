@@ -1,0 +1,45 @@
+"""Commands go down to Kasmina, answers come back: every command gets exactly one."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from esper.contracts.lifecycle import State
+
+SeedId = int | Literal["all"]
+"""One seed of a layer, or all of them as one group with one graft and one lifecycle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Move the seeds of one place to ``target``.
+
+    Args:
+        layer_id: dotted name of the place, ``first:last`` for a span, ``""`` for the whole model.
+        seed_id: the seed, or ``"all"``.
+        target: the state to enter.
+        reason: why, for the audit log.
+        who: who asks, for the audit log.
+        version: the seed's version as the sender saw it; a command for an older version is refused. None skips this.
+        blueprint: for GERMINATED: id of the blueprint to grow.
+        settings: for GERMINATED: the blueprint's hyper-parameters.
+        strategy: for GERMINATED: how the graft is blended in.
+    """
+
+    layer_id: str
+    seed_id: SeedId
+    target: State
+    reason: str = ""
+    who: str = "tamiyo"
+    version: int | None = None
+    blueprint: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    strategy: str = "fixed_ramp"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a command. A refusal changed nothing and says why."""
+
+    accepted: bool
+    reason: str = ""
+    version: int | None = None

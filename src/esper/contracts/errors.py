@@ -1,0 +1,36 @@
+"""Every error a user of Esper can meet. Messages say what was wrong, with the values, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EsperError(Exception):
+    """Root of all errors raised on purpose by Esper."""
+
+
+class ConfigError(EsperError, ValueError):
+    """The configuration, or the model or optimizer it is applied to, cannot work as given."""
+
+
+class TransitionError(EsperError):
+    """A lifecycle transition that the table does not list, or that came for a stale version."""
+
+
+class EvaluationError(EsperError):
+    """``evaluate`` returned something that cannot be judged."""
+
+
+class DataError(EsperError, ValueError):
+    """A data file that cannot be used."""
+
+
+class CheckpointError(EsperError):
+    """A checkpoint that is missing, damaged, or belongs to something else."""
+
+
+def closest(word: str, valid: Iterable[str]) -> str:
+    """A hint naming the valid word most like ``word``, and all valid words."""
+    valid = sorted(valid)
+    match = difflib.get_close_matches(word, valid, n=1)
+    did_you_mean = f"Did you mean {match[0]!r}? " if match else ""
+    return f"{did_you_mean}Valid: {', '.join(valid)}."

@@ -1,0 +1,1 @@
+"""Seeds inside host layers: state, grafts, lifecycle."""

@@ -1,0 +1,319 @@
+"""Where grafts live: equal slots for live ones in one parameter, buffers for fossils.
+
+Legend: G grafts of a group, N parameters of one graft, K channels a graft writes, B... leading axes of activations.
+
+The parameter exists from wrap time on, with zero elements until the first graft, so that optimizers, clipping and
+schedulers know it from the start; it is enlarged through ``.data``. Its gradient never reaches the user's optimizer:
+``slot_optimizer`` takes it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from esper.blueprints.blueprint import Blueprint, Ports
+from esper.blueprints.catalogue import make_blueprint
+from esper.contracts.lifecycle import TRAINABLE
+from esper.kasmina.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
+from esper.kasmina.seed_state import KeepsDtype, SeedState
+
+
+@dataclass(frozen=True)
+class Graft:
+    """One grown instance of a blueprint.
+
+    Args:
+        lifecycle: number of the lifecycle that grew it.
+        seeds: first seed, and the end; a group has several.
+        channels: first channel it writes, and the end.
+        ports: what it connects.
+        blueprint: its recipe.
+        slot: its slot, None before it is live and once it is a fossil.
+    """
+
+    lifecycle: int
+    seeds: tuple[int, int]
+    channels: tuple[int, int]
+    ports: Ports
+    blueprint: Blueprint
+    slot: int | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        return self.blueprint.num_parameters(self.ports)
+
+    def unflatten(self, params_GN: Tensor) -> dict[str, Tensor]:
+        """``[..., N]`` to named parameters ``[..., *shape]``."""
+        named, start = {}, 0
+        for name, shape in self.blueprint.shapes(self.ports).items():
+            size = torch.Size(shape).numel()
+            named[name] = params_GN[..., start : start + size].unflatten(-1, shape)
+            start += size
+        return named
+
+    def flatten(self, params: dict[str, Tensor]) -> Tensor:
+        """Named parameters to ``[N]``."""
+        return torch.cat([params[name].reshape(-1) for name in self.blueprint.shapes(self.ports)])
+
+    def to_dict(self) -> dict[str, object]:
+        """The graft as plain values."""
+        return {
+            "lifecycle": self.lifecycle,
+            "seeds": list(self.seeds),
+            "channels": list(self.channels),
+            "ports": list(self.ports),
+            "blueprint": self.blueprint.id,
+            "settings": self.blueprint.settings,
+            "slot": self.slot,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> "Graft":
+        """Inverse of :meth:`to_dict`."""
+        return cls(
+            lifecycle=saved["lifecycle"],
+            seeds=(saved["seeds"][0], saved["seeds"][1]),
+            channels=(saved["channels"][0], saved["channels"][1]),
+            ports=Ports(*saved["ports"]),
+            blueprint=make_blueprint(saved["blueprint"], saved["settings"]),
+            slot=saved["slot"],
+        )
+
+
+class Group(nn.Module):
+    """Grafts of one blueprint and shape whose channels do not overlap, computed as one batch.
+
+    Args:
+        grafts: the grafts, all live or all fossils.
+        num_channels: channels of the host's output.
+        device: where the activations are.
+    """
+
+    slots: Tensor
+    seeds: Tensor
+    channels: Tensor
+
+    def __init__(self, grafts: list[Graft], num_channels: int, device: torch.device) -> None:
+        super().__init__()
+        self.grafts = grafts
+        self.blueprint, self.num_parameters = grafts[0].blueprint, grafts[0].num_parameters
+        self.is_live = grafts[0].slot is not None
+        self.covers_all = grafts[0].channels == (0, num_channels)
+        columns = {
+            "slots": [graft.slot or 0 for graft in grafts],
+            "seeds": [graft.seeds[0] for graft in grafts],
+            "channels": [list(range(*graft.channels)) for graft in grafts],
+        }
+        for name, values in columns.items():  # recomputed from the topology, so never stored
+            self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
+
+    def add_to(self, y: Tensor, x: Tensor, params_GN: Tensor, state: SeedState, *, raises_faults: bool) -> Tensor:
+        """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is the place's input."""
+        alpha_G = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
+        y_GK = y.unsqueeze(0) if self.covers_all else y[..., self.channels].movedim(-2, 0)
+        x_G = y_GK if self.blueprint.reads == "chunk" else x.expand(len(self.grafts), *x.shape)
+        watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT)
+
+        x_in_G, params_in_GN = Entry.apply(x_G, params_GN, watch)
+        delta_G = Exit.apply(self._deltas(x_in_G, params_in_GN), watch)
+
+        is_sound_G = finite_G(params_GN) & finite_G(delta_G)
+        if raises_faults:
+            watch.blame(~is_sound_G & finite_G(x_G))
+        grown_GK = y_GK + alpha_G.to(y.dtype).view(-1, *[1] * y.dim()) * select_G(is_sound_G, delta_G).to(y.dtype)
+        grown_GK = select_G(is_sound_G & (alpha_G > 0), grown_GK, y_GK)
+        if self.covers_all:
+            return grown_GK[0]
+        return y.index_copy(-1, self.channels.flatten(), grown_GK.movedim(0, -2).flatten(-2))
+
+    def _deltas(self, x_G: Tensor, params_GN: Tensor) -> Tensor:
+        named_G = self.grafts[0].unflatten(params_GN)
+        if len(self.grafts) == 1:  # vmap costs as much as a small graft
+            return self.blueprint.delta({name: value[0] for name, value in named_G.items()}, x_G[0]).unsqueeze(0)
+        return torch.vmap(self.blueprint.delta)(named_G, x_G)
+
+
+class Arena(KeepsDtype):
+    """Slots of live grafts with their optimizer state, and the bytes of fossils, for one place.
+
+    Args:
+        num_channels: channels of the host's output.
+        dtype: of the grafts' parameters.
+        device: where they live.
+    """
+
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    updates: Tensor
+
+    def __init__(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.num_channels = num_channels
+        self.grafts: dict[int, Graft] = {}  # by lifecycle, not yet fossils
+        self.fossils: list[list[Graft]] = []  # by group
+        self.num_slots = 0
+        self.slots = nn.Parameter(torch.zeros(0, dtype=dtype, device=device))
+        for name in ("exp_avg", "exp_avg_sq", "updates"):  # Adam's moments and step count of every slot
+            self.register_buffer(name, torch.zeros((0, 0) if name != "updates" else 0, device=device))
+        self.groups = nn.ModuleList()
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        for index in range(len(self.fossils)):  # fossils are weights: unlike statistics they follow the host's dtype
+            self._buffers[f"fossils_{index}"] = self.fossil_bytes(index).to(self.slots.dtype)
+        return self
+
+    @property
+    def live(self) -> list[Graft]:
+        """Grafts that take part in the forward pass."""
+        return [graft for graft in self.grafts.values() if graft.slot is not None]
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of live grafts and fossils."""
+        grafts = [*self.live, *(graft for group in self.fossils for graft in group)]
+        return sum(graft.num_parameters for graft in grafts)
+
+    def slots_SN(self) -> Tensor:
+        """The slots as ``[slots, slot size]``."""
+        return self.slots.view(self.num_slots, -1)
+
+    def fossil_bytes(self, index: int) -> Tensor:
+        """Parameters ``[G, N]`` of a group of fossils."""
+        return self.get_buffer(f"fossils_{index}")
+
+    def params_of(self, graft: Graft) -> Tensor:
+        """Parameters ``[N]`` of a live graft, a view."""
+        assert graft.slot is not None
+        return self.slots_SN()[graft.slot, : graft.num_parameters]
+
+    def add_to(self, y: Tensor, x: Tensor, state: SeedState, *, raises_faults: bool) -> Tensor:
+        """Host output ``y`` with all fossils and live grafts; ``x`` is the place's input."""
+        slots_SN = self.slots_SN() if self.num_slots else self.slots
+        for index, group in enumerate(self.groups):
+            assert isinstance(group, Group)
+            if not group.is_live:
+                params_GN = self.fossil_bytes(index)
+            else:
+                params_GN = slots_SN.index_select(0, group.slots)[:, : group.num_parameters]
+                params_GN = select_G(self.trainable(state)[group.seeds], params_GN, params_GN.detach())
+                if not group.blueprint.is_trainable:
+                    params_GN = params_GN.detach()
+            y = group.add_to(y, x, params_GN, state, raises_faults=raises_faults)
+        return y
+
+    @staticmethod
+    def trainable(state: SeedState) -> Tensor:
+        """Bool ``[seeds]``: whether a graft of the seed moves now."""
+        first, second = sorted(TRAINABLE)
+        return (state.lifecycle == first) | (state.lifecycle == second)
+
+    @torch.no_grad()
+    def plant(self, graft: Graft, params: Tensor) -> Graft:
+        """Put a graft into a free slot, with fresh optimizer state; the arena grows if none is free."""
+        used = {other.slot for other in self.live}
+        slot = next((index for index in range(self.num_slots) if index not in used), self.num_slots)
+        slot_size = self.slots.numel() // self.num_slots if self.num_slots else 0
+        self._resize(max(self.num_slots, slot + 1), max(slot_size, graft.num_parameters))
+        graft = replace(graft, slot=slot)
+        self.slots_SN()[slot].zero_()
+        self.params_of(graft).copy_(params)
+        self.exp_avg[slot].zero_()
+        self.exp_avg_sq[slot].zero_()
+        self.updates[slot].zero_()
+        self.grafts[graft.lifecycle] = graft
+        self.regroup()
+        return graft
+
+    @torch.no_grad()
+    def remove(self, lifecycle: int) -> None:
+        """Take a graft out, leaving no trace. The last one's leaving returns the memory."""
+        self.grafts.pop(lifecycle)
+        if not self.live:
+            self._resize(0, 0)
+        self.regroup()
+
+    @torch.no_grad()
+    def fossilize(self, lifecycle: int) -> None:
+        """Move a live graft's bytes out of its slot into a buffer, for good."""
+        graft = self.grafts[lifecycle]
+        params = self.params_of(graft).detach().clone()
+        fossil = replace(graft, slot=None)
+        for index, group in enumerate(self.fossils):
+            if _can_join(fossil, group):
+                self._buffers[f"fossils_{index}"] = torch.cat([self.fossil_bytes(index), params.unsqueeze(0)])
+                group.append(fossil)
+                break
+        else:
+            self.register_buffer(f"fossils_{len(self.fossils)}", params.unsqueeze(0))
+            self.fossils.append([fossil])
+        self.remove(lifecycle)
+
+    def topology(self) -> dict[str, object]:
+        """Which grafts there are, as plain values: what must be rebuilt before bytes can be loaded."""
+        return {
+            "num_slots": self.num_slots,
+            "slot_size": self.slots.numel() // self.num_slots if self.num_slots else 0,
+            "grafts": [graft.to_dict() for graft in self.grafts.values()],
+            "fossils": [[graft.to_dict() for graft in group] for group in self.fossils],
+        }
+
+    @torch.no_grad()
+    def regrow(self, topology: dict) -> None:
+        """Take on a topology; bytes are undefined until they are loaded."""
+        if topology == self.topology():
+            return
+        for index in range(len(self.fossils)):
+            del self._buffers[f"fossils_{index}"]
+        self.grafts = {saved["lifecycle"]: Graft.from_dict(saved) for saved in topology["grafts"]}
+        self.fossils = [[Graft.from_dict(saved) for saved in group] for group in topology["fossils"]]
+        for index, group in enumerate(self.fossils):
+            shape = (len(group), group[0].num_parameters)
+            self.register_buffer(f"fossils_{index}", self.slots.detach().new_zeros(shape))
+        self._resize(topology["num_slots"], topology["slot_size"])
+        self.regroup()
+
+    def regroup(self) -> None:
+        """Recompute which grafts run as one batch: fossils first, in the order of their buffers, then live ones."""
+        live: list[list[Graft]] = []
+        for graft in self.live:
+            group = next((group for group in live if _can_join(graft, group)), None)
+            if group is None:
+                live.append([graft])
+            else:
+                group.append(graft)
+        device = self.slots.device
+        self.groups = nn.ModuleList(Group(group, self.num_channels, device) for group in [*self.fossils, *live])
+
+    def _resize(self, num_slots: int, slot_size: int) -> None:
+        old, old_slots, old_size = self.slots.detach(), self.num_slots, 0
+        if old_slots:
+            old_size = old.numel() // old_slots
+        if (num_slots, slot_size) == (old_slots, old_size):
+            return
+        shared = min(old_slots, num_slots), min(old_size, slot_size)
+
+        def resized(before: Tensor) -> Tensor:
+            after = before.new_zeros(num_slots, slot_size)
+            if all(shared):
+                after[: shared[0], : shared[1]] = before.view(old_slots, old_size)[: shared[0], : shared[1]]
+            return after
+
+        self.slots.data = resized(old).view(-1)
+        self.slots.grad = None
+        self.exp_avg, self.exp_avg_sq = resized(self.exp_avg), resized(self.exp_avg_sq)
+        updates = self.updates.new_zeros(num_slots)
+        updates[: shared[0]] = self.updates[: shared[0]]
+        self.updates = updates
+        self.num_slots = num_slots
+
+
+def _can_join(graft: Graft, group: list[Graft]) -> bool:
+    """Whether a graft may run in one batch with a group: same recipe and shape, no channel written twice."""
+    like = group[0]
+    if (graft.blueprint, graft.ports) != (like.blueprint, like.ports):
+        return False
+    if graft.channels[1] - graft.channels[0] != like.channels[1] - like.channels[0]:
+        return False
+    return all(graft.channels[1] <= one.channels[0] or one.channels[1] <= graft.channels[0] for one in group)

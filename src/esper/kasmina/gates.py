@@ -1,0 +1,66 @@
+"""Whether a listed promotion should happen: one pure predicate per gate, over measured values.
+
+What was not measured is missing (None), and missing never passes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from esper.contracts.lifecycle import State
+
+Measured = Mapping[str, float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One condition of a gate: ``low <= measured[name]``; ``only_if`` names a measured flag that switches it on."""
+
+    name: str
+    low: float
+    only_if: str | None = None
+
+    def failure(self, measured: Measured) -> str | None:
+        """Why the term fails, or None if it holds."""
+        if self.only_if is not None and not measured.get(self.only_if):
+            return None
+        value = measured.get(self.name)
+        if value is None:
+            return f"{self.name} is missing"
+        if not float(value) >= self.low:  # nan fails
+            return f"{self.name} is {float(value):.4g}, below {self.low:g}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What a gate said, with every term that failed."""
+
+    passed: bool
+    failures: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "passed" if self.passed else "; ".join(self.failures)
+
+
+def gate(target: State, measured: Measured, *, gate_z: float = 2.33) -> GateResult:
+    """Judge the promotion into ``target``.
+
+    Args:
+        target: the state to enter, TRAINING to FOSSILIZED.
+        measured: the values by name; see the table below for what each gate asks for.
+        gate_z: z-score that the grow and keep gates ask for.
+    """
+    terms: dict[State, tuple[Term, ...]] = {
+        State.TRAINING: (Term("has_slot", 1),),
+        State.GRAFTING: (Term("is_finite", 1),),
+        State.STABILIZATION: (Term("is_finite", 1), Term("alpha", 1)),
+        State.EVALUATING: (Term("is_finite", 1), Term("held_steps", 1)),
+        State.FINE_TUNING: (
+            Term("is_finite", 1),
+            Term("twin_z", gate_z),
+            Term("metric_gain", 0, only_if="has_metric"),
+        ),
+        State.FOSSILIZED: (Term("is_finite", 1), Term("ablation_z", gate_z), Term("confirm_margin", 0)),
+    }
+    failures = tuple(failure for term in terms[target] if (failure := term.failure(measured)) is not None)
+    return GateResult(not failures, failures)

@@ -1,0 +1,109 @@
+"""Steps live grafts, at the moment the user's optimizer steps the host.
+
+Every slot has its own AdamW: a slot used late in a run would get updates of several times the learning rate from an
+optimizer that counts steps per parameter, weight decay would move frozen grafts, and some optimizers refuse
+one-dimensional parameters or couple neighbours. Maths: Loshchilov and Hutter, "Decoupled weight decay regularization",
+ICLR 2019, algorithm 2, for all slots of a place at once.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.contracts.errors import ConfigError
+from esper.kasmina.guard import select_G
+from esper.kasmina.hosts import places
+from esper.kasmina.layer import Place
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+ADAM_FAMILY = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
+
+
+class SlotOptimizer:
+    """Vectorised AdamW over the slots of all places, hooked before the user's optimizer.
+
+    Args:
+        model: the wrapped model.
+        optimizer: the user's; it must hold the arenas, so that gradient scalers and clipping see them.
+        learning_rate: called at every step, gives the grafts' learning rate.
+        weight_decay: decoupled.
+
+    Raises:
+        ConfigError: if the optimizer does not hold every arena, was built for another model, or needs a closure.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, learning_rate: Callable[[], float], weight_decay: float
+    ) -> None:
+        self._places = list(places(model))
+        self._learning_rate, self._weight_decay = learning_rate, weight_decay
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ConfigError("LBFGS evaluates the model inside its step (closure). Use an optimizer without one.")
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        missing = [place.layer_id for place in self._places if id(place.arena.slots) not in held]
+        if missing:
+            raise ConfigError(
+                f"The optimizer does not hold the grafts of {', '.join(map(repr, missing[:3]))}. Call esper.wrap first, "
+                "then build the optimizer from model.parameters()."
+            )
+        self._handle = optimizer.register_step_pre_hook(self._step)
+
+    def detach(self) -> None:
+        """Stop stepping grafts."""
+        self._handle.remove()
+
+    @torch.no_grad()
+    def _step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if any(value is not None for value in (*args[1:], *kwargs.values())):  # args[0] is the optimizer
+            raise ConfigError("optimizer.step was given a closure. Esper needs one forward and backward per step.")
+        # Fused optimizers under a gradient scaler get gradients that are still multiplied by its scale.
+        scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        for place in self._places:
+            grad = place.arena.slots.grad
+            if grad is None:
+                continue
+            place.arena.slots.grad = None
+            step_slots(
+                place,
+                grad if scale is None else grad / scale,
+                self._learning_rate(),
+                self._weight_decay,
+                skip=None if found_inf is None else found_inf > 0,
+            )
+
+
+@torch.no_grad()
+def step_slots(place: Place, grad: Tensor, lr: float, weight_decay: float, skip: Tensor | None = None) -> None:
+    """One AdamW step of every slot whose graft trains now; all others keep their bytes.
+
+    Args:
+        place: the place.
+        grad: ``[slots * slot size]``, of the arena's parameter.
+        lr: learning rate.
+        weight_decay: decoupled.
+        skip: bool scalar tensor; true where a gradient scaler found infinities.
+
+    A slot whose gradient is not finite is left as it is.
+    """
+    arena = place.arena
+    grad_SN = grad.view(arena.num_slots, -1).float()
+    moves = torch.zeros(arena.num_slots, dtype=torch.bool, device=grad.device)
+    trainable = arena.trainable(place.state)
+    for group in arena.groups:
+        if group.is_live and group.blueprint.is_trainable:  # type: ignore[union-attr]
+            moves[group.slots] = trainable[group.seeds]  # type: ignore[index,union-attr]
+    moves &= torch.isfinite(grad_SN).all(dim=1)
+    if skip is not None:
+        moves &= ~skip
+    arena.updates += moves
+    exp_avg = arena.exp_avg.lerp(grad_SN, 1 - BETA_1)
+    exp_avg_sq = arena.exp_avg_sq * BETA_2 + grad_SN.square() * (1 - BETA_2)
+    count_S1 = arena.updates.clamp(min=1).unsqueeze(1)
+    denominator = (exp_avg_sq / (1 - BETA_2**count_S1)).sqrt() + EPSILON
+    slots_SN = arena.slots_SN()
+    stepped = slots_SN.float() * (1 - lr * weight_decay) - lr * (exp_avg / (1 - BETA_1**count_S1)) / denominator
+    slots_SN.copy_(select_G(moves, stepped.to(slots_SN.dtype), slots_SN))
+    arena.exp_avg.copy_(select_G(moves, exp_avg, arena.exp_avg))
+    arena.exp_avg_sq.copy_(select_G(moves, exp_avg_sq, arena.exp_avg_sq))

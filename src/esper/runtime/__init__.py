@@ -1,0 +1,1 @@
+"""Joins the rooms: the session, its rounds, snapshots, bookkeeping."""

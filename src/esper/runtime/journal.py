@@ -1,0 +1,57 @@
+"""What happened, line by line: an audit log of every decision and a log of metrics, both JSONL."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+METRIC_EVENTS = frozenset({"epoch"})
+
+
+class Journal:
+    """Keeps all events in memory, appends them to ``audit.jsonl`` and ``metrics.jsonl``, and hands them on.
+
+    Args:
+        directory: where the files are; None keeps events in memory only.
+        on_event: called with every event.
+    """
+
+    def __init__(self, directory: Path | None, on_event: Callable[[dict[str, Any]], None] | None) -> None:
+        self._directory, self._on_event = directory, on_event
+        self.events: list[dict[str, Any]] = []
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Record an event. Values must be plain; a number that is not finite is written as null."""
+        record = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
+        self.events.append(record)
+        if self._directory is not None:
+            with self._file(event).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        if self._on_event is not None:
+            self._on_event(record)
+
+    def restore(self, events: list[dict[str, Any]]) -> None:
+        """Go back to an earlier length: what is written after a checkpoint is written again by a resumed run."""
+        self.events = list(events)
+        if self._directory is None:
+            return
+        for kind in ("audit", "metrics"):
+            path = self._file("epoch" if kind == "metrics" else "")
+            lines = [json.dumps(e) for e in events if (e["event"] in METRIC_EVENTS) == (kind == "metrics")]
+            path.write_text("".join(line + "\n" for line in lines))
+
+    def _file(self, event: str) -> Path:
+        assert self._directory is not None
+        return self._directory / ("metrics.jsonl" if event in METRIC_EVENTS else "audit.jsonl")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

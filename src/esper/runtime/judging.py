@@ -1,0 +1,100 @@
+"""Runs the user's ``evaluate`` without disturbing the run, and cuts what it returns into its parts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.contracts.errors import EvaluationError
+from esper.contracts.reports import Evaluation
+from esper.kasmina.worth import Split, paired_z, split_samples
+from esper.runtime.random_state import preserved_random_state
+
+FEW_GATE_SAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A checked evaluation: float64 ``[n]`` on the CPU."""
+
+    losses: Tensor
+    correct: Tensor | None
+    groups: Tensor | None
+
+    def loss(self, part: Tensor) -> float:
+        """Mean loss of a part."""
+        return float(self.losses[part].mean())
+
+    def metric(self, part: Tensor) -> float | None:
+        """Mean of the accuracy-like metric over a part; None if the task has none."""
+        return None if self.correct is None else float(self.correct[part].mean())
+
+    def z_against(self, reference: "Measurement", part: Tensor) -> float | None:
+        """Paired z-score by which this beats ``reference`` on a part."""
+        groups = None if self.groups is None else self.groups[part]
+        return paired_z(self.losses[part], reference.losses[part], groups)
+
+
+class Judge:
+    """Holds the user's ``evaluate`` and the split of its samples.
+
+    Args:
+        model: the model to evaluate.
+        evaluate: ``evaluate(model) -> Evaluation``; called twice here.
+        seed: of the split.
+
+    Raises:
+        EvaluationError: if it returns no sample losses, or other ones the second time.
+    """
+
+    def __init__(self, model: nn.Module, evaluate: Callable[[nn.Module], Evaluation], seed: int) -> None:
+        self._model, self._evaluate = model, evaluate
+        first, second = self.measure(), self.measure()
+        if not torch.allclose(first.losses, second.losses, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise EvaluationError(
+                "evaluate gave other losses for the same model when it was called again. Use a fixed order without "
+                "shuffling, and no random augmentation; the model is already in eval mode."
+            )
+        self.split: Split = split_samples(first.losses.numel(), first.groups, seed)
+        self._num_samples = first.losses.numel()
+
+    def measure(self) -> Measurement:
+        """Evaluate the model as it is: in eval mode, without gradients, modes and random state restored after."""
+        modes = {module: module.training for module in self._model.modules()}
+        try:
+            self._model.eval()
+            with torch.no_grad(), preserved_random_state():
+                result = self._evaluate(self._model)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return self._checked(result)
+
+    def _checked(self, result: Any) -> Measurement:
+        if not isinstance(result, Evaluation):
+            raise EvaluationError(
+                f"evaluate returned a {type(result).__name__}. Return esper.Evaluation(losses=[n], correct=[n] or None)."
+            )
+        losses = _vector(result.losses)
+        if losses.dim() != 1 or losses.numel() < 10:
+            raise EvaluationError(
+                f"evaluate returned losses of shape {tuple(losses.shape)}. Return one loss per held-out sample, at "
+                "least 10 of them (for cross entropy: reduction='none'), not their mean."
+            )
+        expected = getattr(self, "_num_samples", losses.numel())
+        if losses.numel() != expected:
+            raise EvaluationError(f"evaluate returned {losses.numel()} losses after {expected} at the start.")
+        correct = None if result.correct is None else _vector(result.correct)
+        groups = None if result.groups is None else torch.as_tensor(result.groups).detach().cpu().long()
+        for name, values in (("correct", correct), ("groups", groups)):
+            if values is not None and values.shape != losses.shape:
+                raise EvaluationError(f"evaluate returned {name} of shape {tuple(values.shape)} for {losses.numel()} losses.")
+        if groups is not None and groups.unique().numel() < 10:
+            raise EvaluationError("evaluate returned fewer than 10 groups: too few to be split into three parts.")
+        return Measurement(losses, correct, groups)
+
+
+def _vector(values: Any) -> Tensor:
+    return torch.as_tensor(values).detach().cpu().double()

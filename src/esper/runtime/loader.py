@@ -1,0 +1,74 @@
+"""Batches in an order that can be taken up again in the middle of an epoch."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from esper.contracts.errors import CheckpointError, ConfigError
+
+
+class BatchLoader:
+    """Shuffled batches of equally long tensors; its state is one epoch and one position.
+
+    The order depends on ``seed`` and the epoch alone and the global random state is not touched. Iterating goes on
+    where the loader stands: after :meth:`load_state_dict`, or after a loop that was left early, ``for batch in loader``
+    gives what is left of the epoch. The last partial batch of an epoch is dropped unless it is the only one.
+
+    Args:
+        tensors: of equal length ``[n, ...]``.
+        batch_size: samples of a batch.
+        seed: of the order.
+
+    Raises:
+        ConfigError: if there are no samples, lengths differ, or ``batch_size`` is below 1.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], batch_size: int, seed: int) -> None:
+        lengths = {len(tensor) for tensor in tensors}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ConfigError(f"The tensors must be equally long and hold samples; their lengths are {sorted(lengths)}.")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
+        self._tensors = tuple(tensors)
+        self._num_samples = lengths.pop()
+        self._batch_size, self._seed = batch_size, seed
+        self._epoch = self._position = 0
+        self._shuffled: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return max(1, self._num_samples // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """The batches that are left of this epoch; then the epoch counts as finished."""
+        while self._position < len(self):
+            start = self._position * self._batch_size
+            rows = self._order()[start : start + self._batch_size]
+            self._position += 1
+            yield tuple(tensor[rows] for tensor in self._tensors)
+        self._epoch, self._position = self._epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Epochs finished, and batches handed out of the running one."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            CheckpointError: if an epoch of this loader is shorter than that.
+        """
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if not 0 <= position <= len(self):
+            raise CheckpointError(
+                f"The loader stood at batch {position} of an epoch, but an epoch now has {len(self)}. Data and batch "
+                "size must be those of the run that is resumed."
+            )
+        self._epoch, self._position = epoch, position
+
+    def _order(self) -> Tensor:
+        if self._shuffled is None or self._shuffled[0] != self._epoch:
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+            self._shuffled = self._epoch, torch.randperm(self._num_samples, generator=generator)
+        return self._shuffled[1]

@@ -1,0 +1,35 @@
+"""The global random streams: torch on every device, numpy, Python."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """The state of all streams that a training step may draw from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    # the legacy numpy stream is the one that global draws come from
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": np.random.get_state(), "python": random.getstate()}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Inverse of :func:`random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Whatever is drawn inside leaves no trace outside."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)

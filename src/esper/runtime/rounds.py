@@ -1,0 +1,246 @@
+"""A round of growth: the run trains on as its own twin, candidates replay it in arms, the best that beats it is adopted.
+
+At the start of a round the run is captured and simply goes on; its batches and learning rates are remembered. At the
+end of this window every candidate starts from the capture in an arm of its own, on the same batches, and is judged
+against the run on the gate samples. If none beats it, the run is restored to the byte and has lost nothing but the
+arms' FLOPs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from esper.checkpoint.tree import clone
+from esper.contracts.lifecycle import State
+from esper.kasmina.gates import gate
+from esper.runtime.books import Lifecycle
+from esper.runtime.judging import Measurement
+from esper.runtime.run import Run
+
+
+@dataclass
+class Round:
+    """A round under way; everything in it is stored with a checkpoint.
+
+    Attributes:
+        number: counts the rounds of a run from 1.
+        start_step: step at which it was captured.
+        end_step: step at which the arms run.
+        candidates: numbers of the lifecycles on trial.
+        start: capture of the run at ``start_step``.
+        batches: of the window, by reference: a loader must not reuse their memory.
+        rates: learning rates of every step of the window, one per parameter group; None where the optimizer rested.
+        flops: training FLOPs of the run in the window.
+        run: capture of the run at ``end_step``, once the arms run.
+        twin: the run's evaluation there.
+        arm: index of the candidate whose arm runs, and how many of its steps are done.
+        best: the best arm so far that beat the twin: its lifecycle, body and select loss.
+    """
+
+    number: int
+    start_step: int
+    end_step: int
+    candidates: list[int]
+    start: dict[str, Any]
+    batches: list[Any] = field(default_factory=list)
+    rates: list[list[float] | None] = field(default_factory=list)
+    flops: int = 0
+    run: dict[str, Any] | None = None
+    twin: Measurement | None = None
+    arm: int = 0
+    arm_step: int = 0
+    arm_steps: int | None = None
+    best: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The round as a nested state."""
+        twin = None if self.twin is None else {"losses": self.twin.losses, "correct": self.twin.correct, "groups": self.twin.groups}
+        return {**vars(self), "twin": twin}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "Round":
+        """Inverse of :meth:`to_dict`."""
+        twin = None if saved["twin"] is None else Measurement(**saved["twin"])
+        return cls(**{**saved, "twin": twin})
+
+
+class Rounds:
+    """Runs the rounds of a run.
+
+    Args:
+        run: the run.
+        checkpoint: called where a round can be resumed: after every arm, and now and then within one.
+        checkpoint_steps: steps of an arm between two checkpoints; None checkpoints after arms only.
+    """
+
+    def __init__(self, run: Run, checkpoint: Callable[[], None], checkpoint_steps: int | None) -> None:
+        self._run, self._checkpoint, self._checkpoint_steps = run, checkpoint, checkpoint_steps
+        self.current: Round | None = None
+        self.fallback: dict[str, Any] | None = None  # the run as it was before the last adoption
+
+    def begin(self, candidates: list[Lifecycle]) -> None:
+        """Capture the run; from here on it is the twin of its candidates."""
+        run = self._run
+        run.books.rounds_begun += 1
+        window = max(1, round(run.config.round_fraction * run.planned_steps))
+        numbers = [one.number for one in candidates]
+        self.current = Round(run.books.rounds_begun, run.step, run.step + window, numbers, run.capture())
+        run.journal.write(
+            "round_begun",
+            step=run.step,
+            round=self.current.number,
+            end_step=self.current.end_step,
+            candidates=[_describe(one) for one in candidates],
+        )
+
+    def remember(self, batch: Any, rates: list[float] | None, flops: int) -> None:
+        """One step of the twin. Judges the round at the end of its window."""
+        now = self.current
+        assert now is not None
+        now.batches.append(batch)
+        now.rates.append(rates)
+        now.flops += flops
+        if self._run.step >= now.end_step:
+            self.judge()
+
+    def abandon(self, reason: str) -> None:
+        """End a round whose arms have not run; its candidates are cancelled."""
+        if self.current is None:
+            return
+        self._run.journal.write("round_ended", step=self._run.step, round=self.current.number, adopted=None, reason=reason)
+        self.current = None
+        for one in self._run.in_state(State.GERMINATED, State.TRAINING):
+            self._run.move(one, State.CANCELLED, reason)
+
+    def judge(self) -> None:
+        """Run all arms that are left, then adopt the best or refuse all. Goes on where a checkpoint was cut."""
+        run, now = self._run, self.current
+        assert now is not None
+        if now.run is None:
+            now.run = run.capture()
+            now.twin = run.measure()
+        try:
+            while now.arm < len(now.candidates):
+                one = run.books.alive[now.candidates[now.arm]]
+                run.arm = f"round{now.number}/{one.layer_id or 'model'}/{one.blueprint}"
+                self._train_arm(now, one)
+                self._judge_arm(now, one)
+                one.state, one.since_step = State.GERMINATED, now.start_step
+                now.arm, now.arm_step, now.arm_steps = now.arm + 1, 0, None
+                if now.arm < len(now.candidates):
+                    self._checkpoint()
+        finally:  # whatever stopped an arm, the caller's model is the run, not the arm
+            run.arm = None
+            run.restore(now.run)
+            now.arm_step, now.arm_steps = 0, None
+        self._end(now)
+
+    def _train_arm(self, now: Round, one: Lifecycle) -> None:
+        run, config = self._run, self._run.config
+        if now.arm_step == 0:
+            run.restore(now.start)
+            run.promote(one, State.TRAINING, has_slot=True)
+            run.promote(one, State.GRAFTING)
+        while now.arm_steps is None or now.arm_step < now.arm_steps:
+            index = now.arm_step
+            _, flops = run.trainer.train(now.batches[index], run.structure, replayed=(now.rates[index],))
+            run.books.arm_flops += flops
+            one.flops += flops
+            if now.arm_steps is None:  # the first step tells what the others will cost
+                affordable = now.flops // max(1, flops) if config.compare == "flops" else len(now.batches)
+                now.arm_steps = max(1, min(len(now.batches), affordable))
+            now.arm_step += 1
+            run.trainer.step += 1
+            run.advance()
+            hold = max(1, int(config.hold_fraction * now.arm_steps))
+            if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
+                alpha = run.places[one.layer_id].state.alpha.max()
+                run.promote(one, State.STABILIZATION, alpha=float(alpha))
+            if self._checkpoint_steps and now.arm_step % self._checkpoint_steps == 0 and now.arm_step < now.arm_steps:
+                self._checkpoint()
+        run.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
+
+    def _judge_arm(self, now: Round, one: Lifecycle) -> None:
+        run, split, twin = self._run, self._run.judge.split, now.twin
+        assert twin is not None
+        result = run.measure()
+        metric, twin_metric = result.metric(split.gate), twin.metric(split.gate)
+        one.gates["twin"] = {
+            "twin_z": result.z_against(twin, split.gate),
+            "has_metric": metric is not None,
+            "metric_gain": None if metric is None or twin_metric is None else metric - twin_metric,
+            "gate_loss": result.loss(split.gate),
+            "twin_gate_loss": twin.loss(split.gate),
+        }
+        has_passed = one.state is State.EVALUATING and self._may_adopt(one)
+        loss = result.loss(split.select)
+        run.journal.write(
+            "arm_ended",
+            step=run.step,
+            round=now.number,
+            arm=run.arm,
+            steps=now.arm_steps,
+            arm_flops=one.flops,
+            select_loss=loss,
+            twin_select_loss=twin.loss(split.select),
+            passed=has_passed,
+            **one.gates["twin"],
+        )
+        if has_passed and (now.best is None or loss < now.best["loss"]):
+            now.best = {"lifecycle": one.number, "loss": loss, "body": run.snapshots.body()}
+
+    def _may_adopt(self, one: Lifecycle) -> bool:
+        run = self._run
+        finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
+        measured = one.gates["twin"] | {"is_finite": finite}
+        is_sound = not any(flags.any() for flags in run.faults().values())
+        return is_sound and gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z).passed
+
+    def _end(self, now: Round) -> None:
+        """Back to the run as it was at the end of its window, or to the best arm's body under the run's clock."""
+        run, best = self._run, now.best
+        self.current = None
+        candidates = [run.books.alive[number] for number in now.candidates]
+        for one in candidates:
+            if best is None or one.number != best["lifecycle"]:
+                run.move(one, State.CULLED, "lost_round")
+        winner = None
+        if best is not None:
+            winner = run.books.alive[best["lifecycle"]]
+            self._adopt(now, winner, best["body"])
+        run.journal.write(
+            "round_ended",
+            step=run.step,
+            round=now.number,
+            adopted=None if winner is None else _describe(winner),
+            reason="no candidate beat the twin" if winner is None else "beat the twin",
+        )
+        self._checkpoint()
+
+    def _adopt(self, now: Round, winner: Lifecycle, body: dict[str, Any]) -> None:
+        run = self._run
+        assert now.run is not None and now.twin is not None
+        self.fallback = {
+            "lifecycle": winner.number,
+            "body": run.snapshots.body(),
+            "select_loss": now.twin.loss(run.judge.split.select),
+        }
+        culled = {layer_id: clone(place.state.state_dict()) for layer_id, place in run.places.items()}
+        rates = now.run["body"]["optimizer"]["param_groups"]  # the schedule stays the run's
+        run.snapshots.restore_body(body | {"optimizer": body["optimizer"] | {"param_groups": rates}})
+        run.restored()
+        for layer_id, place in run.places.items():  # in the arm, the seeds of the other candidates still wait
+            is_winner = place.state.lifecycle_id == winner.number
+            for name, column in place.state.named_buffers():
+                column.copy_(torch.where(is_winner, column, culled[layer_id][name].to(column.device)))
+            for number in set(place.arena.grafts) & set(now.candidates) - {winner.number}:
+                place.arena.grafts.pop(number)
+        winner.state, winner.since_step = State.EVALUATING, run.step
+        run.promote(winner, State.FINE_TUNING, **winner.gates["twin"])
+
+
+def _describe(one: Lifecycle) -> dict[str, Any]:
+    return {"lifecycle": one.number, "layer_id": one.layer_id, "seed_id": one.seed_id, "blueprint": one.blueprint, **one.settings}
+

@@ -1,0 +1,139 @@
+"""Capture and restore, byte for byte: one mechanism for rounds, checkpoints and rollback.
+
+*Body* is what training has made: parameters, buffers, grafts, optimizer, scaler, the user's extras, gradients that
+are still accumulating. *Clock* is where training stands: scheduler and random streams. Both are nested states of
+plain values and tensors on the host that share no memory with the run.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.checkpoint.tree import clone
+from esper.contracts.errors import CheckpointError
+from esper.kasmina.hosts import places
+from esper.runtime.random_state import random_state, restore_random_state
+
+Stateful = Any
+"""Whatever has ``state_dict`` and ``load_state_dict``."""
+
+
+class Snapshots:
+    """Captures and restores the objects of one run.
+
+    Args:
+        model: the wrapped model.
+        optimizer: its optimizer.
+        scheduler: its scheduler, or None.
+        scaler: its gradient scaler, or None.
+        extra: further objects with a state_dict that train with the model, by name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: Stateful | None,
+        scaler: Stateful | None,
+        extra: Mapping[str, Stateful],
+    ) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._in_body = {**{f"extra.{name}": item for name, item in extra.items()}, "scaler": scaler}
+        self._scheduler = scheduler
+
+    def body(self) -> dict[str, Any]:
+        """What training has made so far."""
+        grads = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
+        return clone(  # type: ignore[no-any-return]
+            {
+                "topology": {place.layer_id: json.dumps(place.arena.topology()) for place in places(self._model)},
+                "model": dict(_tensors(self._model)),
+                "extra_state": {
+                    key: value
+                    for key, value in self._model.state_dict().items()
+                    if key.endswith("_extra_state") and "_esper." not in key
+                },
+                "grads": grads,
+                "optimizer": self._optimizer.state_dict(),
+                "others": {name: item.state_dict() for name, item in self._in_body.items() if item is not None},
+            }
+        )
+
+    def restore_body(self, body: dict[str, Any]) -> None:
+        """Go back to a body, in place: every parameter stays the same object.
+
+        Raises:
+            CheckpointError: if it belongs to another model or set of objects; nothing was changed then.
+        """
+        self._check_fits(body)
+        body = clone(body)
+        for place in places(self._model):
+            place.arena.regrow(json.loads(body["topology"][place.layer_id]))
+        with torch.no_grad():
+            for name, tensor in _tensors(self._model):
+                tensor.copy_(body["model"][name])
+            for name, parameter in self._model.named_parameters():
+                grad = body["grads"].get(name)
+                parameter.grad = None if grad is None else grad.to(parameter.device)
+        if body["extra_state"]:
+            self._model.load_state_dict(body["extra_state"], strict=False)
+        _restore_optimizer(self._optimizer, body["optimizer"])
+        for name, state in body["others"].items():
+            self._in_body[name].load_state_dict(state)
+
+    def clock(self) -> dict[str, Any]:
+        """Where training stands."""
+        scheduler = None if self._scheduler is None else self._scheduler.state_dict()
+        return clone({"scheduler": scheduler, "random": random_state()})  # type: ignore[no-any-return]
+
+    def restore_clock(self, clock: dict[str, Any]) -> None:
+        """Inverse of :meth:`clock`. Learning rates are the optimizer's, in the body."""
+        clock = clone(clock)
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(clock["scheduler"])
+        restore_random_state(clock["random"])
+
+    def _check_fits(self, body: dict[str, Any]) -> None:
+        pairs = [
+            ("place", {place.layer_id for place in places(self._model)}, set(body["topology"])),
+            ("object", {name for name, item in self._in_body.items() if item is not None}, set(body["others"])),
+            ("host tensor", _host_names(dict(_tensors(self._model))), _host_names(body["model"])),
+        ]
+        for what, here, there in pairs:
+            for name in sorted(here ^ there):
+                owner = "this run" if name in here else "the checkpoint"
+                raise CheckpointError(
+                    f"The checkpoint is of another run: only {owner} has the {what} {name!r}. Build model, optimizer "
+                    "and session as they were when it was saved."
+                )
+        for name, tensor in _tensors(self._model):
+            if "_esper." not in name and tensor.shape != body["model"][name].shape:
+                shapes = f"{tuple(tensor.shape)} here, {tuple(body['model'][name].shape)} there"
+                raise CheckpointError(f"The checkpoint is of another model: {name} is {shapes}.")
+
+
+def _host_names(names: Mapping[str, Any]) -> set[str]:
+    return {name for name in names if "_esper." not in name}
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers, also those that a state dict leaves out; not the index tensors of groups."""
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if not ("_esper." in name and ".groups." in name):
+            yield name, tensor.data
+
+
+def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """``load_state_dict`` casts states to their parameter's dtype; here they keep the dtype they were saved with."""
+    optimizer.load_state_dict(saved)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, state in saved["state"].items():
+        current = optimizer.state[parameters[index]]
+        for name, value in state.items():
+            if isinstance(value, Tensor) and current[name].dtype != value.dtype:
+                current[name] = value.to(current[name].device)

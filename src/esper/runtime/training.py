@@ -1,0 +1,178 @@
+"""One training step, the same for the run and for its arms."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError
+from esper.kasmina.hosts import places
+from esper.kasmina.slot_optimizer import ADAM_FAMILY, SlotOptimizer
+from esper.runtime.flops import FlopMeter, shapes_of
+
+GRAFT_PEAK_LR = 1e-3
+"""Peak learning rate of grafts behind optimizers that are not of the Adam family."""
+
+DECAY_SHARE = 0.3
+"""Grafts join a decay to zero over this last share of the planned steps."""
+
+
+class Trainer:
+    """Runs forward, backward, clipping and the optimizer; grafts are stepped when the optimizer is.
+
+    Args:
+        model: the wrapped model.
+        optimizer: the user's.
+        config: the model's.
+        planned_steps: batches of the run.
+        loss: ``loss(model, batch) -> scalar tensor``; or None with ``train_step``.
+        train_step: ``train_step(batch) -> scalar loss``, a whole step by the user's own code; or None with ``loss``.
+        scheduler: stepped after the optimizer where ``scheduler_every`` is ``"step"``.
+        scheduler_every: ``"step"`` or ``"epoch"``.
+        scaler: gradient scaler.
+        clip_grad_norm: norm to which gradients are clipped.
+        accumulate: batches per optimizer step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        config: GrowthConfig,
+        planned_steps: int,
+        *,
+        loss: Callable[[nn.Module, Any], Tensor] | None,
+        train_step: Callable[[Any], Tensor | float] | None,
+        scheduler: Any,
+        scheduler_every: Literal["step", "epoch"],
+        scaler: Any,
+        clip_grad_norm: float | None,
+        accumulate: int,
+    ) -> None:
+        if (loss is None) == (train_step is None):
+            raise ConfigError("Give Session either loss=(model, batch) -> loss, or train_step=(batch) -> loss.")
+        if scheduler_every not in ("step", "epoch"):
+            raise ConfigError(f"scheduler_every must be 'step' or 'epoch', not {scheduler_every!r}.")
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise ConfigError(f"accumulate must be a whole number of at least 1, not {accumulate!r}.")
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ConfigError(f"clip_grad_norm must be above 0 or None, not {clip_grad_norm!r}.")
+        given = {"scheduler": scheduler, "scaler": scaler, "clip_grad_norm": clip_grad_norm}
+        if train_step is not None and (clip_grad_norm is not None or accumulate != 1):
+            raise ConfigError("With train_step your own code clips and accumulates; leave clip_grad_norm and accumulate.")
+        for name in ("scheduler", "scaler"):
+            if given[name] is not None and not hasattr(given[name], "state_dict"):
+                raise ConfigError(f"{name} is a {type(given[name]).__name__} without a state_dict, so it cannot be resumed.")
+        self._model, self._optimizer, self._config, self._planned_steps = model, optimizer, config, planned_steps
+        self._loss, self._train_step, self._scaler = loss, train_step, scaler
+        self._scheduler, self._scheduler_every = scheduler, scheduler_every
+        self._clip_grad_norm, self._accumulate = clip_grad_norm, accumulate
+        self.meter = FlopMeter()
+        self._handle = optimizer.register_step_pre_hook(self._note_rates)
+        self._slot_optimizer = SlotOptimizer(model, optimizer, self._graft_lr, config.graft_weight_decay)
+        arenas = {id(place.arena.slots) for place in places(model)}
+        groups = (index for index, group in enumerate(optimizer.param_groups) if arenas & {*map(id, group["params"])})
+        self._graft_group = next(groups, 0)
+        self.owns_loop = loss is not None
+        self.step = 0
+        self.peak_lr = config.peak_lr or 0.0
+        self.rates: list[float] | None = None
+        self._noted: list[float] | None = None
+
+    def detach(self) -> None:
+        """Take the hooks off the optimizer: it is the user's alone again."""
+        self._handle.remove()
+        self._slot_optimizer.detach()
+
+    def train(
+        self, batch: Any, structure: object, replayed: tuple[list[float] | None] | None = None
+    ) -> tuple[Tensor | float, int]:
+        """One step on a batch.
+
+        Args:
+            batch: what the user's ``loss`` or ``train_step`` takes.
+            structure: equal for equal grafts; keys the FLOP count.
+            replayed: in an arm: the learning rates that the run had in this step, one per parameter group (None where
+                its optimizer rested); the scheduler is left alone then.
+
+        Returns:
+            The loss (a detached scalar, not read from the device) and the FLOPs of forward and backward.
+        """
+        if replayed is not None and replayed[0] is not None:
+            for group, rate in zip(self._optimizer.param_groups, replayed[0], strict=True):
+                group["lr"] = rate
+        key = (shapes_of(batch), structure)
+        if self._train_step is not None:
+            step = self._train_step
+            loss, flops = self.meter.run(key, lambda: step(batch))
+        else:
+            loss, flops = self.meter.run(key, lambda: self._backward(batch))
+            if (self.step + 1) % self._accumulate == 0:
+                self._update(with_scheduler=replayed is None)
+        return (loss.detach() if isinstance(loss, Tensor) else loss), flops
+
+    def take_rates(self) -> list[float] | None:
+        """Learning rates with which the optimizer stepped since the last call; None if it rested."""
+        noted, self._noted = self._noted, None
+        return noted
+
+    def cost(self, batch: Any, structure: object) -> int | None:
+        """FLOPs of a step that was measured before, else None."""
+        return self.meter.known((shapes_of(batch), structure))
+
+    def end_epoch(self) -> None:
+        """Step a scheduler that counts epochs."""
+        if self._scheduler is not None and self._scheduler_every == "epoch":
+            self._scheduler.step()
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the group that holds the grafts."""
+        rates = self.rates or [float(group["lr"]) for group in self._optimizer.param_groups]
+        return rates[self._graft_group]
+
+    @property
+    def has_decayed(self) -> bool:
+        """Whether the learning rate is below 10 % of its peak, or 95 % of the planned steps are done."""
+        return self.lr < 0.1 * self.peak_lr or self.step >= 0.95 * self._planned_steps
+
+    def _backward(self, batch: Any) -> Tensor:
+        assert self._loss is not None
+        loss = self._loss(self._model, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ConfigError(f"loss returned {shape}; return one scalar tensor, the mean over the batch.")
+        share = loss if self._accumulate == 1 else loss / self._accumulate
+        (share if self._scaler is None else self._scaler.scale(share)).backward()
+        return loss
+
+    def _update(self, *, with_scheduler: bool) -> None:
+        if self._clip_grad_norm is not None:
+            if self._scaler is not None:
+                self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad_norm)
+        if self._scaler is None:
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        if with_scheduler and self._scheduler is not None and self._scheduler_every == "step":
+            self._scheduler.step()
+
+    def _note_rates(self, optimizer: Optimizer, *_: Any) -> None:
+        self.rates = self._noted = [float(group["lr"]) for group in optimizer.param_groups]
+        if self._config.peak_lr is None:
+            self.peak_lr = max(self.peak_lr, self.lr)
+
+    def _graft_lr(self) -> float:
+        """The schedule's peak from birth on, joining the decay at the end."""
+        factor = self._config.graft_lr
+        if factor is None:
+            is_adam = type(self._optimizer).__name__ in ADAM_FAMILY
+            factor = 1.0 if is_adam else GRAFT_PEAK_LR / max(self.peak_lr, 1e-12)
+        left = max(0.0, 1 - self.step / self._planned_steps)
+        return factor * max(self.lr, self.peak_lr * min(1.0, left / DECAY_SHARE))

@@ -1,0 +1,1 @@
+"""Decisions: what to grow, where and when. Sees reports, sends commands; never touches a layer."""

@@ -47,7 +47,7 @@ _HOMES = {
     "wrap": "esper.kasmina.hosts",
 }
 
-__all__ = [*_HOMES]  # noqa: PLE0604
+__all__ = [*_HOMES]
 __version__ = "0.1.0"
 
 

@@ -14,8 +14,8 @@ class GrowthConfig:
     Fractions are of the run's planned steps unless said otherwise.
 
     Args:
-        layers: places that carry seeds: fnmatch patterns on dotted module names, ``"first:last"`` for a span, ``""`` for
-            the whole model; a mapping also gives the number of seeds per place. None chooses all Linear layers, the
+        layers: places that carry seeds: fnmatch patterns on dotted module names, ``"first:last"`` for a span, ``""``
+            for the whole model; a mapping also gives the number of seeds per place. None chooses all Linear layers, the
             whole model and halves of every sequential chain.
         seeds_per_layer: seeds of each layer, capped at its channels. Blocks, spans and the model have one.
         blueprints: what may grow, by id; tried on every candidate place.

@@ -1,4 +1,4 @@
-"""What goes up from Kasmina and Session: evaluations, what a controller sees, and the record of a finished lifecycle."""
+"""What goes up: evaluations, what a controller sees, and the record of a finished lifecycle."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field

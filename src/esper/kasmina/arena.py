@@ -8,6 +8,7 @@ schedulers know it from the start; it is enlarged through ``.data``. Its gradien
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class Graft:
         }
 
     @classmethod
-    def from_dict(cls, saved: dict) -> "Graft":
+    def from_dict(cls, saved: dict[str, Any]) -> "Graft":
         """Inverse of :meth:`to_dict`."""
         return cls(
             lifecycle=saved["lifecycle"],
@@ -260,7 +261,7 @@ class Arena(KeepsDtype):
         }
 
     @torch.no_grad()
-    def regrow(self, topology: dict) -> None:
+    def regrow(self, topology: dict[str, Any]) -> None:
         """Take on a topology; bytes are undefined until they are loaded."""
         if topology == self.topology():
             return

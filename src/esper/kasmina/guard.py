@@ -55,7 +55,9 @@ class Entry(torch.autograd.Function):
         ctx.watch = watch
         ctx.set_materialize_grads(False)
         outputs = x_G.view_as(x_G), params_GN.view_as(params_GN)
-        ctx.mark_non_differentiable(*(out for out, is_needed in zip(outputs, ctx.needs_input_grad) if not is_needed))
+        ctx.mark_non_differentiable(
+            *(out for out, is_needed in zip(outputs, ctx.needs_input_grad[:2], strict=True) if not is_needed)
+        )
         return outputs
 
     @staticmethod

@@ -67,10 +67,10 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         )
         found.append((site, place))
     _anchor(model).config = config
-    for site, place in found:
+    for site, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
         _anchor(site.modules[-1]).places[_key(site)] = place
         if site.kind == "span":
-            _anchor(site.modules[0]).feeds.append(place)  # type: ignore[attr-defined]
+            _anchor(site.modules[0]).feeds.append(place)
     model.train(model.training)
     return model
 
@@ -89,7 +89,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         )
     for module in list(model.modules()):
         if isinstance(module, KasminaLayer):
-            del module._modules[ESPER]  # type: ignore[attr-defined]
+            del module._modules[ESPER]
             module.__class__ = module.esper_base  # type: ignore[assignment]
     return model
 
@@ -115,7 +115,8 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     anchor = getattr(model, ESPER, None)
     if anchor is None or anchor.config is None:
         raise ConfigError("The model carries no seeds. Call esper.wrap(model, config) before anything else.")
-    return anchor.config  # type: ignore[no-any-return]
+    assert isinstance(anchor.config, GrowthConfig)
+    return anchor.config
 
 
 def host_parameters(model: nn.Module) -> int:
@@ -127,7 +128,9 @@ def _anchor(module: nn.Module) -> Anchor:
     if not isinstance(module, KasminaLayer):
         module.__class__ = kasmina_class(type(module))
         module.add_module(ESPER, Anchor())
-    return module._esper  # type: ignore[return-value]
+    anchor = module._modules[ESPER]
+    assert isinstance(anchor, Anchor)
+    return anchor
 
 
 def _key(site: _Site) -> str:
@@ -139,18 +142,20 @@ def _refuse_unfit(model: nn.Module) -> None:
         raise ConfigError("The model is scripted. Wrap it before torch.jit.script.")
     for kind in ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"):
         if any(base.__name__ == kind for base in type(model).__mro__):
-            raise ConfigError(f"The model is already a {kind}. Wrap the bare model first, then compile or distribute it.")
+            raise ConfigError(
+                f"The model is already a {kind}. Wrap the bare model first, then compile or distribute it."
+            )
     for name, module in model.named_modules():
         if isinstance(module, KasminaLayer):
             raise ConfigError(f"{name or 'The model'!r} already carries seeds. Call esper.unwrap(model) first.")
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
             raise ConfigError(f"{name!r} is lazy. Run the model once on an example batch, then wrap it.")
     if next(model.parameters(), None) is None:
         raise ConfigError("The model has no parameters, so there is nothing to train.")
 
 
 def _choose_sites(model: nn.Module, layers: Any) -> list[tuple[_Site, int | None]]:
-    modules = {name: module for name, module in model.named_modules()}
+    modules = dict(model.named_modules())
     if layers is None:
         return [(site, None) for site in _automatic_sites(model, modules)]
     wanted = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers)
@@ -219,7 +224,7 @@ def _span(modules: dict[str, nn.Module], pattern: str) -> _Site:
     start, end = (next((i for i, child in enumerate(steps) if child is modules[name]), -1) for name in (first, last))
     if not isinstance(container, nn.Sequential) or not 0 <= start < end:
         raise ConfigError(
-            f"layers: {pattern!r} is no span. Name two steps of one nn.Sequential, the earlier first, e.g. 'net.0:net.2'."
+            f"layers: {pattern!r} is no span. Name two steps of one nn.Sequential, the earlier first, e.g. '0:2'."
         )
     return _Site(pattern, "span", tuple(steps[start : end + 1]))
 

@@ -7,7 +7,7 @@ this module's output.
 
 import json
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ from esper.kasmina.chunking import chunk_bounds
 from esper.kasmina.seed_state import SeedState
 
 ESPER = "_esper"
+
+if TYPE_CHECKING:
+    _Host = nn.Module
+else:
+    _Host = object
 
 
 class Place(nn.Module):
@@ -86,7 +91,7 @@ class Anchor(nn.Module):
 
     Attributes:
         places: places that write this module's output, by a key that is unique in the module.
-        feeds: places whose span starts here: ``[anchor, key]`` pairs, as plain references.
+        feeds: places whose span starts here; each is a child of the module where its span ends.
         config: the configuration of the whole model; only the root's anchor has it.
     """
 
@@ -95,7 +100,7 @@ class Anchor(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.places = nn.ModuleDict()
-        object.__setattr__(self, "feeds", [])  # not children: each is a child of the module where its span ends
+        self.feeds: list[Place] = []
         self.register_load_state_dict_pre_hook(_fill_absent_keys)
 
     def __iter__(self) -> Iterator[Place]:
@@ -104,14 +109,13 @@ class Anchor(nn.Module):
             yield place
 
 
-def _fill_absent_keys(
-    anchor: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
-) -> None:  # a bare host's checkpoint loads strictly and leaves the seeds as they are
+def _fill_absent_keys(anchor: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A bare host's checkpoint loads strictly and leaves the seeds as they are."""
     if not any(key.startswith(prefix) for key in state_dict):
         state_dict.update(anchor.state_dict(prefix=prefix))
 
 
-class KasminaLayer:
+class KasminaLayer(_Host):
     """Mixin in front of a host class. ``__class__`` is swapped, so no constructor of it ever runs."""
 
     _esper: Anchor
@@ -120,32 +124,28 @@ class KasminaLayer:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         anchor = self._esper
         x: Tensor | None = None
-        for place in anchor.feeds:  # type: ignore[attr-defined]
+        for place in anchor.feeds:
             if place.is_growing:
                 place.capture(_first_tensor(args, kwargs))
-        output = super().forward(*args, **kwargs)  # type: ignore[misc]
-        for place in anchor.places.values():
-            if place.is_growing:  # type: ignore[union-attr]
+        output = super().forward(*args, **kwargs)
+        for place in anchor:
+            if place.is_growing:
                 x = _first_tensor(args, kwargs) if x is None else x
-                output = place.add_to(output, x)  # type: ignore[operator]
+                output = place.add_to(output, x)
         return output
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """The host's children. Esper's own child is not one of them: hosts iterate over their children."""
-        return ((name, child) for name, child in super().named_children() if name != ESPER)  # type: ignore[misc]
+        return ((name, child) for name, child in super().named_children() if name != ESPER)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         if recurse:
             self._esper._apply(fn)
-        return super()._apply(fn, recurse)  # type: ignore[misc,no-any-return]
-
-    def apply(self, fn: Any) -> Self:
-        self._esper.apply(fn)
-        return super().apply(fn)  # type: ignore[misc,no-any-return]
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> Self:
         self._esper.train(mode)
-        return super().train(mode)  # type: ignore[misc,no-any-return]
+        return super().train(mode)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = object.__reduce_ex__(self, protocol)
@@ -156,7 +156,7 @@ class KasminaSequential(KasminaLayer):
     """What a sequential container needs besides: its seeds are not one of its steps."""
 
     def _visible(self) -> list[nn.Module]:
-        return [module for name, module in self._modules.items() if name != ESPER]  # type: ignore[attr-defined]
+        return [module for name, module in self._modules.items() if name != ESPER and module is not None]
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self._visible())
@@ -181,8 +181,7 @@ def kasmina_class(base: type[nn.Module]) -> type:
 
 
 def _new_kasmina(base: type[nn.Module]) -> Any:
-    cls = kasmina_class(base)
-    return cls.__new__(cls)
+    return object.__new__(kasmina_class(base))
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -88,7 +88,7 @@ def transition(place: Place, command: Command, *, birth: Birth | None = None, em
     state.epochs_in_state[seeds] = 0
     if target is State.CULLED:
         state.embargo_epochs[seeds] = embargo_epochs
-    if target in OUTCOMES and State(current) not in LIVE or target is State.FOSSILIZED:
+    if (target in OUTCOMES and State(current) not in LIVE) or target is State.FOSSILIZED:
         state.alpha[seeds] = 0
     if target is State.DORMANT:
         for column in ("alpha", "ramp_steps", "strategy", "fault", "lifecycle_id", "embargo_epochs"):
@@ -117,7 +117,9 @@ def birth_bytes(graft: Graft, seed: int) -> Tensor:
 
 def _germinate(place: Place, command: Command, birth: Birth, seeds: tuple[int, int]) -> None:
     if command.strategy not in STRATEGIES:
-        raise ConfigError(f"There is no grafting strategy {command.strategy!r}. {closest(command.strategy, STRATEGIES)}")
+        raise ConfigError(
+            f"There is no grafting strategy {command.strategy!r}. {closest(command.strategy, STRATEGIES)}"
+        )
     if command.blueprint is None:
         raise ConfigError("A command to germinate must name a blueprint.")
     blueprint = make_blueprint(command.blueprint, command.settings)

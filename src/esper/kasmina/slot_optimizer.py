@@ -7,12 +7,14 @@ ICLR 2019, algorithm 2, for all slots of a place at once.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.arena import Group
 from esper.kasmina.guard import select_G
 from esper.kasmina.hosts import places
 from esper.kasmina.layer import Place
@@ -45,8 +47,8 @@ class SlotOptimizer:
         missing = [place.layer_id for place in self._places if id(place.arena.slots) not in held]
         if missing:
             raise ConfigError(
-                f"The optimizer does not hold the grafts of {', '.join(map(repr, missing[:3]))}. Call esper.wrap first, "
-                "then build the optimizer from model.parameters()."
+                f"The optimizer does not hold the grafts of {', '.join(map(repr, missing[:3]))}. Call esper.wrap "
+                "first, then build the optimizer from model.parameters()."
             )
         self._handle = optimizer.register_step_pre_hook(self._step)
 
@@ -55,7 +57,7 @@ class SlotOptimizer:
         self._handle.remove()
 
     @torch.no_grad()
-    def _step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    def _step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(value is not None for value in (*args[1:], *kwargs.values())):  # args[0] is the optimizer
             raise ConfigError("optimizer.step was given a closure. Esper needs one forward and backward per step.")
         # Fused optimizers under a gradient scaler get gradients that are still multiplied by its scale.
@@ -92,8 +94,9 @@ def step_slots(place: Place, grad: Tensor, lr: float, weight_decay: float, skip:
     moves = torch.zeros(arena.num_slots, dtype=torch.bool, device=grad.device)
     trainable = arena.trainable(place.state)
     for group in arena.groups:
-        if group.is_live and group.blueprint.is_trainable:  # type: ignore[union-attr]
-            moves[group.slots] = trainable[group.seeds]  # type: ignore[index,union-attr]
+        assert isinstance(group, Group)
+        if group.is_live and group.blueprint.is_trainable:
+            moves[group.slots] = trainable[group.seeds]
     moves &= torch.isfinite(grad_SN).all(dim=1)
     if skip is not None:
         moves &= ~skip

@@ -75,7 +75,7 @@ class Judge:
     def _checked(self, result: Any) -> Measurement:
         if not isinstance(result, Evaluation):
             raise EvaluationError(
-                f"evaluate returned a {type(result).__name__}. Return esper.Evaluation(losses=[n], correct=[n] or None)."
+                f"evaluate returned a {type(result).__name__}. Return esper.Evaluation(losses=[n], correct=[n])."
             )
         losses = _vector(result.losses)
         if losses.dim() != 1 or losses.numel() < 10:
@@ -90,7 +90,9 @@ class Judge:
         groups = None if result.groups is None else torch.as_tensor(result.groups).detach().cpu().long()
         for name, values in (("correct", correct), ("groups", groups)):
             if values is not None and values.shape != losses.shape:
-                raise EvaluationError(f"evaluate returned {name} of shape {tuple(values.shape)} for {losses.numel()} losses.")
+                raise EvaluationError(
+                    f"evaluate returned {name} of shape {tuple(values.shape)} for {losses.numel()} losses."
+                )
         if groups is not None and groups.unique().numel() < 10:
             raise EvaluationError("evaluate returned fewer than 10 groups: too few to be split into three parts.")
         return Measurement(losses, correct, groups)

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from esper.contracts.commands import Command, SeedId
 from esper.contracts.lifecycle import OUTCOMES, State
-from esper.contracts.commands import Command
 from esper.kasmina.gates import gate
 from esper.kasmina.guard import LIVE_FAULT
 from esper.kasmina.worth import confirm_level, one_sided_p
@@ -51,7 +51,9 @@ class Keeping:
                 self._look(one, now, is_last=due == len(run.config.keep_looks))
             self._freeze_if_due(one)
         limit = run.config.timeout * run.planned_steps
-        for one in run.in_state(State.GERMINATED, State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING):
+        for one in run.in_state(
+            State.GERMINATED, State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING
+        ):
             if run.step - one.since_step > limit:
                 run.move(one, State.CULLED, "timed_out")
         self._check_recovery(now)
@@ -205,5 +207,5 @@ class Keeping:
             is_over &= ~torch.isin(state.lifecycle_id, busy)
             for number in state.lifecycle_id[is_over].unique().tolist():
                 seeds = torch.nonzero(state.lifecycle_id == number).flatten().tolist()
-                seed_id = "all" if len(seeds) == state.num_seeds else seeds[0]
+                seed_id: SeedId = "all" if len(seeds) == state.num_seeds else seeds[0]
                 run.submit(Command(place.layer_id, seed_id, State.DORMANT, "outcome is over", who="session"))

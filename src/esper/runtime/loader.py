@@ -27,7 +27,9 @@ class BatchLoader:
     def __init__(self, tensors: Sequence[Tensor], batch_size: int, seed: int) -> None:
         lengths = {len(tensor) for tensor in tensors}
         if len(lengths) != 1 or 0 in lengths:
-            raise ConfigError(f"The tensors must be equally long and hold samples; their lengths are {sorted(lengths)}.")
+            raise ConfigError(
+                f"The tensors must be equally long and hold samples; their lengths are {sorted(lengths)}."
+            )
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
         self._tensors = tuple(tensors)

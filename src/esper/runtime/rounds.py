@@ -1,4 +1,4 @@
-"""A round of growth: the run trains on as its own twin, candidates replay it in arms, the best that beats it is adopted.
+"""A round of growth: the run trains on as its own twin, candidates replay it in arms, the best is adopted.
 
 At the start of a round the run is captured and simply goes on; its batches and learning rates are remembered. At the
 end of this window every candidate starts from the capture in an arm of its own, on the same batches, and is judged
@@ -56,7 +56,11 @@ class Round:
 
     def to_dict(self) -> dict[str, Any]:
         """The round as a nested state."""
-        twin = None if self.twin is None else {"losses": self.twin.losses, "correct": self.twin.correct, "groups": self.twin.groups}
+        twin = (
+            None
+            if self.twin is None
+            else {"losses": self.twin.losses, "correct": self.twin.correct, "groups": self.twin.groups}
+        )
         return {**vars(self), "twin": twin}
 
     @classmethod
@@ -109,7 +113,9 @@ class Rounds:
         """End a round whose arms have not run; its candidates are cancelled."""
         if self.current is None:
             return
-        self._run.journal.write("round_ended", step=self._run.step, round=self.current.number, adopted=None, reason=reason)
+        self._run.journal.write(
+            "round_ended", step=self._run.step, round=self.current.number, adopted=None, reason=reason
+        )
         self.current = None
         for one in self._run.in_state(State.GERMINATED, State.TRAINING):
             self._run.move(one, State.CANCELLED, reason)
@@ -221,7 +227,8 @@ class Rounds:
 
     def _adopt(self, now: Round, winner: Lifecycle, body: dict[str, Any]) -> None:
         run = self._run
-        assert now.run is not None and now.twin is not None
+        assert now.run is not None
+        assert now.twin is not None
         self.fallback = {
             "lifecycle": winner.number,
             "body": run.snapshots.body(),
@@ -242,5 +249,10 @@ class Rounds:
 
 
 def _describe(one: Lifecycle) -> dict[str, Any]:
-    return {"lifecycle": one.number, "layer_id": one.layer_id, "seed_id": one.seed_id, "blueprint": one.blueprint, **one.settings}
-
+    return {
+        "lifecycle": one.number,
+        "layer_id": one.layer_id,
+        "seed_id": one.seed_id,
+        "blueprint": one.blueprint,
+        **one.settings,
+    }

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ from esper.kasmina.hosts import places
 from esper.kasmina.layer import Place
 from esper.kasmina.lifecycle import Birth, discard, is_finite, seed_range, transition
 from esper.runtime.books import Books, Lifecycle
-from esper.runtime.judging import Judge, Measurement
 from esper.runtime.journal import Journal
+from esper.runtime.judging import Judge, Measurement
 from esper.runtime.snapshot import Snapshots
 from esper.runtime.training import Trainer
 
@@ -139,8 +138,8 @@ class Run:
     def faults(self) -> dict[str, Tensor]:
         """A copy of the guard's flags of every place with grafts."""
         live = {one.layer_id for one in self.books.alive.values() if one.state in LIVE}
-        grown = {layer_id for layer_id, *_ in self.structure}
-        return {layer_id: _to_host(self.places[layer_id].state.fault) for layer_id in sorted(live | grown)}  # type: ignore[type-var]
+        grown = {layer_id for layer_id, place in self.places.items() if place.is_growing}
+        return {layer_id: _to_host(self.places[layer_id].state.fault) for layer_id in sorted(live | grown)}
 
     def restored(self) -> None:
         """Must be called after a body was restored: the structure may be another one."""
@@ -204,7 +203,9 @@ class Run:
         self._structure = None
         if birth is not None:
             one = self._open(place, command, birth)
-        self._log_command("transition", command, source=old.name, lifecycle=one.number if one else None, gates=dict(measured))
+        self._log_command(
+            "transition", command, source=old.name, lifecycle=one.number if one else None, gates=dict(measured)
+        )
         if one is not None and target is not State.GERMINATED:
             one.state, one.since_step = target, self.step
             if target in OUTCOMES:

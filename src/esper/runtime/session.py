@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -82,7 +81,9 @@ class Session:
             raise ConfigError(f"planned_steps must be a whole number of at least 1, not {planned_steps!r}.")
         for name, item in {"loader": loader, **(extra or {})}.items():
             if item is not None and not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
-                raise ConfigError(f"{name} is a {type(item).__name__} without a state_dict. Leave it out, or give it one.")
+                raise ConfigError(
+                    f"{name} is a {type(item).__name__} without a state_dict. Leave it out, or give it one."
+                )
         trainer = Trainer(
             model,
             optimizer,
@@ -226,7 +227,9 @@ class Session:
         """
         state = store.read(Path(path))
         if self._loader is not None and state["loader"] is None:
-            raise CheckpointError("The checkpoint holds no position in the data: it was saved by a session without loader.")
+            raise CheckpointError(
+                "The checkpoint holds no position in the data: it was saved by a session without loader."
+            )
         self._run.restore(state)
         self._run.books = Books.from_dict(state["books"])
         self._run.recent = state["recent"]

@@ -49,7 +49,7 @@ class Snapshots:
     def body(self) -> dict[str, Any]:
         """What training has made so far."""
         grads = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
-        return clone(  # type: ignore[no-any-return]
+        return clone(
             {
                 "topology": {place.layer_id: json.dumps(place.arena.topology()) for place in places(self._model)},
                 "model": dict(_tensors(self._model)),
@@ -89,7 +89,7 @@ class Snapshots:
     def clock(self) -> dict[str, Any]:
         """Where training stands."""
         scheduler = None if self._scheduler is None else self._scheduler.state_dict()
-        return clone({"scheduler": scheduler, "random": random_state()})  # type: ignore[no-any-return]
+        return clone({"scheduler": scheduler, "random": random_state()})
 
     def restore_clock(self, clock: dict[str, Any]) -> None:
         """Inverse of :meth:`clock`. Learning rates are the optimizer's, in the body."""

@@ -62,10 +62,14 @@ class Trainer:
             raise ConfigError(f"clip_grad_norm must be above 0 or None, not {clip_grad_norm!r}.")
         given = {"scheduler": scheduler, "scaler": scaler, "clip_grad_norm": clip_grad_norm}
         if train_step is not None and (clip_grad_norm is not None or accumulate != 1):
-            raise ConfigError("With train_step your own code clips and accumulates; leave clip_grad_norm and accumulate.")
+            raise ConfigError(
+                "With train_step your own code clips and accumulates; leave clip_grad_norm and accumulate."
+            )
         for name in ("scheduler", "scaler"):
             if given[name] is not None and not hasattr(given[name], "state_dict"):
-                raise ConfigError(f"{name} is a {type(given[name]).__name__} without a state_dict, so it cannot be resumed.")
+                raise ConfigError(
+                    f"{name} is a {type(given[name]).__name__} without a state_dict, so it cannot be resumed."
+                )
         self._model, self._optimizer, self._config, self._planned_steps = model, optimizer, config, planned_steps
         self._loss, self._train_step, self._scaler = loss, train_step, scaler
         self._scheduler, self._scheduler_every = scheduler, scheduler_every

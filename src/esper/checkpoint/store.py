@@ -1,7 +1,7 @@
 """One checkpoint directory: up to two generations, each written whole or not at all.
 
-A generation is a folder ``<number>`` with ``tensors.safetensors`` and ``manifest.json``; the manifest holds the
-structure and a digest of every tensor, and its own digest in its last field. A generation is written under another
+A generation is a folder ``<number>`` with ``tensors.safetensors`` and ``manifest.json``; the manifest is one line with
+the structure and a digest of every tensor, and one with the digest of the first. A generation is written under another
 name, flushed, and renamed; a reader never sees a half one.
 """
 
@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,8 @@ def write(directory: Path, tree: Any) -> Path:
         "structure": structure,
         "digests": {name: digest(tensor) for name, tensor in tensors.items()},
     }
-    text = json.dumps(manifest)
-    (unfinished / "manifest.json").write_text(json.dumps({"manifest": text, "digest": _text_digest(text)}))
+    text = json.dumps(manifest).encode()
+    (unfinished / "manifest.json").write_bytes(text + b"\n" + _bytes_digest(text))
     for file in (*unfinished.iterdir(), unfinished):
         _flush(file)
     unfinished.rename(target)
@@ -69,14 +68,14 @@ def read(directory: Path) -> Any:
             raise CheckpointError(f"There is no checkpoint in {directory}.")
         source = generations[-1]
     try:
-        envelope = json.loads((source / "manifest.json").read_text())
-        text = envelope["manifest"]
-        if _text_digest(text) != envelope["digest"]:
+        text, _, own_digest = (source / "manifest.json").read_bytes().rpartition(b"\n")
+        if _bytes_digest(text) != own_digest:
             raise CheckpointError(_damaged(source, "the manifest does not match its digest"))
         manifest = json.loads(text)
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{source} has format {manifest['format']}; this version of Esper reads {FORMAT}.")
-        tensors = load_file(source / "tensors.safetensors")
+        # cloned: where a file puts a tensor decides its alignment, and unaligned batches sum in another order
+        tensors = {name: tensor.clone() for name, tensor in load_file(source / "tensors.safetensors").items()}
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CheckpointError(_damaged(source, str(error))) from error
     for name in sorted(manifest["digests"].keys() | tensors.keys()):
@@ -96,22 +95,22 @@ def digest(tensor: Tensor) -> str:
 def tree_digest(tree: Any) -> str:
     """Digest of a whole nested state."""
     structure, tensors = flatten(tree)
-    parts: Iterable[str] = (f"{name} {digest(tensor)}" for name, tensor in sorted(tensors.items()))
-    return _text_digest("\n".join([json.dumps(structure), *parts]))
+    parts = (f"{name} {digest(tensor)}" for name, tensor in sorted(tensors.items()))
+    return _bytes_digest("\n".join([json.dumps(structure), *parts]).encode()).decode()
 
 
 def _generations(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob("[0-9]*") if (path / "manifest.json").exists())
+    return sorted(path for path in directory.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
 
 
 def _damaged(source: Path, why: str) -> str:
     others = [other.name for other in _generations(source.parent) if other != source]
-    remedy = f"The generation before it may be whole: load {source.parent / others[-1]}." if others else "Start anew."
+    remedy = f"Another generation may be whole: load {source.parent / others[-1]}." if others else "Start anew."
     return f"The checkpoint {source} is damaged: {why}. {remedy}"
 
 
-def _text_digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _bytes_digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
 
 
 def _flush(path: Path) -> None:

@@ -1,6 +1,7 @@
 """A nested state (dicts, lists, tensors, numbers ...) as JSON beside a flat table of tensors, and back, exactly."""
 
 import base64
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,13 @@ from esper.contracts.errors import CheckpointError
 
 Json = Any
 
+_DTYPES = frozenset(
+    {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32}
+    | {torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64}
+    | {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz}
+)
+"""What safetensors can hold."""
+
 
 def flatten(tree: Any) -> tuple[Json, dict[str, Tensor]]:
     """Split a nested state into a JSON value and its tensors.
@@ -19,21 +27,29 @@ def flatten(tree: Any) -> tuple[Json, dict[str, Tensor]]:
         tree: dicts with keys of any plain type, lists, tuples, sets, tensors, numpy arrays and scalars, numbers,
             strings, bytes, None.
 
+    Returns:
+        The structure, and the tensors by their path in the tree.
+
     Raises:
         CheckpointError: if it holds anything else.
     """
     tensors: dict[str, Tensor] = {}
 
+    def store(tensor: Tensor, path: str) -> str:
+        while path in tensors:  # {"a.b": x, "a": {"b": y}} has one path twice
+            path += "'"
+        tensors[path] = tensor
+        return path
+
     def encode(value: Any, path: str) -> Json:
         if value is None or type(value) in (bool, int, float, str):
             return value
-        if isinstance(value, Tensor):
-            tensors[path] = value.detach().contiguous()
-            return {"tensor": path}
-        if isinstance(value, np.ndarray):
-            tensors[path] = torch.from_numpy(np.ascontiguousarray(value).copy())
-            return {"array": path}
-        if isinstance(value, np.generic):
+        if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in _DTYPES:
+            return {"tensor": store(value.detach().contiguous(), path)}
+        if isinstance(value, np.ndarray) and getattr(torch, value.dtype.name, None) in _DTYPES:
+            native = np.array(value, dtype=value.dtype.name, order="C")
+            return {"array": store(torch.from_numpy(native), path)}
+        if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
             return encode(value.item(), path)
         if isinstance(value, bytes):
             return {"bytes": base64.b64encode(value).decode()}
@@ -43,7 +59,7 @@ def flatten(tree: Any) -> tuple[Json, dict[str, Tensor]]:
             kind = "list" if isinstance(value, list) else "tuple" if isinstance(value, tuple) else "set"
             return {kind: [encode(item, f"{path}.{index}") for index, item in enumerate(value)]}
         raise CheckpointError(
-            f"{path.lstrip('.')} is a {type(value).__name__}, which cannot be stored. A state_dict must hold tensors, "
+            f"{path.lstrip('.')} is a {_kind(value)}, which cannot be stored. A state_dict must hold dense tensors, "
             "numbers, strings and containers of them."
         )
 
@@ -77,12 +93,16 @@ def clone(tree: Any) -> Any:
     """A copy on the host that shares no memory with ``tree``."""
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
-    if isinstance(tree, np.ndarray):
-        return tree.copy()
     if isinstance(tree, dict):
         return {key: clone(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [clone(value) for value in tree]
     if isinstance(tree, tuple):
         return tuple(clone(value) for value in tree)
-    return tree
+    return copy.deepcopy(tree)
+
+
+def _kind(value: Any) -> str:
+    dtype = f" of {value.dtype}" if isinstance(value, Tensor | np.ndarray) else ""
+    layout = f" in {value.layout}" if isinstance(value, Tensor) else ""
+    return f"{type(value).__name__}{dtype}{layout}"

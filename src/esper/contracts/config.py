@@ -55,7 +55,7 @@ class GrowthConfig:
     blueprints: Sequence[str] = ("bottleneck_mlp",)
     max_rounds: int = 2
     max_candidates: int = 4
-    capacity_per_round: float = 1.0
+    capacity_per_round: float = 0.7
     max_growth: float = 1.5
     grow_after: float = 0.05
     grow_at: float = 0.10
@@ -81,26 +81,48 @@ class GrowthConfig:
 
     def __post_init__(self) -> None:
         for name in ("seeds_per_layer", "max_candidates", "patience", "patience_after_cull"):
-            self._check(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a whole number >= 1")
+            self._check(name, self._is_whole(name) and getattr(self, name) >= 1, "a whole number >= 1")
         for name in ("max_rounds", "embargo_epochs"):
-            self._check(name, isinstance(getattr(self, name), int) and getattr(self, name) >= 0, "a whole number >= 0")
+            self._check(name, self._is_whole(name) and getattr(self, name) >= 0, "a whole number >= 0")
         for name in ("grow_after", "grow_at", "grow_until", "round_fraction", "ramp_fraction", "timeout"):
-            self._check(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
+            self._check(name, self._is_number(name) and 0 < getattr(self, name) <= 1, "in (0, 1]")
         for name in ("capacity_per_round", "max_growth", "gate_z"):
-            self._check(name, getattr(self, name) > 0, "above 0")
-        for name in ("graft_lr", "peak_lr", "boundary_steps"):
-            self._check(name, getattr(self, name) is None or getattr(self, name) > 0, "above 0, or None")
+            self._check(name, self._is_number(name) and getattr(self, name) > 0, "above 0")
+        for name in ("graft_lr", "peak_lr"):
+            value = getattr(self, name)
+            self._check(name, value is None or (self._is_number(name) and value > 0), "above 0, or None")
         for name in ("min_delta", "graft_weight_decay", "rollback_threshold"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
-        self._check("hold_fraction", 0 < self.hold_fraction <= 0.1, "in (0, 0.1]")
+            self._check(name, self._is_number(name) and getattr(self, name) >= 0, "at least 0")
+        boundary = self.boundary_steps
+        is_right = boundary is None or (self._is_whole("boundary_steps") and boundary >= 1)
+        self._check("boundary_steps", is_right, "a whole number >= 1, or None")
+        self._check("seed", self._is_whole("seed"), "a whole number")
+        self._check("hold_fraction", self._is_number("hold_fraction") and 0 < self.hold_fraction <= 0.1, "in (0, 0.1]")
         self._check("grow_at", self.grow_after <= self.grow_at <= self.grow_until, "between grow_after and grow_until")
         self._check("compare", self.compare in ("flops", "steps"), "'flops' or 'steps'")
         self._check("freeze", self.freeze in ("decayed", "at_once"), "'decayed' or 'at_once'")
-        looks = list(self.keep_looks)
-        self._check("keep_looks", 1 <= len(looks) <= 3 and looks == sorted(looks), "one to three rising fractions")
+        looks = self.keep_looks
+        is_list = isinstance(looks, Sequence) and all(isinstance(look, int | float) for look in looks)
+        self._check("keep_looks", is_list and 1 <= len(looks) <= 3, "one to three fractions")
+        self._check("keep_looks", list(looks) == sorted(set(looks)), "rising fractions")
         self._check("keep_looks", all(0 < look <= 1 for look in looks), "fractions in (0, 1]")
-        self._check("blueprints", not isinstance(self.blueprints, str) and len(self.blueprints) > 0, "a list of ids")
+        self._check("blueprints", _is_list_of_names(self.blueprints) and len(self.blueprints) > 0, "a list of ids")
+        is_right = self.layers is None or isinstance(self.layers, Mapping) or _is_list_of_names(self.layers)
+        self._check("layers", is_right, "a list of patterns, a mapping from patterns to numbers of seeds, or None")
+
+    def _is_number(self, name: str) -> bool:
+        return isinstance(getattr(self, name), int | float)
+
+    def _is_whole(self, name: str) -> bool:
+        return isinstance(getattr(self, name), int)
 
     def _check(self, name: str, is_right: bool, wanted: str) -> None:
         if not is_right:
             raise ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
+
+
+def _is_list_of_names(value: object) -> bool:
+    """Not a single string, which is a sequence of strings too."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return False
+    return all(isinstance(name, str) for name in value)

@@ -31,6 +31,7 @@ class PlaceReport:
         kind: ``"model"``, ``"span"``, ``"block"`` or ``"layer"``.
         num_seeds: seeds of the place.
         is_dormant: whether every seed is DORMANT, so that a group may germinate.
+        is_under_embargo: whether a seed was culled and may not germinate yet.
         inputs: features that a graft would read.
         outputs: channels that it would write.
         host_parameters: parameters of the host modules that the place covers.
@@ -40,6 +41,7 @@ class PlaceReport:
     kind: str
     num_seeds: int
     is_dormant: bool
+    is_under_embargo: bool
     inputs: int
     outputs: int
     host_parameters: int

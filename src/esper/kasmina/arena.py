@@ -108,21 +108,25 @@ class Group(nn.Module):
         }
         for name, values in columns.items():  # recomputed from the topology, so never stored
             self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
+        # Never called. Any hook below it keeps nn.TransformerEncoderLayer in eval mode off its fast path, which reads
+        # the weights of linear1 and linear2 and would bypass grafts on them.
+        self.register_forward_pre_hook(_refuse_call)
 
     def add_to(self, y: Tensor, x: Tensor, params_GN: Tensor, state: SeedState, *, raises_faults: bool) -> Tensor:
         """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is the place's input."""
         alpha_G = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
         y_GK = y.unsqueeze(0) if self.covers_all else y[..., self.channels].movedim(-2, 0)
         x_G = y_GK if self.blueprint.reads == "chunk" else x.expand(len(self.grafts), *x.shape)
-        watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT)
+        may_blame_G = finite_G(x_G) & finite_G(y_GK) if raises_faults else None
+        watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame_G)
 
         x_in_G, params_in_GN = Entry.apply(x_G, params_GN, watch)
         delta_G = Exit.apply(self._deltas(x_in_G, params_in_GN), watch)
 
-        is_sound_G = finite_G(params_GN) & finite_G(delta_G)
-        if raises_faults:
-            watch.blame(~is_sound_G & finite_G(x_G))
-        grown_GK = y_GK + alpha_G.to(y.dtype).view(-1, *[1] * y.dim()) * select_G(is_sound_G, delta_G).to(y.dtype)
+        # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
+        grown_GK = y_GK + alpha_G.to(y.dtype).view(-1, *[1] * y.dim()) * delta_G.to(y.dtype)
+        is_sound_G = finite_G(params_GN) & finite_G(grown_GK)
+        watch.blame(~is_sound_G)
         grown_GK = select_G(is_sound_G & (alpha_G > 0), grown_GK, y_GK)
         if self.covers_all:
             return grown_GK[0]
@@ -241,15 +245,26 @@ class Arena(KeepsDtype):
         graft = self.grafts[lifecycle]
         params = self.params_of(graft).detach().clone()
         fossil = replace(graft, slot=None)
-        for index, group in enumerate(self.fossils):
-            if _can_join(fossil, group):
-                self._buffers[f"fossils_{index}"] = torch.cat([self.fossil_bytes(index), params.unsqueeze(0)])
-                group.append(fossil)
-                break
+        index = self._group_of(fossil)
+        if index < len(self.fossils):
+            self._buffers[f"fossils_{index}"] = torch.cat([self.fossil_bytes(index), params.unsqueeze(0)])
+            self.fossils[index].append(fossil)
         else:
-            self.register_buffer(f"fossils_{len(self.fossils)}", params.unsqueeze(0))
+            self.register_buffer(f"fossils_{index}", params.unsqueeze(0))
             self.fossils.append([fossil])
         self.remove(lifecycle)
+
+    def _group_of(self, fossil: Graft) -> int:
+        """The group a new fossil joins; a group of its own if it would run before one that writes its channels.
+
+        It ran after all of them while it was live, and both sums and ``reads="chunk"`` depend on the order.
+        """
+        for index in reversed(range(len(self.fossils))):
+            if _can_join(fossil, self.fossils[index]):
+                return index
+            if any(_overlap(fossil, other) for other in self.fossils[index]):
+                break
+        return len(self.fossils)
 
     def topology(self) -> dict[str, object]:
         """Which grafts there are, as plain values: what must be rebuilt before bytes can be loaded."""
@@ -310,6 +325,10 @@ class Arena(KeepsDtype):
         self.num_slots = num_slots
 
 
+def _refuse_call(group: nn.Module, args: Any) -> None:
+    raise RuntimeError("A group of grafts is computed by add_to; it is not called.")
+
+
 def _can_join(graft: Graft, group: list[Graft]) -> bool:
     """Whether a graft may run in one batch with a group: same recipe and shape, no channel written twice."""
     like = group[0]
@@ -317,4 +336,8 @@ def _can_join(graft: Graft, group: list[Graft]) -> bool:
         return False
     if graft.channels[1] - graft.channels[0] != like.channels[1] - like.channels[0]:
         return False
-    return all(graft.channels[1] <= one.channels[0] or one.channels[1] <= graft.channels[0] for one in group)
+    return not any(_overlap(graft, other) for other in group)
+
+
+def _overlap(one: Graft, other: Graft) -> bool:
+    return one.channels[0] < other.channels[1] and other.channels[0] < one.channels[1]

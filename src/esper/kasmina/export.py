@@ -41,7 +41,7 @@ def _plain(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     """The module without Esper, children first; a shared module is done once."""
     if id(module) in done:
         return done[id(module)]
-    key, mode = id(module), module.training
+    key = id(module)
     steps = {name: child for name, child in module._modules.items() if child is not None and name != ESPER}
     spans = [place for step in steps.values() for place in _places(step, "span")]
     starts = {name: list(step._esper.feeds) for name, step in steps.items() if isinstance(step, KasminaLayer)}
@@ -56,7 +56,7 @@ def _plain(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
         module = _sequential(module, starts, ends)
     if own:
         module = _beside(module, own)
-    done[key] = module.train(mode)
+    done[key] = module
     return module
 
 
@@ -74,8 +74,7 @@ def _beside(host: nn.Module, own: list[Place]) -> fx.GraphModule:
     y = graph.call_module("host", (x,))
     for place in own:
         y = _add_fossils(root, graph, place, x, y)
-    graph.output(y)
-    return fx.GraphModule(root, graph, "Grown")
+    return _graph_module(root, graph, y, host, "Grown")
 
 
 def _sequential(host: nn.Module, starts: dict[str, list[Place]], ends: dict[str, list[Place]]) -> fx.GraphModule:
@@ -83,21 +82,29 @@ def _sequential(host: nn.Module, starts: dict[str, list[Place]], ends: dict[str,
     root, graph = nn.Module(), fx.Graph()
     y = graph.placeholder("x")
     inputs: dict[str, fx.Node] = {}
-    for name, step in host.named_children():
+    for name, step in host._modules.items():  # a step may come twice
+        assert step is not None
         inputs |= {place.layer_id: y for place in starts.get(name, [])}
         root.add_module(f"step_{name}", step)
         y = graph.call_module(f"step_{name}", (y,))
         for place in ends[name]:
-            y = _add_fossils(root, graph, place, inputs[place.layer_id], y)
+            if place.layer_id in inputs:  # else its last module runs outside the span here
+                y = _add_fossils(root, graph, place, inputs.pop(place.layer_id), y)
+    return _graph_module(root, graph, y, host, "GrownSequential")
+
+
+def _graph_module(root: nn.Module, graph: fx.Graph, y: fx.Node, host: nn.Module, name: str) -> fx.GraphModule:
     graph.output(y)
-    return fx.GraphModule(root, graph, "GrownSequential")
+    module = fx.GraphModule(root, graph, name)
+    module.training = host.training
+    return module
 
 
 def _add_fossils(root: nn.Module, graph: fx.Graph, place: Place, x: fx.Node, y: fx.Node) -> fx.Node:
     for index, group in enumerate(place.arena.fossils):
         for graft, params in zip(group, place.arena.fossil_bytes(index), strict=True):
             name = f"graft_{graft.lifecycle}"
-            root.add_module(name, graft.blueprint.to_module(graft.ports, graft.unflatten(params)))
+            root.add_module(name, graft.blueprint.to_module(graft.ports, graft.unflatten(params)).train(place.training))
             delta = graph.call_module(name, (_input_of(graph, graft, x, y),))
             before, after = graft.channels[0], place.ports.outputs - graft.channels[1]
             if before or after:

@@ -13,7 +13,7 @@ Measured = Mapping[str, float | bool | None]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One condition of a gate: ``low <= measured[name]``; ``only_if`` names a measured flag that switches it on."""
+    """One condition of a gate: ``low <= measured[name]``; ``only_if`` names a measured flag that can switch it off."""
 
     name: str
     low: float
@@ -21,8 +21,8 @@ class Term:
 
     def failure(self, measured: Measured) -> str | None:
         """Why the term fails, or None if it holds."""
-        if self.only_if is not None and not measured.get(self.only_if):
-            return None
+        if self.only_if is not None and not (flag := measured.get(self.only_if)):
+            return f"{self.only_if} is missing" if flag is None else None
         value = measured.get(self.name)
         if value is None:
             return f"{self.name} is missing"

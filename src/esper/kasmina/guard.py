@@ -34,17 +34,20 @@ class Watch:
         fault: the place's ``fault`` column, written in place.
         seeds: int64 ``[G]``, first seed of each graft.
         bit: which fault to raise.
+        may_blame_G: bool ``[G]``, false for grafts whose input came non-finite from the host. None blames nobody.
     """
 
-    def __init__(self, fault: Tensor, seeds: Tensor, bit: int) -> None:
-        self._fault, self._seeds, self._bit = fault, seeds, bit
+    def __init__(self, fault: Tensor, seeds: Tensor, bit: int, may_blame_G: Tensor | None) -> None:
+        self._fault, self._seeds, self._bit, self._may_blame_G = fault, seeds, bit, may_blame_G
         self.incoming_is_finite: Tensor | None = None
 
     def blame(self, is_faulty: Tensor) -> None:
-        """Raise the fault bit of the seeds of grafts that are faulty."""
+        """Raise the fault bit of the seeds of grafts that are faulty by themselves."""
+        if self._may_blame_G is None:
+            return
         with torch.no_grad():
             old = self._fault[self._seeds]
-            self._fault[self._seeds] = torch.where(is_faulty, old | self._bit, old)
+            self._fault[self._seeds] = torch.where(is_faulty & self._may_blame_G, old | self._bit, old)
 
 
 class Entry(torch.autograd.Function):

@@ -4,12 +4,14 @@ import fnmatch
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from esper.blueprints.blueprint import Ports
+from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.kasmina.layer import ESPER, Anchor, KasminaLayer, Place, kasmina_class
@@ -46,8 +48,14 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             model is unchanged then.
     """
     config = config or GrowthConfig()
+    for blueprint_id in config.blueprints:
+        make_blueprint(blueprint_id, {})
     _refuse_unfit(model)
     sites = _choose_sites(model, config.layers)
+    for site, _ in sites:
+        for end in (site.modules[0], site.modules[-1]):
+            _refuse_unswappable(f"{site.layer_id!r}", end)
+    _refuse_unswappable("The model", model)
     measured = _measure(model, [site for site, _ in sites], example) if example is not None else {}
     like = next(model.parameters())
     found = []
@@ -71,7 +79,8 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         _anchor(site.modules[-1]).places[_key(site)] = place
         if site.kind == "span":
             _anchor(site.modules[0]).feeds.append(place)
-    model.train(model.training)
+    for module in _wrapped(model):
+        module._esper.train(module.training)
     return model
 
 
@@ -87,10 +96,9 @@ def unwrap(model: nn.Module) -> nn.Module:
             f"The model has grown at {', '.join(map(repr, grown))}; without its grafts it would compute something "
             "else. esper.export(model) keeps them; esper.host_state_dict(model) gives the bare host's weights."
         )
-    for module in list(model.modules()):
-        if isinstance(module, KasminaLayer):
-            del module._modules[ESPER]
-            module.__class__ = module.esper_base  # type: ignore[assignment]
+    for module in _wrapped(model):
+        del module._modules[ESPER]
+        module.__class__ = module.esper_base  # type: ignore[assignment]
     return model
 
 
@@ -100,7 +108,7 @@ def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def places(model: nn.Module) -> Iterator[Place]:
-    """All places of a wrapped model, outermost first, each once."""
+    """All places of a wrapped model, each once; those of a module after those of its children."""
     for module in model.modules():
         if isinstance(module, Place):
             yield module
@@ -124,6 +132,10 @@ def host_parameters(model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if f".{ESPER}." not in f".{name}")
 
 
+def _wrapped(model: nn.Module) -> list[KasminaLayer]:
+    return [module for module in model.modules() if isinstance(module, KasminaLayer)]
+
+
 def _anchor(module: nn.Module) -> Anchor:
     if not isinstance(module, KasminaLayer):
         module.__class__ = kasmina_class(type(module))
@@ -137,27 +149,58 @@ def _key(site: _Site) -> str:
     return "own" if site.kind != "span" else "from_" + site.layer_id.split(":")[0].replace(".", "_")
 
 
+_COMPILED_OR_DISTRIBUTED = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+
+
 def _refuse_unfit(model: nn.Module) -> None:
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ConfigError("The model is scripted. Wrap it before torch.jit.script.")
-    for kind in ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"):
-        if any(base.__name__ == kind for base in type(model).__mro__):
-            raise ConfigError(
-                f"The model is already a {kind}. Wrap the bare model first, then compile or distribute it."
-            )
-    for name, module in model.named_modules():
+    for path, module in model.named_modules():
+        name = repr(path) if path else "The model"
         if isinstance(module, KasminaLayer):
-            raise ConfigError(f"{name or 'The model'!r} already carries seeds. Call esper.unwrap(model) first.")
+            raise ConfigError(f"{name} already carries seeds. Call esper.unwrap(model) first.")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConfigError(f"{name} is scripted. Wrap the model before torch.jit.script.")
+        bases = [base.__name__ for base in type(module).__mro__ if base.__name__ in _COMPILED_OR_DISTRIBUTED]
+        if bases or module._compiled_call_impl is not None:
+            kind = bases[0] if bases else "compiled module"
+            raise ConfigError(f"{name} is already a {kind}. Wrap the bare model first, then compile or distribute it.")
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
-            raise ConfigError(f"{name!r} is lazy. Run the model once on an example batch, then wrap it.")
+            raise ConfigError(f"{name} is lazy. Run the model once on an example batch, then wrap it.")
     if next(model.parameters(), None) is None:
         raise ConfigError("The model has no parameters, so there is nothing to train.")
+
+
+def _refuse_unswappable(name: str, module: nn.Module) -> None:
+    """Refuse a module in which the swapped class would never run, or whose code would run Esper's own child."""
+    kind = type(module)
+    if "forward" in vars(module):
+        raise ConfigError(
+            f"{name} ({kind.__name__}) has a forward of its own on the instance, which a class swap cannot see. Put it "
+            "into a class."
+        )
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    if code is not None and _mentions(code, "_modules"):
+        raise ConfigError(
+            f"{name}: {kind.__name__}.forward walks self._modules and would run Esper's own child. Iterate over "
+            "self.children() instead."
+        )
+
+
+def _mentions(code: CodeType, attribute: str) -> bool:
+    """Whether a function, or one defined in it, reads an attribute of this name."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return attribute in code.co_names or any(_mentions(one, attribute) for one in inner)
 
 
 def _choose_sites(model: nn.Module, layers: Any) -> list[tuple[_Site, int | None]]:
     modules = dict(model.named_modules())
     if layers is None:
-        return [(site, None) for site in _automatic_sites(model, modules)]
+        found = list(_automatic_sites(model, modules))
+        if not found:
+            raise ConfigError(
+                "No layer of the model can carry seeds by itself: those are Linear layers, and blocks that begin and "
+                "end with one. Name the places: GrowthConfig(layers=[...]), and pass example=batch to esper.wrap."
+            )
+        return [(site, None) for site in found]
     wanted = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers)
     chosen: dict[str, tuple[_Site, int | None]] = {}
     for pattern, num_seeds in wanted.items():
@@ -174,7 +217,9 @@ def _choose_sites(model: nn.Module, layers: Any) -> list[tuple[_Site, int | None
             hosts = [name for name, module in modules.items() if name and _is_host(module)]
             raise ConfigError(f"layers: {pattern!r} matches no module that can carry seeds. {closest(pattern, hosts)}")
         for site in found:
-            chosen[site.layer_id] = (_checked(site), num_seeds)
+            chosen[site.layer_id] = (site, num_seeds)
+    if not chosen:
+        raise ConfigError("layers names no place. Name some, or leave it at None; max_rounds=0 never grows.")
     return list(chosen.values())
 
 
@@ -184,9 +229,10 @@ def _automatic_sites(model: nn.Module, modules: dict[str, nn.Module]) -> Iterato
         yield _site("", model)
     for name, module in modules.items():
         if type(module) is nn.Sequential and _edges(module) is not None:
-            steps = [step for step, child in module._modules.items() if child is not None and _is_host(child)]
+            prefix = f"{name}." if name else ""
+            children = ((step, modules.get(prefix + step)) for step in module._modules)  # None: shared with an earlier
+            steps = [step for step, child in children if child is not None and _is_host(child)]
             if len(steps) >= 3:
-                prefix = f"{name}." if name else ""
                 middle = steps[len(steps) // 2]
                 for first, last in ((steps[0], middle), (middle, steps[-1])):
                     yield _span(modules, f"{prefix}{first}:{prefix}{last}")
@@ -196,9 +242,7 @@ def _automatic_sites(model: nn.Module, modules: dict[str, nn.Module]) -> Iterato
 
 def _is_host(module: nn.Module) -> bool:
     """A Linear layer, or a module whose first and last parametrised layers are Linear."""
-    if type(module).forward is nn.Module.forward or any("forward" in vars(m) for m in module.modules()):
-        return False
-    return _edges(module) is not None
+    return type(module).forward is not nn.Module.forward and _edges(module) is not None
 
 
 def _edges(module: nn.Module) -> tuple[nn.Linear, nn.Linear] | None:
@@ -210,6 +254,8 @@ def _edges(module: nn.Module) -> tuple[nn.Linear, nn.Linear] | None:
 
 
 def _site(name: str, module: nn.Module) -> _Site:
+    if type(module).forward is nn.Module.forward:
+        raise ConfigError(f"layers: {name!r} is a {type(module).__name__}, which is never called. Name what it holds.")
     is_layer = isinstance(module, nn.Linear)
     return _Site(name, "layer" if is_layer else "block" if name else "model", (module,))
 
@@ -222,27 +268,11 @@ def _span(modules: dict[str, nn.Module], pattern: str) -> _Site:
     container = modules[first.rpartition(".")[0]]
     steps = [child for child in container._modules.values() if child is not None]
     start, end = (next((i for i, child in enumerate(steps) if child is modules[name]), -1) for name in (first, last))
-    if not isinstance(container, nn.Sequential) or not 0 <= start < end:
+    if type(container).forward is not nn.Sequential.forward or not 0 <= start < end:
         raise ConfigError(
             f"layers: {pattern!r} is no span. Name two steps of one nn.Sequential, the earlier first, e.g. '0:2'."
         )
     return _Site(pattern, "span", tuple(steps[start : end + 1]))
-
-
-def _checked(site: _Site) -> _Site:
-    for module in site.modules:
-        for name, inner in module.named_modules():
-            if "forward" in vars(inner):
-                raise ConfigError(
-                    f"{site.layer_id!r}: {name or type(inner).__name__!r} has a forward of its own on the instance, "
-                    "which a class swap cannot see. Put it into a class."
-                )
-        if not isinstance(module, nn.Sequential) and "_modules" in inspect.getsource(type(module).forward):
-            raise ConfigError(
-                f"{site.layer_id!r}: {type(module).__name__}.forward walks self._modules and would run Esper's own "
-                "child. Iterate over self.children() instead."
-            )
-    return site
 
 
 def _ports_from_parameters(site: _Site) -> Ports:

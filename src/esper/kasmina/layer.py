@@ -6,7 +6,8 @@ this module's output.
 """
 
 import json
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from esper.blueprints.blueprint import Ports
 from esper.contracts.config import GrowthConfig
+from esper.contracts.lifecycle import State
 from esper.contracts.reports import PlaceReport
 from esper.kasmina.arena import Arena
 from esper.kasmina.chunking import chunk_bounds
@@ -49,7 +51,7 @@ class Place(nn.Module):
         self.bounds = chunk_bounds(ports.outputs, num_seeds).tolist()
         self.state = SeedState(num_seeds).to(like.device)
         self.arena = Arena(ports.outputs, like.dtype, like.device)
-        self._captured: list[Tensor] = []
+        self._captured: Tensor | None = None
 
     @property
     def is_growing(self) -> bool:
@@ -58,12 +60,14 @@ class Place(nn.Module):
 
     def capture(self, x: Tensor) -> None:
         """Remember a span's input until its last module has run."""
-        self._captured.append(x)
+        self._captured = x
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """The host's output ``y [..., outputs]`` with all grafts of the place; ``x [..., inputs]`` is its input."""
-        if self._captured:
-            x = self._captured.pop()
+        if self.kind == "span":
+            if self._captured is None:  # a shared module that also runs outside the span
+                return y
+            x, self._captured = self._captured, None
         return self.arena.add_to(y, x, self.state, raises_faults=self.training)
 
     def report(self) -> PlaceReport:
@@ -72,7 +76,8 @@ class Place(nn.Module):
             layer_id=self.layer_id,
             kind=self.kind,
             num_seeds=self.state.num_seeds,
-            is_dormant=bool((self.state.lifecycle == 0).all()),
+            is_dormant=bool((self.state.lifecycle == State.DORMANT).all()),
+            is_under_embargo=bool((self.state.lifecycle == State.CULLED).any()),
             inputs=self.ports.inputs,
             outputs=self.ports.outputs,
             host_parameters=self.host_parameters,
@@ -80,6 +85,10 @@ class Place(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         return torch.frombuffer(bytearray(json.dumps(self.arena.topology()).encode()), dtype=torch.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what a forward pass left behind that an exception cut short: a copy has no use for it."""
+        return self.__dict__ | {"_captured": None}
 
     def set_extra_state(self, state: Tensor) -> None:
         """Rebuild the grafts that the bytes to be loaded belong to. torch calls it before the children load."""
@@ -152,21 +161,50 @@ class KasminaLayer(_Host):
         return (_new_kasmina, (self.esper_base,), *reduced[2:])
 
 
-class KasminaSequential(KasminaLayer):
-    """What a sequential container needs besides: its seeds are not one of its steps."""
+def _steps(container: nn.Module) -> "OrderedDict[str, Any]":
+    """What a container holds. Its seeds are not one of its steps."""
+    return OrderedDict((name, module) for name, module in container._modules.items() if name != ESPER)
 
-    def _visible(self) -> list[nn.Module]:
-        return [module for name, module in self._modules.items() if name != ESPER and module is not None]
+
+class KasminaSequence(KasminaLayer):
+    """What an ``nn.Sequential`` or ``nn.ModuleList`` needs besides."""
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self._visible())
+        return iter(_steps(self).values())
 
     def __len__(self) -> int:
-        return len(self._visible())
+        return len(_steps(self))
 
     def __getitem__(self, index: int | slice) -> nn.Module:
-        visible = self._visible()
-        return nn.Sequential(*visible[index]) if isinstance(index, slice) else visible[index]
+        steps = _steps(self)
+        if not isinstance(index, slice):
+            module: nn.Module = list(steps.values())[index]
+            return module
+        if issubclass(self.esper_base, nn.Sequential):
+            return self.esper_base(OrderedDict(list(steps.items())[index]))
+        return self.esper_base(list(steps.values())[index])
+
+
+class KasminaDict(KasminaLayer):
+    """What an ``nn.ModuleDict`` needs besides."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_steps(self))
+
+    def __len__(self) -> int:
+        return len(_steps(self))
+
+    def __contains__(self, key: str) -> bool:
+        return key in _steps(self)
+
+    def keys(self) -> KeysView[str]:
+        return _steps(self).keys()
+
+    def values(self) -> ValuesView[nn.Module]:
+        return _steps(self).values()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        return _steps(self).items()
 
 
 _CLASSES: dict[type[nn.Module], type] = {}
@@ -175,7 +213,11 @@ _CLASSES: dict[type[nn.Module], type] = {}
 def kasmina_class(base: type[nn.Module]) -> type:
     """The class ``Kasmina<Base>``, made once."""
     if base not in _CLASSES:
-        mixin = KasminaSequential if issubclass(base, nn.Sequential) else KasminaLayer
+        mixin: type = KasminaLayer
+        if issubclass(base, nn.Sequential | nn.ModuleList):
+            mixin = KasminaSequence
+        elif issubclass(base, nn.ModuleDict):
+            mixin = KasminaDict
         _CLASSES[base] = type(f"Kasmina{base.__name__}", (mixin, base), {"esper_base": base})
     return _CLASSES[base]
 

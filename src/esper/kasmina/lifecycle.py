@@ -81,12 +81,14 @@ def transition(place: Place, command: Command, *, birth: Birth | None = None, em
         place.arena.fossilize(lifecycle)
     elif target in OUTCOMES and State(current) not in LIVE:
         place.arena.grafts.pop(lifecycle, None)
+    elif target is State.DORMANT and lifecycle in place.arena.grafts:
+        raise TransitionError(f"{name} still blends out its graft.")
 
     state.lifecycle[seeds] = target
     state.version[seeds] += 1
     state.steps_in_state[seeds] = 0
     state.epochs_in_state[seeds] = 0
-    if target is State.CULLED:
+    if target in (State.CULLED, State.ROLLED_BACK):
         state.embargo_epochs[seeds] = embargo_epochs
     if (target in OUTCOMES and State(current) not in LIVE) or target is State.FOSSILIZED:
         state.alpha[seeds] = 0
@@ -144,5 +146,5 @@ def _plant(place: Place, graft: Graft) -> None:
 def _common(values: Tensor, name: str, what: str) -> int:
     distinct = torch.unique(values).tolist()
     if len(distinct) != 1:
-        raise TransitionError(f"The seeds of {name} do not share one {what}. Address them one by one.")
+        raise TransitionError(f"{name}: its seeds do not share one {what}. Address them one by one.")
     return int(distinct[0])

@@ -6,6 +6,7 @@ one-dimensional parameters or couple neighbours. Maths: Loshchilov and Hutter, "
 ICLR 2019, algorithm 2, for all slots of a place at once.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +42,10 @@ class SlotOptimizer:
     ) -> None:
         self._places = list(places(model))
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ConfigError("LBFGS evaluates the model inside its step (closure). Use an optimizer without one.")
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            name = type(optimizer).__name__
+            raise ConfigError(f"{name} evaluates the model inside its step (closure). Use an optimizer without one.")
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         missing = [place.layer_id for place in self._places if id(place.arena.slots) not in held]
         if missing:

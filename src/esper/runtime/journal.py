@@ -16,17 +16,23 @@ class Journal:
     Args:
         directory: where the files are; None keeps events in memory only.
         on_event: called with every event.
+        is_new: whether the files begin anew. Otherwise they are left alone until :meth:`restore`.
     """
 
-    def __init__(self, directory: Path | None, on_event: Callable[[dict[str, Any]], None] | None) -> None:
+    def __init__(
+        self, directory: Path | None, on_event: Callable[[dict[str, Any]], None] | None, *, is_new: bool = True
+    ) -> None:
         self._directory, self._on_event = directory, on_event
         self.events: list[dict[str, Any]] = []
+        self._writes = directory is not None and is_new
+        if self._writes:
+            self._rewrite()
 
     def write(self, event: str, **fields: Any) -> None:
         """Record an event. Values must be plain; a number that is not finite is written as null."""
         record = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
         self.events.append(record)
-        if self._directory is not None:
+        if self._writes:
             with self._file(event).open("a") as file:
                 file.write(json.dumps(record) + "\n")
         if self._on_event is not None:
@@ -35,12 +41,15 @@ class Journal:
     def restore(self, events: list[dict[str, Any]]) -> None:
         """Go back to an earlier length: what is written after a checkpoint is written again by a resumed run."""
         self.events = list(events)
-        if self._directory is None:
-            return
-        for kind in ("audit", "metrics"):
-            path = self._file("epoch" if kind == "metrics" else "")
-            lines = [json.dumps(e) for e in events if (e["event"] in METRIC_EVENTS) == (kind == "metrics")]
-            path.write_text("".join(line + "\n" for line in lines))
+        self._writes = self._directory is not None
+        if self._writes:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        for name in ("audit", "epoch"):
+            file = self._file(name)
+            lines = [json.dumps(event) for event in self.events if self._file(event["event"]) == file]
+            file.write_text("".join(line + "\n" for line in lines))
 
     def _file(self, event: str) -> Path:
         assert self._directory is not None

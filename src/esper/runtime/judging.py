@@ -58,7 +58,7 @@ class Judge:
                 "shuffling, and no random augmentation; the model is already in eval mode."
             )
         self.split: Split = split_samples(first.losses.numel(), first.groups, seed)
-        self._num_samples = first.losses.numel()
+        self.num_samples = first.losses.numel()
 
     def measure(self) -> Measurement:
         """Evaluate the model as it is: in eval mode, without gradients, modes and random state restored after."""
@@ -83,7 +83,7 @@ class Judge:
                 f"evaluate returned losses of shape {tuple(losses.shape)}. Return one loss per held-out sample, at "
                 "least 10 of them (for cross entropy: reduction='none'), not their mean."
             )
-        expected = getattr(self, "_num_samples", losses.numel())
+        expected = getattr(self, "num_samples", losses.numel())
         if losses.numel() != expected:
             raise EvaluationError(f"evaluate returned {losses.numel()} losses after {expected} at the start.")
         correct = None if result.correct is None else _vector(result.correct)

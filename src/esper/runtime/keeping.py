@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 
 from esper.contracts.commands import Command, SeedId
-from esper.contracts.lifecycle import OUTCOMES, State
+from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.gates import gate
 from esper.kasmina.guard import LIVE_FAULT
+from esper.kasmina.lifecycle import is_finite
 from esper.kasmina.worth import confirm_level, one_sided_p
 from esper.runtime.books import Lifecycle
 from esper.runtime.judging import Measurement
 from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
+
+_FALLING = (State.CULLED, State.CANCELLED)
+"""A lifecycle that is still alive in one of these is being blended out."""
 
 
 class Keeping:
@@ -29,14 +33,15 @@ class Keeping:
         self._pending: dict[str, Tensor] = {}
         self._deadline: int | None = None  # boundary by which the held-out loss must have recovered
 
+    @property
+    def is_removing(self) -> bool:
+        """Whether a graft is being blended out, or the run has yet to recover from one that was."""
+        return self._deadline is not None or bool(self._run.in_state(*_FALLING))
+
     def after_step(self) -> None:
         """Act on the guard's flags of the step before, and take out what has been blended out."""
         run = self._run
-        flagged = [layer_id for layer_id, flags in self._pending.items() if flags.any()]
-        if flagged:
-            self._rounds.abandon("a graft failed during the round")
-        for layer_id in flagged:
-            self._end_faulty(layer_id, self._pending[layer_id])
+        self._act_on(self._pending)
         for one in list(run.blend_outs()):
             self._take_out(one)
         self._pending = run.faults() if run.structure else {}
@@ -49,30 +54,32 @@ class Keeping:
             if not one.is_kept and due > one.looks:
                 one.looks = due
                 self._look(one, now, is_last=due == len(run.config.keep_looks))
-            self._freeze_if_due(one)
         limit = run.config.timeout * run.planned_steps
-        for one in run.in_state(
-            State.GERMINATED, State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING
-        ):
+        for one in run.in_state(State.GERMINATED):
             if run.step - one.since_step > limit:
                 run.move(one, State.CULLED, "timed_out")
         self._check_recovery(now)
+        if run.config.freeze == "at_once" or run.trainer.has_decayed:
+            self._freeze()
         self._release()
 
-    def finish(self, now: Measurement) -> None:
+    def finish(self) -> None:
         """Decide every lifecycle that is still open."""
         run = self._run
-        for one in run.in_state(State.GERMINATED, State.TRAINING):
+        self._act_on(self._pending)
+        self._act_on(run.faults())
+        for one in run.in_state(State.GERMINATED):
             run.move(one, State.CANCELLED, "the run was finished")
-        for one in run.in_state(State.FINE_TUNING):
-            if not one.is_kept:
+        undecided = [one for one in run.in_state(State.FINE_TUNING) if not one.is_kept]
+        if undecided:
+            now = run.measure()
+            for one in undecided:
                 self._look(one, now, is_last=True)
-            if one.is_kept:
-                self._freeze(one)
         self._finish_blend_outs()
         if self._deadline is not None:
             self._deadline = 0
             self._check_recovery(run.measure())
+        self._freeze()
         self._release(all_of_them=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +95,8 @@ class Keeping:
         run, split = self._run, self._run.judge.split
         without = run.ablated(one)
         z = now.z_against(without, split.gate)
-        measured: dict[str, Any] = {"ablation_z": z, "is_finite": True, "confirm_margin": None}
+        finite = is_finite(run.places[one.layer_id], one.number)
+        measured: dict[str, Any] = {"ablation_z": z, "is_finite": finite, "confirm_margin": None}
         if z is not None and z >= run.config.gate_z:
             run.books.judged += 1
             confirm_z = now.z_against(without, split.confirm)
@@ -111,31 +119,40 @@ class Keeping:
         if not one.is_kept and is_last:
             run.move(one, State.CULLED, "keep gate refused")
 
-    def _freeze_if_due(self, one: Lifecycle) -> None:
-        is_due = self._run.config.freeze == "at_once" or self._run.trainer.has_decayed
-        if one.is_kept and is_due and one.state is State.FINE_TUNING:
-            self._freeze(one)
+    def _freeze(self) -> None:
+        """Make fossils of what was kept.
 
-    def _freeze(self, one: Lifecycle) -> None:
+        A fossil is for good, and no run goes back to before it. So this waits until every live graft is decided, and
+        until the run has recovered from those that were removed.
+        """
+        run, tuning = self._run, self._run.in_state(State.FINE_TUNING)
+        if self.is_removing or not all(one.is_kept for one in tuning):
+            return
+        for one in tuning:
+            measured = {name: value for name, value in one.gates["keep"].items() if name != "is_finite"}
+            answer = run.promote(one, State.FOSSILIZED, **measured)
+            if not answer.accepted:
+                run.move(one, State.CULLED, answer.reason)
+                self._take_out(one)  # only non-finite parameters can shut the gate now: it is the identity already
+        if tuning:
+            self._rounds.fallbacks.clear()
+
+    def _act_on(self, pending: dict[str, Tensor]) -> None:
+        """End the grafts that were flagged. One that waits for its round has run in arms only and is not meant."""
         run = self._run
-        answer = run.promote(one, State.FOSSILIZED, **{k: v for k, v in one.gates["keep"].items() if k != "is_finite"})
-        if answer.accepted:
-            self._rounds.fallback = None
-        else:
-            run.move(one, State.CULLED, answer.reason)
-
-    def _end_faulty(self, layer_id: str, flags: Tensor) -> None:
-        run, place = self._run, self._run.places[layer_id]
-        place.state.fault.zero_()
-        numbers = place.state.lifecycle_id.cpu()[(flags & LIVE_FAULT) > 0].unique().tolist()
-        run.journal.write("fault", step=run.step, layer_id=layer_id, lifecycles=numbers)
-        for number in numbers:
-            one = run.books.alive.get(number)
-            if one is None:
+        for layer_id, flags in pending.items():
+            if not flags.any():
                 continue
-            if one.state not in OUTCOMES:
-                run.move(one, State.CULLED, "non-finite values")
-            self._take_out(one)  # it is the identity already: there is nothing to blend out
+            place = run.places[layer_id]
+            numbers = place.state.lifecycle_id.cpu()[(flags & LIVE_FAULT) > 0].unique().tolist()
+            place.state.fault[(flags > 0).to(place.state.fault.device)] = 0
+            run.journal.write("fault", step=run.step, layer_id=layer_id, lifecycles=numbers)
+            for one in run.in_state(*LIVE, *_FALLING):
+                if one.number not in numbers:
+                    continue
+                if one.state in LIVE:
+                    run.move(one, State.CULLED, "non-finite values")
+                self._take_out(one)  # it is the identity already: there is nothing to blend out
 
     def _take_out(self, one: Lifecycle) -> None:
         self._run.discard(one)
@@ -145,31 +162,41 @@ class Keeping:
         """The data has ended: blend out on the last batches; without any, take the grafts out as they are."""
         run = self._run
         for batch in run.recent * -(-run.ramp_steps // max(1, len(run.recent))):
-            if not run.in_state(State.CULLED, State.CANCELLED):
+            if not run.in_state(*_FALLING):
                 return
-            _, flops = run.trainer.train(batch, run.structure, replayed=(None,))
-            run.books.run_flops += flops
+            run.books.run_flops += run.cost(batch)
+            run.trainer.train(batch, replayed=(None,))
             run.trainer.step += 1
             run.advance()
             for one in list(run.blend_outs()):
                 self._take_out(one)
-        for one in run.in_state(State.CULLED, State.CANCELLED):
+        for one in run.in_state(*_FALLING):
             self._take_out(one)
 
     def _check_recovery(self, now: Measurement) -> None:
-        """A run that removed a graft must come back to the held-out loss it had before it, or goes back there."""
-        run, fallback = self._run, self._rounds.fallback
+        """A run that removed a graft must come back to the held-out loss it had before it, or goes back there.
+
+        The fallback is the newest one in which no graft is live that is not so any more; thus it is from before the
+        graft that was removed.
+        """
+        run, rounds = self._run, self._rounds
         if self._deadline is None:
             return
-        if fallback is None:
+        live = {one.number for one in run.in_state(*LIVE)}
+        valid = [fallback for fallback in rounds.fallbacks if live.issuperset(fallback["live"])]
+        if not valid:
             self._deadline = None
             return
+        fallback = valid[-1]
         loss = now.loss(run.judge.split.select)
         has_recovered = loss <= fallback["select_loss"] * (1 + run.config.rollback_threshold)
         if not has_recovered and len(run.books.select_losses) < self._deadline:
             return
-        self._deadline = self._rounds.fallback = None
-        if not has_recovered:
+        self._deadline = None
+        if has_recovered:
+            rounds.fallbacks = valid if live else []
+        else:
+            rounds.fallbacks = valid[:-1]
             self._fall_back(fallback)
         run.journal.write(
             "recovery",
@@ -180,18 +207,13 @@ class Keeping:
         )
 
     def _fall_back(self, fallback: dict[str, Any]) -> None:
-        """Restore the bytes from before the graft; states and versions of seeds are not rolled back."""
+        """Restore the bytes from before a graft, without those adopted since; states of seeds are not rolled back."""
         run = self._run
-        states = {layer_id: place.state.state_dict() for layer_id, place in run.places.items()}
-        states = {layer_id: {k: v.clone() for k, v in columns.items()} for layer_id, columns in states.items()}
-        rates = run.snapshots.body()["optimizer"]["param_groups"]
-        body = fallback["body"]
-        run.snapshots.restore_body(body | {"optimizer": body["optimizer"] | {"param_groups": rates}})
-        for layer_id, place in run.places.items():
-            place.arena.grafts.pop(fallback["lifecycle"], None)
-            with torch.no_grad():
-                place.state.load_state_dict(states[layer_id])
-        run.restored()
+        for one in run.in_state(*LIVE):
+            if one.number not in fallback["live"]:
+                run.move(one, State.ROLLED_BACK, "the run went back to before this graft")
+                run.discard(one)
+        run.take_over(fallback["body"] | {"grads": {}})
 
     def _release(self, *, all_of_them: bool = False) -> None:
         """Outcomes lead back to DORMANT: at once, or after the embargo."""
@@ -200,7 +222,8 @@ class Keeping:
             state = place.state
             state.epochs_in_state += 1
             is_over = (state.lifecycle == State.FOSSILIZED) | (state.lifecycle == State.CANCELLED)
-            is_over |= (state.lifecycle == State.CULLED) & (state.epochs_in_state > state.embargo_epochs)
+            is_failed = (state.lifecycle == State.CULLED) | (state.lifecycle == State.ROLLED_BACK)
+            is_over |= is_failed & (state.epochs_in_state > state.embargo_epochs)
             if all_of_them:
                 is_over = torch.isin(state.lifecycle, torch.tensor([int(s) for s in OUTCOMES], device=is_over.device))
             busy = torch.tensor([*run.books.alive, -1], device=is_over.device)
@@ -208,4 +231,4 @@ class Keeping:
             for number in state.lifecycle_id[is_over].unique().tolist():
                 seeds = torch.nonzero(state.lifecycle_id == number).flatten().tolist()
                 seed_id: SeedId = "all" if len(seeds) == state.num_seeds else seeds[0]
-                run.submit(Command(place.layer_id, seed_id, State.DORMANT, "outcome is over", who="session"))
+                run.carry_out(Command(place.layer_id, seed_id, State.DORMANT, "outcome is over", who="session"))

@@ -6,18 +6,19 @@ against the run on the gate samples. If none beats it, the run is restored to th
 arms' FLOPs.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from esper.checkpoint.tree import clone
-from esper.contracts.lifecycle import State
+from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import gate
 from esper.runtime.books import Lifecycle
 from esper.runtime.judging import Measurement
 from esper.runtime.run import Run
+from esper.runtime.training import Settings
 
 
 @dataclass
@@ -29,10 +30,11 @@ class Round:
         start_step: step at which it was captured.
         end_step: step at which the arms run.
         candidates: numbers of the lifecycles on trial.
+        live: numbers of the lifecycles whose grafts were live at ``start_step``; they must be so to the end.
         start: capture of the run at ``start_step``.
         batches: of the window, by reference: a loader must not reuse their memory.
-        rates: learning rates of every step of the window, one per parameter group; None where the optimizer rested.
-        flops: training FLOPs of the run in the window.
+        settings: of the optimizer at every step of the window; None where it rested.
+        flops: training FLOPs of the run at every step of the window.
         run: capture of the run at ``end_step``, once the arms run.
         twin: the run's evaluation there.
         arm: index of the candidate whose arm runs, and how many of its steps are done.
@@ -43,10 +45,11 @@ class Round:
     start_step: int
     end_step: int
     candidates: list[int]
+    live: list[int]
     start: dict[str, Any]
     batches: list[Any] = field(default_factory=list)
-    rates: list[list[float] | None] = field(default_factory=list)
-    flops: int = 0
+    settings: list[Settings | None] = field(default_factory=list)
+    flops: list[int] = field(default_factory=list)
     run: dict[str, Any] | None = None
     twin: Measurement | None = None
     arm: int = 0
@@ -82,15 +85,28 @@ class Rounds:
     def __init__(self, run: Run, checkpoint: Callable[[], None], checkpoint_steps: int | None) -> None:
         self._run, self._checkpoint, self._checkpoint_steps = run, checkpoint, checkpoint_steps
         self.current: Round | None = None
-        self.fallback: dict[str, Any] | None = None  # the run as it was before the last adoption
+        self.fallbacks: list[dict[str, Any]] = []
+        """The run as it was before each adoption: which grafts were live then, its body and its select loss."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the window is over and arms are to be run, or to be run on."""
+        now = self.current
+        return now is not None and (now.run is not None or self._run.step >= now.end_step)
 
     def begin(self, candidates: list[Lifecycle]) -> None:
         """Capture the run; from here on it is the twin of its candidates."""
         run = self._run
         run.books.rounds_begun += 1
         window = max(1, round(run.config.round_fraction * run.planned_steps))
-        numbers = [one.number for one in candidates]
-        self.current = Round(run.books.rounds_begun, run.step, run.step + window, numbers, run.capture())
+        self.current = Round(
+            number=run.books.rounds_begun,
+            start_step=run.step,
+            end_step=run.step + window,
+            candidates=[one.number for one in candidates],
+            live=_numbers(run.in_state(*LIVE)),
+            start=run.capture(),
+        )
         run.journal.write(
             "round_begun",
             step=run.step,
@@ -99,49 +115,71 @@ class Rounds:
             candidates=[_describe(one) for one in candidates],
         )
 
-    def remember(self, batch: Any, rates: list[float] | None, flops: int) -> None:
-        """One step of the twin. Judges the round at the end of its window."""
+    def remember(self, batch: Any, settings: Settings | None, flops: int) -> None:
+        """One step of the twin."""
         now = self.current
         assert now is not None
         now.batches.append(batch)
-        now.rates.append(rates)
-        now.flops += flops
-        if self._run.step >= now.end_step:
-            self.judge()
+        now.settings.append(settings)
+        now.flops.append(flops)
+        self._abandon_if_void(now)
 
     def abandon(self, reason: str) -> None:
-        """End a round whose arms have not run; its candidates are cancelled."""
-        if self.current is None:
+        """End a round without a verdict; its candidates are cancelled."""
+        now = self.current
+        if now is None:
             return
-        self._run.journal.write(
-            "round_ended", step=self._run.step, round=self.current.number, adopted=None, reason=reason
-        )
-        self.current = None
-        for one in self._run.in_state(State.GERMINATED, State.TRAINING):
+        self._run.journal.write("round_ended", step=self._run.step, round=now.number, adopted=None, reason=reason)
+        self.current = self._run.arm = None
+        for one in self._waiting(now):
             self._run.move(one, State.CANCELLED, reason)
 
+    def _abandon_if_void(self, now: Round) -> None:
+        if _numbers(self._run.in_state(*LIVE)) != now.live:
+            self.abandon("another graft was removed during the round")
+        elif not self._waiting(now):
+            self.abandon("no candidate is left")
+
+    def _waiting(self, now: Round) -> list[Lifecycle]:
+        """Candidates that were not taken back."""
+        alive = self._run.books.alive
+        return [alive[number] for number in now.candidates if number in alive]
+
     def judge(self) -> None:
-        """Run all arms that are left, then adopt the best or refuse all. Goes on where a checkpoint was cut."""
+        """Run all arms that are left, then adopt the best or refuse all. Goes on where it was cut.
+
+        An error in an arm ends the round and is raised; the caller's model is the run then, as after an interruption.
+        """
         run, now = self._run, self.current
         assert now is not None
         if now.run is None:
-            now.run = run.capture()
+            now.candidates = [one.number for one in self._waiting(now)]
             now.twin = run.measure()
+            now.run = run.capture()
         try:
-            while now.arm < len(now.candidates):
-                one = run.books.alive[now.candidates[now.arm]]
-                run.arm = f"round{now.number}/{one.layer_id or 'model'}/{one.blueprint}"
-                self._train_arm(now, one)
-                self._judge_arm(now, one)
-                one.state, one.since_step = State.GERMINATED, now.start_step
-                now.arm, now.arm_step, now.arm_steps = now.arm + 1, 0, None
-                if now.arm < len(now.candidates):
-                    self._checkpoint()
-        finally:  # whatever stopped an arm, the caller's model is the run, not the arm
-            run.arm = None
-            run.restore(now.run)
-            now.arm_step, now.arm_steps = 0, None
+            try:
+                self._run_arms(now)
+            finally:
+                run.restore(now.run)
+                for one in self._waiting(now):
+                    one.state, one.since_step = State.GERMINATED, one.born_step
+                now.arm_step, now.arm_steps = 0, None
+        except Exception as error:
+            self.abandon(f"an arm failed: {error!r}")
+            raise
         self._end(now)
+
+    def _run_arms(self, now: Round) -> None:
+        run = self._run
+        while now.arm < len(now.candidates):
+            one = run.books.alive[now.candidates[now.arm]]
+            run.arm = f"round{now.number}/{one.layer_id or 'model'}/{one.blueprint}"
+            self._train_arm(now, one)
+            self._judge_arm(now, one)
+            now.arm, now.arm_step, now.arm_steps = now.arm + 1, 0, None
+            if now.arm < len(now.candidates):
+                one.state, one.since_step = State.GERMINATED, one.born_step
+                self._checkpoint()
 
     def _train_arm(self, now: Round, one: Lifecycle) -> None:
         run, config = self._run, self._run.config
@@ -151,12 +189,12 @@ class Rounds:
             run.promote(one, State.GRAFTING)
         while now.arm_steps is None or now.arm_step < now.arm_steps:
             index = now.arm_step
-            _, flops = run.trainer.train(now.batches[index], run.structure, replayed=(now.rates[index],))
+            flops = run.cost(now.batches[index])
+            if now.arm_steps is None:  # the first step tells what the others will cost
+                now.arm_steps = self._arm_steps(now.flops, flops)
+            run.trainer.train(now.batches[index], replayed=(now.settings[index],))
             run.books.arm_flops += flops
             one.flops += flops
-            if now.arm_steps is None:  # the first step tells what the others will cost
-                affordable = now.flops // max(1, flops) if config.compare == "flops" else len(now.batches)
-                now.arm_steps = max(1, min(len(now.batches), affordable))
             now.arm_step += 1
             run.trainer.step += 1
             run.advance()
@@ -167,6 +205,15 @@ class Rounds:
             if self._checkpoint_steps and now.arm_step % self._checkpoint_steps == 0 and now.arm_step < now.arm_steps:
                 self._checkpoint()
         run.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
+
+    def _arm_steps(self, run_flops: list[int], first_flops: int) -> int:
+        """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
+        window = steps = len(run_flops)
+        if self._run.config.compare == "flops":
+            spent = (first_flops * flops for flops in itertools.accumulate(run_flops))
+            steps = sum(flops <= run_flops[0] * sum(run_flops) for flops in spent)
+        steps -= (steps - window) % self._run.trainer.accumulate  # gradients then go on accumulating where the run's do
+        return max(1, steps)
 
     def _judge_arm(self, now: Round, one: Lifecycle) -> None:
         run, split, twin = self._run, self._run.judge.split, now.twin
@@ -207,9 +254,8 @@ class Rounds:
     def _end(self, now: Round) -> None:
         """Back to the run as it was at the end of its window, or to the best arm's body under the run's clock."""
         run, best = self._run, now.best
-        self.current = None
-        candidates = [run.books.alive[number] for number in now.candidates]
-        for one in candidates:
+        self.current = run.arm = None
+        for one in self._waiting(now):
             if best is None or one.number != best["lifecycle"]:
                 run.move(one, State.CULLED, "lost_round")
         winner = None
@@ -223,29 +269,19 @@ class Rounds:
             adopted=None if winner is None else _describe(winner),
             reason="no candidate beat the twin" if winner is None else "beat the twin",
         )
-        self._checkpoint()
 
     def _adopt(self, now: Round, winner: Lifecycle, body: dict[str, Any]) -> None:
         run = self._run
-        assert now.run is not None
         assert now.twin is not None
-        self.fallback = {
-            "lifecycle": winner.number,
-            "body": run.snapshots.body(),
-            "select_loss": now.twin.loss(run.judge.split.select),
-        }
-        culled = {layer_id: clone(place.state.state_dict()) for layer_id, place in run.places.items()}
-        rates = now.run["body"]["optimizer"]["param_groups"]  # the schedule stays the run's
-        run.snapshots.restore_body(body | {"optimizer": body["optimizer"] | {"param_groups": rates}})
-        run.restored()
-        for layer_id, place in run.places.items():  # in the arm, the seeds of the other candidates still wait
-            is_winner = place.state.lifecycle_id == winner.number
-            for name, column in place.state.named_buffers():
-                column.copy_(torch.where(is_winner, column, culled[layer_id][name].to(column.device)))
-            for number in set(place.arena.grafts) & set(now.candidates) - {winner.number}:
-                place.arena.grafts.pop(number)
+        select_loss = now.twin.loss(run.judge.split.select)
+        self.fallbacks.append({"live": now.live, "body": run.snapshots.body(), "select_loss": select_loss})
+        run.take_over(body, seeds_of=(winner.number,))
         winner.state, winner.since_step = State.EVALUATING, run.step
         run.promote(winner, State.FINE_TUNING, **winner.gates["twin"])
+
+
+def _numbers(lifecycles: list[Lifecycle]) -> list[int]:
+    return sorted(one.number for one in lifecycles)
 
 
 def _describe(one: Lifecycle) -> dict[str, Any]:

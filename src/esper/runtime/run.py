@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.checkpoint.tree import clone
 from esper.contracts.commands import Answer, Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError, closest
@@ -18,6 +19,7 @@ from esper.kasmina.hosts import places
 from esper.kasmina.layer import Place
 from esper.kasmina.lifecycle import Birth, discard, is_finite, seed_range, transition
 from esper.runtime.books import Books, Lifecycle
+from esper.runtime.flops import FlopMeter, shapes_of
 from esper.runtime.journal import Journal
 from esper.runtime.judging import Judge, Measurement
 from esper.runtime.snapshot import Snapshots
@@ -26,6 +28,9 @@ from esper.runtime.training import Trainer
 GATED = frozenset(
     {State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING, State.FINE_TUNING, State.FOSSILIZED}
 )
+
+ASKABLE = (State.GERMINATED, State.CULLED, State.CANCELLED)
+"""What may be asked for from outside. The rest follows from what was measured, or from the passing of time."""
 
 
 class Run:
@@ -59,8 +64,9 @@ class Run:
         self.epoch = 0
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
         self.recent: list[Any] = []  # last batches, for a blend-out after the data has ended
+        self.lock = threading.RLock()  # commands may come from other threads
+        self._meter = FlopMeter()
         self._structure: tuple[object, ...] | None = None
-        self._lock = threading.RLock()
 
     @property
     def step(self) -> int:
@@ -93,23 +99,31 @@ class Run:
         """Lifecycles under way that are in one of the states."""
         return [one for one in self.books.alive.values() if one.state in states]
 
-    def submit(self, command: Command, measured: Measured | None = None) -> Answer:
-        """Carry out a command or refuse it; a refusal changes nothing. Never raises for a refusal.
+    def submit(self, command: Command) -> Answer:
+        """Carry out a command from outside or refuse it; a refusal changes nothing. Never raises for a refusal."""
+        with self.lock:
+            if not isinstance(command.target, State) or command.target not in ASKABLE:
+                names = ", ".join(state.name for state in ASKABLE)
+                return self._refuse(command, f"{command.target!r} cannot be asked for. What can: {names}.")
+            if self.arm is not None:
+                return self._refuse(command, "The arms of a round are running. Ask again after this step.")
+            return self.carry_out(command)
+
+    def carry_out(self, command: Command, measured: Measured | None = None) -> Answer:
+        """Carry out any command or refuse it.
 
         Args:
             command: what to do.
             measured: values for the gate of a promotion.
         """
-        with self._lock:
-            try:
-                return self._apply(command, measured or {})
-            except (TransitionError, ConfigError) as error:
-                self._log_command("refused", command, reason=str(error), asked=command.reason)
-                return Answer(False, str(error))
+        try:
+            return self._apply(command, measured or {})
+        except (TransitionError, ConfigError) as error:
+            return self._refuse(command, str(error))
 
     def move(self, one: Lifecycle, target: State, reason: str, measured: Measured | None = None) -> Answer:
         """Command a lifecycle's seeds on Esper's own behalf."""
-        return self.submit(Command(one.layer_id, one.seed_id, target, reason, who="session"), measured)
+        return self.carry_out(Command(one.layer_id, one.seed_id, target, reason, who="session"), measured)
 
     def promote(self, one: Lifecycle, target: State, **measured: float | bool | None) -> Answer:
         """Move a lifecycle on if the gate lets it; the parameters' finiteness is always measured."""
@@ -117,7 +131,7 @@ class Run:
         return self.move(one, target, "gate passed", {"is_finite": finite, **measured})
 
     def discard(self, one: Lifecycle) -> None:
-        """Take out a culled lifecycle's graft and close its record."""
+        """Take out the graft of a lifecycle that failed and close its record."""
         place = self.places[one.layer_id]
         if one.number in place.arena.grafts:
             discard(place, one.number)
@@ -141,15 +155,26 @@ class Run:
         grown = {layer_id for layer_id, place in self.places.items() if place.is_growing}
         return {layer_id: _to_host(self.places[layer_id].state.fault) for layer_id in sorted(live | grown)}
 
-    def restored(self) -> None:
-        """Must be called after a body was restored: the structure may be another one."""
-        self._structure = None
+    def cost(self, batch: Any) -> int:
+        """FLOPs of a training step on a batch.
+
+        One of a kind that was never counted is made once, and undone.
+        """
+
+        def step_and_undo() -> None:
+            here = self.capture()
+            try:
+                self.trainer.train(batch, replayed=(None,))
+            finally:
+                self.restore(here)
+                self.trainer.take_settings()
+
+        return self._meter.cost((shapes_of(batch), self.structure), step_and_undo)
 
     def measure(self) -> Measurement:
         """Evaluate for a judgement; booked."""
-        result, flops = self.trainer.meter.run(("evaluate", self.structure), self.judge.measure)
-        self.books.judging_flops += flops
-        return result
+        self.books.judging_flops += self._meter.cost(("evaluate", self.structure), self.judge.measure)
+        return self.judge.measure()
 
     def ablated(self, one: Lifecycle) -> Measurement:
         """Evaluate with one graft at alpha 0; booked."""
@@ -168,15 +193,36 @@ class Run:
 
     def restore(self, captured: dict[str, Any]) -> None:
         """Inverse of :meth:`capture`."""
+        clock = captured["clock"]
         self.snapshots.restore_body(captured["body"])
-        self.restore_clock(captured["clock"])
-        self.restored()
-
-    def restore_clock(self, clock: dict[str, Any]) -> None:
-        """Go back to a clock alone."""
         self.snapshots.restore_clock(clock)
         self.trainer.step, self.trainer.peak_lr, self.epoch = clock["step"], clock["peak_lr"], clock["epoch"]
         self.trainer.rates = clock["rates"]
+        self._structure = None
+
+    def take_over(self, body: dict[str, Any], seeds_of: tuple[int, ...] = ()) -> None:
+        """Go on with what another body has learned, under the run's own clock.
+
+        Learning rates, the states of seeds and the grafts that wait for their round stay as they are.
+
+        Args:
+            body: of an arm, or from before a graft.
+            seeds_of: lifecycles whose seeds' state comes from ``body`` too.
+        """
+        columns = {layer_id: clone(place.state.state_dict()) for layer_id, place in self.places.items()}
+        waiting = {
+            layer_id: {number: graft for number, graft in place.arena.grafts.items() if graft.slot is None}
+            for layer_id, place in self.places.items()
+        }
+        rates = self.snapshots.optimizer_settings()
+        self.snapshots.restore_body(body | {"optimizer": body["optimizer"] | {"param_groups": rates}})
+        for layer_id, place in self.places.items():
+            theirs = torch.isin(place.state.lifecycle_id, torch.tensor(seeds_of, device=place.state.alpha.device))
+            for name, column in place.state.named_buffers():
+                column.copy_(torch.where(theirs, column, columns[layer_id][name].to(column.device)))
+            live = {graft.lifecycle: graft for graft in place.arena.live}
+            place.arena.grafts = live | {n: graft for n, graft in waiting[layer_id].items() if n not in seeds_of}
+        self._structure = None
 
     def _counters(self) -> dict[str, Any]:
         trainer = self.trainer
@@ -189,8 +235,6 @@ class Run:
         target, one = command.target, self._addressed(place, command)
         if target in GATED:
             result = gate(target, measured, gate_z=self.config.gate_z)
-            if one is not None:
-                one.gates[target.name] = dict(measured) | {"passed": result.passed}
             if not result.passed:
                 raise TransitionError(f"The gate to {target.name} is shut: {result}.")
         birth = None
@@ -208,6 +252,8 @@ class Run:
         )
         if one is not None and target is not State.GERMINATED:
             one.state, one.since_step = target, self.step
+            if target in GATED:
+                one.gates[target.name] = dict(measured)
             if target in OUTCOMES:
                 one.reason = command.reason
                 if target is State.FOSSILIZED or old not in LIVE:
@@ -242,6 +288,10 @@ class Run:
         self.books.reports.append(report)
         self.journal.write("field_report", step=self.step, **report.to_dict())
 
+    def _refuse(self, command: Command, reason: str) -> Answer:
+        self._log_command("refused", command, reason=reason, asked=command.reason)
+        return Answer(False, reason)
+
     def _log_command(self, event: str, command: Command, **fields: Any) -> None:
         self.journal.write(
             event,
@@ -251,7 +301,7 @@ class Run:
                 "arm": self.arm,
                 "layer_id": command.layer_id,
                 "seed_id": command.seed_id,
-                "target": command.target.name,
+                "target": getattr(command.target, "name", str(command.target)),
                 "who": command.who,
                 "reason": command.reason,
                 "run_flops": self.books.run_flops,

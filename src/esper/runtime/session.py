@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.checkpoint import store
+from esper.checkpoint.tree import clone
 from esper.contracts.commands import Answer, Command
-from esper.contracts.errors import CheckpointError, ConfigError
+from esper.contracts.errors import CheckpointError, ConfigError, EsperError
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Evaluation, FieldReport, Observation
 from esper.kasmina.hosts import growth_config, host_parameters
@@ -20,8 +21,11 @@ from esper.runtime.keeping import Keeping
 from esper.runtime.rounds import Round, Rounds
 from esper.runtime.run import Run
 from esper.runtime.snapshot import Snapshots
-from esper.runtime.training import Trainer
+from esper.runtime.training import Settings, Trainer
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a run directory."""
 
 
 class Session:
@@ -97,11 +101,16 @@ class Session:
             clip_grad_norm=clip_grad_norm,
             accumulate=accumulate,
         )
-        judge = Judge(model, evaluate, config.seed)
+        try:
+            judge = Judge(model, evaluate, config.seed)
+        except BaseException:
+            trainer.detach()
+            raise
         self._directory = None if directory is None else Path(directory)
         if self._directory is not None:
             self._directory.mkdir(parents=True, exist_ok=True)
-        journal = Journal(self._directory, on_event)
+        self._must_load = self._directory is not None and any(self._directory.glob(f"{CHECKPOINTS}/[0-9]*"))
+        journal = Journal(self._directory, on_event, is_new=not self._must_load)
         snapshots = Snapshots(model, optimizer, scheduler, scaler, extra or {})
         self._run = Run(model, config, trainer, judge, snapshots, journal, planned_steps)
         self._rounds = Rounds(self._run, self._checkpoint, checkpoint_steps)
@@ -152,10 +161,15 @@ class Session:
         Returns:
             The loss, a detached scalar that was not read from the device.
         """
-        self._refuse_if_finished()
-        loss, flops = self._run.trainer.train(batch, self._run.structure)
-        self._after(batch, loss, flops)
-        return loss
+        run = self._run
+        with run.lock:
+            self._refuse_if_closed()
+            if self._rounds.is_due:  # its arms were interrupted
+                self._end_step()
+            flops = run.cost(batch)
+            loss = run.trainer.train(batch)
+            self._after(batch, loss, flops, run.trainer.take_settings())
+            return loss
 
     def after_step(self, batch: Any, loss_value: Tensor | float) -> None:
         """Tell the session about a step that your own loop made with ``train_step``.
@@ -164,41 +178,48 @@ class Session:
             batch: the batch it took.
             loss_value: its loss.
         """
-        self._refuse_if_finished()
-        if self._run.trainer.owns_loop:
+        run = self._run
+        if run.trainer.owns_loop:
             raise ConfigError("after_step is for sessions with train_step; with loss, call session.step(batch).")
-        flops = self._run.trainer.cost(batch, self._run.structure)
-        if flops is None:  # a step of a kind that was never counted: replay it once, then put everything back
-            here = self._run.capture()
-            _, flops = self._run.trainer.train(batch, self._run.structure, replayed=(None,))
-            self._run.restore(here)
-        self._after(batch, loss_value.detach() if isinstance(loss_value, Tensor) else loss_value, flops)
+        with run.lock:
+            self._refuse_if_closed()
+            if self._rounds.is_due:  # its arms were interrupted, and the run has gone on
+                self._rounds.abandon("its arms were interrupted")
+            settings = run.trainer.take_settings()
+            loss = loss_value.detach() if isinstance(loss_value, Tensor) else loss_value
+            self._after(batch, loss, run.cost(batch), settings)
 
     def after_epoch(self) -> None:
         """End an epoch: evaluate, decide, report, checkpoint."""
-        self._refuse_if_finished()
-        self._run.epoch += 1
-        self._run.trainer.end_epoch()
-        if self._run.config.boundary_steps is None:
-            self._boundary()
+        run = self._run
+        with run.lock:
+            self._refuse_if_closed()
+            if self._rounds.is_due:
+                self._end_step()
+            run.epoch += 1
+            run.trainer.end_epoch(lambda: run.judge.measure().loss(run.judge.split.select))
+            if run.config.boundary_steps is None:
+                self._boundary()
 
     def finish(self) -> None:
         """End the run: every lifecycle gets its outcome, grafts that passed their keep gate become fossils."""
-        self._refuse_if_finished()
-        self._rounds.abandon("the run was finished")
-        self._keeping.finish(self._run.measure())
-        measured = self._run.judge.measure()
-        select = self._run.judge.split.select
-        self._run.journal.write(
-            "finished",
-            step=self._run.step,
-            select_loss=measured.loss(select),
-            select_metric=measured.metric(select),
-            train_flops=self.train_flops,
-        )
-        self._is_finished = True
-        self._run.trainer.detach()
-        self._checkpoint()
+        run = self._run
+        with run.lock:
+            self._refuse_if_closed()
+            self._rounds.abandon("the run was finished")
+            self._keeping.finish()
+            measured = run.judge.measure()
+            select = run.judge.split.select
+            run.journal.write(
+                "finished",
+                step=run.step,
+                select_loss=measured.loss(select),
+                select_metric=measured.metric(select),
+                train_flops=self.train_flops,
+            )
+            self._is_finished = True
+            run.trainer.detach()
+            self._checkpoint()
 
     def submit(self, command: Command) -> Answer:
         """Carry out a command, or refuse it with a reason; never raises for a refusal.
@@ -217,7 +238,8 @@ class Session:
         Returns:
             The folder of the new generation.
         """
-        return store.write(Path(path), self._state())
+        with self._run.lock:
+            return store.write(Path(path), self._state())
 
     def load(self, path: str | Path) -> None:
         """Go on where a checkpoint stands: regrows the architecture, then finishes an arm that was cut.
@@ -226,32 +248,64 @@ class Session:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
         state = store.read(Path(path))
+        with self._run.lock:
+            self._refuse_if_finished()
+            self._check_is_of_this_run(state)
+            self._restore(state)
+            self._must_load = False
+            if self._rounds.is_due:
+                self._end_step()
+
+    def _check_is_of_this_run(self, state: dict[str, Any]) -> None:
+        if not isinstance(state, dict) or "identity" not in state:
+            raise CheckpointError("The checkpoint was not saved by a session.")
+        here, there = self._identity(), state["identity"]
+        for name, value in here.items():
+            if value != there[name]:
+                raise CheckpointError(
+                    f"The checkpoint is of another run: {name} is {value!r} here and {there[name]!r} there."
+                )
         if self._loader is not None and state["loader"] is None:
             raise CheckpointError(
                 "The checkpoint holds no position in the data: it was saved by a session without loader."
             )
-        self._run.restore(state)
-        self._run.books = Books.from_dict(state["books"])
-        self._run.recent = state["recent"]
-        self._run.journal.restore(state["events"])
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        run, loader = self._run, self._loader
+        here, position = run.capture(), None if loader is None else clone(loader.state_dict())
+        try:
+            run.restore(state)
+            if loader is not None:
+                loader.load_state_dict(state["loader"])
+        except Exception as error:
+            run.restore(here)
+            if loader is not None:
+                loader.load_state_dict(position)
+            if isinstance(error, EsperError):
+                raise
+            raise CheckpointError(f"The checkpoint does not fit this run: {error}") from error
+        run.books = Books.from_dict(state["books"])
+        run.recent = state["recent"]
+        run.journal.restore(state["events"])
         self._rounds.current = None if state["round"] is None else Round.from_dict(state["round"])
-        self._rounds.fallback = state["fallback"]
+        self._rounds.fallbacks = state["fallbacks"]
         self._keeping.load_state_dict(state["keeping"])
         self._loss_sum, self._loss_count, self._is_finished = state["losses"]
-        if self._loader is not None:
-            self._loader.load_state_dict(state["loader"])
-        if self._rounds.current is not None and self._rounds.current.run is not None:
-            self._rounds.judge()
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to be of this run."""
+        return {"planned_steps": self._run.planned_steps, "held_out_samples": self._run.judge.num_samples}
 
     def _state(self) -> dict[str, Any]:
         current = self._rounds.current
         return {
+            "identity": self._identity(),
             **self._run.capture(),
             "books": self._run.books.to_dict(),
             "recent": self._run.recent,
             "events": self._run.journal.events,
             "round": None if current is None else current.to_dict(),
-            "fallback": self._rounds.fallback,
+            "fallbacks": self._rounds.fallbacks,
             "keeping": self._keeping.state_dict(),
             "losses": (self._loss_sum, self._loss_count, self._is_finished),
             "loader": None if self._loader is None else self._loader.state_dict(),
@@ -259,23 +313,31 @@ class Session:
 
     def _checkpoint(self) -> None:
         if self._directory is not None:
-            self.save(self._directory / "checkpoints")
+            self.save(self._directory / CHECKPOINTS)
 
-    def _after(self, batch: Any, loss: Tensor | float, flops: int) -> None:
+    def _after(self, batch: Any, loss: Tensor | float, flops: int, settings: Settings | None) -> None:
         run = self._run
         run.books.run_flops += flops
         run.trainer.step += 1
         self._loss_sum, self._loss_count = self._loss_sum + loss, self._loss_count + 1
-        rates = run.trainer.take_rates()
         if run.books.alive:
             run.advance()
-            run.recent = [*run.recent[1 - run.ramp_steps :], batch] if run.in_state(*LIVE, State.CULLED) else []
+            has_live = run.in_state(*LIVE, State.CULLED, State.CANCELLED)
+            run.recent = [*run.recent, batch][-run.ramp_steps :] if has_live else []
         self._keeping.after_step()
         if self._rounds.current is not None:
-            self._rounds.remember(batch, rates, flops)
-        every = run.config.boundary_steps
-        if every is not None and run.step % every == 0:
+            self._rounds.remember(batch, settings, flops)
+        self._end_step()
+
+    def _end_step(self) -> None:
+        """What may follow a step. Checkpoints only once all of it is done: a resumed run does not come here again."""
+        every, is_due = self._run.config.boundary_steps, self._rounds.is_due
+        if is_due:
+            self._rounds.judge()
+        if every is not None and self._run.step % every == 0:
             self._boundary()
+        elif is_due:
+            self._checkpoint()
 
     def _boundary(self) -> None:
         run, split = self._run, self._run.judge.split
@@ -298,12 +360,17 @@ class Session:
         )
         if self._rounds.current is None:
             self._keeping.at_boundary(now)
-            for command in self._policy.decide(self._observation()):
-                run.submit(command)
-            candidates = run.in_state(State.GERMINATED)
-            if candidates:
-                self._rounds.begin(candidates)
+            if not self._keeping.is_removing:  # a twin that still changes would be no fair one
+                self._begin_round()
         self._checkpoint()
+
+    def _begin_round(self) -> None:
+        run = self._run
+        for command in self._policy.decide(self._observation()):
+            run.submit(command)
+        candidates = run.in_state(State.GERMINATED)
+        if candidates:
+            self._rounds.begin(candidates)
 
     def _observation(self) -> Observation:
         run = self._run
@@ -319,6 +386,14 @@ class Session:
             host_parameters=host_parameters(run.model),
             grown_parameters=sum(place.arena.num_parameters for place in run.places.values()),
         )
+
+    def _refuse_if_closed(self) -> None:
+        self._refuse_if_finished()
+        if self._must_load:
+            raise ConfigError(
+                f"{self._directory} holds another run. Go on with it by session.load({str(self._directory)!r} + "
+                f"'/{CHECKPOINTS}'), or name another directory."
+            )
 
     def _refuse_if_finished(self) -> None:
         if self._is_finished:

@@ -51,6 +51,7 @@ class Snapshots:
         grads = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
         return clone(
             {
+                "kinds": self._kinds(),
                 "topology": {place.layer_id: json.dumps(place.arena.topology()) for place in places(self._model)},
                 "model": dict(_tensors(self._model)),
                 "extra_state": {
@@ -68,7 +69,7 @@ class Snapshots:
         """Go back to a body, in place: every parameter stays the same object.
 
         Raises:
-            CheckpointError: if it belongs to another model or set of objects; nothing was changed then.
+            CheckpointError: if it belongs to another model or other objects; nothing was changed then.
         """
         self._check_fits(body)
         body = clone(body)
@@ -86,6 +87,11 @@ class Snapshots:
         for name, state in body["others"].items():
             self._in_body[name].load_state_dict(state)
 
+    def optimizer_settings(self) -> list[dict[str, Any]]:
+        """Parameter groups as they are now, in the form of a state dict."""
+        groups: list[dict[str, Any]] = clone(self._optimizer.state_dict()["param_groups"])
+        return groups
+
     def clock(self) -> dict[str, Any]:
         """Where training stands."""
         scheduler = None if self._scheduler is None else self._scheduler.state_dict()
@@ -98,27 +104,40 @@ class Snapshots:
             self._scheduler.load_state_dict(clock["scheduler"])
         restore_random_state(clock["random"])
 
+    def _kinds(self) -> dict[str, str]:
+        """Class of every object whose state is captured, by its name in the session."""
+        objects = {"optimizer": self._optimizer, "scheduler": self._scheduler, **self._in_body}
+        return {name: type(item).__name__ for name, item in objects.items() if item is not None}
+
     def _check_fits(self, body: dict[str, Any]) -> None:
-        pairs = [
-            ("place", {place.layer_id for place in places(self._model)}, set(body["topology"])),
-            ("object", {name for name, item in self._in_body.items() if item is not None}, set(body["others"])),
-            ("host tensor", _host_names(dict(_tensors(self._model))), _host_names(body["model"])),
+        pairs: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+            ("place", {place.layer_id: None for place in places(self._model)}, dict.fromkeys(body["topology"])),
+            ("object", self._kinds(), body["kinds"]),
+            ("tensor", _fixed_shapes(dict(_tensors(self._model))), _fixed_shapes(body["model"])),
+            ("parameter group", _group_sizes(self._optimizer.state_dict()), _group_sizes(body["optimizer"])),
         ]
+        remedy = "Build model, optimizer and session as they were when it was saved."
         for what, here, there in pairs:
-            for name in sorted(here ^ there):
+            for name in sorted(here.keys() ^ there.keys()):
                 owner = "this run" if name in here else "the checkpoint"
                 raise CheckpointError(
-                    f"The checkpoint is of another run: only {owner} has the {what} {name!r}. Build model, optimizer "
-                    "and session as they were when it was saved."
+                    f"The checkpoint is of another run: only {owner} has the {what} {name!r}. {remedy}"
                 )
-        for name, tensor in _tensors(self._model):
-            if "_esper." not in name and tensor.shape != body["model"][name].shape:
-                shapes = f"{tuple(tensor.shape)} here, {tuple(body['model'][name].shape)} there"
-                raise CheckpointError(f"The checkpoint is of another model: {name} is {shapes}.")
+            for name, value in here.items():
+                if value != there[name]:
+                    raise CheckpointError(
+                        f"The checkpoint is of another run: the {what} {name!r} is {value} here and {there[name]} "
+                        f"there. {remedy}"
+                    )
 
 
-def _host_names(names: Mapping[str, Any]) -> set[str]:
-    return {name for name in names if "_esper." not in name}
+def _fixed_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes that do not change when a model grows."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if "_esper." not in name or ".state." in name}
+
+
+def _group_sizes(optimizer: dict[str, Any]) -> dict[str, int]:
+    return {str(index): len(group["params"]) for index, group in enumerate(optimizer["param_groups"])}
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -6,12 +6,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from esper.checkpoint.tree import clone
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.kasmina.hosts import places
 from esper.kasmina.slot_optimizer import ADAM_FAMILY, SlotOptimizer
-from esper.runtime.flops import FlopMeter, shapes_of
+
+Settings = list[dict[str, Any]]
+"""Numbers that schedules move (learning rate, momentum, weight decay ...), one dict per parameter group."""
 
 GRAFT_PEAK_LR = 1e-3
 """Peak learning rate of grafts behind optimizers that are not of the Adam family."""
@@ -65,6 +69,11 @@ class Trainer:
             raise ConfigError(
                 "With train_step your own code clips and accumulates; leave clip_grad_norm and accumulate."
             )
+        if isinstance(scheduler, ReduceLROnPlateau) and (scheduler_every != "epoch" or scheduler.mode != "min"):
+            raise ConfigError(
+                "ReduceLROnPlateau is shown the held-out loss after every epoch: give it mode='min' and Session "
+                "scheduler_every='epoch'."
+            )
         for name in ("scheduler", "scaler"):
             if given[name] is not None and not hasattr(given[name], "state_dict"):
                 raise ConfigError(
@@ -73,9 +82,8 @@ class Trainer:
         self._model, self._optimizer, self._config, self._planned_steps = model, optimizer, config, planned_steps
         self._loss, self._train_step, self._scaler = loss, train_step, scaler
         self._scheduler, self._scheduler_every = scheduler, scheduler_every
-        self._clip_grad_norm, self._accumulate = clip_grad_norm, accumulate
-        self.meter = FlopMeter()
-        self._handle = optimizer.register_step_pre_hook(self._note_rates)
+        self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
+        self._handle = optimizer.register_step_pre_hook(self._note_settings)
         self._slot_optimizer = SlotOptimizer(model, optimizer, self._graft_lr, config.graft_weight_decay)
         arenas = {id(place.arena.slots) for place in places(model)}
         groups = (index for index, group in enumerate(optimizer.param_groups) if arenas & {*map(id, group["params"])})
@@ -84,52 +92,51 @@ class Trainer:
         self.step = 0
         self.peak_lr = config.peak_lr or 0.0
         self.rates: list[float] | None = None
-        self._noted: list[float] | None = None
+        self._noted: Settings | None = None
 
     def detach(self) -> None:
         """Take the hooks off the optimizer: it is the user's alone again."""
         self._handle.remove()
         self._slot_optimizer.detach()
 
-    def train(
-        self, batch: Any, structure: object, replayed: tuple[list[float] | None] | None = None
-    ) -> tuple[Tensor | float, int]:
+    def train(self, batch: Any, replayed: tuple[Settings | None] | None = None) -> Tensor | float:
         """One step on a batch.
 
         Args:
             batch: what the user's ``loss`` or ``train_step`` takes.
-            structure: equal for equal grafts; keys the FLOP count.
-            replayed: in an arm: the learning rates that the run had in this step, one per parameter group (None where
-                its optimizer rested); the scheduler is left alone then.
+            replayed: in an arm: the settings that the run's optimizer had in this step (None where it rested); the
+                scheduler is left alone then.
 
         Returns:
-            The loss (a detached scalar, not read from the device) and the FLOPs of forward and backward.
+            The loss, a detached scalar that was not read from the device.
         """
         if replayed is not None and replayed[0] is not None:
-            for group, rate in zip(self._optimizer.param_groups, replayed[0], strict=True):
-                group["lr"] = rate
-        key = (shapes_of(batch), structure)
+            for group, settings in zip(self._optimizer.param_groups, replayed[0], strict=True):
+                for name, value in settings.items():
+                    if isinstance(group[name], Tensor):
+                        group[name].copy_(value)
+                    else:
+                        group[name] = value
         if self._train_step is not None:
-            step = self._train_step
-            loss, flops = self.meter.run(key, lambda: step(batch))
+            loss = self._train_step(batch)
         else:
-            loss, flops = self.meter.run(key, lambda: self._backward(batch))
-            if (self.step + 1) % self._accumulate == 0:
+            loss = self._backward(batch)
+            if (self.step + 1) % self.accumulate == 0:
                 self._update(with_scheduler=replayed is None)
-        return (loss.detach() if isinstance(loss, Tensor) else loss), flops
+        return loss.detach() if isinstance(loss, Tensor) else loss
 
-    def take_rates(self) -> list[float] | None:
-        """Learning rates with which the optimizer stepped since the last call; None if it rested."""
+    def take_settings(self) -> Settings | None:
+        """Settings with which the optimizer stepped since the last call; None if it rested."""
         noted, self._noted = self._noted, None
         return noted
 
-    def cost(self, batch: Any, structure: object) -> int | None:
-        """FLOPs of a step that was measured before, else None."""
-        return self.meter.known((shapes_of(batch), structure))
-
-    def end_epoch(self) -> None:
-        """Step a scheduler that counts epochs."""
-        if self._scheduler is not None and self._scheduler_every == "epoch":
+    def end_epoch(self, measure_loss: Callable[[], float]) -> None:
+        """Step a scheduler that counts epochs; one that looks for plateaus is shown the held-out loss."""
+        if self._scheduler is None or self._scheduler_every != "epoch":
+            return
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(measure_loss())
+        else:
             self._scheduler.step()
 
     @property
@@ -149,7 +156,7 @@ class Trainer:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss returned {shape}; return one scalar tensor, the mean over the batch.")
-        share = loss if self._accumulate == 1 else loss / self._accumulate
+        share = loss if self.accumulate == 1 else loss / self.accumulate
         (share if self._scaler is None else self._scaler.scale(share)).backward()
         return loss
 
@@ -167,8 +174,12 @@ class Trainer:
         if with_scheduler and self._scheduler is not None and self._scheduler_every == "step":
             self._scheduler.step()
 
-    def _note_rates(self, optimizer: Optimizer, *_: Any) -> None:
-        self.rates = self._noted = [float(group["lr"]) for group in optimizer.param_groups]
+    def _note_settings(self, optimizer: Optimizer, *_: Any) -> None:
+        self.rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._noted = [
+            {name: clone(value) for name, value in group.items() if isinstance(value, float | tuple | Tensor)}
+            for group in optimizer.param_groups
+        ]
         if self._config.peak_lr is None:
             self.peak_lr = max(self.peak_lr, self.lr)
 

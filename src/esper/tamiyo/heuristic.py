@@ -38,11 +38,15 @@ class HeuristicPolicy:
         config, fraction = self._config, seen.step / seen.planned_steps
         if seen.rounds_done >= config.max_rounds or not config.grow_after <= fraction <= config.grow_until:
             return None
+        if any(place.is_under_embargo for place in seen.places):
+            return None  # a round without the places that lost the last one would be no fair choice
         if overfits(seen.train_losses, seen.select_losses, config.patience):
             return None
         if has_stalled(seen.select_losses, config.patience, config.min_delta):
             return "the held-out loss has stalled"
-        return "the growth window is open" if fraction >= config.grow_at else None
+        share = seen.rounds_done / max(1, config.max_rounds - 1)
+        latest = config.grow_at + share * (config.grow_until - config.grow_at)
+        return "the growth window is open" if fraction >= latest else None
 
     def _candidates(self, seen: Observation, reason: str) -> Iterator[Command]:
         """Places by kind: the longest path first, then halves, then one layer-wide group."""

@@ -1,0 +1,1 @@
+"""One script per claim. Each prints hardware, versions and spread, and keeps its results as JSON."""

@@ -1,0 +1,1 @@
+"""What growth is worth against fair controls."""

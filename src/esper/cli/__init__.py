@@ -1,0 +1,1 @@
+"""The door: reads options, prints what happens. Nothing here decides anything."""

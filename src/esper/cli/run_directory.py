@@ -1,0 +1,151 @@
+"""The directory of one run: which one, what is in it, and that it never holds half a file."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from esper.cli.options import INVOCATION, Options, Request, read_file, request, to_values
+from esper.contracts.errors import ConfigError
+
+ROOT = Path("runs")
+CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL = "config.yaml", "result.json", "progress.json", "checkpoints", "model"
+_OURS = (CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL, "metrics.jsonl", "audit.jsonl")
+
+
+def locate(asked: Request) -> tuple[Options, Path | None]:
+    """The run's options, and its directory if it is to be resumed. Nothing is written.
+
+    Raises:
+        ConfigError: if the output directory cannot take a new run, or there is no such run to resume.
+    """
+    if asked.options.resume is not None:
+        directory, stored = find(asked)
+        return stored, directory
+    if asked.options.output is not None:
+        check_free(asked.options.output)
+    return asked.options, None
+
+
+def check_free(output: str) -> None:
+    """Refuse an output directory that cannot take a new run.
+
+    Raises:
+        ConfigError: if it holds a run, is a file, or cannot be written.
+    """
+    directory = Path(output)
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--output {directory} is a file. Name a directory.")
+    held = [name for name in _OURS if (directory / name).exists()]
+    if held:
+        raise ConfigError(
+            f"--output {directory} already holds a run ({held[0]}). Go on with it: --resume last --output {directory}. "
+            "Or name another directory."
+        )
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(
+            f"--output {directory} cannot be written: {existing} does not allow it. Name another directory."
+        )
+
+
+def create(options: Options, task_name: str) -> Path:
+    """Make the directory of a new run, with its ``config.yaml``."""
+    if options.output is not None:
+        directory = Path(options.output)
+        directory.mkdir(parents=True, exist_ok=True)
+    else:
+        directory = _new_directory(f"{task_name}-{options.seed}")
+    import yaml
+
+    write_text(directory / CONFIG, yaml.safe_dump(to_values(options), sort_keys=False))
+    return directory
+
+
+def discard(directory: Path) -> None:
+    """Take back :func:`create`: a run that could not begin leaves nothing behind."""
+    (directory / CONFIG).unlink(missing_ok=True)
+    for made in (directory, ROOT):
+        if made.is_dir() and not any(made.iterdir()):
+            made.rmdir()
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Whether the run can go on from a checkpoint."""
+    return any((directory / CHECKPOINTS).glob("[0-9]*"))
+
+
+def find(asked: Request) -> tuple[Path, Options]:
+    """The run to resume, and its options.
+
+    Raises:
+        ConfigError: if there is none, or an option that was given differs from those that it was started with.
+    """
+    output = asked.options.output
+    if output is not None:
+        directory = Path(output)
+        if not (directory / CONFIG).is_file():
+            raise ConfigError(f"--resume: there is no run in {directory}. Start one without --resume.")
+    else:
+        configs = sorted(ROOT.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime_ns)
+        if not configs:
+            raise ConfigError(
+                f"--resume: there is no run under {ROOT}/. Start one without --resume, or name it by --output."
+            )
+        directory = configs[-1].parent
+    stored = request(read_file(directory / CONFIG)).options
+    for name in sorted(asked.given - set(INVOCATION)):
+        wanted, actual = _lookup(asked.options, name), _lookup(stored, name)
+        if wanted != actual:
+            raise ConfigError(
+                f"--resume: the run in {directory} was started with {name} {actual}, not {wanted}. Leave {name} out to "
+                "go on with it, or start another run without --resume."
+            )
+    return directory, stored
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file as a whole or not at all; a number that is not finite becomes null."""
+    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote; empty if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _new_directory(name: str) -> Path:
+    number = 1
+    while True:
+        directory = ROOT / (name if number == 1 else f"{name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return directory
+
+
+def _lookup(options: Options, name: str) -> Any:
+    return (
+        getattr(options.growth, name.removeprefix("growth.")) if name.startswith("growth.") else getattr(options, name)
+    )

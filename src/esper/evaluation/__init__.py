@@ -1,0 +1,1 @@
+"""Judges: what growth is worth against fair controls."""

@@ -1,0 +1,111 @@
+"""The fair controls: equal training FLOPs, each with a learning rate searched for itself.
+
+``host_on`` is the host as it was before it grew, trained on; ``static`` a network that has the grown one's size from
+the start. A control is never given less than the grown run: six whole runs are searched, only the best one's FLOPs
+are counted, and the choice is made on samples that no verdict on the grown run has used.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from esper.contracts.errors import ConfigError
+from esper.evaluation.row import Row, measured
+from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step, optimizer_of, train
+from esper.tasks.task import Task
+
+RATES = (1e-3, 3e-3, 1e-2)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the controls share with the run that they are compared with.
+
+    Args:
+        batch_size: samples of a batch.
+        seed: of first weights and order of batches.
+        split_seed: of the deal of the held-out samples.
+        rates: peak learning rates to search.
+    """
+
+    batch_size: int
+    seed: int
+    split_seed: int
+    rates: tuple[float, ...] = RATES
+
+
+def host_on(task: Task, train_flops: int, setting: Setting) -> Row:
+    """The host from the grown run's first weights, trained for ``train_flops``."""
+    return search(task, setting, lambda recipe: train_new(task, 1.0, train_flops, setting, recipe))
+
+
+def static(task: Task, train_flops: int, parameters: int, setting: Setting) -> Row:
+    """A host with all hidden widths scaled by one factor to ``parameters``, trained for ``train_flops``.
+
+    The row reports the parameters that it really has: widths are whole numbers.
+    """
+    factor = width_factor(task, parameters)
+    return search(task, setting, lambda recipe: train_new(task, factor, train_flops, setting, recipe))
+
+
+def search(task: Task, setting: Setting, run: Callable[[Recipe], tuple[nn.Module, int]]) -> Row:
+    """Train once per learning rate and schedule; the row of the run that ends best on the *select* part.
+
+    Args:
+        task: what is learned.
+        setting: with the rates to search.
+        run: trains to the end and gives the model and its training FLOPs. It is called with the global random state
+            seeded by ``setting.seed``, which is put back afterwards.
+    """
+    rows = []
+    for schedule in SCHEDULES:
+        for lr in setting.rates:
+            started = time.perf_counter()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(setting.seed)
+                model, flops = run(Recipe(lr, schedule))
+            seconds = time.perf_counter() - started
+            rows.append(
+                measured(model, task, setting.split_seed, train_flops=flops, seconds=seconds, lr=lr, schedule=schedule)
+            )
+    return min(rows, key=lambda row: math.inf if math.isnan(row.val_loss) else row.val_loss)
+
+
+def train_new(task: Task, factor: float, train_flops: int, setting: Setting, recipe: Recipe) -> tuple[nn.Module, int]:
+    """A new host of ``factor`` times the widths, trained for as many steps as come closest to ``train_flops``."""
+    model = task.make_host(width_factor=factor)
+    cost = flops_per_step(model, next(batches(task, setting.batch_size, setting.seed)))
+    steps = max(1, round(train_flops / cost))
+    source = batches(task, setting.batch_size, setting.seed)
+    train(model, optimizer_of(model), source, recipe, range(steps), steps)
+    return model, steps * cost
+
+
+def width_factor(task: Task, parameters: int) -> float:
+    """The factor at which the scaled host comes closest to ``parameters``.
+
+    Raises:
+        ConfigError: if the host's size does not follow its factor.
+    """
+
+    def size(factor: float) -> int:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return sum(parameter.numel() for parameter in task.make_host(width_factor=factor).parameters())
+
+    low = high = 1.0
+    while size(high) < parameters and high < 2**20:
+        high *= 2
+    while size(low) > parameters and low > 2**-20:
+        low /= 2
+    if size(high) < parameters:
+        raise ConfigError(f"The host has {size(high)} parameters however large its width_factor; wanted {parameters}.")
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(middle) < parameters else (low, middle)
+    # Rounding to whole widths is not quite monotone, so the neighbours are looked at too.
+    nearby = [high * (1 + offset / 400) for offset in range(-20, 21)]
+    return min([1.0, high, *nearby], key=lambda factor: abs(size(factor) - parameters))

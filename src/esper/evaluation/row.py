@@ -1,0 +1,88 @@
+"""One row of a comparison: how large, how dear, how good."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from esper.kasmina.worth import split_samples
+from esper.tasks.task import Samples, Task
+
+CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trained network, measured.
+
+    Args:
+        parameters: of the network.
+        train_flops: multiply-adds of its training, times two, as torch's FlopCounterMode counts.
+        val_loss: mean loss on the *select* part of the held-out samples, in nats.
+        val_metric: share of the *select* part that is right.
+        test_loss: mean loss on the test samples, in nats.
+        test_metric: share of the test samples that is right.
+        seconds: wall-clock time of its training.
+        lr: peak learning rate.
+        schedule: name of its learning-rate schedule.
+    """
+
+    parameters: int
+    train_flops: int
+    val_loss: float
+    val_metric: float
+    test_loss: float
+    test_metric: float
+    seconds: float
+    lr: float
+    schedule: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; what is not finite is None."""
+        values = asdict(self).items()
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values
+        }
+
+
+def measured(
+    model: nn.Module, task: Task, split_seed: int, *, train_flops: int, seconds: float, lr: float, schedule: str
+) -> Row:
+    """The row of a trained model.
+
+    Args:
+        model: as trained; its mode is left as it was.
+        task: what it learned.
+        split_seed: of the deal of the held-out samples into select, gate and confirm part.
+        train_flops, seconds, lr, schedule: as in :class:`Row`.
+    """
+    select = split_samples(len(task.held_out.y), None, split_seed).select
+    val_losses, val_correct = per_sample(model, Samples(task.held_out.x[select], task.held_out.y[select]))
+    test_losses, test_correct = per_sample(model, task.test)
+    return Row(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        train_flops=train_flops,
+        val_loss=float(val_losses.double().mean()),
+        val_metric=float(val_correct.double().mean()),
+        test_loss=float(test_losses.double().mean()),
+        test_metric=float(test_correct.double().mean()),
+        seconds=seconds,
+        lr=lr,
+        schedule=schedule,
+    )
+
+
+@torch.no_grad()
+def per_sample(model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and correctness (0 or 1) of every sample, both float32 ``[n]``, in eval mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        logits = torch.cat([model(x) for x in samples.x.split(CHUNK)])
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return F.cross_entropy(logits, samples.y, reduction="none"), (logits.argmax(1) == samples.y).float()

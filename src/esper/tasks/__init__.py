@@ -1,0 +1,1 @@
+"""Small real data sets and the small host models that learn them."""

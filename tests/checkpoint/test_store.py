@@ -1,0 +1,183 @@
+"""A checkpoint is written whole or not at all, and trusted only after its digests."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import esper.checkpoint.store as store
+from esper.contracts.errors import CheckpointError
+
+FILES = ("manifest.json", "tensors.safetensors")
+
+
+def tree(step: int = 1) -> dict:
+    generator = torch.Generator().manual_seed(step)
+    return {
+        "step": step,
+        "model": {"weight": torch.randn(3, 4, generator=generator), "mask": torch.tensor([True, False])},
+        "empty": torch.zeros(0, 2),
+        "alpha": torch.tensor(0.5, dtype=torch.bfloat16),
+        "note": "grüße",
+        "rates": [1e-3, float("nan"), float("inf")],
+    }
+
+
+def equal(one: dict, other: dict) -> bool:
+    return store.tree_digest(one) == store.tree_digest(other)
+
+
+def test_what_is_written_is_read(tmp_path):
+    folder = store.write(tmp_path / "run", tree())
+    assert equal(store.read(tmp_path / "run"), tree())
+    assert equal(store.read(folder), tree())
+
+
+def test_a_tree_that_is_one_tensor_or_nothing_is_stored_too(tmp_path):
+    for value in (torch.arange(3), None, {}):
+        store.write(tmp_path, value)
+        assert store.tree_digest(store.read(tmp_path)) == store.tree_digest(value)
+
+
+def test_a_tensor_that_the_state_holds_twice_is_stored(tmp_path):
+    shared = torch.randn(3)
+    store.write(tmp_path, {"a": shared, "b": shared, "c": shared[1:]})
+    back = store.read(tmp_path)
+    assert torch.equal(back["a"], back["b"])
+    assert torch.equal(back["c"], shared[1:])
+
+
+def test_the_newest_two_generations_are_kept_and_named(tmp_path):
+    names = [store.write(tmp_path, tree(step)).name for step in range(1, 5)]
+    assert names == sorted(names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[-2:]
+    assert store.read(tmp_path)["step"] == 4
+    assert store.read(tmp_path / names[-2])["step"] == 3
+
+
+def test_generations_sort_by_number_for_a_long_time(tmp_path):
+    store.write(tmp_path, tree(1)).rename(tmp_path / "000099")
+    assert store.write(tmp_path, tree(2)).name == "000100"
+    assert store.read(tmp_path)["step"] == 2
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
+    """A directory with two generations, and the bytes of the newer one."""
+    directory = tmp_path_factory.mktemp("checkpoints")
+    store.write(directory, tree(1))
+    folder = store.write(directory, tree(2))
+    return folder, {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize("bit", [0x01, 0x20, 0x80, 0xFF], ids=hex)
+@pytest.mark.parametrize("name", FILES)
+def test_any_flipped_byte_of_any_file_is_detected(written, name, bit):
+    """At every position; the message names the generation before it."""
+    folder, files = written
+    older = folder.parent / "000001"
+    undetected = []
+    for position in range(len(files[name])):
+        spoilt = bytearray(files[name])
+        spoilt[position] ^= bit
+        (folder / name).write_bytes(spoilt)
+        try:
+            store.read(folder.parent)
+            undetected.append(position)
+        except CheckpointError as error:
+            assert str(folder) in str(error)
+            assert f"load {older}" in str(error)
+    (folder / name).write_bytes(files[name])
+    assert undetected == []
+    assert equal(store.read(folder.parent), tree(2))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_detected_at_any_length(written, name):
+    folder, files = written
+    for length in range(len(files[name])):
+        (folder / name).write_bytes(files[name][:length])
+        with pytest.raises(CheckpointError, match=re.escape(f"{folder} is damaged")):
+            store.read(folder.parent)
+    (folder / name).write_bytes(files[name] + b"\0")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        store.read(folder.parent)
+    (folder / name).write_bytes(files[name])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_detected_and_the_whole_generation_named(tmp_path, name):
+    """The older generation is never taken in silence."""
+    older, newer = store.write(tmp_path, tree(1)), store.write(tmp_path, tree(2))
+    (newer / name).unlink()
+    with pytest.raises(CheckpointError, match=re.escape(f"{newer} is damaged")) as refusal:
+        store.read(tmp_path)
+    assert str(refusal.value).endswith(f"load {older}.")
+    assert equal(store.read(older), tree(1))
+
+
+def test_files_of_another_generation_are_detected(tmp_path):
+    older, newer = store.write(tmp_path, tree(1)), store.write(tmp_path, tree(2))
+    shutil.copy(older / "tensors.safetensors", newer / "tensors.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.weight does not match its digest"):
+        store.read(tmp_path)
+
+
+def test_a_damaged_only_generation_says_to_start_anew(tmp_path):
+    folder = store.write(tmp_path, tree())
+    (folder / "tensors.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="Start anew"):
+        store.read(tmp_path)
+
+
+@pytest.mark.parametrize("failing", ["save_file", "_flush", "_bytes_digest"])
+def test_a_write_that_fails_is_invisible_and_cleaned_up_by_the_next(tmp_path, failing):
+    """Wherever it stops before the rename, the generations that there were are what a reader sees."""
+    store.write(tmp_path, tree(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, failing, lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            store.write(tmp_path, tree(2))
+    assert store.read(tmp_path)["step"] == 1
+    store.write(tmp_path, tree(3))
+    assert store.read(tmp_path)["step"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000001", "000002"]
+
+
+def test_what_cannot_be_stored_leaves_nothing_behind(tmp_path):
+    with pytest.raises(CheckpointError, match="which cannot be stored"):
+        store.write(tmp_path / "new", {"a": object()})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x")])
+def test_no_checkpoint_is_said_by_name(tmp_path, make):
+    make(tmp_path / "none")
+    with pytest.raises(CheckpointError, match=re.escape(f"no checkpoint in {tmp_path / 'none'}")):
+        store.read(tmp_path / "none")
+
+
+def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "FORMAT", 99)
+    store.write(tmp_path, tree())
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="format 99; this version of Esper reads 1"):
+        store.read(tmp_path)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 11), st.integers(0, 3))
+def test_a_digest_sees_every_byte(element, byte):
+    one = tree()
+    before = store.tree_digest(one)
+    one["model"]["weight"].view(-1).view(torch.uint8)[4 * element + byte] ^= 1
+    assert store.tree_digest(one) != before
+
+
+def test_a_digest_sees_dtype_and_shape():
+    zeros = [torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.int32), torch.zeros(2, dtype=torch.float64)]
+    assert len({store.digest(tensor) for tensor in zeros}) == 4

@@ -1,0 +1,162 @@
+"""Options: command line over file over defaults, and one clear message for whatever is wrong with them."""
+
+import re
+import subprocess
+import sys
+import time
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from esper.cli.main import main
+from esper.cli.options import Options, parse, to_values
+from esper.contracts.config import GrowthConfig
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_config(text: str) -> str:
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write_config
+
+
+def test_nothing_need_be_given():
+    assert parse(["run"]).options == Options()
+
+
+def test_the_command_line_goes_over_the_file_and_the_file_over_defaults(write):
+    path = write("epochs: 7\nlr: 3e-4\ncontrols: false\ngrowth:\n  max_rounds: 1\n  keep_looks: [0.5, 0.9]\n")
+    options = parse(["run", "--config", path, "--epochs", "9"]).options
+    assert (options.epochs, options.lr, options.controls) == (9, 3e-4, False)
+    assert options.batch_size == Options.batch_size
+    assert options.growth == GrowthConfig(max_rounds=1, keep_looks=(0.5, 0.9))
+    assert parse(["run", "--config", path, "--controls"]).options.controls
+
+
+def test_growth_is_seeded_by_the_run_unless_told_otherwise(write):
+    assert parse(["run", "--seed", "5"]).options.growth.seed == 5
+    assert parse(["run", "--seed", "5", "--config", write("growth: {seed: 8}")]).options.growth.seed == 8
+
+
+def test_what_a_run_stores_reads_back_as_the_same_options(write):
+    path = write("data: mine.npz\nlr: 0.01\ngrowth: {layers: {'0': 4}, graft_lr: 2, seed: 3}")
+    options = parse(["run", "--config", path]).options
+    stored = parse(["run", "--config", write(yaml.safe_dump(to_values(options)))]).options
+    assert to_values(stored) == to_values(options)
+    assert stored.growth.layers == {"0": 4}
+
+
+def test_an_empty_file_changes_nothing(write):
+    assert parse(["run", "--config", write("")]).options.growth == GrowthConfig()
+
+
+@pytest.mark.parametrize("command", [["--help"], ["run", "--help"]])
+def test_help_answers_in_under_half_a_second_without_torch(command):
+    code = (
+        "import sys; from esper.cli.main import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+    )
+    seconds = []
+    for _ in range(3):  # the fastest of three: other processes run beside the tests
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.5
+
+
+def test_help_shows_every_option_with_its_default(capsys):
+    assert main(["run", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for one in fields(Options):
+        if one.name != "growth":
+            option = "--" + one.name.replace("_", "-")
+            default = "yes" if one.default is True else one.default
+            shown = "" if default is None else re.escape(f"{default})")
+            assert re.search(rf"{option}\b[^()]*(\([^()]*\))?[^()]*\(default: {shown}", text), option
+    for one in fields(GrowthConfig):
+        assert f"{one.name}: " in text
+
+
+BAD_LINES = {
+    "no command": ([], "Say what to do: 'esper run'"),
+    "unknown command": (["rnu"], "invalid choice: 'rnu'"),
+    "unknown option": (["run", "--epoch", "3"], "no option '--epoch'. Did you mean '--epochs'"),
+    "an abbreviation": (["run", "--bat=3"], "no option '--bat'"),
+    "a stray word": (["run", "digits"], "takes options only, not 'digits'"),
+    "no value": (["run", "--epochs"], "--epochs: expected one argument"),
+    "text for a number": (["run", "--epochs", "many"], "--epochs must be a whole number, not 'many'"),
+    "a broken number": (["run", "--epochs", "1.5"], "--epochs must be a whole number, not '1.5'"),
+    "no rate": (["run", "--lr", "fast"], "--lr must be a number, not 'fast'"),
+    "no epochs": (["run", "--epochs", "0"], "epochs must be at least 1, not 0"),
+    "no batch": (["run", "--batch-size", "0"], "batch_size must be at least 1, not 0"),
+    "a negative seed": (["run", "--seed", "-1"], "seed must be 0 to 2147483647, not -1"),
+    "a huge seed": (["run", "--seed", "99999999999"], "seed must be 0 to 2147483647"),
+    "no threads": (["run", "--threads", "0"], "threads must be 1 to 1024"),
+    "a rate of zero": (["run", "--lr", "0"], "lr must be above 0"),
+    "a rate that is no number": (["run", "--lr", "nan"], "lr must be above 0 and finite"),
+    "an infinite rate": (["run", "--lr", "inf"], "lr must be above 0 and finite"),
+    "another resume": (["run", "--resume", "first"], "--resume must be 'last', not 'first'"),
+    "no file": (["run", "--config", "none.yaml"], "none.yaml cannot be read: No such file"),
+    "a directory": (["run", "--config", "."], "cannot be read: Is a directory"),
+    "unknown data": (["run", "--data", "digit"], "no data set 'digit'. Did you mean 'digits'"),
+    "missing data": (["run", "--data", "none.npz"], "There is no file"),
+    "nothing to resume": (["run", "--resume", "last"], "no run under runs/"),
+    "nothing to resume there": (["run", "--resume", "last", "--output", "there"], "no run in there"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_wrong_command_line_ends_with_one_message_and_writes_nothing(case, tmp_path, monkeypatch, capsys):
+    line, says = BAD_LINES[case]
+    monkeypatch.chdir(tmp_path)
+    assert main(line) == 2
+    _check_message(capsys, says)
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD_FILES = {
+    "unknown option": ("epoch: 3", "there is no option 'epoch'. Did you mean 'epochs'"),
+    "unknown setting": ("growth: {max_round: 1}", "growth has no setting 'max_round'. Did you mean 'max_rounds'"),
+    "an option of one call": ("resume: last", "there is no option 'resume'"),
+    "a key that is no text": ("3: 4", "there is no option 3"),
+    "a list": ("- epochs", "must be a mapping of options to values, not list"),
+    "growth is no mapping": ("growth: 3", "growth must be a mapping"),
+    "no YAML": ("epochs: [1", "not valid YAML"),
+    "text for a number": ("epochs: many", "epochs must be a whole number, not 'many'"),
+    "a number in quotes": ("epochs: '7'", "epochs must be a whole number, not '7'"),
+    "a broken number": ("epochs: 7.5", "epochs must be a whole number, not 7.5"),
+    "true for a number": ("epochs: true", "epochs must be a whole number, not True"),
+    "nothing for a number": ("epochs:", "epochs must be a whole number, not None"),
+    "a number for true": ("controls: 1", "controls must be true or false, not 1"),
+    "out of range": ("epochs: -2", "epochs must be at least 1, not -2"),
+    "text for a setting": ("growth: {patience: long}", "growth.patience must be a whole number, not 'long'"),
+    "a setting out of range": ("growth: {patience: 0}", "growth: patience must be a whole number >= 1, not 0"),
+    "settings that contradict": ("growth: {grow_at: 0.9}", "grow_at must be between grow_after and grow_until"),
+    "a wrong choice": ("growth: {compare: time}", "growth.compare must be 'flops' or 'steps', not 'time'"),
+    "one name for a list": ("growth: {blueprints: glu}", "growth.blueprints must be a list, each text, not 'glu'"),
+    "a wrong list": ("growth: {keep_looks: [a]}", "growth.keep_looks must be a list, each a number"),
+    "unknown blueprint": ("growth: {blueprints: [bottleneck]}", "no blueprint 'bottleneck'. Did you mean"),
+    "a pattern without match": ("growth: {layers: ['enc*']}", "'enc*' matches no module"),
+    "too many seeds": ("growth: {layers: {'0': 9}}", "8 output channels and cannot carry 9 seeds"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_wrong_file_ends_with_one_message_and_writes_nothing(case, write, tmp_path, monkeypatch, capsys):
+    text, says = BAD_FILES[case]
+    path = write(text)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--config", path]) == 2
+    _check_message(capsys, says)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def _check_message(capsys, says: str) -> None:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("esper: ")
+    assert err.count("\n") == 1
+    assert says in err

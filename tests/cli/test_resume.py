@@ -1,0 +1,118 @@
+"""A run that was stopped, however rudely, ends as if it had not been."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esper.cli import run as run_module
+from esper.cli.main import main
+
+STOPPED_RUN = """
+import os, signal, sys
+import esper.cli.run
+from esper.checkpoint import store
+from esper.cli.main import main
+from esper.runtime.session import Session
+
+esper.cli.run.CHECKPOINT_STEPS = 3
+where, *line = sys.argv[1:]
+write, step = store.write, Session.step
+
+def kill_in_an_arm(directory, tree):
+    written = write(directory, tree)
+    if tree["round"] and tree["round"]["arm_step"] and where == f"arm {tree['round']['arm']}":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return written
+
+def stop_in_a_step(session, batch):
+    if where == "first step" and session.step_count == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if where == "epoch" and session.step_count == 140:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if where == "interrupt" and session.step_count == 40:
+        signal.raise_signal(signal.SIGINT)
+    return step(session, batch)
+
+store.write, Session.step = kill_in_an_arm, stop_in_a_step
+sys.exit(main(line))
+"""
+
+
+def _outcome(directory: Path) -> dict[str, Any]:
+    """Everything that a run leaves, but for what time it was and how long it took."""
+    result = json.loads((directory / "result.json").read_text())
+    result["rows"]["grown"].pop("seconds")
+    logs = {}
+    for name in ("metrics.jsonl", "audit.jsonl"):
+        lines = [json.loads(line) for line in (directory / name).read_text().splitlines()]
+        logs[name] = [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    return {"result": result, "weights": (directory / "model" / "weights.safetensors").read_bytes(), **logs}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, grows):
+    directory = tmp_path_factory.mktemp("undisturbed")
+    assert main(["run", "--config", grows, "--no-controls", "--output", str(directory)]) == 0
+    return _outcome(directory)
+
+
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [
+        ("first step", -signal.SIGKILL),
+        ("arm 0", -signal.SIGKILL),
+        ("arm 1", -signal.SIGKILL),
+        ("epoch", -signal.SIGKILL),
+        ("interrupt", 130),
+    ],
+)
+def test_a_stopped_run_ends_as_the_undisturbed_one(where, code, undisturbed, grows, tmp_path):
+    line = ["run", "--config", grows, "--no-controls", "--output", str(tmp_path)]
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOPPED_RUN, where, *line], capture_output=True, text=True, check=False
+    )
+    assert stopped.returncode == code, stopped.stderr
+    assert not (tmp_path / "result.json").exists()
+    assert "Traceback" not in stopped.stderr
+    if code == 130:
+        assert f"esper run --resume last --output {tmp_path}" in stopped.stdout
+    assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 0
+    assert _outcome(tmp_path) == undisturbed
+
+
+def test_a_control_that_was_finished_is_not_trained_again(grows, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def forbidden(*_):
+        raise AssertionError("host_on was trained twice")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "static", interrupted)
+        assert main(["run", "--config", grows, "--output", str(tmp_path)]) == 130
+    assert (tmp_path / "progress.json").exists()
+    monkeypatch.setattr(run_module, "host_on", forbidden)
+    assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert all(rows.values())
+    assert not (tmp_path / "progress.json").exists()
+
+
+def test_a_damaged_checkpoint_is_told_with_exit_code_1(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "_conclude", interrupted)
+    assert main(["run", "--epochs", "2", "--output", str(tmp_path)]) == 130
+    for tensors in (tmp_path / "checkpoints").glob("*/tensors.safetensors"):
+        content = bytearray(tensors.read_bytes())
+        content[-1] ^= 0xFF
+        tensors.write_bytes(content)
+    capsys.readouterr()
+    assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 1
+    assert "does not match its digest" in capsys.readouterr().err

@@ -1,0 +1,130 @@
+"""The whole path on a GPU: grow, refuse to the byte, resume, half precision with a gradient scaler."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import esper
+from esper.checkpoint.store import tree_digest
+from esper.contracts.lifecycle import State
+from esper.kasmina.hosts import places
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+EPOCHS, BATCHES = 12, 20
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Classes in rings: a linear bottleneck of width 2 cannot tell them apart."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 16, generator=generator)
+    y = (x[:, :4].norm(dim=1) * 2).long().clamp(max=5)
+    return x.cuda(), y.cuda()
+
+
+def make_host(dropout=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(16, 4), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 6)
+    ).cuda()
+
+
+def make_session(data, config, *, dropout=0.0, scaler=None, **optimizer_options):
+    x, y = data
+    model = esper.wrap(make_host(dropout), config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, **optimizer_options)
+
+    def loss(model, batch):
+        with torch.autocast("cuda", torch.float16, enabled=scaler is not None):
+            return F.cross_entropy(model(batch[0]), batch[1])
+
+    def evaluate(model):
+        logits = model(x[3000:])
+        return esper.Evaluation(F.cross_entropy(logits, y[3000:], reduction="none"), logits.argmax(1) == y[3000:])
+
+    loader = esper.BatchLoader((x[:3000], y[:3000]), 3000 // BATCHES, seed=0)
+    session = esper.Session(
+        model,
+        optimizer,
+        loss=loss,
+        evaluate=evaluate,
+        planned_steps=EPOCHS * BATCHES,
+        clip_grad_norm=1.0,
+        scaler=scaler,
+        loader=loader,
+    )
+    return model, session, loader
+
+
+def train(session, loader, until=EPOCHS):
+    for _ in range(session.epoch, until):
+        for batch in loader:
+            session.step(batch)
+        session.after_epoch()
+
+
+def test_a_narrow_host_grows_and_exports_on_the_gpu(data):
+    model, session, loader = make_session(data, esper.GrowthConfig())
+    train(session, loader)
+    session.finish()
+    assert any(report.outcome == "FOSSILIZED" for report in session.field_reports)
+    torch.testing.assert_close(esper.export(model).eval()(data[0]), model.eval()(data[0]))
+
+
+def test_a_run_that_refuses_everything_ends_byte_identical_to_the_bare_run(data):
+    model, session, loader = make_session(data, esper.GrowthConfig(gate_z=1e9), dropout=0.2)
+    train(session, loader)
+    bare_model, bare, bare_loader = make_session(data, esper.GrowthConfig(max_rounds=0), dropout=0.2)
+    train(bare, bare_loader)
+    assert len(session.field_reports) > 0
+    for (name, one), other in zip(model.named_parameters(), bare_model.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_run_resumed_in_the_window_of_a_round_ends_byte_identical(data, tmp_path):
+    model, session, loader = make_session(data, esper.GrowthConfig(), dropout=0.2)
+    train(session, loader, until=2)
+    for batch, _ in zip(loader, range(3), strict=False):
+        session.step(batch)
+    session.save(tmp_path)
+    expected_model, expected, expected_loader = model, session, loader
+    train(expected, expected_loader)
+    resumed_model, resumed, resumed_loader = make_session(data, esper.GrowthConfig(), dropout=0.2)
+    resumed.load(tmp_path)
+    train(resumed, resumed_loader)
+    states = [{name: t.cpu() for name, t in m.state_dict().items()} for m in (expected_model, resumed_model)]
+    assert tree_digest(states[0]) == tree_digest(states[1])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_grafts_train_under_a_gradient_scaler(data, fused):
+    scaler = torch.amp.GradScaler("cuda")
+    model, session, loader = make_session(data, esper.GrowthConfig(), scaler=scaler, fused=fused)
+    train(session, loader)
+    session.finish()
+    assert any(report.outcome == "FOSSILIZED" for report in session.field_reports)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_a_poisoned_graft_is_culled_one_step_later_and_the_host_stays_finite(data):
+    model, session, loader = make_session(data, esper.GrowthConfig())
+    while not any(place.arena.live for place in places(model)):
+        for batch in loader:
+            session.step(batch)
+        session.after_epoch()
+    place = next(place for place in places(model) if place.arena.live)
+    with torch.no_grad():
+        place.arena.slots[0] = torch.nan
+    batches = iter(loader)
+    session.step(next(batches))
+    assert place.arena.live
+    session.step(next(batches))
+    assert not place.arena.live
+    assert State.CULLED in {State(code) for code in place.state.lifecycle.tolist()}
+    host = {n: p for n, p in model.named_parameters() if "_esper" not in n}
+    assert all(torch.isfinite(parameter).all() for parameter in host.values())

@@ -1,0 +1,89 @@
+import math
+
+import pytest
+
+from esper.contracts.lifecycle import State
+from esper.kasmina.gates import gate
+
+# What each gate asks for, with values that just pass.
+PASSING = {
+    State.TRAINING: {"has_slot": True},
+    State.GRAFTING: {"is_finite": True},
+    State.STABILIZATION: {"is_finite": True, "alpha": 1.0},
+    State.EVALUATING: {"is_finite": True, "held_steps": 1},
+    State.FINE_TUNING: {"is_finite": True, "twin_z": 2.33, "has_metric": True, "metric_gain": 0.0},
+    State.FOSSILIZED: {"is_finite": True, "ablation_z": 2.33, "confirm_margin": 0.0},
+}
+FAILING = {
+    "has_slot": False,
+    "is_finite": False,
+    "alpha": 0.99,
+    "held_steps": 0,
+    "twin_z": 2.32,
+    "metric_gain": -0.001,
+    "ablation_z": 2.32,
+    "confirm_margin": -1e-6,
+}
+TERMS = [(target, name) for target, values in PASSING.items() for name in values]
+
+
+@pytest.mark.parametrize("target", PASSING, ids=lambda state: state.name)
+def test_a_gate_opens_where_all_its_terms_hold(target):
+    result = gate(target, PASSING[target])
+    assert result.passed
+    assert str(result) == "passed"
+
+
+@pytest.mark.parametrize(("target", "name"), TERMS, ids=str)
+@pytest.mark.parametrize("how", ["absent", "none"])
+def test_what_was_not_measured_never_passes(target, name, how):
+    measured = dict(PASSING[target])
+    if how == "none":
+        measured[name] = None
+    else:
+        del measured[name]
+    result = gate(target, measured)
+    assert not result.passed
+    assert result.failures == (f"{name} is missing",)
+
+
+@pytest.mark.parametrize(("target", "name"), [term for term in TERMS if term[1] != "has_metric"], ids=str)
+def test_nan_never_passes(target, name):
+    result = gate(target, PASSING[target] | {name: math.nan})
+    assert not result.passed
+    assert str(result).startswith(f"{name} is nan")
+
+
+@pytest.mark.parametrize(("target", "name"), [term for term in TERMS if term[1] != "has_metric"], ids=str)
+def test_each_term_alone_shuts_the_gate_and_is_named(target, name):
+    result = gate(target, PASSING[target] | {name: FAILING[name]})
+    assert not result.passed
+    assert len(result.failures) == 1
+    assert result.failures[0].startswith(f"{name} is ")
+
+
+def test_a_metric_that_the_task_does_not_have_is_no_term():
+    measured = {"is_finite": True, "twin_z": 3.0, "has_metric": False}
+    assert gate(State.FINE_TUNING, measured).passed
+    assert gate(State.FINE_TUNING, measured | {"metric_gain": None}).passed
+
+
+def test_a_metric_that_the_task_has_and_that_was_not_measured_is_missing():
+    result = gate(State.FINE_TUNING, {"is_finite": True, "twin_z": 3.0, "has_metric": True})
+    assert result.failures == ("metric_gain is missing",)
+
+
+@pytest.mark.parametrize(("target", "name"), [(State.FINE_TUNING, "twin_z"), (State.FOSSILIZED, "ablation_z")])
+def test_the_z_score_asked_for_is_configuration(target, name):
+    assert not gate(target, PASSING[target], gate_z=3.0).passed
+    assert gate(target, PASSING[target] | {name: 1.0}, gate_z=1.0).passed
+
+
+def test_ablation_alone_never_opens_the_grow_gate():
+    """A host leans on whatever was blended in: a knock-out passes for random grafts."""
+    assert not gate(State.FINE_TUNING, {"is_finite": True, "ablation_z": 50.0, "has_metric": False}).passed
+
+
+def test_all_failures_are_told_at_once():
+    result = gate(State.FINE_TUNING, {})
+    assert str(result) == "is_finite is missing; twin_z is missing; has_metric is missing"

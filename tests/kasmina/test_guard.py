@@ -1,0 +1,293 @@
+"""Containment: a faulty graft is the identity in that very forward and backward, for its own chunk only."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import esper.kasmina.arena as arena_module
+from esper.blueprints import catalogue
+from esper.blueprints.bottleneck_mlp import BottleneckMLP
+from esper.contracts.lifecycle import State
+from esper.kasmina.guard import FOSSIL_FAULT, LIVE_FAULT
+from esper.kasmina.layer import Place
+from tests.kasmina.growing import grow, host_grads, mlp, place_of, wrapped
+
+STATES = [State.GRAFTING, State.STABILIZATION, State.EVALUATING, State.FINE_TUNING, State.FOSSILIZED]
+
+
+@dataclass(frozen=True)
+class Cusp(BottleneckMLP):
+    """Finite everywhere, with the gradient 0 * inf = nan where its first layer gives zero."""
+
+    id: ClassVar[str] = "cusp"
+
+    def delta(self, params, x):
+        return super().delta(params, x) + (x @ params["w1"].mT).square().sum(dim=-1, keepdim=True).sqrt()
+
+
+@pytest.fixture(autouse=True)
+def _cusp(monkeypatch):
+    monkeypatch.setitem(catalogue.CATALOGUE, "cusp", Cusp)
+
+
+def params_of(place: Place, lifecycle: int) -> dict[str, torch.Tensor]:
+    """Views of a graft's parameters by name, wherever they are."""
+    if lifecycle in place.arena.grafts:
+        graft = place.arena.grafts[lifecycle]
+        return graft.unflatten(place.arena.params_of(graft).detach())
+    for index, group in enumerate(place.arena.fossils):
+        for row, graft in enumerate(group):
+            if graft.lifecycle == lifecycle:
+                return graft.unflatten(place.arena.fossil_bytes(index)[row])
+    raise KeyError(lifecycle)
+
+
+def spoil(place: Place, lifecycle: int, fault: str) -> None:
+    params = params_of(place, lifecycle)
+    match fault:
+        case "nan weight":
+            params["w1"].view(-1)[1] = math.nan
+        case "inf weight":
+            params["w2"].view(-1)[0] = math.inf
+        case "nan bias":
+            params["b2"][-1] = math.nan
+        case "infinite output":  # of finite weights
+            params["w1"].fill_(3e38)
+            params["w2"].fill_(3e38)
+        case "nan gradient":  # of a finite output
+            params["w1"].zero_()
+
+
+FORWARD_FAULTS = ["nan weight", "inf weight", "nan bias", "infinite output"]
+FAULTS = [*FORWARD_FAULTS, "nan gradient"]
+
+
+def trained_once(model: nn.Module, optimizer=None) -> dict[str, object]:
+    """One training step with clipping; what the host saw of it."""
+    torch.manual_seed(0)
+    x, target = torch.randn(16, 6), torch.randint(0, 4, (16,))
+    model.zero_grad()
+    x.requires_grad_()
+    output = model(x)
+    nn.functional.cross_entropy(output, target).backward()
+    seen = {"output": output.detach(), "dx": x.grad, **host_grads(model)}
+    host = [parameter for name, parameter in model.named_parameters() if "_esper" not in name]
+    seen["norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    seen |= {f"clipped {index}": parameter.grad.clone() for index, parameter in enumerate(host)}
+    return seen
+
+
+def differing(one: dict, other: dict) -> list[str]:
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def case(layer_id: str, fault: str, state: State):
+    """The same MLP bare and with a faulty graft; reads its chunk at a layer, the input at blocks."""
+    bare = mlp(6, 8, 8, 4)
+    model = wrapped(mlp(6, 8, 8, 4), {layer_id: 4 if layer_id == "2" else 1})
+    place = place_of(model, layer_id)
+    blueprint = "cusp" if fault == "nan gradient" else "bottleneck_mlp"
+    lifecycle = grow(place, 1 if layer_id == "2" else "all", state, blueprint=blueprint, hidden=3)
+    spoil(place, lifecycle, fault)
+    return bare, model, place, lifecycle
+
+
+def flags_of(state: State, layer_id: str) -> list[int]:
+    """Those of the place when only the graft of ``case`` is faulty."""
+    bit = FOSSIL_FAULT if state is State.FOSSILIZED else LIVE_FAULT
+    return [0, bit, 0, 0] if layer_id == "2" else [bit]
+
+
+@pytest.mark.parametrize("layer_id", ["2", "0:2", ""])
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+@pytest.mark.parametrize("fault", FORWARD_FAULTS)
+def test_a_faulty_graft_is_the_identity_in_the_very_step(fault, state, layer_id):
+    """Output, host gradients before and after clipping, and the norm are the bare model's, to the bit."""
+    bare, model, place, _ = case(layer_id, fault, state)
+    assert differing(trained_once(model), trained_once(bare)) == []
+    assert place.arena.slots.grad is None or not place.arena.slots.grad.any()
+    assert place.state.fault.tolist() == flags_of(state, layer_id)
+
+
+@pytest.mark.parametrize("layer_id", ["2", "0:2", ""])
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_a_gradient_fault_leaves_the_forward_and_a_finite_host(state, layer_id):
+    bare, model, place, _ = case(layer_id, "nan gradient", state)
+    seen = trained_once(model)
+    assert not torch.equal(seen["output"], trained_once(bare)["output"])
+    assert all(torch.isfinite(value).all() for value in seen.values())
+    assert place.arena.slots.grad is None or not place.arena.slots.grad.any()
+    assert place.state.fault.tolist() == flags_of(state, layer_id)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_a_gradient_fault_drops_all_the_contributions_of_the_graft(state):
+    """The host's gradients are those of a graft that adds its output as a constant."""
+    _, model, place, lifecycle = case("", "nan gradient", state)
+    seen = trained_once(model)
+    torch.manual_seed(0)
+    delta = Cusp(hidden=3).delta(params_of(place, lifecycle), torch.randn(16, 6))
+    expected = trained_once(nn.Sequential(*mlp(6, 8, 8, 4), Plus(delta)))
+    assert differing(seen, expected) == []
+
+
+class Plus(nn.Module):
+    def __init__(self, delta):
+        super().__init__()
+        self.delta = delta
+
+    def forward(self, x):
+        return x + self.delta
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_other_grafts_of_the_same_batch_are_unaffected(fault):
+    """To the bit: the faulty seed's neighbours compute and learn as if its alpha were 0."""
+    results = []
+    for is_off in (False, True):
+        model = wrapped(mlp(6, 8, 8, 4), {"2": 4})
+        place = place_of(model, "2")
+        for seed in range(4):
+            grow(place, seed, blueprint="cusp" if fault == "nan gradient" else "bottleneck_mlp", hidden=3)
+        spoil(place, 2, fault)
+        if is_off:
+            place.state.alpha[1] = 0.0
+            params_of(place, 2)["w1"].fill_(0.1)
+            params_of(place, 2)["w2"].fill_(0.1)
+            params_of(place, 2)["b2"].fill_(0.1)
+        elif fault == "nan gradient":
+            params_of(place, 2)["w2"].zero_()
+            params_of(place, 2)["b2"].zero_()  # its output is 0, as that of the other one
+        seen = trained_once(model)
+        results.append(seen | {"slots": place.arena.slots.grad.clone()})
+        assert place.state.fault.tolist() == [0, 0 if is_off else LIVE_FAULT, 0, 0]
+    assert differing(*results) == []
+    assert results[0]["slots"].view(4, -1).any(dim=1).tolist() == [True, False, True, True]
+
+
+def test_a_faulty_fossil_does_not_touch_the_live_graft_on_its_channels():
+    model = wrapped(mlp(6, 8, 8, 4), {"2": 1})
+    place = place_of(model, "2")
+    grow(place, "all", State.FOSSILIZED, hidden=3)
+    spoil(place, 1, "nan weight")
+    place.state.lifecycle.zero_()
+    place.state.lifecycle_id.zero_()
+    grow(place, "all", State.FINE_TUNING, hidden=3)
+    alone = wrapped(mlp(6, 8, 8, 4), {"2": 1})
+    grow(place_of(alone, "2"), "all", State.FINE_TUNING, hidden=3, lifecycle=2)
+    assert differing(trained_once(model), trained_once(alone)) == []
+    assert place.state.fault.tolist() == [FOSSIL_FAULT]
+    assert place.arena.slots.grad.any()
+
+
+def test_a_sum_that_overflows_in_half_precision_is_the_grafts_fault():
+    """65,000 and 65,000 are finite in float16, their sum is not."""
+    model = wrapped(nn.Linear(2, 2).half(), [""], seeds_per_layer=1)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.fill_(65_000)
+    grow(place_of(model, ""), hidden=1)
+    spoil(place_of(model, ""), 1, "nan gradient")
+    params_of(place_of(model, ""), 1)["b2"].fill_(65_000)
+    output = model(torch.ones(3, 2, dtype=torch.float16))
+    assert torch.equal(output, torch.full((3, 2), 65_000, dtype=torch.float16))
+    assert place_of(model, "").state.fault.tolist() == [LIVE_FAULT]
+
+
+# Faults of the host
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("layer_id", ["2", ""])
+def test_non_finite_input_blames_nobody(value, layer_id):
+    _, model, place, _ = case(layer_id, "none", State.FINE_TUNING)
+    x = torch.randn(16, 6)
+    x[3, 2] = value
+    output = model(x)
+    assert not torch.isfinite(output).all()
+    output[~output.isnan()].sum().backward()  # finite gradients come back into the graft
+    assert not place.state.fault.any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("layer_id", ["2", ""])
+def test_a_non_finite_output_of_the_host_blames_no_graft_beside_it(value, layer_id):
+    _, model, place, _ = case(layer_id, "none", State.FINE_TUNING)
+    with torch.no_grad():
+        model[2].bias[3] = value
+    output = model(torch.randn(16, 6))
+    output.nan_to_num().sum().backward()
+    assert not place.state.fault.any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("layer_id", ["2", ""])
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_a_non_finite_incoming_gradient_blames_nobody_and_reaches_the_host(value, layer_id, state):
+    """The host has to see it: a gradient scaler or the spike detector acts on it."""
+    _, model, place, _ = case(layer_id, "none", state)
+    (model(torch.randn(16, 6)) * torch.tensor(value)).sum().backward()
+    assert not place.state.fault.any()
+    assert not torch.isfinite(model[0].weight.grad).all()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_graft_in_eval_mode_is_contained_and_raises_no_flag(fault):
+    """State changes nowhere in eval mode, not even in a backward pass."""
+    bare, model, place, _ = case("2", fault, State.FINE_TUNING)
+    expected, seen = trained_once(bare.eval()), trained_once(model.eval())
+    assert not place.state.fault.any()
+    assert all(torch.isfinite(value).all() for value in seen.values())
+    if fault != "nan gradient":
+        assert differing(seen, expected) == []
+
+
+# Negative controls: with a part of the guard replaced by the plain operation, the property fails
+
+
+class _Through:
+    """What the guard's autograd functions would be without the guard."""
+
+    @staticmethod
+    def apply(*values):
+        return values[0] if len(values) == 2 else values[:2]
+
+
+@pytest.mark.parametrize("fault", ["nan weight", "nan gradient"])
+def test_without_the_entry_the_host_gets_nan_gradients(fault, monkeypatch):
+    _, model, _, _ = case("", fault, State.FINE_TUNING)
+    monkeypatch.setattr(arena_module, "Entry", _Through)
+    seen = trained_once(model)
+    assert torch.isfinite(seen["output"]).all()
+    assert not torch.isfinite(seen["dx"]).all()
+    assert torch.isnan(seen["norm"])  # and clipping spreads it to every weight
+
+
+def test_without_the_selection_the_output_is_nan(monkeypatch):
+    _, model, _, _ = case("", "nan weight", State.FINE_TUNING)
+
+    def multiplied(keep, values, otherwise=0.0):
+        keep = keep.view(-1, *[1] * (values.dim() - 1))
+        return keep * values + ~keep * otherwise
+
+    monkeypatch.setattr(arena_module, "select_G", multiplied)
+    assert not torch.isfinite(trained_once(model)["output"]).all()
+
+
+def test_without_the_exit_host_born_faults_would_be_blamed_on_the_graft(monkeypatch):
+    _, model, place, _ = case("", "none", State.FINE_TUNING)
+
+    class Assuming(arena_module.Watch):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.incoming_is_finite = torch.tensor([True])
+
+    monkeypatch.setattr(arena_module, "Exit", _Through)
+    monkeypatch.setattr(arena_module, "Watch", Assuming)
+    (model(torch.randn(16, 6)) * torch.tensor(math.nan)).sum().backward()
+    assert place.state.fault.any()

@@ -1,0 +1,216 @@
+"""Transitions are made all or nothing, whatever the stream of commands."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper.blueprints.blueprint import Ports
+from esper.contracts.commands import Command
+from esper.contracts.errors import ConfigError, TransitionError
+from esper.contracts.lifecycle import LIVE, OUTCOMES, TRANSITIONS, State
+from esper.kasmina.layer import Place
+from esper.kasmina.lifecycle import Birth, birth_bytes, discard, is_finite, transition
+from tests.kasmina.growing import PATH, grow, place_of, release, remove, wrapped
+from tests.kasmina.growing import mlp as make_mlp
+
+
+def make_place() -> Place:
+    return Place("fc", "layer", Ports(6, 11), 4, 0, like=torch.zeros(1), seed=0)
+
+
+def photograph(place: Place) -> tuple:
+    """Everything a refused command must leave alone."""
+    tensors = {name: tensor.clone() for name, tensor in place.state_dict().items()}
+    return tensors, place.arena.topology(), list(place.arena.grafts), len(place.arena.groups)
+
+
+def unchanged(place: Place, before: tuple) -> bool:
+    after = photograph(place)
+    return after[1:] == before[1:] and all(torch.equal(after[0][name], tensor) for name, tensor in before[0].items())
+
+
+commands = st.builds(
+    Command,
+    layer_id=st.just("fc"),
+    seed_id=st.sampled_from([0, 1, 3, "all", 4, -1, None]),
+    target=st.sampled_from(State),
+    version=st.sampled_from([None, None, None, 0, 1, 5]),
+    blueprint=st.sampled_from(["bottleneck_mlp", "bottleneck_mlp", "bottleneck_mlp", "none_such", None]),
+    settings=st.sampled_from([{"hidden": 2}, {"hidden": 3, "reads": "chunk"}, {"hidden": 0}, {"hiden": 2}]),
+    strategy=st.sampled_from(["fixed_ramp", "fixed_ramp", "fixed_ramp", "none_such"]),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(commands, st.booleans()), max_size=40))
+def test_any_stream_of_commands_takes_only_listed_transitions(stream):
+    """A refused command changes nothing; an accepted one moves its seeds, one version on, and nobody else."""
+    place = make_place()
+    for number, (command, is_push) in enumerate(stream, start=1):
+        if is_push and command.seed_id in (0, 1, 3):  # pure chance seldom gets far
+            command = replace(command, target=min(TRANSITIONS[State(int(place.state.lifecycle[command.seed_id]))]))
+        before, states = photograph(place), place.state.lifecycle.clone()
+        try:
+            version = transition(place, command, birth=Birth(number, ramp_steps=2))
+        except (TransitionError, ConfigError):
+            assert unchanged(place, before)
+            continue
+        seeds = slice(0, 4) if command.seed_id == "all" else slice(command.seed_id, command.seed_id + 1)
+        moved = torch.zeros(4, dtype=torch.bool)
+        moved[seeds] = True
+        sources = {State(int(code)) for code in states[moved]}
+        assert len(sources) == 1
+        assert command.target in TRANSITIONS[sources.pop()]
+        assert (place.state.lifecycle[moved] == command.target).all()
+        assert torch.equal(place.state.lifecycle[~moved], states[~moved])
+        assert int(place.state.version[seeds].max()) == version
+        assert torch.equal(place.state.version[~moved], before[0]["state.version"][~moved])
+        if command.target in {State.CULLED, State.CANCELLED, State.ROLLED_BACK}:  # what a blend-out would do
+            for lifecycle in [graft.lifecycle for graft in place.arena.live if graft.seeds[0] == seeds.start]:
+                discard(place, lifecycle)
+    _check_books(place)
+
+
+def _check_books(place: Place) -> None:
+    """Grafts exist exactly where a lifecycle is under way, slots exactly where one is live."""
+    for graft in place.arena.grafts.values():
+        states = {State(int(code)) for code in place.state.lifecycle[slice(*graft.seeds)]}
+        assert len(states) == 1
+        assert (graft.slot is not None) == (states.pop() in LIVE)
+    under_way = [code for code in place.state.lifecycle.tolist() if code and State(code) not in OUTCOMES]
+    assert sum(end - first for first, end in (graft.seeds for graft in place.arena.grafts.values())) == len(under_way)
+
+
+def test_each_promotion_moves_what_belongs_to_it():
+    place = make_place()
+    seen = {}
+    for target in PATH:
+        transition(place, Command("fc", 1, target, blueprint="bottleneck_mlp"), birth=Birth(7, ramp_steps=4))
+        seen[target] = (7 in place.arena.grafts, len(place.arena.live), len(place.arena.fossils))
+    assert seen[State.GERMINATED] == seen[State.TRAINING] == (True, 0, 0)
+    assert {seen[state] for state in LIVE} == {(True, 1, 0)}
+    assert seen[State.FOSSILIZED] == (False, 0, 1)
+    assert place.state.lifecycle_id.tolist() == [0, 7, 0, 0]
+    assert place.state.version.tolist() == [0, 7, 0, 0]
+    release(place, 1)
+    assert place.state.lifecycle_id.tolist() == [0, 0, 0, 0]
+    assert place.state.version.tolist() == [0, 8, 0, 0]
+
+
+@pytest.mark.parametrize("state", [State.GERMINATED, State.TRAINING])
+@pytest.mark.parametrize("outcome", [State.CULLED, State.CANCELLED, State.ROLLED_BACK])
+def test_before_grafting_a_lifecycle_ends_at_once(state, outcome):
+    place = make_place()
+    grow(place, 1, state)
+    transition(place, Command("fc", 1, outcome))
+    assert not place.arena.grafts
+
+
+@pytest.mark.parametrize("outcome", [State.CULLED, State.CANCELLED])
+def test_a_blended_in_graft_stays_until_it_is_blended_out(outcome):
+    place = make_place()
+    lifecycle = grow(place, 1, State.FINE_TUNING)
+    transition(place, Command("fc", 1, outcome))
+    assert place.state.alpha.tolist() == [0, 1, 0, 0]
+    before = photograph(place)
+    with pytest.raises(TransitionError, match="still blends out"):
+        release(place, 1)
+    assert unchanged(place, before)
+    discard(place, lifecycle)
+    release(place, 1)
+    assert place.state.alpha.tolist() == [0, 0, 0, 0]
+
+
+def test_an_embargo_is_noted_and_lifted_with_the_outcome():
+    place = make_place()
+    grow(place, 2, State.TRAINING)
+    transition(place, Command("fc", 2, State.CULLED), embargo_epochs=5)
+    assert place.state.embargo_epochs.tolist() == [0, 0, 5, 0]
+    release(place, 2)
+    assert place.state.embargo_epochs.tolist() == [0, 0, 0, 0]
+
+
+REFUSED = {
+    "unlisted": (Command("fc", 1, State.GRAFTING), TransitionError, "from GERMINATED to GRAFTING. Allowed from here:"),
+    "stale": (Command("fc", 1, State.TRAINING, version=0), TransitionError, "version 1; the command was for version 0"),
+    "from the future": (Command("fc", 1, State.TRAINING, version=9), TransitionError, "for version 9"),
+    "no such seed": (Command("fc", 4, State.GERMINATED), TransitionError, "has no seed 4. It has seeds 0 to 3"),
+    "negative seed": (Command("fc", -1, State.GERMINATED), TransitionError, "has no seed -1"),
+    "mixed group": (Command("fc", "all", State.GERMINATED), TransitionError, "do not share one state"),
+    "no blueprint": (Command("fc", 0, State.GERMINATED), ConfigError, "must name a blueprint"),
+    "unknown blueprint": (Command("fc", 0, State.GERMINATED, blueprint="bottleneck"), ConfigError, "Did you mean"),
+    "unknown setting": (
+        Command("fc", 0, State.GERMINATED, blueprint="bottleneck_mlp", settings={"hiden": 3}),
+        ConfigError,
+        "no setting 'hiden'. Did you mean 'hidden'",
+    ),
+    "unknown strategy": (
+        Command("fc", 0, State.GERMINATED, blueprint="bottleneck_mlp", strategy="ramp"),
+        ConfigError,
+        "no grafting strategy 'ramp'. Valid: fixed_ramp",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_says_why_and_changes_nothing(name):
+    command, error, message = REFUSED[name]
+    place = make_place()
+    grow(place, 1, State.GERMINATED)
+    before = photograph(place)
+    with pytest.raises(error, match=message):
+        transition(place, command, birth=Birth(2, ramp_steps=4))
+    assert unchanged(place, before)
+
+
+def test_one_seed_of_a_group_cannot_be_moved_alone():
+    place = make_place()
+    grow(place, "all", State.FINE_TUNING)
+    before = photograph(place)
+    with pytest.raises(TransitionError, match="part of a group. Address the group"):
+        transition(place, Command("fc", 2, State.CULLED))
+    assert unchanged(place, before)
+
+
+def test_a_group_is_one_graft_over_all_channels():
+    place = make_place()
+    lifecycle = grow(place, "all")
+    assert [graft.lifecycle for graft in place.arena.live] == [lifecycle]
+    assert place.arena.grafts[lifecycle].channels == (0, 11)
+    assert place.state.lifecycle_id.tolist() == [lifecycle] * 4
+
+
+def test_births_depend_on_the_lifecycle_alone_and_leave_the_global_stream():
+    """Bytes are equal in every arm, and no dropout mask of the host moves."""
+    one, other = make_place(), make_place()
+    grow(other, 3, scale=None, lifecycle=8)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    for place in (one, other):
+        grow(place, 1, scale=None, lifecycle=9)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*(place.arena.params_of(place.arena.grafts[9]) for place in (one, other)))
+    graft = one.arena.grafts[9]
+    assert not torch.equal(birth_bytes(graft, seed=0), birth_bytes(graft, seed=1))
+
+
+def test_finiteness_is_measured_on_the_grafts_own_parameters():
+    place = make_place()
+    first, second = grow(place, 1), grow(place, 2)
+    with torch.no_grad():
+        place.arena.params_of(place.arena.grafts[first])[0] = torch.nan
+    assert not is_finite(place, first)
+    assert is_finite(place, second)
+
+
+def test_removing_a_graft_leaves_no_trace_in_the_model():
+    model = wrapped(make_mlp(6, 8, 4), {"0": 4})
+    x = torch.randn(5, 6)
+    before = model(x)
+    grow(place_of(model, "0"), 1)
+    assert not torch.equal(model(x), before)
+    remove(place_of(model, "0"), 1)
+    assert torch.equal(model(x), before)

@@ -15,23 +15,23 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-EPOCHS, BATCHES = 12, 20
+EPOCHS, BATCHES = 20, 20
+GROWS = esper.GrowthConfig(capacity_per_round=4, max_growth=4, compare="steps", round_fraction=0.2)
 
 
 @pytest.fixture(scope="module")
 def data():
-    """Classes in rings: a linear bottleneck of width 2 cannot tell them apart."""
+    """Ten directions in sixteen dimensions: a host that squeezes them through two cannot tell them apart."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 16, generator=generator)
-    y = (x[:, :4].norm(dim=1) * 2).long().clamp(max=5)
+    y = (x @ torch.randn(16, 10, generator=generator)).argmax(1)
     return x.cuda(), y.cuda()
 
 
 def make_host(dropout=0.0):
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(16, 4), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 6)
-    ).cuda()
+    layers = nn.Linear(16, 2), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 10)
+    return nn.Sequential(*layers).cuda()
 
 
 def make_session(data, config, *, dropout=0.0, scaler=None, **optimizer_options):
@@ -69,7 +69,7 @@ def train(session, loader, until=EPOCHS):
 
 
 def test_a_narrow_host_grows_and_exports_on_the_gpu(data):
-    model, session, loader = make_session(data, esper.GrowthConfig())
+    model, session, loader = make_session(data, GROWS)
     train(session, loader)
     session.finish()
     assert any(report.outcome == "FOSSILIZED" for report in session.field_reports)
@@ -87,14 +87,14 @@ def test_a_run_that_refuses_everything_ends_byte_identical_to_the_bare_run(data)
 
 
 def test_a_run_resumed_in_the_window_of_a_round_ends_byte_identical(data, tmp_path):
-    model, session, loader = make_session(data, esper.GrowthConfig(), dropout=0.2)
+    model, session, loader = make_session(data, GROWS, dropout=0.2)
     train(session, loader, until=2)
     for batch, _ in zip(loader, range(3), strict=False):
         session.step(batch)
     session.save(tmp_path)
     expected_model, expected, expected_loader = model, session, loader
     train(expected, expected_loader)
-    resumed_model, resumed, resumed_loader = make_session(data, esper.GrowthConfig(), dropout=0.2)
+    resumed_model, resumed, resumed_loader = make_session(data, GROWS, dropout=0.2)
     resumed.load(tmp_path)
     train(resumed, resumed_loader)
     states = [{name: t.cpu() for name, t in m.state_dict().items()} for m in (expected_model, resumed_model)]
@@ -104,7 +104,7 @@ def test_a_run_resumed_in_the_window_of_a_round_ends_byte_identical(data, tmp_pa
 @pytest.mark.parametrize("fused", [False, True])
 def test_grafts_train_under_a_gradient_scaler(data, fused):
     scaler = torch.amp.GradScaler("cuda")
-    model, session, loader = make_session(data, esper.GrowthConfig(), scaler=scaler, fused=fused)
+    model, session, loader = make_session(data, GROWS, scaler=scaler, fused=fused)
     train(session, loader)
     session.finish()
     assert any(report.outcome == "FOSSILIZED" for report in session.field_reports)
@@ -112,11 +112,8 @@ def test_grafts_train_under_a_gradient_scaler(data, fused):
 
 
 def test_a_poisoned_graft_is_culled_one_step_later_and_the_host_stays_finite(data):
-    model, session, loader = make_session(data, esper.GrowthConfig())
-    while not any(place.arena.live for place in places(model)):
-        for batch in loader:
-            session.step(batch)
-        session.after_epoch()
+    model, session, loader = make_session(data, GROWS)
+    train(session, loader, until=12)
     place = next(place for place in places(model) if place.arena.live)
     with torch.no_grad():
         place.arena.slots[0] = torch.nan

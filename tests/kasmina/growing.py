@@ -1,5 +1,7 @@
 """Grafts by hand, for tests: the same transitions that a session makes, without a session."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -25,7 +27,7 @@ def mlp(*widths: int) -> nn.Sequential:
     """Linear layers with ReLU between them; ``mlp(6, 8, 4)`` has the steps 0, 1, 2."""
     torch.manual_seed(sum(widths))
     steps: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         steps += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*steps[:-1])
 

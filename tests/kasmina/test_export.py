@@ -62,6 +62,7 @@ def test_the_export_computes_the_same(name, is_training):
     model = grown(name).train(is_training)
     plain = esper.export(model)
     torch.testing.assert_close(plain(X), model(X))
+    assert {module.training for module in plain.modules()} == {is_training}
     assert not any("esper" in type(module).__module__ for module in plain.modules())
     assert not any("_esper" in key for key in plain.state_dict())
 

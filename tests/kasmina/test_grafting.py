@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -41,7 +43,7 @@ def test_a_graft_is_blended_in_over_its_ramp():
 def test_a_blend_out_never_rises_and_ends_at_zero_after_as_many_steps(state, start):
     seen = alphas(seeds(state, alpha=start, ramp_steps=10), 12)
     assert seen == sorted(seen, reverse=True)
-    assert max(before - after for before, after in zip(seen, seen[1:], strict=False)) <= 0.1 + 1e-6
+    assert max(before - after for before, after in pairwise(seen)) <= 0.1 + 1e-6
     assert seen[10:] == [0.0, 0.0, 0.0]
     assert seen[9] > 0
 

@@ -29,9 +29,24 @@ class Cusp(BottleneckMLP):
         return super().delta(params, x) + (x @ params["w1"].mT).square().sum(dim=-1, keepdim=True).sqrt()
 
 
+@dataclass(frozen=True)
+class Rectified(BottleneckMLP):
+    """Finite also where a bias of its hidden layer is -inf."""
+
+    id: ClassVar[str] = "rectified"
+
+    def delta(self, params, x):
+        hidden = torch.relu(nn.functional.linear(x, params["w1"], params["b1"]))
+        return nn.functional.linear(hidden, params["w2"], params["b2"])
+
+
+BLUEPRINT_OF = {"nan gradient": "cusp", "masked weight": "rectified"}
+
+
 @pytest.fixture(autouse=True)
-def _cusp(monkeypatch):
-    monkeypatch.setitem(catalogue.CATALOGUE, "cusp", Cusp)
+def _blueprints(monkeypatch):
+    for kind in (Cusp, Rectified):
+        monkeypatch.setitem(catalogue.CATALOGUE, kind.id, kind)
 
 
 def params_of(place: Place, lifecycle: int) -> dict[str, torch.Tensor]:
@@ -55,6 +70,8 @@ def spoil(place: Place, lifecycle: int, fault: str) -> None:
             params["w2"].view(-1)[0] = math.inf
         case "nan bias":
             params["b2"][-1] = math.nan
+        case "masked weight":  # of a finite output
+            params["b1"].fill_(-math.inf)
         case "infinite output":  # of finite weights
             params["w1"].fill_(3e38)
             params["w2"].fill_(3e38)
@@ -62,7 +79,7 @@ def spoil(place: Place, lifecycle: int, fault: str) -> None:
             params["w1"].zero_()
 
 
-FORWARD_FAULTS = ["nan weight", "inf weight", "nan bias", "infinite output"]
+FORWARD_FAULTS = ["nan weight", "inf weight", "nan bias", "masked weight", "infinite output"]
 FAULTS = [*FORWARD_FAULTS, "nan gradient"]
 
 
@@ -91,7 +108,7 @@ def case(layer_id: str, fault: str, state: State):
     bare = mlp(6, 8, 8, 4)
     model = wrapped(mlp(6, 8, 8, 4), {layer_id: 4 if layer_id == "2" else 1})
     place = place_of(model, layer_id)
-    blueprint = "cusp" if fault == "nan gradient" else "bottleneck_mlp"
+    blueprint = BLUEPRINT_OF.get(fault, "bottleneck_mlp")
     lifecycle = grow(place, 1 if layer_id == "2" else "all", state, blueprint=blueprint, hidden=3)
     spoil(place, lifecycle, fault)
     return bare, model, place, lifecycle
@@ -153,11 +170,12 @@ def test_other_grafts_of_the_same_batch_are_unaffected(fault):
         model = wrapped(mlp(6, 8, 8, 4), {"2": 4})
         place = place_of(model, "2")
         for seed in range(4):
-            grow(place, seed, blueprint="cusp" if fault == "nan gradient" else "bottleneck_mlp", hidden=3)
+            grow(place, seed, blueprint=BLUEPRINT_OF.get(fault, "bottleneck_mlp"), hidden=3)
         spoil(place, 2, fault)
         if is_off:
             place.state.alpha[1] = 0.0
             params_of(place, 2)["w1"].fill_(0.1)
+            params_of(place, 2)["b1"].fill_(0.1)
             params_of(place, 2)["w2"].fill_(0.1)
             params_of(place, 2)["b2"].fill_(0.1)
         elif fault == "nan gradient":

@@ -154,6 +154,15 @@ def test_weight_decay_would_move_a_frozen_graft():
     assert not torch.equal(bench.bytes_of(frozen), before)
 
 
+def test_a_control_that_is_never_trained_keeps_its_bytes_beside_one_that_is():
+    bench = Bench(OPTIMIZERS["AdamW"], weight_decay=0.1)
+    fixed = grow(bench.place, 1, blueprint="random_frozen", hidden=3)
+    grow(bench.place, 2, hidden=3)
+    before = bench.bytes_of(fixed)
+    bench.train(10)
+    assert torch.equal(bench.bytes_of(fixed), before)
+
+
 def test_a_graft_that_is_blended_out_keeps_its_bytes():
     bench = Bench(OPTIMIZERS["AdamW"])
     lifecycle = grow(bench.place, 1, hidden=3)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -92,7 +92,6 @@ def test_confirm_levels_spend_at_most_five_percent_for_ever():
 # The split
 
 
-@settings(deadline=None)
 @given(st.integers(5, 3000), st.integers(0, 2**32))
 def test_parts_are_disjoint_and_cover_everything_one_to_three_to_one(count, seed):
     split = split_samples(count, None, seed)
@@ -103,7 +102,6 @@ def test_parts_are_disjoint_and_cover_everything_one_to_three_to_one(count, seed
     assert abs(sizes[2] - count / 5) <= 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**40), 2**40), min_size=10, max_size=200), st.integers(0, 100))
 def test_a_group_is_never_parted(groups, seed):
     groups = torch.tensor(groups)

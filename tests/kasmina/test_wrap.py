@@ -31,11 +31,12 @@ class Tied(nn.Module):
 
 def layout(model: nn.Module) -> list:
     """Everything about a model that a refused wrap must leave alone."""
-    return [
-        (name, type(module), module.training, [name for name, _ in module.named_children()], list(vars(module)))
-        + (len(module._forward_hooks), len(module._forward_pre_hooks))
-        for name, module in model.named_modules()
-    ]
+    layers = []
+    for name, module in model.named_modules():
+        hooks = [*module._forward_hooks, *module._forward_pre_hooks]
+        children = [child for child, _ in module.named_children()]
+        layers.append((name, type(module), module.training, list(vars(module)), hooks, children))
+    return layers
 
 
 def state_of(model: nn.Module) -> dict:
@@ -305,7 +306,7 @@ def test_an_example_measures_widths_without_a_trace():
             self.norm, self.inner, self.scale = nn.LayerNorm(8), nn.Linear(8, 8), nn.Parameter(torch.ones(1))
 
         def forward(self, x):
-            return x + self.scale * torch.dropout(self.inner(self.norm(x)), 0.5, self.training)
+            return x + self.scale * torch.dropout(self.inner(self.norm(x)), 0.5, True)
 
     torch.manual_seed(0)
     model = nn.Sequential(OrderedDict(embed=nn.Linear(6, 8), block=Block(), head=nn.Linear(8, 4)))
@@ -349,7 +350,7 @@ class DistributedDataParallel(nn.Module):
 
 
 def _traced_part():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit.trace"):
         traced = torch.jit.trace(mlp(6, 8, 4), torch.zeros(1, 6))
     return nn.Sequential(OrderedDict(stem=nn.Linear(6, 6), body=traced))
 

@@ -45,14 +45,15 @@ def one_cycle(optimizer, steps):
     return OneCycleLR(optimizer, 0.2, total_steps=steps + 1)
 
 
+RECIPES = {
+    "AdamW": Recipe(model=noisy_host),
+    "a schedule that moves momentum too": Recipe(model=noisy_host, optimizer=momentum, scheduler=one_cycle),
+    "accumulated gradients": Recipe(model=noisy_host, session={"accumulate": 3, "clip_grad_norm": 1.0}),
+}
+
+
 class TestTheTwinIsExact:
     """What an arm without a graft would end as is what the run is at the end of its window."""
-
-    RECIPES = {
-        "AdamW": Recipe(model=noisy_host),
-        "a schedule that moves momentum too": Recipe(model=noisy_host, optimizer=momentum, scheduler=one_cycle),
-        "accumulated gradients": Recipe(model=noisy_host, session={"accumulate": 3, "clip_grad_norm": 1.0}),
-    }
 
     @staticmethod
     def replay(trial: Trial, settings: list[Any] | None = None) -> tuple[str, str]:
@@ -73,7 +74,7 @@ class TestTheTwinIsExact:
 
     @pytest.mark.parametrize("recipe", RECIPES)
     def test_replaying_the_window_ends_byte_identical_to_the_run(self, recipe):
-        run, replayed = self.replay(at_the_end_of_its_window(self.RECIPES[recipe]))
+        run, replayed = self.replay(at_the_end_of_its_window(RECIPES[recipe]))
         assert replayed == run
 
     def test_with_a_gradient_scaler(self):
@@ -90,7 +91,7 @@ class TestTheTwinIsExact:
 
     @pytest.mark.parametrize("name", ["lr", "momentum"])
     def test_it_would_not_if_the_window_forgot_a_setting(self, name):
-        trial = at_the_end_of_its_window(self.RECIPES["a schedule that moves momentum too"])
+        trial = at_the_end_of_its_window(RECIPES["a schedule that moves momentum too"])
         forgetful = [
             [{key: value for key, value in group.items() if key != name} for group in groups]
             for groups in trial.rounds.current.settings
@@ -289,7 +290,7 @@ class TestCost:
         assert sum(report.flops for report in trial.session.field_reports) == books.arm_flops
 
 
-class Breaks(Exception):
+class BreaksError(Exception):
     """Raised on purpose."""
 
 
@@ -306,12 +307,12 @@ def fails_in_arms(error: type[BaseException], at: int) -> Any:
 
 
 def test_an_error_in_an_arm_ends_the_round_and_leaves_the_run_as_it_was():
-    trial = Recipe(model=noisy_host).build(loss=fails_in_arms(Breaks, at=5))
-    with pytest.raises(Breaks):
+    trial = Recipe(model=noisy_host).build(loss=fails_in_arms(BreaksError, at=5))
+    with pytest.raises(BreaksError):
         trial.train()
     assert trial.rounds.current is None
     (report,) = trial.session.field_reports
-    assert (report.outcome, report.reason) == ("CANCELLED", "an arm failed: Breaks()")
+    assert (report.outcome, report.reason) == ("CANCELLED", "an arm failed: BreaksError()")
     twin = at_the_end_of_its_window(Recipe(model=noisy_host))
     assert tree_digest([host_state_dict(trial.model), random_state()]) != ""
     assert {k: v.tolist() for k, v in host_state_dict(trial.model).items()} == {

@@ -190,3 +190,23 @@ class Recipe:
             arguments["scheduler"] = self.scheduler(optimizer, steps)
         arguments |= self.session | session
         return Trial(model, optimizer, esper.Session(model, optimizer, **arguments), self.epochs)
+
+
+def loader() -> esper.BatchLoader:
+    """Batches whose position can be saved."""
+    return esper.BatchLoader((DATA.x, DATA.y), BATCH, seed=3)
+
+
+def train_from(trial: Trial, source: esper.BatchLoader) -> Trial:
+    """Train to the end, from wherever the session and its loader stand, and finish."""
+    for _ in range(trial.session.epoch, trial.epochs):
+        for batch in source:
+            trial.session.step(batch)
+        trial.session.after_epoch()
+    trial.session.finish()
+    return trial
+
+
+def timeless(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Events without the time of day."""
+    return [{key: value for key, value in event.items() if key != "time"} for event in events]

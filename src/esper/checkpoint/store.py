@@ -1,8 +1,8 @@
 """One checkpoint directory: up to two generations, each written whole or not at all.
 
 A generation is a folder ``<number>`` with ``tensors.safetensors`` and ``manifest.json``; the manifest is one line with
-the structure and a digest of every tensor, and one with the digest of the first. A generation is written under another
-name, flushed, and renamed; a reader never sees a half one.
+the structure and digests of every tensor and of their file, and one with the digest of the first. A generation is
+written under another name, flushed, and renamed; a reader never sees a half one.
 """
 
 import hashlib
@@ -43,6 +43,7 @@ def write(directory: Path, tree: Any) -> Path:
         "format": FORMAT,
         "structure": structure,
         "digests": {name: digest(tensor) for name, tensor in tensors.items()},
+        "file_digest": _file_digest(unfinished / "tensors.safetensors"),
     }
     text = json.dumps(manifest).encode()
     (unfinished / "manifest.json").write_bytes(text + b"\n" + _bytes_digest(text))
@@ -81,6 +82,8 @@ def read(directory: Path) -> Any:
     for name in sorted(manifest["digests"].keys() | tensors.keys()):
         if name not in tensors or digest(tensors[name]) != manifest["digests"].get(name):
             raise CheckpointError(_damaged(source, f"{name.lstrip('.')} does not match its digest"))
+    if _file_digest(source / "tensors.safetensors") != manifest["file_digest"]:  # a True that was 1 and now is 33
+        raise CheckpointError(_damaged(source, "tensors.safetensors does not match its digest"))
     return unflatten(manifest["structure"], tensors)
 
 
@@ -107,6 +110,11 @@ def _damaged(source: Path, why: str) -> str:
     others = [other.name for other in _generations(source.parent) if other != source]
     remedy = f"Another generation may be whole: load {source.parent / others[-1]}." if others else "Start anew."
     return f"The checkpoint {source} is damaged: {why}. {remedy}"
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _bytes_digest(text: bytes) -> bytes:

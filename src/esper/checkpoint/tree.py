@@ -45,7 +45,8 @@ def flatten(tree: Any) -> tuple[Json, dict[str, Tensor]]:
         if value is None or type(value) in (bool, int, float, str):
             return value
         if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in _DTYPES:
-            return {"tensor": store(value.detach().contiguous(), path)}
+            name = store(value.detach().contiguous(), path)
+            return {"tensor": name} if value.device.type == "cpu" else {"tensor_on": [str(value.device), name]}
         if isinstance(value, np.ndarray) and getattr(torch, value.dtype.name, None) in _DTYPES:
             native = np.array(value, dtype=value.dtype.name, order="C")
             return {"array": store(torch.from_numpy(native), path)}
@@ -74,6 +75,8 @@ def unflatten(structure: Json, tensors: dict[str, Tensor]) -> Any:
     match kind:
         case "tensor":
             return tensors[value]
+        case "tensor_on":
+            return _on_device(tensors[value[1]], torch.device(value[0]))
         case "array":
             return tensors[value].numpy()
         case "bytes":
@@ -100,6 +103,13 @@ def clone(tree: Any) -> Any:
     if isinstance(tree, tuple):
         return tuple(clone(value) for value in tree)
     return copy.deepcopy(tree)
+
+
+def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Where the tensor was; on a machine without such a device, on the host."""
+    available = torch.accelerator.current_accelerator()
+    has_device = available is not None and available.type == device.type
+    return tensor.to(device) if has_device else tensor
 
 
 def _kind(value: Any) -> str:

@@ -36,7 +36,7 @@ class GrowthConfig:
         keep_looks: when a graft in FINE_TUNING may be judged again, at most three.
         freeze: ``"decayed"`` keeps a graft training until the learning rate has decayed, ``"at_once"`` freezes it at
             its keep gate.
-        graft_lr: the grafts' learning rate relative to the host's. None takes 1 behind optimizers of the Adam family,
+        graft_lr: the grafts' learning rate relative to the host's. None takes 1.5 behind optimizers of the Adam family,
             and what gives a peak of 0.001 behind others, whose rates mean something else.
         peak_lr: the schedule's peak. None takes the largest rate seen.
         graft_weight_decay: decoupled weight decay of live grafts.
@@ -55,7 +55,7 @@ class GrowthConfig:
     blueprints: Sequence[str] = ("bottleneck_mlp",)
     max_rounds: int = 2
     max_candidates: int = 4
-    capacity_per_round: float = 0.7
+    capacity_per_round: float = 1.0
     max_growth: float = 1.5
     grow_after: float = 0.05
     grow_at: float = 0.10

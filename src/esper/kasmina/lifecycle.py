@@ -57,7 +57,7 @@ def transition(place: Place, command: Command, *, birth: Birth | None = None, em
 
     Raises:
         TransitionError: if the table does not list the transition, the version is stale, the seeds do not share one
-            state and lifecycle, or they are under embargo.
+            state and lifecycle, or they are to wake while their graft is still blended out.
         ConfigError: if blueprint or strategy do not exist.
     """
     first, end = seed_range(place, command.seed_id)

@@ -26,10 +26,14 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Whatever is drawn inside leaves no trace outside."""
+def preserved_random_state(seed: int | None = None) -> Iterator[None]:
+    """Whatever is drawn inside leaves no trace outside; ``seed`` gives other draws inside than there would be."""
     state = random_state()
     try:
+        if seed is not None:
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
         yield
     finally:
         restore_random_state(state)

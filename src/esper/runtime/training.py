@@ -17,6 +17,9 @@ from esper.kasmina.slot_optimizer import ADAM_FAMILY, SlotOptimizer
 Settings = list[dict[str, Any]]
 """Numbers that schedules move (learning rate, momentum, weight decay ...), one dict per parameter group."""
 
+GRAFT_LR = 1.5
+"""Learning rate of grafts relative to the host's, behind optimizers of the Adam family."""
+
 GRAFT_PEAK_LR = 1e-3
 """Peak learning rate of grafts behind optimizers that are not of the Adam family."""
 
@@ -188,6 +191,6 @@ class Trainer:
         factor = self._config.graft_lr
         if factor is None:
             is_adam = type(self._optimizer).__name__ in ADAM_FAMILY
-            factor = 1.0 if is_adam else GRAFT_PEAK_LR / max(self.peak_lr, 1e-12)
+            factor = GRAFT_LR if is_adam else GRAFT_PEAK_LR / max(self.peak_lr, 1e-12)
         left = max(0.0, 1 - self.step / self._planned_steps)
         return factor * max(self.lr, self.peak_lr * min(1.0, left / DECAY_SHARE))

@@ -1,0 +1,110 @@
+"""Growth with controls that must not be kept: a judge that keeps them cannot be trusted.
+
+On the digits, with the defaults but for the blueprint; twelve runs of each kind. ``make bench`` repeats it with more.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+import esper
+from esper.contracts.lifecycle import State
+from esper.contracts.reports import FieldReport
+from esper.evaluation.row import per_sample
+from esper.runtime.keeping import Keeping
+from esper.runtime.rounds import Rounds
+from esper.tasks.digits import digits
+
+SEEDS = range(12)
+EPOCHS = 30
+
+
+def grown(blueprint: str, seed: int) -> list[FieldReport]:
+    """What became of the grafts of a run that has one blueprint on offer."""
+    task = digits(seed)
+    torch.manual_seed(seed)
+    model = esper.wrap(task.make_host(), esper.GrowthConfig(blueprints=(blueprint,)))
+    optimizer = AdamW(model.parameters(), lr=5e-3)
+    loader = esper.BatchLoader(task.train, 32, seed)
+    steps = EPOCHS * len(loader)
+
+    def evaluate(model: nn.Module) -> esper.Evaluation:
+        return esper.Evaluation(*per_sample(model, task.held_out))
+
+    session = esper.Session(
+        model,
+        optimizer,
+        loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+        evaluate=evaluate,
+        planned_steps=steps,
+        scheduler=CosineAnnealingLR(optimizer, steps),
+    )
+    for _ in range(EPOCHS):
+        for batch in loader:
+            session.step(batch)
+        session.after_epoch()
+    session.finish()
+    return session.field_reports
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def kept(reports: list[FieldReport]) -> bool:
+    return any(report.outcome == "FOSSILIZED" for report in reports)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("blueprint", ["random_frozen", "placebo"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_control_is_kept(blueprint, seed):
+    reports = grown(blueprint, seed)
+    assert len(reports) >= 4
+    assert not kept(reports)
+
+
+def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask both gates only whether the run is worse without the graft, as one would without a twin."""
+
+    def worth(rounds: Rounds, one: Any) -> float | None:
+        run = rounds._run
+        return run.measure().z_against(run.ablated(one), run.judge.split.gate)
+
+    def may_adopt(rounds: Rounds, one: Any) -> bool:
+        z = worth(rounds, one)
+        one.gates["twin"] |= {"twin_z": z, "has_metric": False}
+        return z is not None and z >= rounds._run.config.gate_z
+
+    def look(keeping: Keeping, one: Any, now: Any, *, is_last: bool) -> None:
+        z = worth(keeping._rounds, one)
+        one.is_kept = z is not None and z >= keeping._run.config.gate_z
+        one.gates["keep"] = {"ablation_z": z, "confirm_margin": 0.0}
+        if is_last and not one.is_kept:
+            keeping._run.move(one, State.CULLED, "keep gate refused")
+
+    monkeypatch.setattr(Rounds, "_may_adopt", may_adopt)
+    monkeypatch.setattr(Keeping, "_look", look)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_trained_is_kept_now_and_then():
+    """The tests above would be idle if nothing were ever kept."""
+    assert sum(kept(grown("bottleneck_mlp", seed)) for seed in SEEDS) >= 3
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_plain_knock_out_keeps_what_is_random_and_frozen(monkeypatch):
+    """The control of the control: the test above can see a judge that is fooled."""
+    judge_by_knock_out(monkeypatch)
+    fooled = sum(kept(grown("random_frozen", seed)) for seed in SEEDS)
+    assert fooled >= 10

@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -175,9 +176,12 @@ def test_what_follows_from_measurement_or_time_cannot_be_asked_for(target):
     assert trial.digest() == before
 
 
-def test_a_code_is_no_state():
-    answer = Recipe().build().session.submit(Command("", "all", 1, blueprint="bottleneck_mlp"))  # type: ignore[arg-type]
-    assert not answer.accepted
+@pytest.mark.parametrize("seed_id", [np.int64(0), 0.0, "first", None])
+def test_a_number_or_name_of_another_kind_is_refused_and_logged(seed_id):
+    trial = Recipe().build()
+    assert not trial.session.submit(Command("", seed_id, State.GERMINATED, blueprint="bottleneck_mlp")).accepted
+    assert not trial.session.submit(Command("", "all", 1, blueprint="bottleneck_mlp")).accepted  # a code is no State
+    assert len(trial.events("refused")) == 2
 
 
 def test_a_refusal_leaves_no_trace_in_the_lifecycles_record():

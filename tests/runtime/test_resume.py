@@ -163,6 +163,56 @@ def test_a_run_resumes_to_the_byte_in_the_middle_of_an_arm(step, tmp_path):
     assert_equal(resume(RECIPE, tmp_path / "checkpoints"), whole(RECIPE))
 
 
+def test_a_run_that_is_saved_after_an_interruption_in_an_arm_resumes_to_the_byte(tmp_path):
+    """As by ``except KeyboardInterrupt: session.save(...)``: the round is not lost."""
+    source = toy.loader()
+    trial = RECIPE.build(loader=source, loss=fails_once(lambda: trial, KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        toy.train_from(trial, source)
+    trial.session.save(tmp_path)
+    resumed, expected = resume(RECIPE, tmp_path), whole(RECIPE)
+    assert resumed.digest() == expected.digest()
+    assert resumed.run.books.arm_flops > expected.run.books.arm_flops  # what was cut was paid for nevertheless
+
+
+def test_a_round_that_is_interrupted_in_a_loop_of_ones_own_is_given_up(tmp_path):
+    """The run has gone on by a step of its own before the session hears of it."""
+
+    def train_step(batch):
+        loss = fails(trial.model, batch)
+        loss.backward()
+        trial.optimizer.step()
+        trial.optimizer.zero_grad()
+        return loss
+
+    fails = fails_once(lambda: trial, KeyboardInterrupt)
+    trial = Recipe(scheduler=None).build(loss=None, train_step=train_step)
+    for batch in [batch for epoch in range(6) for batch in toy.batches(epoch)]:
+        loss = train_step(batch)
+        try:
+            trial.session.after_step(batch, loss)
+        except KeyboardInterrupt:
+            assert trial.session.step_count == 40
+        if trial.session.step_count % 10 == 0:
+            trial.session.after_epoch()
+    (ended,) = trial.events("round_ended")
+    assert (ended["reason"], ended["step"]) == ("its arms were interrupted", 40)
+
+
+def fails_once(get_trial: Callable[[], Trial], error: type[BaseException]) -> Callable[..., torch.Tensor]:
+    """A loss that raises once, at the twelfth step of an arm."""
+    calls: list[str] = []
+
+    def loss(model, batch):
+        if get_trial().run.arm is not None:
+            calls.append(get_trial().run.arm)
+            if len(calls) == 12:
+                raise error
+        return toy.loss(model, batch)
+
+    return loss
+
+
 def test_a_finished_run_stays_finished(tmp_path):
     expected = whole(RECIPE, directory=tmp_path)
     trial = RECIPE.build(loader=toy.loader())

@@ -414,6 +414,19 @@ def test_no_round_begins_while_a_graft_is_blended_out():
     assert not any(event["layer_id"] == "2" for event in trial.events("transition"))
 
 
+def test_a_metric_that_the_twin_has_and_the_arm_has_not_is_missing():
+    def evaluate(model):
+        result = toy.evaluate(model)
+        return esper.Evaluation(result.losses, None if trial and trial[0].run.arm else result.correct)
+
+    trial: list[Trial] = []
+    trial.append(Recipe().build(evaluate=evaluate))
+    trial[0].train(6)
+    (arm,) = trial[0].events("arm_ended")
+    assert arm["twin_z"] > 2.33
+    assert (arm["passed"], arm["has_metric"], arm["metric_gain"]) == (False, True, None)
+
+
 def test_hand_germinated_seeds_of_one_layer_are_candidates_one_by_one():
     recipe = Recipe(growing(layers={"2": 3}), policy=Script({1: [("2", 0), ("2", 2)]}))
     trial = recipe.build().train_until(lambda trial: bool(trial.events("round_ended")))

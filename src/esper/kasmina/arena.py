@@ -139,6 +139,16 @@ class Group(nn.Module):
         return torch.vmap(self.blueprint.delta)(named_G, x_G)
 
 
+class Activity:
+    """How many places that a host module's forward must serve have grafts.
+
+    A plain number, so that a forward without grafts costs one look-up whatever the number of seeds.
+    """
+
+    def __init__(self) -> None:
+        self.places = 0
+
+
 class Arena(KeepsDtype):
     """Slots of live grafts with their optimizer state, and the bytes of fossils, for one place.
 
@@ -162,6 +172,7 @@ class Arena(KeepsDtype):
         for name in ("exp_avg", "exp_avg_sq", "updates"):  # Adam's moments and step count of every slot
             self.register_buffer(name, torch.zeros((0, 0) if name != "updates" else 0, device=device))
         self.groups = nn.ModuleList()
+        self.activities: list[Activity] = []
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -299,8 +310,10 @@ class Arena(KeepsDtype):
                 live.append([graft])
             else:
                 group.append(graft)
-        device = self.slots.device
+        device, was_active = self.slots.device, len(self.groups) > 0
         self.groups = nn.ModuleList(Group(group, self.num_channels, device) for group in [*self.fossils, *live])
+        for activity in self.activities:
+            activity.places += (len(self.groups) > 0) - was_active
 
     def _resize(self, num_slots: int, slot_size: int) -> None:
         old, old_slots, old_size = self.slots.detach(), self.num_slots, 0

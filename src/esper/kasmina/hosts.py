@@ -76,9 +76,9 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         found.append((site, place))
     _anchor(model).config = config
     for site, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
-        _anchor(site.modules[-1]).places[_key(site)] = place
+        _anchor(site.modules[-1]).hold(_key(site), place)
         if site.kind == "span":
-            _anchor(site.modules[0]).feeds.append(place)
+            _anchor(site.modules[0]).feed(place)
     for module in _wrapped(model):
         module._esper.train(module.training)
     return model

@@ -17,7 +17,7 @@ from esper.blueprints.blueprint import Ports
 from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import PlaceReport
-from esper.kasmina.arena import Arena
+from esper.kasmina.arena import Activity, Arena
 from esper.kasmina.chunking import chunk_bounds
 from esper.kasmina.seed_state import SeedState
 
@@ -77,7 +77,7 @@ class Place(nn.Module):
             kind=self.kind,
             num_seeds=self.state.num_seeds,
             is_dormant=bool((self.state.lifecycle == State.DORMANT).all()),
-            is_under_embargo=bool((self.state.lifecycle == State.CULLED).any()),
+            is_under_embargo=bool((self.state.embargo_epochs > 0).any()),
             inputs=self.ports.inputs,
             outputs=self.ports.outputs,
             host_parameters=self.host_parameters,
@@ -101,6 +101,7 @@ class Anchor(nn.Module):
     Attributes:
         places: places that write this module's output, by a key that is unique in the module.
         feeds: places whose span starts here; each is a child of the module where its span ends.
+        activity: how many of both have grafts.
         config: the configuration of the whole model; only the root's anchor has it.
     """
 
@@ -110,7 +111,18 @@ class Anchor(nn.Module):
         super().__init__()
         self.places = nn.ModuleDict()
         self.feeds: list[Place] = []
+        self.activity = Activity()
         self.register_load_state_dict_pre_hook(_fill_absent_keys)
+
+    def hold(self, key: str, place: Place) -> None:
+        """Take a place that writes this module's output."""
+        self.places[key] = place
+        place.arena.activities.append(self.activity)
+
+    def feed(self, place: Place) -> None:
+        """Note a place whose span starts here."""
+        self.feeds.append(place)
+        place.arena.activities.append(self.activity)
 
     def __iter__(self) -> Iterator[Place]:
         for place in self.places.values():
@@ -131,7 +143,9 @@ class KasminaLayer(_Host):
     esper_base: type[nn.Module]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        anchor = self._esper
+        anchor: Any = self._modules[ESPER]  # not self._esper: __getattr__ costs more than the rest
+        if anchor.activity.places == 0:
+            return super().forward(*args, **kwargs)
         x: Tensor | None = None
         for place in anchor.feeds:
             if place.is_growing:

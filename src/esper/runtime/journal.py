@@ -29,7 +29,7 @@ class Journal:
             self._rewrite()
 
     def write(self, event: str, **fields: Any) -> None:
-        """Record an event. Values must be plain; a number that is not finite is written as null."""
+        """Record an event. A number that is not finite is written as null, what JSON does not know as a string."""
         record = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
         self.events.append(record)
         if self._writes:
@@ -63,4 +63,4 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -131,11 +131,11 @@ class Keeping:
         for one in tuning:
             measured = {name: value for name, value in one.gates["keep"].items() if name != "is_finite"}
             answer = run.promote(one, State.FOSSILIZED, **measured)
-            if not answer.accepted:
+            if answer.accepted:
+                self._rounds.fallbacks.clear()
+            else:
                 run.move(one, State.CULLED, answer.reason)
                 self._take_out(one)  # only non-finite parameters can shut the gate now: it is the identity already
-        if tuning:
-            self._rounds.fallbacks.clear()
 
     def _act_on(self, pending: dict[str, Tensor]) -> None:
         """End the grafts that were flagged. One that waits for its round has run in arms only and is not meant."""

@@ -15,6 +15,7 @@ import torch
 
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import gate
+from esper.runtime.batches import pack, unpack
 from esper.runtime.books import Lifecycle
 from esper.runtime.judging import Measurement
 from esper.runtime.run import Run
@@ -64,13 +65,13 @@ class Round:
             if self.twin is None
             else {"losses": self.twin.losses, "correct": self.twin.correct, "groups": self.twin.groups}
         )
-        return {**vars(self), "twin": twin}
+        return {**vars(self), "twin": twin, "batches": pack(self.batches)}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Round":
         """Inverse of :meth:`to_dict`."""
         twin = None if saved["twin"] is None else Measurement(**saved["twin"])
-        return cls(**{**saved, "twin": twin})
+        return cls(**{**saved, "twin": twin, "batches": unpack(saved["batches"])})
 
 
 class Rounds:
@@ -222,7 +223,7 @@ class Rounds:
         metric, twin_metric = result.metric(split.gate), twin.metric(split.gate)
         one.gates["twin"] = {
             "twin_z": result.z_against(twin, split.gate),
-            "has_metric": metric is not None,
+            "has_metric": metric is not None or twin_metric is not None,
             "metric_gain": None if metric is None or twin_metric is None else metric - twin_metric,
             "gate_loss": result.loss(split.gate),
             "twin_gate_loss": twin.loss(split.gate),

@@ -14,6 +14,7 @@ from esper.contracts.errors import CheckpointError, ConfigError, EsperError
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Evaluation, FieldReport, Observation
 from esper.kasmina.hosts import growth_config, host_parameters
+from esper.runtime.batches import check_storable, pack, unpack
 from esper.runtime.books import Books
 from esper.runtime.journal import Journal
 from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
@@ -166,6 +167,7 @@ class Session:
             self._refuse_if_closed()
             if self._rounds.is_due:  # its arms were interrupted
                 self._end_step()
+            self._refuse_unfit(batch)
             flops = run.cost(batch)
             loss = run.trainer.train(batch)
             self._after(batch, loss, flops, run.trainer.take_settings())
@@ -185,6 +187,7 @@ class Session:
             self._refuse_if_closed()
             if self._rounds.is_due:  # its arms were interrupted, and the run has gone on
                 self._rounds.abandon("its arms were interrupted")
+            self._refuse_unfit(batch)
             settings = run.trainer.take_settings()
             loss = loss_value.detach() if isinstance(loss_value, Tensor) else loss_value
             self._after(batch, loss, run.cost(batch), settings)
@@ -285,7 +288,7 @@ class Session:
                 raise
             raise CheckpointError(f"The checkpoint does not fit this run: {error}") from error
         run.books = Books.from_dict(state["books"])
-        run.recent = state["recent"]
+        run.recent = unpack(state["recent"])
         run.journal.restore(state["events"])
         self._rounds.current = None if state["round"] is None else Round.from_dict(state["round"])
         self._rounds.fallbacks = state["fallbacks"]
@@ -302,7 +305,7 @@ class Session:
             "identity": self._identity(),
             **self._run.capture(),
             "books": self._run.books.to_dict(),
-            "recent": self._run.recent,
+            "recent": pack(self._run.recent),
             "events": self._run.journal.events,
             "round": None if current is None else current.to_dict(),
             "fallbacks": self._rounds.fallbacks,
@@ -394,6 +397,11 @@ class Session:
                 f"{self._directory} holds another run. Go on with it by session.load({str(self._directory)!r} + "
                 f"'/{CHECKPOINTS}'), or name another directory."
             )
+
+    def _refuse_unfit(self, batch: Any) -> None:
+        """At the first step, not when the first round is checkpointed."""
+        if self._run.step == 0 and self._directory is not None:
+            check_storable(batch)
 
     def _refuse_if_finished(self) -> None:
         if self._is_finished:

@@ -54,7 +54,8 @@ class HeuristicPolicy:
         room = int(config.max_growth * seen.host_parameters) - seen.grown_parameters
         budget = min(int(config.capacity_per_round * seen.host_parameters), room)
         for index, place in enumerate(shortlist(seen.places, config.max_candidates)):
-            hidden = budget // (place.inputs + place.outputs + 1)  # a dense graft's multiply-adds are its weights
+            # a dense graft's multiply-adds are its weights: inputs, bias and outputs of each hidden unit, output biases
+            hidden = (budget - place.outputs) // (place.inputs + place.outputs + 1)
             if hidden < 1:
                 continue
             blueprint = config.blueprints[index % len(config.blueprints)]
@@ -68,7 +69,10 @@ def shortlist(places: Sequence[PlaceReport], length: int) -> list[PlaceReport]:
     free = [place for place in places if place.is_dormant]
     paths = sorted((place for place in free if place.kind != "layer"), key=lambda place: -place.host_parameters)
     layers = sorted((place for place in free if place.kind == "layer"), key=lambda place: -place.host_parameters)
-    return [*paths[: length - 1], *layers[:1]] if paths else layers[:length]
+    if not paths:
+        return layers[:length]
+    last = layers[: 1 if length > 1 else 0]
+    return [*paths[: length - len(last)], *last]
 
 
 def has_stalled(losses: Sequence[float], patience: int, min_delta: float) -> bool:

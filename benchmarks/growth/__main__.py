@@ -12,8 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.growth.cells import BATCH_SIZE, CONTROL_ROWS, EPOCHS, GROWN_ROWS, LR, run_rows
-from benchmarks.growth.tables import compare, kept_trials, markdown
-from benchmarks.machine import machine
+from benchmarks.growth.tables import compare, kept_trials, machines, markdown
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"
 ROWS = ("grown", *CONTROL_ROWS, "placebo")
@@ -33,7 +32,11 @@ def main() -> None:
     jobs += [("digits", (row,), seed) for row in TRIALS for seed in trials]
     _compute(options.output, jobs, options.workers)
 
-    results = {"machine": machine(), "setting": {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LR}, "tasks": {}}
+    results = {
+        "machines": machines(options.output),
+        "setting": {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LR},
+        "tasks": {},
+    }
     for data in tasks:
         name = Path(data).stem
         table = compare(options.output, data, ROWS, seeds)
@@ -43,7 +46,7 @@ def main() -> None:
     for row, counts in results["trials"].items():
         print(f"\n{row}: kept in {counts['kept']} of {counts['trials']} trials on digits")
     (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{results['machine']}\nWritten to {options.output / 'results.json'}")
+    print(f"\n{results['machines']}\nWritten to {options.output / 'results.json'}")
 
 
 def _compute(directory: Path, jobs: list[tuple[str, tuple[str, ...], int]], workers: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import machine
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.controls import Setting, host_on, static
 from esper.evaluation.growing import SCHEDULE, growing
@@ -37,7 +38,7 @@ def run_rows(directory: Path, data: str, rows: tuple[str, ...], seed: int) -> No
             cell = _control(data, row, grown, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(cell, indent=1))
+        unfinished.write_text(json.dumps({"machine": machine(), **cell}, indent=1))
         unfinished.rename(path)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.growth.cells import cell_path
+from benchmarks.growth.cells import GROWN_ROWS, cell_path
 
 RESAMPLES = 10_000
+KEPT_BY_SEED = ("parameters", "train_flops", "test_metric", "test_loss", "lr", "schedule")
 
 
 def read_cells(directory: Path, data: str, row: str, seeds: range) -> dict[int, dict[str, Any]]:
@@ -39,6 +40,7 @@ def compare(directory: Path, data: str, rows: tuple[str, ...], seeds: range) -> 
             continue
         gains = [100 * (grown[seed]["test_metric"] - cells[seed]["test_metric"]) for seed in shared]
         losses = [grown[seed]["test_loss"] - cells[seed]["test_loss"] for seed in shared]
+        probes = [cells[seed]["probe_flops"] / cells[seed]["train_flops"] for seed in shared if row in GROWN_ROWS]
         table[row] = {
             "seeds": len(shared),
             "parameters": interval([cells[seed]["parameters"] for seed in shared]),
@@ -53,6 +55,8 @@ def compare(directory: Path, data: str, rows: tuple[str, ...], seeds: range) -> 
                 sum(grown[s]["test_loss"] < cells[s]["test_loss"] for s in shared if grown[s]["kept"]),
                 sum(bool(grown[s]["kept"]) for s in shared),
             ],
+            "by_seed": {seed: {name: cells[seed][name] for name in KEPT_BY_SEED} for seed in shared},
+            "share_of_arms_and_judging": interval(probes) if probes else None,
             "kept": sum(bool(cells[seed].get("kept")) for seed in shared) if "kept" in cells[shared[0]] else None,
         }
     return table
@@ -83,6 +87,12 @@ def kept_trials(directory: Path, data: str, row: str, seeds: range) -> dict[str,
     """How often a control blueprint was kept."""
     cells = read_cells(directory, data, row, seeds)
     return {"trials": len(cells), "kept": sum(bool(cell["kept"]) for cell in cells.values())}
+
+
+def machines(directory: Path) -> list[dict[str, Any]]:
+    """What the cells were computed on, each kind once."""
+    found = {json.dumps(json.loads(path.read_text())["machine"]) for path in directory.glob("cells/*/*/*.json")}
+    return [json.loads(text) for text in sorted(found)]
 
 
 def _shown(value: tuple[float, float, float], spec: str) -> str:

@@ -120,15 +120,18 @@ def test_faults_of_two_grafts_of_a_layer_in_two_steps_are_both_acted_on_in_time(
 
 
 @pytest.mark.parametrize("state", [State.GRAFTING, State.STABILIZATION])
+@pytest.mark.parametrize("passes", [False, True])
 @VALUES
-def test_an_arm_with_a_faulty_graft_is_disqualified_and_the_run_untouched(state, value):
-    """The arm acts as the bare host from then on, so it could even win by luck."""
+def test_an_arm_with_a_faulty_graft_is_disqualified_and_the_run_untouched(state, passes, value):
+    """The arm acts as the bare host meanwhile, so it could even win by luck; nor does it matter if the fault passes."""
 
     def loss(model, batch):
         if trial.run.arm is not None and trial.state() is state:
             struck.append(state)
             if len(struck) == 2:  # the first step of its kind may be made once more, to be counted
                 poison(trial, value)
+            if len(struck) == 3 and passes:
+                poison(trial, 0.0)
         return toy.loss(model, batch)
 
     struck: list[State] = []
@@ -165,6 +168,8 @@ def test_a_seed_that_only_waits_is_never_blamed():
     trial.keeping._pending = {"": torch.tensor([1], dtype=torch.int8)}
     step(trial)
     assert trial.state() is State.GERMINATED
+    assert len(trial.run.in_state(State.GERMINATED)) == 1
+    assert trial.session.field_reports == []
 
 
 def test_a_faulty_fossil_is_told_and_acts_as_the_identity():

@@ -249,6 +249,7 @@ class TestRecovery:
             if ".state." not in name:
                 assert torch.equal(value, before_second[name]), name
         assert (trial.state(), trial.state("2")) == (State.FINE_TUNING, State.CULLED)
+        assert [fallback["live"] for fallback in trial.rounds.fallbacks] == [[]]
         trial.train()
         trial.session.finish()
         assert [outcome for outcome, _ in outcomes(trial)] == ["CULLED", "FOSSILIZED"]
@@ -378,6 +379,17 @@ def test_finish_blends_out_on_further_batches_and_books_them():
     assert alphas == pytest.approx([1 - step / RAMP for step in range(2, RAMP + 1)], abs=1e-6)
     assert trial.session.step_count == 55 + RAMP - 1
     assert trial.run.books.run_flops > flops
+
+
+def test_a_resumed_session_blends_out_at_its_finish_as_the_first_would_have(tmp_path):
+    trial = culled_at(54)
+    trial.session.save(tmp_path)
+    trial.session.finish()
+    resumed = Recipe(growing(layers=["", "2"], keep_looks=(0.9,)), policy=Script({1: ["", "2"]})).build()
+    resumed.session.load(tmp_path)
+    resumed.session.finish()
+    assert resumed.session.step_count == 55 + RAMP - 1
+    assert resumed.digest() == trial.digest()
 
 
 def test_finish_goes_back_if_the_host_does_not_recover():

@@ -175,7 +175,7 @@ def test_a_run_that_is_saved_after_an_interruption_in_an_arm_resumes_to_the_byte
     assert resumed.run.books.arm_flops > expected.run.books.arm_flops  # what was cut was paid for nevertheless
 
 
-def test_a_round_that_is_interrupted_in_a_loop_of_ones_own_is_given_up(tmp_path):
+def test_a_round_that_is_interrupted_in_a_loop_of_ones_own_is_given_up():
     """The run has gone on by a step of its own before the session hears of it."""
 
     def train_step(batch):
@@ -186,17 +186,17 @@ def test_a_round_that_is_interrupted_in_a_loop_of_ones_own_is_given_up(tmp_path)
         return loss
 
     fails = fails_once(lambda: trial, KeyboardInterrupt)
-    trial = Recipe(scheduler=None).build(loss=None, train_step=train_step)
+    trial = Recipe(growing(round_fraction=0.29), scheduler=None).build(loss=None, train_step=train_step)
     for batch in [batch for epoch in range(6) for batch in toy.batches(epoch)]:
         loss = train_step(batch)
         try:
             trial.session.after_step(batch, loss)
         except KeyboardInterrupt:
-            assert trial.session.step_count == 40
+            assert trial.session.step_count == 45
         if trial.session.step_count % 10 == 0:
             trial.session.after_epoch()
     (ended,) = trial.events("round_ended")
-    assert (ended["reason"], ended["step"]) == ("its arms were interrupted", 40)
+    assert (ended["reason"], ended["step"]) == ("its arms were interrupted", 45)
 
 
 def fails_once(get_trial: Callable[[], Trial], error: type[BaseException]) -> Callable[..., torch.Tensor]:

@@ -1,0 +1,41 @@
+"""What the documents show is what the code and the results say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.growth.tables import markdown
+from esper.contracts.lifecycle import State, diagram
+
+ROOT = Path(__file__).parent.parent
+RESULTS = json.loads((ROOT / "benchmarks" / "results" / "growth" / "results.json").read_text())
+
+
+def test_the_diagram_of_the_lifecycle_is_that_of_the_table():
+    assert diagram() in (ROOT / "docs" / "lifecycle.md").read_text()
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_stands_in_the_table_with_its_code(state):
+    assert f"| {int(state)} | {state.name} |" in (ROOT / "docs" / "lifecycle.md").read_text()
+
+
+@pytest.mark.parametrize("task", RESULTS["tasks"])
+def test_the_tables_of_the_readme_are_the_recorded_results(task):
+    assert markdown(task, RESULTS["tasks"][task]) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("control", ["placebo", "random_frozen"])
+def test_controls_were_kept_at_most_twice_in_a_hundred_trials(control):
+    assert RESULTS["trials"][control]["trials"] == 100
+    assert RESULTS["trials"][control]["kept"] <= 2
+
+
+@pytest.mark.parametrize(
+    "document", sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")}), ids=lambda path: path.name
+)
+def test_links_between_documents_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+        assert (document.parent / target).exists(), target

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from benchmarks.growth.tables import markdown
 from esper.contracts.lifecycle import State, diagram
@@ -39,3 +41,16 @@ def test_controls_were_kept_at_most_twice_in_a_hundred_trials(control):
 def test_links_between_documents_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def test_the_example_of_the_readme_runs():
+    torch.manual_seed(0)
+    x, y = torch.randn(400, 16), torch.randint(4, (400,))
+    names = {
+        "model": nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)),
+        **{"x_train": x[:200], "y_train": y[:200], "x_held_out": x[200:], "y_held_out": y[200:]},
+    }
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    exec(example, names)
+    assert names["session"].epoch == 60
+    assert names["plain"](x).shape == (400, 4)

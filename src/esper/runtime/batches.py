@@ -1,27 +1,11 @@
-"""Remembered batches on their way into a checkpoint and back."""
+"""What a batch must be to be remembered in a checkpoint."""
 
 from typing import Any
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_structure
+from torch.utils._pytree import tree_structure
 
 from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError, ConfigError
-
-
-def pack(batches: list[Any]) -> dict[str, Any]:
-    """Batches, and the device of each of their tensors: a checkpoint is read into host memory."""
-    devices = [str(leaf.device) for leaf in tree_leaves(batches) if isinstance(leaf, Tensor)]
-    return {"batches": batches, "devices": devices}
-
-
-def unpack(packed: dict[str, Any]) -> list[Any]:
-    """Inverse of :func:`pack`."""
-    devices = iter(packed["devices"])
-    batches: list[Any] = tree_map(
-        lambda leaf: leaf.to(next(devices)) if isinstance(leaf, Tensor) else leaf, packed["batches"]
-    )
-    return batches
 
 
 def check_storable(batch: Any) -> None:

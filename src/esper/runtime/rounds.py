@@ -15,7 +15,6 @@ import torch
 
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import gate
-from esper.runtime.batches import pack, unpack
 from esper.runtime.books import Lifecycle
 from esper.runtime.judging import Measurement
 from esper.runtime.run import Run
@@ -65,13 +64,16 @@ class Round:
             if self.twin is None
             else {"losses": self.twin.losses, "correct": self.twin.correct, "groups": self.twin.groups}
         )
-        return {**vars(self), "twin": twin, "batches": pack(self.batches)}
+        return {
+            **vars(self),
+            "twin": twin,
+        }
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Round":
         """Inverse of :meth:`to_dict`."""
         twin = None if saved["twin"] is None else Measurement(**saved["twin"])
-        return cls(**{**saved, "twin": twin, "batches": unpack(saved["batches"])})
+        return cls(**{**saved, "twin": twin})
 
 
 class Rounds:
@@ -165,7 +167,7 @@ class Rounds:
                 for one in self._waiting(now):
                     one.state, one.since_step = State.GERMINATED, one.born_step
                 now.arm_step, now.arm_steps = 0, None
-        except Exception as error:
+        except Exception as error:  # passed on; an interruption leaves the round standing, to be resumed
             self.abandon(f"an arm failed: {error!r}")
             raise
         self._end(now)

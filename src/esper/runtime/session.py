@@ -1,6 +1,7 @@
 """The session: where a run's loop and its growth meet."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from esper.contracts.errors import CheckpointError, ConfigError, EsperError
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Evaluation, FieldReport, Observation
 from esper.kasmina.hosts import growth_config, host_parameters
-from esper.runtime.batches import check_storable, pack, unpack
+from esper.runtime.batches import check_storable
 from esper.runtime.books import Books
 from esper.runtime.journal import Journal
 from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
@@ -102,11 +103,10 @@ class Session:
             clip_grad_norm=clip_grad_norm,
             accumulate=accumulate,
         )
-        try:
+        with ExitStack() as undo:  # a session that could not be built leaves no hooks on the optimizer
+            undo.callback(trainer.detach)
             judge = Judge(model, evaluate, config.seed)
-        except BaseException:
-            trainer.detach()
-            raise
+            undo.pop_all()
         self._directory = None if directory is None else Path(directory)
         if self._directory is not None:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -280,7 +280,7 @@ class Session:
             run.restore(state)
             if loader is not None:
                 loader.load_state_dict(state["loader"])
-        except Exception as error:
+        except (EsperError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             run.restore(here)
             if loader is not None:
                 loader.load_state_dict(position)
@@ -288,7 +288,7 @@ class Session:
                 raise
             raise CheckpointError(f"The checkpoint does not fit this run: {error}") from error
         run.books = Books.from_dict(state["books"])
-        run.recent = unpack(state["recent"])
+        run.recent = state["recent"]
         run.journal.restore(state["events"])
         self._rounds.current = None if state["round"] is None else Round.from_dict(state["round"])
         self._rounds.fallbacks = state["fallbacks"]
@@ -305,7 +305,7 @@ class Session:
             "identity": self._identity(),
             **self._run.capture(),
             "books": self._run.books.to_dict(),
-            "recent": pack(self._run.recent),
+            "recent": self._run.recent,
             "events": self._run.journal.events,
             "round": None if current is None else current.to_dict(),
             "fallbacks": self._rounds.fallbacks,

@@ -12,10 +12,11 @@ from esper.contracts.commands import Answer, Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError, closest
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
+from esper.contracts.reports import Observation
 from esper.kasmina.arena import Group
 from esper.kasmina.gates import Measured, gate
 from esper.kasmina.grafting import advance
-from esper.kasmina.hosts import places
+from esper.kasmina.hosts import host_parameters, places
 from esper.kasmina.layer import Place
 from esper.kasmina.lifecycle import Birth, discard, is_finite, seed_range, transition
 from esper.runtime.books import Books, Lifecycle
@@ -186,6 +187,21 @@ class Run:
             return self.measure()
         finally:
             place.state.alpha[seeds] = alpha
+
+    def observe(self) -> Observation:
+        """What the controller sees now."""
+        return Observation(
+            step=self.step,
+            planned_steps=self.planned_steps,
+            epoch=self.epoch,
+            train_losses=self.books.train_losses,
+            select_losses=self.books.select_losses,
+            places=[place.report() for place in self.places.values()],
+            rounds_done=self.books.rounds_begun,
+            active=len(self.in_state(*LIVE)),
+            host_parameters=host_parameters(self.model),
+            grown_parameters=sum(place.arena.num_parameters for place in self.places.values()),
+        )
 
     def capture(self) -> dict[str, Any]:
         """Body and clock of the run as it is."""

@@ -13,8 +13,8 @@ from esper.checkpoint.tree import clone
 from esper.contracts.commands import Answer, Command
 from esper.contracts.errors import CheckpointError, ConfigError, EsperError
 from esper.contracts.lifecycle import LIVE, State
-from esper.contracts.reports import Evaluation, FieldReport, Observation
-from esper.kasmina.hosts import growth_config, host_parameters
+from esper.contracts.reports import Evaluation, FieldReport
+from esper.kasmina.hosts import growth_config
 from esper.runtime.batches import check_storable
 from esper.runtime.books import Books
 from esper.runtime.journal import Journal
@@ -369,26 +369,11 @@ class Session:
 
     def _begin_round(self) -> None:
         run = self._run
-        for command in self._policy.decide(self._observation()):
+        for command in self._policy.decide(run.observe()):
             run.submit(command)
         candidates = run.in_state(State.GERMINATED)
         if candidates:
             self._rounds.begin(candidates)
-
-    def _observation(self) -> Observation:
-        run = self._run
-        return Observation(
-            step=run.step,
-            planned_steps=run.planned_steps,
-            epoch=run.epoch,
-            train_losses=run.books.train_losses,
-            select_losses=run.books.select_losses,
-            places=[place.report() for place in run.places.values()],
-            rounds_done=run.books.rounds_begun,
-            active=len(run.in_state(*LIVE)),
-            host_parameters=host_parameters(run.model),
-            grown_parameters=sum(place.arena.num_parameters for place in run.places.values()),
-        )
 
     def _refuse_if_closed(self) -> None:
         self._refuse_if_finished()

@@ -118,11 +118,12 @@ def test_under_autocast_the_batch_equals_the_loop_in_bfloat16(reads):
 
 
 def test_non_contiguous_activations_give_the_same():
+    """But for rounding: matrix products of another layout may sum in another order (seen on an Intel Xeon)."""
     place = mixed(make_place(), "chunk")
     x, y = activations(place, 4, 5)
     turned = [tensor.detach().transpose(0, 1).contiguous().transpose(0, 1) for tensor in (y, x)]
     assert not turned[0].is_contiguous()
-    assert torch.equal(grown(place, *turned), grown(place, y, x))
+    torch.testing.assert_close(grown(place, *turned), grown(place, y, x))
 
 
 def test_the_hosts_output_is_not_written_into():

@@ -163,6 +163,20 @@ def test_a_run_resumes_to_the_byte_in_the_middle_of_an_arm(step, tmp_path):
     assert_equal(resume(RECIPE, tmp_path / "checkpoints"), whole(RECIPE))
 
 
+def test_a_run_without_epochs_resumes_to_the_byte_in_an_arm_that_ends_at_a_boundary(tmp_path):
+    """The boundary that follows the round in the same step is made up for."""
+    recipe = Recipe(growing(boundary_steps=10), model=noisy_host, policy=Script({0: [""]}))
+    source = toy.loader()
+    trial = recipe.build(
+        loader=source, directory=tmp_path, checkpoint_steps=5, loss=fails_once(lambda: trial, KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        toy.train_from(trial, source)
+    resumed, expected = resume(recipe, tmp_path / "checkpoints"), whole(recipe)
+    assert_equal(resumed, expected)
+    assert [event["step"] for event in resumed.events("epoch")] == list(range(10, 121, 10))
+
+
 def test_a_run_that_is_saved_after_an_interruption_in_an_arm_resumes_to_the_byte(tmp_path):
     """As by ``except KeyboardInterrupt: session.save(...)``: the round is not lost."""
     source = toy.loader()

@@ -172,6 +172,9 @@ def test_a_session_goes_on_after_an_adoption_and_keeps_what_it_grew():
     trial.session.finish()
     (report,) = trial.session.field_reports
     assert report.outcome == "FOSSILIZED"
+    states = ["TRAINING", "GRAFTING", "STABILIZATION", "EVALUATING", "twin", "FINE_TUNING", "keep", "FOSSILIZED"]
+    assert list(report.gates) == states
+    assert report.gates["STABILIZATION"] == {"is_finite": True, "alpha": 1.0}
     assert trial.state() is State.DORMANT
 
 

@@ -67,7 +67,6 @@ class Keeping:
         """Decide every lifecycle that is still open."""
         run = self._run
         self._act_on(self._pending)
-        self._act_on(run.faults())
         for one in run.in_state(State.GERMINATED):
             run.move(one, State.CANCELLED, "the run was finished")
         undecided = [one for one in run.in_state(State.FINE_TUNING) if not one.is_kept]

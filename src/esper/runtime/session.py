@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from esper.checkpoint import store
 from esper.checkpoint.tree import clone
 from esper.contracts.commands import Answer, Command
-from esper.contracts.errors import CheckpointError, ConfigError, EsperError
+from esper.contracts.errors import CheckpointError, ConfigError
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.hosts import growth_config
@@ -37,9 +37,9 @@ class Session:
         model: from :func:`esper.wrap`.
         optimizer: built after wrapping, over ``model.parameters()``. Any that needs no closure.
         loss: ``loss(model, batch) -> scalar tensor``, the mean over the batch; :meth:`step` does the rest.
-        train_step: instead of ``loss``: ``train_step(batch) -> loss``, a whole step in your own code. Arms call it
-            too, on remembered batches; whatever it changes besides model and optimizer must be in ``scheduler``,
-            ``scaler`` or ``extra``.
+        train_step: instead of ``loss``: ``train_step(batch) -> loss``, a whole step in your own code. Both are also
+            called in arms, on remembered batches, and once more for every new shape of a batch, to count its FLOPs;
+            whatever they change besides model and optimizer must be in ``scheduler``, ``scaler`` or ``extra``.
         evaluate: ``evaluate(model) -> esper.Evaluation``: one loss per held-out sample, in a fixed order. Called in
             eval mode without gradients.
         planned_steps: batches of the whole run.
@@ -276,17 +276,17 @@ class Session:
     def _restore(self, state: dict[str, Any]) -> None:
         run, loader = self._run, self._loader
         here, position = run.capture(), None if loader is None else clone(loader.state_dict())
-        try:
-            run.restore(state)
+        with ExitStack() as undo:
+            undo.callback(run.restore, here)
             if loader is not None:
-                loader.load_state_dict(state["loader"])
-        except (EsperError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            run.restore(here)
-            if loader is not None:
-                loader.load_state_dict(position)
-            if isinstance(error, EsperError):
-                raise
-            raise CheckpointError(f"The checkpoint does not fit this run: {error}") from error
+                undo.callback(loader.load_state_dict, position)
+            try:
+                run.restore(state)
+                if loader is not None:
+                    loader.load_state_dict(state["loader"])
+            except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise CheckpointError(f"The checkpoint does not fit this run: {error}") from error
+            undo.pop_all()
         run.books = Books.from_dict(state["books"])
         run.recent = state["recent"]
         run.journal.restore(state["events"])

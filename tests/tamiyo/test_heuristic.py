@@ -35,7 +35,6 @@ NOW = Observation(
     select_losses=STALLED,
     places=PLACES,
     rounds_done=0,
-    active=0,
     host_parameters=682,
     grown_parameters=0,
 )

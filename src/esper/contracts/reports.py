@@ -59,7 +59,6 @@ class Observation:
         select_losses: mean held-out loss at every epoch boundary so far.
         places: where growth could happen.
         rounds_done: rounds begun so far.
-        active: live lifecycles.
         host_parameters: parameters of the bare host.
         grown_parameters: parameters of fossils and live grafts.
     """
@@ -71,7 +70,6 @@ class Observation:
     select_losses: Sequence[float]
     places: Sequence[PlaceReport]
     rounds_done: int
-    active: int
     host_parameters: int
     grown_parameters: int
 

@@ -45,7 +45,7 @@ class Recipe:
 
 
 def optimizer_of(model: nn.Module) -> Optimizer:
-    """AdamW as every control uses it. Fused: the same maths, and a tiny model's step takes 0.17 ms instead of 0.28."""
+    """AdamW as every control uses it. Fused: the same maths, and faster for tiny models."""
     return AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
 
 

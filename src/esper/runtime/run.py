@@ -198,7 +198,6 @@ class Run:
             select_losses=self.books.select_losses,
             places=[place.report() for place in self.places.values()],
             rounds_done=self.books.rounds_begun,
-            active=len(self.in_state(*LIVE)),
             host_parameters=host_parameters(self.model),
             grown_parameters=sum(place.arena.num_parameters for place in self.places.values()),
         )

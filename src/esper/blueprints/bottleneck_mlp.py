@@ -1,15 +1,12 @@
 """One hidden layer beside the host: the family that pays most (nonlinear, zero output layer)."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from esper.blueprints.blueprint import Blueprint, Ports
-from esper.contracts.errors import ConfigError
+from esper.blueprints.blueprint import Blueprint, Ports, drawn
 
 
 @dataclass(frozen=True)
@@ -26,14 +23,10 @@ class BottleneckMLP(Blueprint):
 
     id: ClassVar[str] = "bottleneck_mlp"
     family: ClassVar[str] = "bottleneck_mlp"
+    size: ClassVar[str | None] = "hidden"
+    confidence: ClassVar[int] = 3
 
     hidden: int = 16
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.hidden, int) or self.hidden < 1:
-            raise ConfigError(f"{self.id}: hidden must be a whole number of at least 1, not {self.hidden!r}.")
-        if self.reads not in ("input", "chunk"):
-            raise ConfigError(f"{self.id}: reads must be 'input' or 'chunk', not {self.reads!r}.")
 
     def shapes(self, ports: Ports) -> dict[str, tuple[int, ...]]:
         return {
@@ -44,19 +37,8 @@ class BottleneckMLP(Blueprint):
         }
 
     def init(self, ports: Ports, generator: Generator) -> dict[str, Tensor]:
-        params = {name: torch.zeros(shape) for name, shape in self.shapes(ports).items()}
-        bound = 1 / math.sqrt(ports.inputs)
-        for name in ("w1", "b1"):
-            params[name].uniform_(-bound, bound, generator=generator)
-        return params
+        return drawn(self.shapes(ports), generator, "w1", "b1")
 
     def delta(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
         hidden = F.gelu(F.linear(x, params["w1"], params["b1"]))
         return F.linear(hidden, params["w2"], params["b2"])
-
-    def to_module(self, ports: Ports, params: dict[str, Tensor]) -> nn.Module:
-        first, last = nn.Linear(ports.inputs, self.hidden), nn.Linear(self.hidden, ports.outputs)
-        tensors = {"0.weight": "w1", "0.bias": "b1", "2.weight": "w2", "2.bias": "b2"}
-        branch = nn.Sequential(first, nn.GELU(), last).to(params["w1"])
-        branch.load_state_dict({key: params[name] for key, name in tensors.items()})
-        return branch

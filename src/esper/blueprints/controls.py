@@ -21,6 +21,7 @@ class Placebo(BottleneckMLP):
 
     id: ClassVar[str] = "placebo"
     family: ClassVar[str] = "control"
+    confidence: ClassVar[int] = 0
     starts_at_zero: ClassVar[bool] = False
 
     def delta(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -36,6 +37,7 @@ class RandomFrozen(BottleneckMLP):
 
     id: ClassVar[str] = "random_frozen"
     family: ClassVar[str] = "control"
+    confidence: ClassVar[int] = 0
     is_trainable: ClassVar[bool] = False
     starts_at_zero: ClassVar[bool] = False
 

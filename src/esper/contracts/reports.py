@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Layout = Literal["features", "tokens", "signal", "image"]
+"""What lies around the channels: nothing that a graft may use (each row stands for itself), a sequence of tokens (which
+may be causal), positions along one axis, or along two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,28 +27,72 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class SeedReport:
+    """What the seeds of a place have sensed since the last boundary: columns with one entry per seed.
+
+    A column that was not measured is None.
+
+    Args:
+        chunk_variance: mean over the chunk's channels of their variance over samples and positions.
+        inactive_ratio: share of values that the activation that follows does not let pass.
+        mean_abs_correlation: mean absolute correlation of pairs of channels within the chunk; 0 for single channels.
+        gradient_norm: root mean square, over samples, positions and channels, of the loss gradient at the chunk.
+    """
+
+    chunk_variance: Sequence[float] | None = None
+    inactive_ratio: Sequence[float] | None = None
+    mean_abs_correlation: Sequence[float] | None = None
+    gradient_norm: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceReport:
     """A place at which growth could happen now.
 
     Args:
         layer_id: name of the place.
         kind: ``"model"``, ``"span"``, ``"block"`` or ``"layer"``.
-        num_seeds: seeds of the place.
-        is_dormant: whether every seed is DORMANT, so that a group may germinate.
-        is_under_embargo: whether a seed was culled and may not germinate yet.
-        inputs: features that a graft would read.
-        outputs: channels that it would write.
+        states: state code of every seed.
+        is_under_embargo: whether a seed was culled or rolled back and may not germinate yet.
+        inputs: features that a graft can read; 0 if the place's input is nothing that a graft can read, so that only
+            a graft that reads its own chunk can grow there.
+        outputs: channels that the place writes.
+        bounds: first channel of every seed's chunk, and the end.
+        layout: what lies around the channels.
+        positions: tokens, or positions along all axes, of one sample; 1 if unknown.
         host_parameters: parameters of the host modules that the place covers.
+        grown_parameters: parameters of the place's fossils and live grafts.
+        rows: vectors of channels that the place wrote in the traced training step (samples times positions).
+        seeds: what its seeds have sensed; None without telemetry.
+        gradient_noise: standard deviation of the place's gradient norm from step to step, relative to its mean.
+        drift: how far the place's host weights have moved since the last good snapshot, relative to their norm.
     """
 
     layer_id: str
     kind: str
-    num_seeds: int
-    is_dormant: bool
+    states: Sequence[int]
     is_under_embargo: bool
     inputs: int
     outputs: int
-    host_parameters: int
+    bounds: Sequence[int]
+    layout: Layout = "features"
+    positions: int = 1
+    host_parameters: int = 0
+    grown_parameters: int = 0
+    rows: int = 0
+    seeds: SeedReport | None = None
+    gradient_noise: float | None = None
+    drift: float | None = None
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds of the place."""
+        return len(self.states)
+
+    @property
+    def is_dormant(self) -> bool:
+        """Whether every seed is DORMANT, so that a group may germinate."""
+        return not any(self.states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +105,15 @@ class Observation:
         epoch: epochs done.
         train_losses: mean training loss of every epoch so far.
         select_losses: mean held-out loss at every epoch boundary so far.
+        select_metrics: the accuracy-like metric there; empty if the task has none.
         places: where growth could happen.
-        rounds_done: rounds begun so far.
+        rounds_done: rounds and live trials begun so far.
+        active: lifecycles under way from GERMINATED to EVALUATING.
         host_parameters: parameters of the bare host.
+        host_multiply_adds: of the bare host's forward pass in the traced training step; 0 if there was none yet.
         grown_parameters: parameters of fossils and live grafts.
+        grown_multiply_adds: of their forward pass on that step.
+        reports: of all lifecycles that have ended, in order.
     """
 
     step: int
@@ -72,6 +125,11 @@ class Observation:
     rounds_done: int
     host_parameters: int
     grown_parameters: int
+    select_metrics: Sequence[float] = ()
+    active: int = 0
+    host_multiply_adds: int = 0
+    grown_multiply_adds: int = 0
+    reports: Sequence["FieldReport"] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +142,8 @@ class FieldReport:
         seed_id: the seed, or ``"all"``.
         blueprint: id of the blueprint.
         settings: its hyper-parameters.
+        strategy: how it was blended in.
+        trial: ``"round"`` for an arm of its own, ``"live"`` for the run itself.
         parameters: parameters of the graft.
         born_step: step of its germination.
         ended_step: step of its outcome.
@@ -98,6 +158,8 @@ class FieldReport:
     seed_id: int | str
     blueprint: str
     settings: dict[str, Any]
+    strategy: str
+    trial: str
     parameters: int
     born_step: int
     ended_step: int

@@ -7,9 +7,10 @@ from torch import nn
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.lifecycle import State
-from esper.kasmina.layer import Place
+from esper.kasmina.place import Place
 from esper.kasmina.slot_optimizer import SlotOptimizer, step_slots
 from tests.kasmina.growing import grow, mlp, place_of, release, remove, transition_to, wrapped
+from tests.kasmina.lone import blend_in, lone_place
 from tests.kasmina.oracle import grown_by_loop
 
 SLOTS = "_esper.places.own.arena.slots"
@@ -17,7 +18,7 @@ SLOTS = "_esper.places.own.arena.slots"
 
 def make_place(dtype=torch.float32) -> Place:
     """A place by itself; 11 channels and 4 seeds make chunks of 2, 3, 3 and 3."""
-    return Place("fc", "layer", Ports(6, 11), 4, 0, like=torch.zeros(1, dtype=dtype), seed=0)
+    return lone_place(dtype=dtype)
 
 
 def mixed(place: Place, reads: str) -> Place:
@@ -181,7 +182,7 @@ def test_alpha_zero_is_the_exact_identity():
 
 def test_grafts_of_one_shape_run_as_one_batch_whatever_their_number(monkeypatch):
     """No Python loop over seeds: as many calls of delta as there are groups."""
-    place = Place("fc", "layer", Ports(6, 40), 20, 0, like=torch.zeros(1), seed=0)
+    place = lone_place(Ports(6, 40), 20)
     for seed in range(20):
         grow(place, seed, hidden=3)
     calls, delta = [], BottleneckMLP.delta
@@ -252,6 +253,48 @@ def test_a_larger_arena_goes_on_behind_the_same_optimizer_and_clipping():
         optimizer.zero_grad()
 
 
+def test_a_loss_that_is_still_held_does_not_stop_growth():
+    """Its graph keeps the node that accumulates the slots' gradient, with the size that they had."""
+    model = wrapped(mlp(6, 8, 4), ["0"])
+    held = []
+    for seed in range(3):
+        grow(place_of(model, "0"), seed, hidden=3)
+        held.append(model(torch.ones(5, 6)).square().sum())
+        held[-1].backward()
+        assert place_of(model, "0").arena.slots.grad.shape == place_of(model, "0").arena.slots.shape
+    remove(place_of(model, "0"), 1)
+    assert place_of(model, "0").arena.slots.dtype == torch.float32
+
+
+def test_a_graft_without_parameters_lives_and_leaves_like_any_other():
+    place = make_place()
+    x, y = activations(place, 5)
+    grow(place, 1, blueprint="noop", scale=None)
+    assert torch.equal(grown(place, y, x), y)
+    grow(place, 2, hidden=3)
+    assert (grown(place, y, x) != y).any(dim=0).tolist() == [False] * 5 + [True] * 3 + [False] * 3
+    remove(place, 2)
+    transition_to(place, 1, State.FOSSILIZED)
+    assert torch.equal(grown(place, y, x), y)
+
+
+def test_memory_is_as_wide_as_the_strategies_of_live_grafts_need():
+    """None for fixed ramps; a slot's row is zero when a ramp begins, and stays its graft's when the arena grows."""
+    place = make_place()
+    blend_in(place, 0, 1, "fixed_ramp")
+    assert place.arena.memory.shape == (1, 0)
+    blend_in(place, 1, 2, "grad_norm_gated")
+    place.arena.memory[1] = 3.0
+    blend_in(place, 2, 3, "drift_controlled")
+    assert place.arena.memory.shape == (3, 1 + 1024)
+    assert place.arena.memory[1, :34].eq(3).all()
+    assert not place.arena.memory[[0, 2]].any()
+    remove(place, 1)
+    blend_in(place, 1, 4, "performance_linked")
+    assert place.arena.grafts[4].slot == 1
+    assert not place.arena.memory.any()
+
+
 # Fossils
 
 
@@ -299,3 +342,41 @@ def test_a_fossil_keeps_its_bytes_and_is_no_parameter():
     assert torch.equal(place.arena.fossil_bytes(0)[0], live)
     assert [name for name, _ in place.named_parameters()] == ["arena.slots"]
     assert not place.arena.fossil_bytes(0).requires_grad
+
+
+def test_a_fossil_forgets_how_it_was_blended_in():
+    """A checkpoint with fossils of a user's strategy loads where that strategy is not registered."""
+    place = make_place()
+    blend_in(place, 1, 1, "drift_controlled")
+    place.arena.fossilize(1)
+    assert place.arena.topology()["fossils"][0][0]["strategy"] == "fixed_ramp"
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3, 11])
+def test_after_rechunking_fossils_stay_and_belong_to_the_seeds_that_own_their_channels(num_seeds):
+    place = make_place()
+    x, y = activations(place, 5)
+    for seed_id in (0, 3, "all"):
+        grow(place, seed_id, State.FOSSILIZED, hidden=3)
+        release(place, seed_id)
+    before = grown(place, y, x)
+    place.rechunk(num_seeds)
+    assert torch.equal(grown(place, y, x), before)
+    for group in place.arena.groups:
+        for graft in group.grafts:
+            first, end = graft.seeds
+            assert place.bounds[first] <= graft.channels[0] < place.bounds[first + 1]
+            assert place.bounds[end - 1] < graft.channels[1] <= place.bounds[end]
+    assert grow(place, num_seeds - 1, State.FINE_TUNING, hidden=3)
+    assert not torch.equal(grown(place, y, x), before)
+
+
+def test_after_rechunking_the_fault_of_a_fossil_is_raised_at_its_new_seed():
+    place = make_place()
+    x, y = activations(place, 5)
+    grow(place, 3, State.FOSSILIZED, hidden=3)
+    release(place, 3)
+    place.rechunk(2)
+    place.arena.fossil_bytes(0).fill_(torch.nan)
+    assert torch.equal(grown(place, y, x), y)
+    assert place.state.fault.tolist() == [0, 2]

@@ -11,7 +11,14 @@ PASSING = {
     State.GRAFTING: {"is_finite": True},
     State.STABILIZATION: {"is_finite": True, "alpha": 1.0},
     State.EVALUATING: {"is_finite": True, "held_steps": 1},
-    State.FINE_TUNING: {"is_finite": True, "twin_z": 2.33, "has_metric": True, "metric_gain": 0.0},
+    State.FINE_TUNING: {
+        "is_finite": True,
+        "twin_z": 2.33,
+        "has_metric": True,
+        "metric_gain": 0.0,
+        "is_joint": True,
+        "ablation_z": 0.0,
+    },
     State.FOSSILIZED: {"is_finite": True, "ablation_z": 2.33, "confirm_margin": 0.0},
 }
 FAILING = {
@@ -25,6 +32,8 @@ FAILING = {
     "confirm_margin": -1e-6,
 }
 TERMS = [(target, name) for target, values in PASSING.items() for name in values]
+SWITCHES = ("has_metric", "is_joint")
+NUMBERS = [term for term in TERMS if term[1] not in SWITCHES]
 
 
 @pytest.mark.parametrize("target", PASSING, ids=lambda state: state.name)
@@ -47,29 +56,30 @@ def test_what_was_not_measured_never_passes(target, name, how):
     assert result.failures == (f"{name} is missing",)
 
 
-@pytest.mark.parametrize(("target", "name"), [term for term in TERMS if term[1] != "has_metric"], ids=str)
+@pytest.mark.parametrize(("target", "name"), NUMBERS, ids=str)
 def test_nan_never_passes(target, name):
     result = gate(target, PASSING[target] | {name: math.nan})
     assert not result.passed
     assert str(result).startswith(f"{name} is nan")
 
 
-@pytest.mark.parametrize(("target", "name"), [term for term in TERMS if term[1] != "has_metric"], ids=str)
+@pytest.mark.parametrize(("target", "name"), NUMBERS, ids=str)
 def test_each_term_alone_shuts_the_gate_and_is_named(target, name):
-    result = gate(target, PASSING[target] | {name: FAILING[name]})
+    value = -0.01 if (target, name) == (State.FINE_TUNING, "ablation_z") else FAILING[name]
+    result = gate(target, PASSING[target] | {name: value})
     assert not result.passed
     assert len(result.failures) == 1
     assert result.failures[0].startswith(f"{name} is ")
 
 
 def test_a_metric_that_the_task_does_not_have_is_no_term():
-    measured = {"is_finite": True, "twin_z": 3.0, "has_metric": False}
+    measured = {"is_finite": True, "twin_z": 3.0, "has_metric": False, "is_joint": False}
     assert gate(State.FINE_TUNING, measured).passed
     assert gate(State.FINE_TUNING, measured | {"metric_gain": None}).passed
 
 
 def test_a_metric_that_the_task_has_and_that_was_not_measured_is_missing():
-    result = gate(State.FINE_TUNING, {"is_finite": True, "twin_z": 3.0, "has_metric": True})
+    result = gate(State.FINE_TUNING, {"is_finite": True, "twin_z": 3.0, "has_metric": True, "is_joint": False})
     assert result.failures == ("metric_gain is missing",)
 
 
@@ -81,9 +91,23 @@ def test_the_z_score_asked_for_is_configuration(target, name):
 
 def test_ablation_alone_never_opens_the_grow_gate():
     """A host leans on whatever was blended in: a knock-out passes for random grafts."""
-    assert not gate(State.FINE_TUNING, {"is_finite": True, "ablation_z": 50.0, "has_metric": False}).passed
+    measured = {"is_finite": True, "ablation_z": 50.0, "has_metric": False, "is_joint": True}
+    assert not gate(State.FINE_TUNING, measured).passed
+
+
+def test_ablation_vetoes_only_where_several_grafts_were_on_trial_together():
+    measured = {"is_finite": True, "twin_z": 3.0, "has_metric": False, "ablation_z": -0.5}
+    assert not gate(State.FINE_TUNING, measured | {"is_joint": True}).passed
+    assert gate(State.FINE_TUNING, measured | {"is_joint": False}).passed
+
+
+def test_ablation_decides_where_no_twin_was_asked_for():
+    measured = {"is_finite": True, "ablation_z": 2.4}
+    assert gate(State.FINE_TUNING, measured, judge="ablation").passed
+    assert not gate(State.FINE_TUNING, measured | {"ablation_z": 2.3}, judge="ablation").passed
+    assert not gate(State.FINE_TUNING, {"is_finite": True, "twin_z": 9.0}, judge="ablation").passed
 
 
 def test_all_failures_are_told_at_once():
     result = gate(State.FINE_TUNING, {})
-    assert str(result) == "is_finite is missing; twin_z is missing; has_metric is missing"
+    assert str(result) == "is_finite is missing; twin_z is missing; has_metric is missing; is_joint is missing"

@@ -12,14 +12,12 @@ from esper.contracts.commands import Command
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import LIVE, OUTCOMES, TRANSITIONS, State
 from esper.kasmina import lifecycle
-from esper.kasmina.layer import Place
-from esper.kasmina.lifecycle import Birth, birth_bytes, discard, is_finite, transition
+from esper.kasmina.grafting import advance
+from esper.kasmina.lifecycle import Birth, discard, is_finite, transition
+from esper.kasmina.place import Place
 from tests.kasmina.growing import PATH, grow, place_of, release, remove, wrapped
 from tests.kasmina.growing import mlp as make_mlp
-
-
-def make_place() -> Place:
-    return Place("fc", "layer", Ports(6, 11), 4, 0, like=torch.zeros(1), seed=0)
+from tests.kasmina.lone import blend_in, lone_place
 
 
 def photograph(place: Place) -> tuple:
@@ -41,7 +39,7 @@ commands = st.builds(
     version=st.sampled_from([None, None, None, 0, 1, 5]),
     blueprint=st.sampled_from(["bottleneck_mlp", "bottleneck_mlp", "bottleneck_mlp", "none_such", None]),
     settings=st.sampled_from([{"hidden": 2}, {"hidden": 3, "reads": "chunk"}, {"hidden": 0}, {"hiden": 2}]),
-    strategy=st.sampled_from(["fixed_ramp", "fixed_ramp", "fixed_ramp", "none_such"]),
+    strategy=st.sampled_from(["fixed_ramp", "fixed_ramp", "drift_controlled", "none_such"]),
 )
 
 
@@ -49,7 +47,7 @@ commands = st.builds(
 @given(st.lists(st.tuples(commands, st.booleans()), max_size=40))
 def test_any_stream_of_commands_takes_only_listed_transitions(stream):
     """A refused command changes nothing; an accepted one moves its seeds, one version on, and nobody else."""
-    place = make_place()
+    place = lone_place()
     for birth, (command, is_push) in enumerate(stream, start=1):
         if is_push and command.seed_id in (0, 1, 3):  # pure chance seldom gets far
             command = replace(command, target=min(TRANSITIONS[State(int(place.state.lifecycle[command.seed_id]))]))
@@ -86,7 +84,7 @@ def _check_books(place: Place) -> None:
 
 
 def test_each_promotion_moves_what_belongs_to_it():
-    place = make_place()
+    place = lone_place()
     seen = {}
     for target in PATH:
         place.state.steps_in_state.fill_(3)
@@ -110,7 +108,7 @@ def test_each_promotion_moves_what_belongs_to_it():
 @pytest.mark.parametrize("state", [State.GERMINATED, State.TRAINING])
 @pytest.mark.parametrize("outcome", [State.CULLED, State.CANCELLED, State.ROLLED_BACK])
 def test_before_grafting_a_lifecycle_ends_at_once(state, outcome):
-    place = make_place()
+    place = lone_place()
     grow(place, 1, state)
     transition(place, Command("fc", 1, outcome))
     assert not place.arena.grafts
@@ -118,7 +116,7 @@ def test_before_grafting_a_lifecycle_ends_at_once(state, outcome):
 
 @pytest.mark.parametrize("outcome", [State.CULLED, State.CANCELLED])
 def test_a_blended_in_graft_stays_until_it_is_blended_out(outcome):
-    place = make_place()
+    place = lone_place()
     number = grow(place, 1, State.FINE_TUNING)
     transition(place, Command("fc", 1, outcome))
     assert place.state.alpha.tolist() == [0, 1, 0, 0]
@@ -132,12 +130,21 @@ def test_a_blended_in_graft_stays_until_it_is_blended_out(outcome):
 
 
 def test_an_embargo_is_noted_and_lifted_with_the_outcome():
-    place = make_place()
+    place = lone_place()
     grow(place, 2, State.TRAINING)
-    transition(place, Command("fc", 2, State.CULLED), embargo_epochs=5)
+    transition(place, Command("fc", 2, State.CULLED), embargo_epochs=5, quarantine_epochs=9)
     assert place.state.embargo_epochs.tolist() == [0, 0, 5, 0]
     release(place, 2)
     assert place.state.embargo_epochs.tolist() == [0, 0, 0, 0]
+
+
+def test_who_was_rolled_back_is_in_quarantine_and_who_cancelled_is_free():
+    place = lone_place()
+    grow(place, 2, State.TRAINING)
+    transition(place, Command("fc", 2, State.ROLLED_BACK), embargo_epochs=5, quarantine_epochs=9)
+    grow(place, 1, State.TRAINING, lifecycle=2)
+    transition(place, Command("fc", 1, State.CANCELLED), embargo_epochs=5, quarantine_epochs=9)
+    assert place.state.embargo_epochs.tolist() == [0, 0, 9, 0]
 
 
 REFUSED = {
@@ -157,15 +164,88 @@ REFUSED = {
     "unknown strategy": (
         Command("fc", 0, State.GERMINATED, blueprint="bottleneck_mlp", strategy="ramp"),
         ConfigError,
-        "no grafting strategy 'ramp'. Valid: fixed_ramp",
+        "no grafting strategy 'ramp'. .*Valid: .*fixed_ramp",
     ),
 }
+
+
+MISFITS = {
+    "reads its input, which is none": (
+        Ports(0, 11),
+        {"blueprint": "bottleneck_mlp"},
+        "'bottleneck_mlp' cannot grow at Seed 1 of 'fc': it reads the place's input, which is nothing",
+    ),
+    "another layout": (
+        Ports(6, 11),
+        {"blueprint": "conv_bottleneck"},
+        "'conv_bottleneck' cannot grow at Seed 1 of 'fc': it grows on image or signal, and the place has features",
+    ),
+    "another width": (
+        Ports(6, 11),
+        {"blueprint": "affine", "settings": {"reads": "input"}},
+        "'affine' cannot grow at Seed 1 of 'fc': it keeps the width, and 6 inputs are not 3 outputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_blueprint_that_does_not_fit_is_refused_with_place_and_reason(name):
+    ports, what, message = MISFITS[name]
+    place = lone_place(ports)
+    before = photograph(place)
+    with pytest.raises(ConfigError, match=message):
+        transition(place, Command("fc", 1, State.GERMINATED, **what), birth=Birth(2, ramp_steps=4))
+    assert unchanged(place, before)
+
+
+def test_a_seed_that_reads_its_chunk_fits_where_there_is_no_input():
+    place = lone_place(Ports(0, 11, "tokens", 5))
+    grow(place, 1, State.TRAINING, reads="chunk")
+    assert place.arena.grafts[1].ports == Ports(3, 3, "tokens", 5)
+
+
+def test_a_seed_germinates_alone_while_others_of_its_place_live():
+    place = lone_place()
+    grow(place, 0, State.FINE_TUNING)
+    grow(place, 1, State.GRAFTING, alpha=0.5)
+    bytes_before = {n: place.arena.params_of(graft).detach().clone() for n, graft in place.arena.grafts.items()}
+    grow(place, 3, State.TRAINING)
+    assert place.state.lifecycle.tolist() == [State.FINE_TUNING, State.GRAFTING, State.DORMANT, State.TRAINING]
+    assert place.state.lifecycle_id.tolist() == [1, 2, 0, 3]
+    transition(place, Command("fc", 3, State.GRAFTING))
+    assert place.state.alpha.tolist() == [1.0, 0.5, 0.0, 0.0]
+    for number, before in bytes_before.items():
+        assert torch.equal(place.arena.params_of(place.arena.grafts[number]), before)
+
+
+def test_a_second_ramp_of_a_seed_begins_at_its_beginning():
+    place = lone_place()
+    blend_in(place, 1, 1, "fixed_ramp", ramp_steps=4)
+    for _ in range(3):
+        advance(place)
+    assert place.state.progress.tolist() == [0, 3, 0, 0]
+    transition(place, Command("fc", 1, State.CANCELLED))
+    discard(place, 1)
+    release(place, 1)
+    assert place.state.progress.tolist() == [0, 0, 0, 0]
+    blend_in(place, 1, 2, "fixed_ramp", ramp_steps=4)
+    advance(place)
+    assert place.state.alpha.tolist() == [0, 0.25, 0, 0]
+
+
+@pytest.mark.parametrize("target", [State.STABILIZATION, State.CULLED, State.CANCELLED, State.ROLLED_BACK])
+def test_a_graft_rises_only_while_it_is_blended_in(target):
+    place = lone_place()
+    blend_in(place, 1, 1, "fixed_ramp")
+    assert place.arena.grafts[1].is_rising
+    transition(place, Command("fc", 1, target))
+    assert not place.arena.grafts[1].is_rising
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refusal_says_why_and_changes_nothing(name):
     command, error, message = REFUSED[name]
-    place = make_place()
+    place = lone_place()
     grow(place, 1, State.GERMINATED)
     before = photograph(place)
     with pytest.raises(error, match=message):
@@ -175,7 +255,7 @@ def test_a_refusal_says_why_and_changes_nothing(name):
 
 def test_without_the_table_a_seed_could_skip_its_trial(monkeypatch):
     """Negative control: the table alone stands between TRAINING and FINE_TUNING."""
-    place = make_place()
+    place = lone_place()
     grow(place, 1, State.TRAINING)
     with pytest.raises(TransitionError):
         transition(place, Command("fc", 1, State.FINE_TUNING))
@@ -185,7 +265,7 @@ def test_without_the_table_a_seed_could_skip_its_trial(monkeypatch):
 
 
 def test_one_seed_of_a_group_cannot_be_moved_alone():
-    place = make_place()
+    place = lone_place()
     grow(place, "all", State.FINE_TUNING)
     before = photograph(place)
     with pytest.raises(TransitionError, match=r"part of a group\. Address the group"):
@@ -194,7 +274,7 @@ def test_one_seed_of_a_group_cannot_be_moved_alone():
 
 
 def test_a_group_is_one_graft_over_all_channels():
-    place = make_place()
+    place = lone_place()
     number = grow(place, "all")
     assert [graft.lifecycle for graft in place.arena.live] == [number]
     assert place.arena.grafts[number].channels == (0, 11)
@@ -203,7 +283,7 @@ def test_a_group_is_one_graft_over_all_channels():
 
 def test_births_depend_on_the_lifecycle_alone_and_leave_the_global_stream():
     """Bytes are equal in every arm, and no dropout mask of the host moves."""
-    one, other = make_place(), make_place()
+    one, other = lone_place(), lone_place()
     grow(other, 3, scale=None, lifecycle=8)
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -212,11 +292,11 @@ def test_births_depend_on_the_lifecycle_alone_and_leave_the_global_stream():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*(place.arena.params_of(place.arena.grafts[9]) for place in (one, other)))
     graft = one.arena.grafts[9]
-    assert not torch.equal(birth_bytes(graft, seed=0), birth_bytes(graft, seed=1))
+    assert not torch.equal(graft.birth(seed=0), graft.birth(seed=1))
 
 
 def test_finiteness_is_measured_on_the_grafts_own_parameters():
-    place = make_place()
+    place = lone_place()
     first, second = grow(place, 1), grow(place, 2)
     with torch.no_grad():
         place.arena.params_of(place.arena.grafts[first])[0] = torch.nan

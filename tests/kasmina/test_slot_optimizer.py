@@ -9,7 +9,7 @@ from torch.optim import SGD, Adafactor, AdamW, RAdam
 
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
-from esper.kasmina.layer import Place
+from esper.kasmina.place import Place
 from esper.kasmina.slot_optimizer import SlotOptimizer, step_slots
 from tests.kasmina.growing import grow, mlp, place_of, remove, transition_to, wrapped
 

@@ -31,6 +31,9 @@ def full_of_life() -> nn.Module:
         grow(layer, seed, state, hidden=2 + seed, reads="chunk", alpha=0.3 if seed == 0 else 1.0)
     grow(place_of(model, "0:2"), "all", State.STABILIZATION, hidden=2)
     grow(place_of(model, ""), "all", State.FOSSILIZED, hidden=2)
+    layer.incubation.begin(layer.arena.grafts[int(layer.state.lifecycle_id[3])], "reconstruction", 0, 1e-3)
+    model(X).sum().backward()
+    layer.incubation.learn(int(layer.state.lifecycle_id[3]))
     layer.arena.exp_avg += 0.25
     layer.arena.updates += 3
     layer.state.fault[1] = 1
@@ -42,7 +45,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     """Equal tensors of equal dtypes, equal topologies, equal classes."""
     mine, theirs = one.state_dict(), other.state_dict()
     tensors = all(torch.equal(mine[key], theirs[key]) and mine[key].dtype == theirs[key].dtype for key in mine)
-    topologies = [[place.arena.topology() for place in places(model)] for model in (one, other)]
+    topologies = [[place.topology() for place in places(model)] for model in (one, other)]
     classes = [[type(module) for module in model.modules()] for model in (one, other)]
     return mine.keys() == theirs.keys() and tensors and topologies[0] == topologies[1] and classes[0] == classes[1]
 
@@ -95,6 +98,7 @@ def test_a_cast_reaches_weights_and_fossils_but_no_accumulator(dtype):
         assert all(arena.fossil_bytes(index).dtype == dtype for index in range(len(arena.fossils)))
         assert arena.exp_avg.dtype == arena.exp_avg_sq.dtype == arena.updates.dtype == torch.float32
         assert torch.equal(arena.exp_avg, moment)
+        assert {b.dtype for b in place.incubation.buffers() if b.is_floating_point()} == {torch.float32}
         for name, column in before.items():
             assert getattr(place.state, name).dtype == COLUMNS[name]
             assert torch.equal(getattr(place.state, name), column)

@@ -262,7 +262,7 @@ def test_patterns_are_globs_on_dotted_names_and_may_give_numbers_of_seeds():
 def test_a_span_reads_firsts_input_and_writes_lasts_output():
     model = wrapped(mlp(6, 8, 10, 4), ["0:2"])
     place = place_of(model, "0:2")
-    assert place.ports == (6, 10)
+    assert place.ports[:2] == (6, 10)
     x = torch.randn(3, 6)
     before = model[:3](x)
     grow(place, hidden=2)
@@ -315,7 +315,7 @@ def test_an_example_measures_widths_without_a_trace():
         wrapped(model, ["block"])
     random_state = torch.get_rng_state()
     esper.wrap(model, GrowthConfig(layers=["block"]), example=torch.randn(3, 6, generator=torch.Generator()))
-    assert place_of(model, "block").ports == (8, 8)
+    assert place_of(model, "block").ports[:2] == (8, 8)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert (model.block.training, model.block.norm.training) == (True, False)
     assert not model.block._forward_hooks
@@ -373,6 +373,17 @@ class Walker(nn.Module):
         return x
 
 
+class Scale(nn.Module):
+    """A layer that Esper does not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.scale * x
+
+
 class WalkerSequence(nn.Sequential):
     def forward(self, x):
         return functools.reduce(lambda x, module: module(x), self._modules.values(), x)
@@ -406,7 +417,7 @@ REFUSALS = {
     "no match": (lambda: mlp(6, 8, 4), {"layers": ["0", "encoder.*"]}, r"'encoder\.\*' matches no module"),
     "no host": (lambda: mlp(6, 8, 4), {"layers": ["1"]}, r"Cannot tell the widths of '1' \(ReLU\)"),
     "never called": (_with_list, {"layers": ["items"]}, r"'items' is a ModuleList, which is never called"),
-    "nothing by default": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3)), {}, r"layers=\[\.\.\.\]"),
+    "nothing by default": (Scale, {}, r"layers=\[\.\.\.\]"),
     "no places": (lambda: mlp(6, 8, 4), {"layers": []}, r"names no place"),
     "too many seeds": (lambda: mlp(6, 8, 4), {"layers": {"0": 8, "2": 5}}, r"'2' has 4 output channels.*5 seeds"),
     "no number of seeds": (lambda: mlp(6, 8, 4), {"layers": {"0": 0}}, r"layers\['0'\].*at least 1, not 0"),
@@ -443,11 +454,19 @@ def test_a_wrapped_part_is_refused_by_its_name():
         esper.wrap(model)
 
 
-def test_a_place_that_does_not_keep_the_leading_axes_is_refused_after_measuring():
-    model = nn.Sequential(nn.Linear(6, 8), nn.Flatten(), nn.Linear(24, 4))
+def test_a_named_place_of_indices_is_refused_after_measuring():
+    class Codes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 8)
+
+        def forward(self, x):
+            return self.linear(x).argmax(-1)
+
+    model = nn.Sequential(Codes(), nn.Embedding(8, 3))
     before = layout(model)
-    with pytest.raises(ConfigError, match="same leading axes"):
-        esper.wrap(model, example=torch.zeros(2, 3, 6))
+    with pytest.raises(ConfigError, match="a graft has nothing to write"):
+        esper.wrap(model, GrowthConfig(layers=["0"]), example=torch.zeros(2, 6))
     assert layout(model) == before
 
 

@@ -7,79 +7,19 @@ schedulers know it from the start; it is enlarged through ``.data``. Its gradien
 ``slot_optimizer`` takes it.
 """
 
-from dataclasses import dataclass, replace
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper.blueprints.blueprint import Blueprint, Ports
-from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.lifecycle import TRAINABLE
+from esper.kasmina.graft import Graft
 from esper.kasmina.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
 from esper.kasmina.seed_state import KeepsDtype, SeedState
-
-
-@dataclass(frozen=True)
-class Graft:
-    """One grown instance of a blueprint.
-
-    Args:
-        lifecycle: number of the lifecycle that grew it.
-        seeds: first seed, and the end; a group has several.
-        channels: first channel it writes, and the end.
-        ports: what it connects.
-        blueprint: its recipe.
-        slot: its slot, None before it is live and once it is a fossil.
-    """
-
-    lifecycle: int
-    seeds: tuple[int, int]
-    channels: tuple[int, int]
-    ports: Ports
-    blueprint: Blueprint
-    slot: int | None = None
-
-    @property
-    def num_parameters(self) -> int:
-        return self.blueprint.num_parameters(self.ports)
-
-    def unflatten(self, params_GN: Tensor) -> dict[str, Tensor]:
-        """``[..., N]`` to named parameters ``[..., *shape]``."""
-        named, start = {}, 0
-        for name, shape in self.blueprint.shapes(self.ports).items():
-            size = torch.Size(shape).numel()
-            named[name] = params_GN[..., start : start + size].unflatten(-1, shape)
-            start += size
-        return named
-
-    def flatten(self, params: dict[str, Tensor]) -> Tensor:
-        """Named parameters to ``[N]``."""
-        return torch.cat([params[name].reshape(-1) for name in self.blueprint.shapes(self.ports)])
-
-    def to_dict(self) -> dict[str, object]:
-        """The graft as plain values."""
-        return {
-            "lifecycle": self.lifecycle,
-            "seeds": list(self.seeds),
-            "channels": list(self.channels),
-            "ports": list(self.ports),
-            "blueprint": self.blueprint.id,
-            "settings": self.blueprint.settings,
-            "slot": self.slot,
-        }
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "Graft":
-        """Inverse of :meth:`to_dict`."""
-        return cls(
-            lifecycle=saved["lifecycle"],
-            seeds=(saved["seeds"][0], saved["seeds"][1]),
-            channels=(saved["channels"][0], saved["channels"][1]),
-            ports=Ports(*saved["ports"]),
-            blueprint=make_blueprint(saved["blueprint"], saved["settings"]),
-            slot=saved["slot"],
-        )
+from esper.kasmina.strategies import FixedRamp
 
 
 class Group(nn.Module):
@@ -150,7 +90,7 @@ class Activity:
 
 
 class Arena(KeepsDtype):
-    """Slots of live grafts with their optimizer state, and the bytes of fossils, for one place.
+    """Slots of live grafts with optimizer state and what their strategies remember, and the bytes of fossils.
 
     Args:
         num_channels: channels of the host's output.
@@ -161,16 +101,18 @@ class Arena(KeepsDtype):
     exp_avg: Tensor
     exp_avg_sq: Tensor
     updates: Tensor
+    memory: Tensor
 
     def __init__(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         self.num_channels = num_channels
         self.grafts: dict[int, Graft] = {}  # by lifecycle, not yet fossils
         self.fossils: list[list[Graft]] = []  # by group
-        self.num_slots = 0
+        self.num_slots, self.slot_size = 0, 0
         self.slots = nn.Parameter(torch.zeros(0, dtype=dtype, device=device))
-        for name in ("exp_avg", "exp_avg_sq", "updates"):  # Adam's moments and step count of every slot
-            self.register_buffer(name, torch.zeros((0, 0) if name != "updates" else 0, device=device))
+        for name in ("exp_avg", "exp_avg_sq", "memory"):  # Adam's moments and the strategy's memory of every slot
+            self.register_buffer(name, torch.zeros(0, 0, device=device))
+        self.register_buffer("updates", torch.zeros(0, device=device))
         self.groups = nn.ModuleList()
         self.activities: list[Activity] = []
 
@@ -193,7 +135,7 @@ class Arena(KeepsDtype):
 
     def slots_SN(self) -> Tensor:
         """The slots as ``[slots, slot size]``."""
-        return self.slots.view(self.num_slots, -1)
+        return self.slots.view(self.num_slots, self.slot_size)
 
     def fossil_bytes(self, index: int) -> Tensor:
         """Parameters ``[G, N]`` of a group of fossils."""
@@ -227,27 +169,33 @@ class Arena(KeepsDtype):
 
     @torch.no_grad()
     def plant(self, graft: Graft, params: Tensor) -> Graft:
-        """Put a graft into a free slot, with fresh optimizer state; the arena grows if none is free."""
+        """Put a graft into a free slot, with fresh optimizer state, to rise; the arena grows if none is free."""
         used = {other.slot for other in self.live}
         slot = next((index for index in range(self.num_slots) if index not in used), self.num_slots)
-        slot_size = self.slots.numel() // self.num_slots if self.num_slots else 0
-        self._resize(max(self.num_slots, slot + 1), max(slot_size, graft.num_parameters))
-        graft = replace(graft, slot=slot)
-        self.slots_SN()[slot].zero_()
+        self._resize(
+            max(self.num_slots, slot + 1),
+            max(self.slot_size, graft.num_parameters),
+            max(self.memory.shape[1], graft.strategy.memory),
+        )
+        graft = replace(graft, slot=slot, is_rising=True)
+        for columns in (self.slots_SN(), self.exp_avg, self.exp_avg_sq, self.updates, self.memory):
+            columns[slot].zero_()
         self.params_of(graft).copy_(params)
-        self.exp_avg[slot].zero_()
-        self.exp_avg_sq[slot].zero_()
-        self.updates[slot].zero_()
         self.grafts[graft.lifecycle] = graft
         self.regroup()
         return graft
+
+    def settle(self, lifecycle: int) -> None:
+        """Note that a graft is not being blended in any more; it may have left already."""
+        if lifecycle in self.grafts:
+            self.grafts[lifecycle] = replace(self.grafts[lifecycle], is_rising=False)
 
     @torch.no_grad()
     def remove(self, lifecycle: int) -> None:
         """Take a graft out, leaving no trace. The last one's leaving returns the memory."""
         self.grafts.pop(lifecycle)
         if not self.live:
-            self._resize(0, 0)
+            self._resize(0, 0, 0)
         self.regroup()
 
     @torch.no_grad()
@@ -255,7 +203,7 @@ class Arena(KeepsDtype):
         """Move a live graft's bytes out of its slot into a buffer, for good."""
         graft = self.grafts[lifecycle]
         params = self.params_of(graft).detach().clone()
-        fossil = replace(graft, slot=None)
+        fossil = replace(graft, slot=None, strategy=FixedRamp(), is_rising=False)  # it rises no more
         index = self._group_of(fossil)
         if index < len(self.fossils):
             self._buffers[f"fossils_{index}"] = torch.cat([self.fossil_bytes(index), params.unsqueeze(0)])
@@ -281,7 +229,8 @@ class Arena(KeepsDtype):
         """Which grafts there are, as plain values: what must be rebuilt before bytes can be loaded."""
         return {
             "num_slots": self.num_slots,
-            "slot_size": self.slots.numel() // self.num_slots if self.num_slots else 0,
+            "slot_size": self.slot_size,
+            "memory_size": self.memory.shape[1],
             "grafts": [graft.to_dict() for graft in self.grafts.values()],
             "fossils": [[graft.to_dict() for graft in group] for group in self.fossils],
         }
@@ -298,7 +247,22 @@ class Arena(KeepsDtype):
         for index, group in enumerate(self.fossils):
             shape = (len(group), group[0].num_parameters)
             self.register_buffer(f"fossils_{index}", self.slots.detach().new_zeros(shape))
-        self._resize(topology["num_slots"], topology["slot_size"])
+        self._resize(topology["num_slots"], topology["slot_size"], topology["memory_size"])
+        self.regroup()
+
+    def rebound(self, bounds: Sequence[int]) -> None:
+        """Deal the fossils to the seeds that now own their channels; there must be no other graft.
+
+        Args:
+            bounds: first channel of every seed's chunk, and the end.
+        """
+        assert not self.grafts
+
+        def dealt(fossil: Graft) -> Graft:
+            first, end = fossil.channels
+            return replace(fossil, seeds=(bisect_right(bounds, first) - 1, bisect_left(bounds, end)))
+
+        self.fossils = [[dealt(fossil) for fossil in group] for group in self.fossils]
         self.regroup()
 
     def regroup(self) -> None:
@@ -315,27 +279,25 @@ class Arena(KeepsDtype):
         for activity in self.activities:
             activity.places += (len(self.groups) > 0) - was_active
 
-    def _resize(self, num_slots: int, slot_size: int) -> None:
-        old, old_slots, old_size = self.slots.detach(), self.num_slots, 0
-        if old_slots:
-            old_size = old.numel() // old_slots
-        if (num_slots, slot_size) == (old_slots, old_size):
-            return
-        shared = min(old_slots, num_slots), min(old_size, slot_size)
+    def _resize(self, num_slots: int, slot_size: int, memory_size: int) -> None:
+        def resized(before_SN: Tensor, width: int) -> Tensor:
+            after_SN = before_SN.new_zeros(num_slots, width)
+            rows, columns = min(num_slots, before_SN.shape[0]), min(width, before_SN.shape[1])
+            after_SN[:rows, :columns] = before_SN[:rows, :columns]
+            return after_SN
 
-        def resized(before: Tensor) -> Tensor:
-            after = before.new_zeros(num_slots, slot_size)
-            if all(shared):
-                after[: shared[0], : shared[1]] = before.view(old_slots, old_size)[: shared[0], : shared[1]]
-            return after
-
-        self.slots.data = resized(old).view(-1)
-        self.slots.grad = None
-        self.exp_avg, self.exp_avg_sq = resized(self.exp_avg), resized(self.exp_avg_sq)
-        updates = self.updates.new_zeros(num_slots)
-        updates[: shared[0]] = self.updates[: shared[0]]
-        self.updates = updates
-        self.num_slots = num_slots
+        if (num_slots, slot_size) != (self.num_slots, self.slot_size):
+            slots = resized(self.slots_SN().detach(), slot_size).view(-1)
+            self.slots.grad = None
+            # A loss that somebody still holds keeps the node that accumulates this parameter's gradient, and the node
+            # keeps the old size. Torch lets go of it where the dtype changes, and only there.
+            self.slots.data = slots.to(torch.float64 if slots.dtype is torch.float32 else torch.float32)
+            self.slots.data = slots
+            self.exp_avg, self.exp_avg_sq = resized(self.exp_avg, slot_size), resized(self.exp_avg_sq, slot_size)
+            self.updates = resized(self.updates.unsqueeze(1), 1).squeeze(1)
+            self.num_slots, self.slot_size = num_slots, slot_size
+        if (num_slots, memory_size) != self.memory.shape:
+            self.memory = resized(self.memory, memory_size)
 
 
 def _refuse_call(group: nn.Module, args: Any) -> None:

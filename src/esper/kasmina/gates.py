@@ -5,6 +5,7 @@ What was not measured is missing (None), and missing never passes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from esper.contracts.lifecycle import State
 
@@ -42,24 +43,32 @@ class GateResult:
         return "passed" if self.passed else "; ".join(self.failures)
 
 
-def gate(target: State, measured: Measured, *, gate_z: float = 2.33) -> GateResult:
+def gate(
+    target: State, measured: Measured, *, gate_z: float = 2.33, judge: Literal["twin", "ablation"] = "twin"
+) -> GateResult:
     """Judge the promotion into ``target``.
 
     Args:
         target: the state to enter, TRAINING to FOSSILIZED.
         measured: the values by name; see the table below for what each gate asks for.
         gate_z: z-score that the grow and keep gates ask for.
+        judge: what the grow gate believes. Ablation may only veto beside a twin (where several grafts were on trial
+            together, and one of them may be a passenger); without any twin it decides, which is weaker.
     """
+    worth = {
+        "twin": (
+            Term("twin_z", gate_z),
+            Term("metric_gain", 0, only_if="has_metric"),
+            Term("ablation_z", 0, only_if="is_joint"),
+        ),
+        "ablation": (Term("ablation_z", gate_z),),
+    }
     terms: dict[State, tuple[Term, ...]] = {
         State.TRAINING: (Term("has_slot", 1),),
         State.GRAFTING: (Term("is_finite", 1),),
         State.STABILIZATION: (Term("is_finite", 1), Term("alpha", 1)),
         State.EVALUATING: (Term("is_finite", 1), Term("held_steps", 1)),
-        State.FINE_TUNING: (
-            Term("is_finite", 1),
-            Term("twin_z", gate_z),
-            Term("metric_gain", 0, only_if="has_metric"),
-        ),
+        State.FINE_TUNING: (Term("is_finite", 1), *worth[judge]),
         State.FOSSILIZED: (Term("is_finite", 1), Term("ablation_z", gate_z), Term("confirm_margin", 0)),
     }
     failures = tuple(failure for term in terms[target] if (failure := term.failure(measured)) is not None)

@@ -1,40 +1,58 @@
-"""How alpha moves: up from 0 to 1 while a graft is blended in, down to 0 while it is blended out."""
+"""How alpha moves: up from 0 to 1 while a graft is blended in, down to 0 while it is blended out.
 
-from collections.abc import Callable
+Legend: S seeds of the place, G grafts that one strategy blends in, M what it remembers of each.
+"""
 
 import torch
-from torch import Tensor
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.seed_state import SeedState
+from esper.kasmina.graft import Graft
+from esper.kasmina.place import Place
+from esper.kasmina.strategies import MAX_SPEED, GraftSignals, GraftStrategy
 
 
-def fixed_ramp(steps: Tensor, ramp_steps: Tensor) -> Tensor:
-    """Alpha rises linearly from 0 to 1 over ``ramp_steps`` optimizer steps.
-
-    Args:
-        steps: int32 ``[seeds]``, steps in GRAFTING so far.
-        ramp_steps: int32 ``[seeds]``, length of the ramp.
-
-    Returns:
-        float32 ``[seeds]`` in [0, 1], rising with ``steps``.
-    """
-    return (steps / ramp_steps.clamp(min=1)).clamp(max=1.0)
-
-
-STRATEGIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"fixed_ramp": fixed_ramp}
+def needs_signals(place: Place) -> bool:
+    """Whether a graft is being blended in at the place by a strategy that looks at signals."""
+    return any(graft.is_rising and graft.strategy.needs_signals for graft in place.arena.live)
 
 
 @torch.no_grad()
-def advance(state: SeedState) -> None:
+def advance(place: Place, signals: GraftSignals | None = None) -> None:
     """One training step of all seeds of a place: clocks, and the alphas of seeds that are blended in or out.
 
-    In a blend-out alpha falls along the reversed ramp and never rises.
+    Alpha rises as the clock of its ramp runs, at the speed that the graft's strategy gives. In a blend-out it falls
+    along the reversed ramp, in as many steps, and never rises.
+
+    Args:
+        place: the place.
+        signals: of this step, where :func:`needs_signals`.
     """
+    state, memory = place.state, place.arena.memory
+    speed_S = torch.ones_like(state.progress)
+    for strategy, grafts in _listeners(place).items():
+        assert signals is not None, f"{strategy.id} looks at signals, and advance was given none"
+        memory_GM = torch.stack([memory[graft.slot, : strategy.memory] for graft in grafts])
+        speed_G, new_GM = strategy.speed(memory_GM, signals)
+        speed_G = torch.nan_to_num(speed_G, nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, MAX_SPEED)
+        new_GM = torch.where(torch.isfinite(new_GM), new_GM, memory_GM)
+        for index, graft in enumerate(grafts):
+            speed_S[slice(*graft.seeds)] = speed_G[index]
+            memory[graft.slot, : strategy.memory] = new_GM[index]
+
     state.steps_in_state += 1
     rising = state.lifecycle == State.GRAFTING
     falling = (state.lifecycle == State.CULLED) | (state.lifecycle == State.CANCELLED)
-    ramp = fixed_ramp(state.steps_in_state, state.ramp_steps)
-    state.alpha.copy_(
-        torch.where(rising, ramp, torch.where(falling, torch.minimum(state.alpha, 1 - ramp), state.alpha))
-    )
+    ramp_steps = state.ramp_steps.clamp(min=1)
+    state.progress += torch.where(rising, speed_S, 0.0)
+    rise = (state.progress / ramp_steps).clamp(max=1.0)
+    fall = 1 - (state.steps_in_state / ramp_steps).clamp(max=1.0)
+    state.alpha.copy_(torch.where(rising, rise, torch.where(falling, torch.minimum(state.alpha, fall), state.alpha)))
+
+
+def _listeners(place: Place) -> dict[GraftStrategy, list[Graft]]:
+    """Grafts that are blended in by strategies that look at signals, by strategy."""
+    found: dict[GraftStrategy, list[Graft]] = {}
+    for graft in place.arena.live:
+        if graft.is_rising and graft.strategy.needs_signals:
+            found.setdefault(graft.strategy, []).append(graft)
+    return found

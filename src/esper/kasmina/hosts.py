@@ -1,34 +1,20 @@
-"""Which modules can carry seeds; giving them seeds, and taking them away."""
+"""Giving a model seeds, and taking them away."""
 
-import fnmatch
-import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from types import CodeType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from esper.blueprints.blueprint import Ports
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
-from esper.kasmina.layer import ESPER, Anchor, KasminaLayer, Place, kasmina_class
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A place before it exists: first and last module, which are one for layers and blocks."""
-
-    layer_id: str
-    kind: str
-    modules: tuple[nn.Module, ...]
-
-    @property
-    def host_parameters(self) -> int:
-        unique = {parameter for module in self.modules for parameter in module.parameters()}
-        return sum(parameter.numel() for parameter in unique)
+from esper.kasmina.candidates import Candidate, choose
+from esper.kasmina.layer import ESPER, Anchor, KasminaLayer, kasmina_class
+from esper.kasmina.measuring import shown, sites
+from esper.kasmina.place import Place, Site
+from esper.kasmina.refusals import refuse_unfit, refuse_unswappable
+from esper.kasmina.tracing import Trace, Watched, watching
 
 
 def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = None) -> nn.Module:
@@ -37,8 +23,9 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     Args:
         model: the host. Wrap it before the optimizer is built.
         config: where and how much it may grow; see :class:`esper.GrowthConfig`.
-        example: an input of the model (a tensor, or a tuple of positional arguments), from which the widths of places
-            are measured. Needed only where first and last layer of a place do not tell.
+        example: an input of the model, from which the widths and axes of places are measured: a tensor, a tuple of
+            positional or a mapping of keyword arguments. Without one they come from the first and last layer of each
+            place, and of blocks only ``nn.Sequential`` are chosen by themselves.
 
     Returns:
         The same object.
@@ -50,35 +37,24 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     config = config or GrowthConfig()
     for blueprint_id in config.blueprints:
         make_blueprint(blueprint_id, {})
-    _refuse_unfit(model)
-    sites = _choose_sites(model, config.layers)
-    for site, _ in sites:
-        for end in (site.modules[0], site.modules[-1]):
-            _refuse_unswappable(f"{site.layer_id!r}", end)
-    _refuse_unswappable("The model", model)
-    measured = _measure(model, [site for site, _ in sites], example) if example is not None else {}
+    refuse_unfit(model)
+    candidates = choose(model, config.layers)
+    for one in candidates:
+        for end in (one.modules[0], one.modules[-1]):
+            refuse_unswappable(f"{one.layer_id!r}", end)
+    refuse_unswappable("The model", model)
     like = next(model.parameters())
     found = []
-    for site, wanted in sites:
-        ports = measured.get(site.layer_id) or _ports_from_parameters(site)
-        num_seeds = wanted
-        if num_seeds is None:
-            num_seeds = min(config.seeds_per_layer, ports.outputs) if site.kind == "layer" else 1
-        if num_seeds > ports.outputs:
-            raise ConfigError(
-                f"{site.layer_id!r} has {ports.outputs} output channels and cannot carry {num_seeds} seeds. "
-                f"Ask for at most {ports.outputs}."
-            )
-        parameter = next((p for p in site.modules[-1].parameters()), like)
-        place = Place(
-            site.layer_id, site.kind, ports, num_seeds, site.host_parameters, like=parameter, seed=config.seed
-        )
-        found.append((site, place))
+    for one, site in zip(candidates, sites(model, candidates, config, example), strict=True):
+        if site is not None:
+            parameter = next(one.modules[-1].parameters(), like)
+            place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
+            found.append((one, place))
     _anchor(model).config = config
-    for site, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
-        _anchor(site.modules[-1]).hold(_key(site), place)
-        if site.kind == "span":
-            _anchor(site.modules[0]).feed(place)
+    for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
+        _anchor(one.modules[-1]).hold(_key(one), place)
+        if one.kind == "span":
+            _anchor(one.modules[0]).feed(place)
     for module in _wrapped(model):
         module._esper.train(module.training)
     return model
@@ -104,7 +80,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict without Esper's keys: it loads strictly into the bare host."""
-    return {key: value for key, value in model.state_dict().items() if f".{ESPER}." not in f".{key}"}
+    return {key: value for key, value in model.state_dict().items() if not is_espers(key)}
 
 
 def places(model: nn.Module) -> Iterator[Place]:
@@ -112,6 +88,18 @@ def places(model: nn.Module) -> Iterator[Place]:
     for module in model.modules():
         if isinstance(module, Place):
             yield module
+
+
+def place_named(model: nn.Module, layer_id: str) -> Place:
+    """The place of that name.
+
+    Raises:
+        ConfigError: if there is none, naming the closest.
+    """
+    found = {place.layer_id: place for place in places(model)}
+    if layer_id not in found:
+        raise ConfigError(f"There is no place {layer_id!r}. {closest(layer_id, found)}")
+    return found[layer_id]
 
 
 def growth_config(model: nn.Module) -> GrowthConfig:
@@ -128,8 +116,55 @@ def growth_config(model: nn.Module) -> GrowthConfig:
 
 
 def host_parameters(model: nn.Module) -> int:
-    """Parameters of the bare host."""
-    return sum(p.numel() for name, p in model.named_parameters() if f".{ESPER}." not in f".{name}")
+    """Number of parameters of the bare host."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if not is_espers(name))
+
+
+def covered_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The host parameters that each place covers, by the place's name, each once."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    covered = {}
+    for place in places(model):
+        named = (pair for name in place.site.modules for pair in modules[name].named_parameters())
+        unique = {id(parameter): parameter for name, parameter in named if not is_espers(name)}
+        covered[place.layer_id] = list(unique.values())
+    return covered
+
+
+def is_espers(name: str) -> bool:
+    """Whether a dotted name of a parameter, buffer or module lies below a host's ``_esper``."""
+    return f".{ESPER}." in f".{name}."
+
+
+@contextmanager
+def traced(model: nn.Module) -> Iterator[Trace]:
+    """Record what the forward passes inside show of every place, and tell its seeds which activation follows them.
+
+    Raises:
+        ConfigError: if the widths of a place turn out to be other than its layers told.
+    """
+    ends = {place.layer_id: module for module in _wrapped(model) for place in module._esper}
+    starts = ends | {place.layer_id: module for module in _wrapped(model) for place in module._esper.feeds}
+    found = list(places(model))
+    watched = [Watched(p.layer_id, starts[p.layer_id], ends[p.layer_id], p.site.field, p.ports.outputs) for p in found]
+    with watching(model, watched) as trace:
+        yield trace
+    for place in found:
+        x, y = trace.inputs.get(place.layer_id), trace.outputs.get(place.layer_id)
+        if y is not None:
+            place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
+
+
+def _num_seeds(one: Candidate, site: Site, config: GrowthConfig) -> int:
+    outputs = site.ports.outputs
+    if one.num_seeds is None:
+        return min(config.seeds_per_layer, outputs) if one.kind == "layer" else 1
+    if one.num_seeds > outputs:
+        raise ConfigError(
+            f"{one.layer_id!r} has {outputs} output channels and cannot carry {one.num_seeds} seeds. Ask for at most "
+            f"{outputs}."
+        )
+    return one.num_seeds
 
 
 def _wrapped(model: nn.Module) -> list[KasminaLayer]:
@@ -145,178 +180,5 @@ def _anchor(module: nn.Module) -> Anchor:
     return anchor
 
 
-def _key(site: _Site) -> str:
-    return "own" if site.kind != "span" else "from_" + site.layer_id.split(":")[0].replace(".", "_")
-
-
-_COMPILED_OR_DISTRIBUTED = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
-
-
-def _refuse_unfit(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        name = repr(path) if path else "The model"
-        if isinstance(module, KasminaLayer):
-            raise ConfigError(f"{name} already carries seeds. Call esper.unwrap(model) first.")
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ConfigError(f"{name} is scripted. Wrap the model before torch.jit.script.")
-        bases = [base.__name__ for base in type(module).__mro__ if base.__name__ in _COMPILED_OR_DISTRIBUTED]
-        if bases or module._compiled_call_impl is not None:
-            kind = bases[0] if bases else "compiled module"
-            raise ConfigError(f"{name} is already a {kind}. Wrap the bare model first, then compile or distribute it.")
-        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
-            raise ConfigError(f"{name} is lazy. Run the model once on an example batch, then wrap it.")
-    if next(model.parameters(), None) is None:
-        raise ConfigError("The model has no parameters, so there is nothing to train.")
-
-
-def _refuse_unswappable(name: str, module: nn.Module) -> None:
-    """Refuse a module in which the swapped class would never run, or whose code would run Esper's own child."""
-    kind = type(module)
-    if "forward" in vars(module):
-        raise ConfigError(
-            f"{name} ({kind.__name__}) has a forward of its own on the instance, which a class swap cannot see. Put it "
-            "into a class."
-        )
-    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
-    if code is not None and _mentions(code, "_modules"):
-        raise ConfigError(
-            f"{name}: {kind.__name__}.forward walks self._modules and would run Esper's own child. Iterate over "
-            "self.children() instead."
-        )
-
-
-def _mentions(code: CodeType, attribute: str) -> bool:
-    """Whether a function, or one defined in it, reads an attribute of this name."""
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return attribute in code.co_names or any(_mentions(one, attribute) for one in inner)
-
-
-def _choose_sites(model: nn.Module, layers: Any) -> list[tuple[_Site, int | None]]:
-    modules = dict(model.named_modules())
-    if layers is None:
-        found = list(_automatic_sites(model, modules))
-        if not found:
-            raise ConfigError(
-                "No layer of the model can carry seeds by itself: those are Linear layers, and blocks that begin and "
-                "end with one. Name the places: GrowthConfig(layers=[...]), and pass example=batch to esper.wrap."
-            )
-        return [(site, None) for site in found]
-    wanted = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers)
-    chosen: dict[str, tuple[_Site, int | None]] = {}
-    for pattern, num_seeds in wanted.items():
-        if not isinstance(pattern, str):
-            raise ConfigError(f"layers must name places as strings, not {pattern!r}.")
-        if num_seeds is not None and (not isinstance(num_seeds, int) or num_seeds < 1):
-            raise ConfigError(f"layers[{pattern!r}] must be a number of seeds of at least 1, not {num_seeds!r}.")
-        if ":" in pattern:
-            found = [_span(modules, pattern)]
-        else:
-            names = [""] if pattern == "" else [name for name in modules if name and fnmatch.fnmatch(name, pattern)]
-            found = [_site(name, modules[name]) for name in names if pattern == name or _is_host(modules[name])]
-        if not found:
-            hosts = [name for name, module in modules.items() if name and _is_host(module)]
-            raise ConfigError(f"layers: {pattern!r} matches no module that can carry seeds. {closest(pattern, hosts)}")
-        for site in found:
-            chosen[site.layer_id] = (site, num_seeds)
-    if not chosen:
-        raise ConfigError("layers names no place. Name some, or leave it at None; max_rounds=0 never grows.")
-    return list(chosen.values())
-
-
-def _automatic_sites(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[_Site]:
-    """The whole model and halves where the model is a chain of Linear layers, and every Linear layer."""
-    if isinstance(model, nn.Sequential) and _edges(model) is not None:
-        yield _site("", model)
-    for name, module in modules.items():
-        if type(module) is nn.Sequential and _edges(module) is not None:
-            prefix = f"{name}." if name else ""
-            children = ((step, modules.get(prefix + step)) for step in module._modules)  # None: shared with an earlier
-            steps = [step for step, child in children if child is not None and _is_host(child)]
-            if len(steps) >= 3:
-                middle = steps[len(steps) // 2]
-                for first, last in ((steps[0], middle), (middle, steps[-1])):
-                    yield _span(modules, f"{prefix}{first}:{prefix}{last}")
-        elif isinstance(module, nn.Linear) and _is_host(module):
-            yield _site(name, module)
-
-
-def _is_host(module: nn.Module) -> bool:
-    """A Linear layer, or a module whose first and last parametrised layers are Linear."""
-    return type(module).forward is not nn.Module.forward and _edges(module) is not None
-
-
-def _edges(module: nn.Module) -> tuple[nn.Linear, nn.Linear] | None:
-    leaves = [leaf for leaf in module.modules() if next(leaf.parameters(recurse=False), None) is not None]
-    leaves = [leaf for leaf in leaves if not isinstance(leaf, nn.LayerNorm | nn.BatchNorm1d)]
-    if leaves and type(leaves[0]) is nn.Linear and type(leaves[-1]) is nn.Linear:
-        return leaves[0], leaves[-1]
-    return None
-
-
-def _site(name: str, module: nn.Module) -> _Site:
-    if type(module).forward is nn.Module.forward:
-        raise ConfigError(f"layers: {name!r} is a {type(module).__name__}, which is never called. Name what it holds.")
-    is_layer = isinstance(module, nn.Linear)
-    return _Site(name, "layer" if is_layer else "block" if name else "model", (module,))
-
-
-def _span(modules: dict[str, nn.Module], pattern: str) -> _Site:
-    first, _, last = pattern.partition(":")
-    for name in (first, last):
-        if name not in modules or not name:
-            raise ConfigError(f"layers: {pattern!r} names no module {name!r}. {closest(name, filter(None, modules))}")
-    container = modules[first.rpartition(".")[0]]
-    steps = [child for child in container._modules.values() if child is not None]
-    start, end = (next((i for i, child in enumerate(steps) if child is modules[name]), -1) for name in (first, last))
-    if type(container).forward is not nn.Sequential.forward or not 0 <= start < end:
-        raise ConfigError(
-            f"layers: {pattern!r} is no span. Name two steps of one nn.Sequential, the earlier first, e.g. '0:2'."
-        )
-    return _Site(pattern, "span", tuple(steps[start : end + 1]))
-
-
-def _ports_from_parameters(site: _Site) -> Ports:
-    edges = _edges(nn.ModuleList(site.modules))
-    if edges is None:
-        raise ConfigError(
-            f"Cannot tell the widths of {site.layer_id!r} ({type(site.modules[-1]).__name__}) from its layers. "
-            "Pass example=batch to esper.wrap."
-        )
-    return Ports(edges[0].in_features, edges[1].out_features)
-
-
-def _measure(model: nn.Module, sites: list[_Site], example: Any) -> dict[str, Ports]:
-    """Widths at every site, from one forward pass in eval mode that leaves the global random state as it was."""
-    seen: dict[tuple[str, str], Any] = {}
-    hooks = []
-    for site in sites:
-
-        def enter(_: nn.Module, args: Any, key: str = site.layer_id) -> None:
-            seen[key, "in"] = args[0] if args else None
-
-        def leave(_: nn.Module, args: Any, output: Any, key: str = site.layer_id) -> None:
-            seen[key, "out"] = output
-
-        hooks.append(site.modules[0].register_forward_pre_hook(enter))
-        hooks.append(site.modules[-1].register_forward_hook(leave))
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            model.eval()
-            model(*example) if isinstance(example, tuple) else model(example)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for hook in hooks:
-            hook.remove()
-    ports = {}
-    for site in sites:
-        x, y = seen.get((site.layer_id, "in")), seen.get((site.layer_id, "out"))
-        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() >= 2 and x.shape[:-1] == y.shape[:-1]):
-            raise ConfigError(
-                f"{site.layer_id!r} does not map one tensor [..., inputs] to one tensor [..., outputs] with the same "
-                "leading axes, so a graft cannot stand beside it. Name other layers."
-            )
-        if site.kind == "layer" or x.is_floating_point():
-            ports[site.layer_id] = Ports(x.shape[-1], y.shape[-1])
-    return ports
+def _key(one: Candidate) -> str:
+    return "own" if one.kind != "span" else "from_" + one.layer_id.split(":")[0].replace(".", "_")

@@ -5,21 +5,17 @@ state is in one child, ``_esper``, an :class:`Anchor`; it holds one :class:`Plac
 this module's output.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from torch import Tensor, nn
 
-from esper.blueprints.blueprint import Ports
 from esper.contracts.config import GrowthConfig
-from esper.contracts.lifecycle import State
-from esper.contracts.reports import PlaceReport
-from esper.kasmina.arena import Activity, Arena
-from esper.kasmina.chunking import chunk_bounds
-from esper.kasmina.seed_state import SeedState
+from esper.contracts.errors import ConfigError
+from esper.kasmina.arena import Activity
+from esper.kasmina.outputs import first_tensor, with_tensor, written_tensor
+from esper.kasmina.place import Place
 
 ESPER = "_esper"
 
@@ -29,79 +25,14 @@ else:
     _Host = object
 
 
-class Place(nn.Module):
-    """The seeds of one place: state, live grafts and fossils.
-
-    Args:
-        layer_id: dotted name, ``first:last`` for a span, ``""`` for the whole model.
-        kind: ``"model"``, ``"span"``, ``"block"`` or ``"layer"``.
-        ports: features that grafts read, channels that they write; both lie on the last axis.
-        num_seeds: seeds, at most ``ports.outputs``.
-        host_parameters: parameters of the host modules that the place covers.
-        like: a parameter of the host, for dtype and device.
-        seed: of the random streams of its grafts.
-    """
-
-    def __init__(
-        self, layer_id: str, kind: str, ports: Ports, num_seeds: int, host_parameters: int, like: Tensor, seed: int
-    ) -> None:
-        super().__init__()
-        self.layer_id, self.kind, self.ports = layer_id, kind, ports
-        self.host_parameters, self.seed = host_parameters, seed
-        self.bounds = chunk_bounds(ports.outputs, num_seeds).tolist()
-        self.state = SeedState(num_seeds).to(like.device)
-        self.arena = Arena(ports.outputs, like.dtype, like.device)
-        self._captured: Tensor | None = None
-
-    @property
-    def is_growing(self) -> bool:
-        """Whether a forward pass has anything to add."""
-        return len(self.arena.groups) > 0
-
-    def capture(self, x: Tensor) -> None:
-        """Remember a span's input until its last module has run."""
-        self._captured = x
-
-    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """The host's output ``y [..., outputs]`` with all grafts of the place; ``x [..., inputs]`` is its input."""
-        if self.kind == "span":
-            if self._captured is None:  # a shared module that also runs outside the span
-                return y
-            x, self._captured = self._captured, None
-        return self.arena.add_to(y, x, self.state, raises_faults=self.training)
-
-    def report(self) -> PlaceReport:
-        """What a controller needs to know to choose this place."""
-        return PlaceReport(
-            layer_id=self.layer_id,
-            kind=self.kind,
-            num_seeds=self.state.num_seeds,
-            is_dormant=bool((self.state.lifecycle == State.DORMANT).all()),
-            is_under_embargo=bool((self.state.embargo_epochs > 0).any()),
-            inputs=self.ports.inputs,
-            outputs=self.ports.outputs,
-            host_parameters=self.host_parameters,
-        )
-
-    def get_extra_state(self) -> Tensor:
-        return torch.frombuffer(bytearray(json.dumps(self.arena.topology()).encode()), dtype=torch.uint8)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what a forward pass left behind that an exception cut short: a copy has no use for it."""
-        return self.__dict__ | {"_captured": None}
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Rebuild the grafts that the bytes to be loaded belong to. torch calls it before the children load."""
-        self.arena.regrow(json.loads(bytes(state.cpu().tolist()).decode()))
-
-
 class Anchor(nn.Module):
     """All that Esper keeps below one host module.
 
     Attributes:
         places: places that write this module's output, by a key that is unique in the module.
         feeds: places whose span starts here; each is a child of the module where its span ends.
-        activity: how many of both have grafts.
+        activity: how many of both have grafts, or seeds that train in isolation.
+        senses: whether the seeds look at activations in training.
         config: the configuration of the whole model; only the root's anchor has it.
     """
 
@@ -112,17 +43,35 @@ class Anchor(nn.Module):
         self.places = nn.ModuleDict()
         self.feeds: list[Place] = []
         self.activity = Activity()
+        self.senses = False
         self.register_load_state_dict_pre_hook(_fill_absent_keys)
 
     def hold(self, key: str, place: Place) -> None:
         """Take a place that writes this module's output."""
         self.places[key] = place
+        self.senses = place.config.telemetry_rows > 0
         place.arena.activities.append(self.activity)
 
     def feed(self, place: Place) -> None:
         """Note a place whose span starts here."""
         self.feeds.append(place)
         place.arena.activities.append(self.activity)
+
+    def serve(self, output: Any, x: Tensor | None) -> Any:
+        """A host's output with all that its places add."""
+        for place in self:
+            y = written_tensor(output, place.site.field)
+            if y is None:
+                if not place.is_busy:
+                    continue
+                kind = type(output).__name__
+                raise ConfigError(
+                    f"{place.layer_id!r} returned a {kind} without a tensor that a graft could be added to."
+                )
+            grown = place.serve(y, x)
+            if grown is not y:
+                output = with_tensor(output, place.site.field, grown)
+        return output
 
     def __iter__(self) -> Iterator[Place]:
         for place in self.places.values():
@@ -145,17 +94,13 @@ class KasminaLayer(_Host):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         anchor: Any = self._modules[ESPER]  # not self._esper: __getattr__ costs more than the rest
         if anchor.activity.places == 0:
-            return super().forward(*args, **kwargs)
-        x: Tensor | None = None
+            output = super().forward(*args, **kwargs)
+            return anchor.serve(output, None) if anchor.senses and self.training else output
+        x = first_tensor(args, kwargs)
         for place in anchor.feeds:
-            if place.is_growing:
-                place.capture(_first_tensor(args, kwargs))
-        output = super().forward(*args, **kwargs)
-        for place in anchor:
-            if place.is_growing:
-                x = _first_tensor(args, kwargs) if x is None else x
-                output = place.add_to(output, x)
-        return output
+            if place.is_busy:
+                place.capture(x)
+        return anchor.serve(super().forward(*args, **kwargs), x)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """The host's children. Esper's own child is not one of them: hosts iterate over their children."""
@@ -238,10 +183,3 @@ def kasmina_class(base: type[nn.Module]) -> type:
 
 def _new_kasmina(base: type[nn.Module]) -> Any:
     return object.__new__(kasmina_class(base))
-
-
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            return value
-    raise TypeError("A host layer with a graft was called without a tensor argument.")

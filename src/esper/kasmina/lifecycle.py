@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.blueprints.blueprint import Blueprint
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Command, SeedId
-from esper.contracts.errors import ConfigError, TransitionError, closest
+from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State, check_transition
-from esper.kasmina.arena import Graft
-from esper.kasmina.grafting import STRATEGIES
-from esper.kasmina.layer import Place
+from esper.kasmina.graft import Graft
+from esper.kasmina.place import Place
+from esper.kasmina.strategies import STRATEGIES, strategy_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,14 @@ def seed_range(place: Place, seed_id: SeedId) -> tuple[int, int]:
     return seed_id, seed_id + 1
 
 
-def transition(place: Place, command: Command, *, birth: Birth | None = None, embargo_epochs: int = 0) -> int:
+def transition(
+    place: Place,
+    command: Command,
+    *,
+    birth: Birth | None = None,
+    embargo_epochs: int = 0,
+    quarantine_epochs: int = 0,
+) -> int:
     """Move the seeds that a command names to its target, with everything that belongs to it.
 
     Args:
@@ -51,6 +57,7 @@ def transition(place: Place, command: Command, *, birth: Birth | None = None, em
         command: what to do; its ``layer_id`` is the place's.
         birth: for GERMINATED.
         embargo_epochs: for CULLED: epochs until the seeds may germinate again.
+        quarantine_epochs: for ROLLED_BACK: the same.
 
     Returns:
         The seeds' new version.
@@ -58,7 +65,7 @@ def transition(place: Place, command: Command, *, birth: Birth | None = None, em
     Raises:
         TransitionError: if the table does not list the transition, the version is stale, the seeds do not share one
             state and lifecycle, or they are to wake while their graft is still blended out.
-        ConfigError: if blueprint or strategy do not exist.
+        ConfigError: if blueprint or strategy do not exist, or the blueprint cannot grow here.
     """
     first, end = seed_range(place, command.seed_id)
     state, target, seeds = place.state, command.target, slice(first, end)
@@ -74,26 +81,32 @@ def transition(place: Place, command: Command, *, birth: Birth | None = None, em
 
     if target is State.GERMINATED:
         assert birth is not None
-        _germinate(place, command, birth, (first, end))
+        _germinate(place, command, birth, (first, end), name)
     elif target is State.GRAFTING:
-        _plant(place, place.arena.grafts[lifecycle])
+        graft = place.arena.grafts[lifecycle]
+        trained = place.incubation.take(lifecycle)
+        place.arena.plant(graft, graft.birth(place.seed) if trained is None else trained)
+        state.progress[seeds] = 0
     elif target is State.FOSSILIZED:
         place.arena.fossilize(lifecycle)
     elif target in OUTCOMES and State(current) not in LIVE:
+        place.incubation.discard(lifecycle)
         place.arena.grafts.pop(lifecycle, None)
     elif target is State.DORMANT and lifecycle in place.arena.grafts:
         raise TransitionError(f"{name} still blends out its graft.")
 
+    if target is not State.GRAFTING:
+        place.arena.settle(lifecycle)
     state.lifecycle[seeds] = target
-    state.version[seeds] += 1
+    state.version[seeds] = version + 1
     state.steps_in_state[seeds] = 0
     state.epochs_in_state[seeds] = 0
     if target in (State.CULLED, State.ROLLED_BACK):
-        state.embargo_epochs[seeds] = embargo_epochs
+        state.embargo_epochs[seeds] = embargo_epochs if target is State.CULLED else quarantine_epochs
     if (target in OUTCOMES and State(current) not in LIVE) or target is State.FOSSILIZED:
         state.alpha[seeds] = 0
     if target is State.DORMANT:
-        for column in ("alpha", "ramp_steps", "strategy", "fault", "lifecycle_id", "embargo_epochs"):
+        for column in ("alpha", "progress", "ramp_steps", "strategy", "fault", "lifecycle_id", "embargo_epochs"):
             getattr(state, column)[seeds] = 0
     return version + 1
 
@@ -101,6 +114,7 @@ def transition(place: Place, command: Command, *, birth: Birth | None = None, em
 def discard(place: Place, lifecycle: int) -> None:
     """Remove a graft at once, blended out or not: its seeds stay where they are, at alpha 0."""
     graft = place.arena.grafts[lifecycle]
+    place.incubation.discard(lifecycle)
     place.arena.remove(lifecycle)
     place.state.alpha[slice(*graft.seeds)] = 0
 
@@ -111,36 +125,23 @@ def is_finite(place: Place, lifecycle: int) -> bool:
     return graft.slot is None or bool(torch.isfinite(place.arena.params_of(graft)).all())
 
 
-def birth_bytes(graft: Graft, seed: int) -> Tensor:
-    """First parameters ``[N]`` of a graft, from a stream that belongs to its lifecycle alone."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + graft.lifecycle)
-    return graft.flatten(graft.blueprint.init(graft.ports, generator))
-
-
-def _germinate(place: Place, command: Command, birth: Birth, seeds: tuple[int, int]) -> None:
-    if command.strategy not in STRATEGIES:
-        raise ConfigError(
-            f"There is no grafting strategy {command.strategy!r}. {closest(command.strategy, STRATEGIES)}"
-        )
+def _germinate(place: Place, command: Command, birth: Birth, seeds: tuple[int, int], name: str) -> None:
+    strategy = strategy_kind(command.strategy).configured(place.config)
     if command.blueprint is None:
         raise ConfigError("A command to germinate must name a blueprint.")
     blueprint = make_blueprint(command.blueprint, command.settings)
-    place.arena.grafts[birth.lifecycle] = _graft(place, blueprint, birth.lifecycle, seeds)
+    channels = place.bounds[seeds[0]], place.bounds[seeds[1]]
+    width = channels[1] - channels[0]
+    inputs = width if blueprint.reads == "chunk" else place.ports.inputs
+    ports = place.ports._replace(inputs=inputs, outputs=width)
+    misfit = blueprint.misfit(ports)
+    if misfit is not None:
+        raise ConfigError(f"Blueprint {blueprint.id!r} cannot grow at {name}: {misfit}.")
+    place.arena.grafts[birth.lifecycle] = Graft(birth.lifecycle, seeds, channels, ports, blueprint, strategy)
     selected = slice(*seeds)
     place.state.lifecycle_id[selected] = birth.lifecycle
     place.state.ramp_steps[selected] = birth.ramp_steps
     place.state.strategy[selected] = list(STRATEGIES).index(command.strategy)
-
-
-def _graft(place: Place, blueprint: Blueprint, lifecycle: int, seeds: tuple[int, int]) -> Graft:
-    channels = place.bounds[seeds[0]], place.bounds[seeds[1]]
-    width = channels[1] - channels[0]
-    inputs = width if blueprint.reads == "chunk" else place.ports.inputs
-    return Graft(lifecycle, seeds, channels, place.ports._replace(inputs=inputs, outputs=width), blueprint)
-
-
-def _plant(place: Place, graft: Graft) -> None:
-    place.arena.plant(graft, birth_bytes(graft, place.seed))
 
 
 def _common(values: Tensor, name: str, what: str) -> int:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 COLUMNS: dict[str, torch.dtype] = {
     "lifecycle": torch.int8,  # contracts.State
-    "strategy": torch.int8,  # code of the grafting strategy
+    "strategy": torch.int8,  # code of the grafting strategy; its name is in the arena
     "fault": torch.int8,  # bits raised by the guard: 1 live graft, 2 fossil
     "alpha": torch.float32,
+    "progress": torch.float32,  # steps of the rise that are done; strategies run or pause this clock
     "steps_in_state": torch.int32,
     "epochs_in_state": torch.int32,
     "ramp_steps": torch.int32,  # steps of the rise, and of the blend-out
@@ -46,6 +47,7 @@ class SeedState(KeepsDtype):
     strategy: Tensor
     fault: Tensor
     alpha: Tensor
+    progress: Tensor
     steps_in_state: Tensor
     epochs_in_state: Tensor
     ramp_steps: Tensor

@@ -2,8 +2,7 @@
 
 Every slot has its own AdamW: a slot used late in a run would get updates of several times the learning rate from an
 optimizer that counts steps per parameter, weight decay would move frozen grafts, and some optimizers refuse
-one-dimensional parameters or couple neighbours. Maths: Loshchilov and Hutter, "Decoupled weight decay regularization",
-ICLR 2019, algorithm 2, for all slots of a place at once.
+one-dimensional parameters or couple neighbours.
 """
 
 import inspect
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.adamw import step_adamw
 from esper.kasmina.arena import Group
-from esper.kasmina.guard import select_G
 from esper.kasmina.hosts import places
-from esper.kasmina.layer import Place
+from esper.kasmina.place import Place
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 ADAM_FAMILY = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
 
 
@@ -93,7 +91,7 @@ def step_slots(place: Place, grad: Tensor, lr: float, weight_decay: float, skip:
     A slot whose gradient is not finite is left as it is.
     """
     arena = place.arena
-    grad_SN = grad.view(arena.num_slots, -1).float()
+    grad_SN = grad.view(arena.num_slots, arena.slot_size).float()
     moves = torch.zeros(arena.num_slots, dtype=torch.bool, device=grad.device)
     trainable = arena.trainable(place.state)
     for group in arena.groups:
@@ -103,13 +101,4 @@ def step_slots(place: Place, grad: Tensor, lr: float, weight_decay: float, skip:
     moves &= torch.isfinite(grad_SN).all(dim=1)
     if skip is not None:
         moves &= ~skip
-    arena.updates += moves
-    exp_avg = arena.exp_avg.lerp(grad_SN, 1 - BETA_1)
-    exp_avg_sq = arena.exp_avg_sq * BETA_2 + grad_SN.square() * (1 - BETA_2)
-    count_S1 = arena.updates.clamp(min=1).unsqueeze(1)
-    denominator = (exp_avg_sq / (1 - BETA_2**count_S1)).sqrt() + EPSILON
-    slots_SN = arena.slots_SN()
-    stepped = slots_SN.float() * (1 - lr * weight_decay) - lr * (exp_avg / (1 - BETA_1**count_S1)) / denominator
-    slots_SN.copy_(select_G(moves, stepped.to(slots_SN.dtype), slots_SN))
-    arena.exp_avg.copy_(select_G(moves, exp_avg, arena.exp_avg))
-    arena.exp_avg_sq.copy_(select_G(moves, exp_avg_sq, arena.exp_avg_sq))
+    step_adamw(arena.slots_SN(), grad_SN, arena.exp_avg, arena.exp_avg_sq, arena.updates, moves, lr, weight_decay)

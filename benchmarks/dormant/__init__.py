@@ -1,0 +1,1 @@
+"""What a thousand dormant seeds cost."""

@@ -1,0 +1,130 @@
+"""What a forward pass shows: shapes at every place, how often it was called, which activation follows it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Size, Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from esper.kasmina.outputs import Form, first_tensor, form_of, written_tensor
+
+PASSES_NOTHING_BELOW: dict[str, float] = {
+    "relu": 0.0,
+    "relu_": 0.0,
+    "gelu": -3.0,
+    "silu": -3.0,
+    "silu_": -3.0,
+    "mish": -3.0,
+}
+"""By an activation's name: the value at or below which (nearly) nothing passes."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One tensor that a place got or gave, and what it came in."""
+
+    shape: Size
+    is_float: bool
+    form: Form = ("tensor",)
+
+
+@dataclass
+class Trace:
+    """What was seen.
+
+    Attributes:
+        inputs: of every place, in its first call; None where it got no tensor.
+        outputs: likewise.
+        calls: how often each place wrote its output.
+        rows: vectors of channels that each place wrote, over all calls.
+        thresholds: value at or below which the activation behind a place passes nothing.
+        multiply_adds: of the model's forward passes.
+    """
+
+    inputs: dict[str, Seen | None] = field(default_factory=dict)
+    outputs: dict[str, Seen | None] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    multiply_adds: int = 0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A place to watch.
+
+    Args:
+        layer_id: its name.
+        first: module whose input it reads.
+        last: module whose output it writes.
+        field: of the output, see :mod:`esper.kasmina.outputs`.
+        outputs: its channels, if known.
+    """
+
+    layer_id: str
+    first: nn.Module
+    last: nn.Module
+    field: str | None = None
+    outputs: int | None = None
+
+
+@contextmanager
+def watching(model: nn.Module, watched: Sequence[Watched]) -> Iterator[Trace]:
+    """Record what happens at places while forward passes of ``model`` run inside."""
+    trace, followers = Trace(), _Followers()
+    with ExitStack() as undo:
+        for one in watched:
+            trace.calls[one.layer_id] = trace.rows[one.layer_id] = 0
+            enter, leave = _hooks(one, trace, followers)
+            undo.callback(one.first.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            undo.callback(one.last.register_forward_hook(leave).remove)
+        counter = undo.enter_context(FlopCounterMode(display=False))
+        before: list[int] = []
+        undo.callback(model.register_forward_pre_hook(lambda *_: before.append(counter.get_total_flops())).remove)
+
+        def add(*_: Any) -> None:
+            trace.multiply_adds += (counter.get_total_flops() - before.pop()) // 2
+
+        undo.callback(model.register_forward_hook(add).remove)
+        undo.enter_context(followers)
+        yield trace
+    trace.thresholds = followers.thresholds
+
+
+class _Followers(TorchFunctionMode):
+    """Notices when a place's output goes straight into an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[int, tuple[Tensor, list[str]]] = {}  # the tensor is kept, so that its id stays its own
+        self.thresholds: dict[str, float] = {}
+
+    def note(self, y: Tensor, layer_id: str) -> None:
+        self.outputs.setdefault(id(y), (y, []))[1].append(layer_id)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        threshold = PASSES_NOTHING_BELOW.get(getattr(func, "__name__", ""))
+        if threshold is not None and args and id(args[0]) in self.outputs:
+            for layer_id in self.outputs[id(args[0])][1]:
+                self.thresholds[layer_id] = threshold
+        return func(*args, **(kwargs or {}))
+
+
+def _hooks(one: Watched, trace: Trace, followers: _Followers) -> tuple[Callable[..., None], Callable[..., None]]:
+    def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+        x = first_tensor(args, kwargs)
+        trace.inputs.setdefault(one.layer_id, None if x is None else Seen(x.shape, x.is_floating_point()))
+
+    def leave(_: nn.Module, args: Any, output: Any) -> None:
+        y = written_tensor(output, one.field)
+        seen = None if y is None else Seen(y.shape, y.is_floating_point(), form_of(output, one.field))
+        trace.outputs.setdefault(one.layer_id, seen)
+        trace.calls[one.layer_id] += 1
+        if y is not None:
+            followers.note(y, one.layer_id)
+            trace.rows[one.layer_id] += y.numel() // max(1, one.outputs or y.shape[-1])
+
+    return enter, leave

@@ -1,0 +1,276 @@
+"""Hosts of every kind: identity until something grows, growth where it may, and a way back to plain torch."""
+
+import copy
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import esper
+from esper.contracts.lifecycle import State
+from esper.kasmina.hosts import places, traced
+from esper.kasmina.place import Place
+from tests.kasmina.growing import grow, release, remove
+from tests.kasmina.zoo import ZOO, Host, call
+
+every = pytest.mark.parametrize("name", ZOO)
+STEPS = 4
+
+
+def build(host: Host) -> nn.Module:
+    torch.manual_seed(0)
+    return host.build()
+
+
+def seeded(host: Host, *, with_example: bool = True, **config) -> nn.Module:
+    model = build(host)
+    torch.manual_seed(1)
+    return esper.wrap(model, esper.GrowthConfig(seeds_per_layer=3, **config), host.example() if with_example else None)
+
+
+def germinate(model: nn.Module, until: State) -> None:
+    for number, place in enumerate(places(model), start=1):
+        grow(place, "all", until, lifecycle=number, reads="input" if place.ports.inputs else "chunk")
+
+
+def history(host: Host, model: nn.Module, *, autocast: bool = False) -> list[Tensor]:
+    """All that some training steps with clipping show and leave behind; evaluation too."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    torch.manual_seed(2)
+    seen = []
+    for _ in range(STEPS):
+        example = host.example()
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = host.output(call(model, example))
+            loss = output.float().square().mean()
+        loss.backward()
+        parameters = [parameter for name, parameter in model.named_parameters() if "_esper" not in name]
+        seen += [output.detach(), loss.detach()]
+        seen += [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+        seen.append(nn.utils.clip_grad_norm_(model.parameters(), 0.5))
+        optimizer.step()
+        optimizer.zero_grad()
+        seen += [tensor.clone() for name, tensor in model.state_dict().items() if "_esper" not in name]
+        model.eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            seen += [host.output(call(model, example)), torch.get_rng_state()]
+    return seen
+
+
+def differing(one: list[Tensor], other: list[Tensor]) -> int:
+    assert len(one) == len(other)
+    return sum(not torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+@every
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("state", [State.DORMANT, State.GERMINATED, State.TRAINING], ids=lambda state: state.name)
+def test_a_seed_that_sleeps_or_waits_changes_no_bit(name, state, autocast):
+    host = ZOO[name]
+    model = seeded(host)
+    if state is not State.DORMANT:
+        germinate(model, state)
+    assert differing(history(host, model, autocast=autocast), history(host, build(host), autocast=autocast)) == 0
+    assert all(place.arena.slots.grad is None for place in places(model))
+
+
+@every
+def test_a_graft_is_seen(name):
+    """Negative control of the identity, at every place by itself."""
+    host = ZOO[name]
+    expected = history(host, build(host))
+    for layer_id in [place.layer_id for place in places(seeded(host))]:
+        model = seeded(host)
+        place = next(place for place in places(model) if place.layer_id == layer_id)
+        grow(place, "all", State.GRAFTING, reads="input" if place.ports.inputs else "chunk")
+        assert differing(history(host, model), expected) > 0, layer_id
+
+
+@every
+def test_without_an_example_layers_and_chains_carry_seeds_too(name):
+    host = ZOO[name]
+    model = seeded(host, with_example=False)
+    assert list(places(model))
+    assert differing(history(host, model), history(host, build(host))) == 0
+
+
+@every
+def test_a_traced_run_shows_what_an_example_would(name):
+    """Rows, calls, thresholds, and the geometry that layers alone do not tell."""
+    host = ZOO[name]
+    model, measured = seeded(host, with_example=False), seeded(host)
+    with traced(model) as trace:
+        call(model, host.example())
+    by_example = {place.layer_id: place.site for place in places(measured)}
+    for place in places(model):
+        if trace.calls[place.layer_id] and place.layer_id in by_example:
+            other = by_example[place.layer_id]
+            assert place.site.geometry.adapter == other.geometry.adapter
+            assert place.site.form == other.form
+            assert trace.rows[place.layer_id] >= 1
+    assert trace.multiply_adds > 0
+
+
+@every
+def test_every_place_learns(name):
+    """Each parameter of a graft at any place receives gradient once it is away from zero."""
+    host = ZOO[name]
+    model = seeded(host)
+    germinate(model, State.GRAFTING)
+    torch.manual_seed(3)
+    host.output(call(model.train(), host.example())).float().square().mean().backward()
+    for place in places(model):
+        grad = place.arena.slots.grad
+        assert grad is not None, place.layer_id
+        assert torch.isfinite(grad).all(), place.layer_id
+        assert grad.abs().sum() > 0, place.layer_id
+
+
+@every
+def test_a_removed_graft_leaves_no_trace(name):
+    host = ZOO[name]
+    model = seeded(host)
+    germinate(model, State.GRAFTING)
+    for place in places(model):
+        remove(place)
+    assert differing(history(host, model), history(host, build(host))) == 0
+
+
+@every
+def test_the_grown_model_exports_to_plain_torch(name):
+    """Same outputs in eval mode, and no class of Esper within."""
+    host = ZOO[name]
+    model = seeded(host)
+    germinate(model, State.FOSSILIZED)
+    plain = esper.export(model)
+    torch.manual_seed(4)
+    example = host.example()
+    with torch.no_grad():
+        expected, actual = host.output(call(model.eval(), example)), host.output(call(plain.eval(), example))
+        bare = host.output(call(build(host).eval(), example))
+    torch.testing.assert_close(actual, expected)
+    assert not torch.allclose(actual, bare)
+    assert not [module for module in plain.modules() if "esper" in type(module).__module__]
+
+
+@every
+def test_it_can_be_copied_saved_and_loaded(name):
+    """Grafts and all: by deepcopy, by pickle and by state dict."""
+    host = ZOO[name]
+    model = seeded(host)
+    germinate(model, State.FINE_TUNING)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = seeded(host)
+    loaded.load_state_dict(model.state_dict())
+    torch.manual_seed(5)
+    example = host.example()
+    expected = host.output(call(model.eval(), example))
+    for other in (copy.deepcopy(model), torch.load(file, weights_only=False), loaded):
+        assert torch.equal(host.output(call(other.eval(), example)), expected)
+
+
+@every
+def test_host_checkpoints_fit_both_ways(name):
+    host = ZOO[name]
+    bare, model = build(host), seeded(host)
+    bare.load_state_dict(esper.host_state_dict(model))
+    model.load_state_dict(bare.state_dict())
+    assert type(esper.unwrap(model)) is type(bare)
+    assert list(model.state_dict()) == list(bare.state_dict())
+
+
+def chunks(model: nn.Module, layer_id: str) -> Place:
+    return next(place for place in places(model) if place.layer_id == layer_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer_id", "axis"),
+    [
+        ("residual_cnn", "stages.1.body.3", 1),
+        ("separable_cnn", "4", 1),
+        ("unet", "up", 1),
+        ("encoder", "layers.0.linear1", -1),
+        ("attention", "attend", -1),
+        ("gru", "rnn", -1),
+        ("tied_language_model", "tokens", -1),
+    ],
+)
+def test_a_chunk_lies_on_the_channel_axis(name, layer_id, axis):
+    """A graft of one seed changes its own channels and no others."""
+    host = ZOO[name]
+    model, outputs = seeded(host), []
+    place = chunks(model, layer_id)
+    module = model.get_submodule(layer_id)
+    module.register_forward_hook(lambda _, args, result: outputs.append(result))
+    torch.manual_seed(6)
+    example = host.example()
+    for _ in range(2):
+        with torch.no_grad():
+            call(model.train(False), example)
+        grow(place, 1, State.GRAFTING, reads="chunk") if not place.is_growing else None
+    first, second = (result[0] if isinstance(result, tuple) else result for result in (outputs[0], outputs[-1]))
+    changed = (first != second).movedim(axis, 0).flatten(1).any(1)
+    start, end = place.bounds[1:3]
+    assert changed[start:end].all()
+    assert not changed[:start].any()
+    assert not changed[end:].any()
+
+
+def test_rechunking_keeps_fossils_and_sums_and_versions_rise():
+    model = esper.wrap(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), esper.GrowthConfig(layers={"0": 4}))
+    place = chunks(model, "0")
+    grow(place, 2, State.FOSSILIZED, reads="chunk")
+    release(place, 2)
+    x = torch.randn(32, 6)
+    y, version = model.train()(x).detach(), place.state.version.max()
+    before = place.report().seeds.chunk_variance
+    place.rechunk(3)
+    assert place.bounds == [0, 2, 5, 8]
+    assert torch.equal(model.eval()(x), y)
+    assert place.state.version.min() >= 1
+    assert place.state.version.max() == version + 1
+    after = place.report().seeds.chunk_variance
+    assert sum(after[i] * n for i, n in enumerate((2, 3, 3))) == pytest.approx(sum(value * 2 for value in before))
+
+
+def test_rechunking_is_refused_while_a_seed_is_busy():
+    model = esper.wrap(nn.Sequential(nn.Linear(6, 8)), esper.GrowthConfig(layers={"0": 4}))
+    place = chunks(model, "0")
+    grow(place, 1, State.GERMINATED)
+    with pytest.raises(esper.TransitionError, match=r"1 \(GERMINATED\)"):
+        place.rechunk(2)
+    assert place.state.num_seeds == 4
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], dict, object, str]] = {
+    "field": (
+        ZOO["outputs"].build,
+        {"output_fields": {"blocks.*": "logits"}},
+        {"features": torch.randn(2, 6)},
+        "no tensor 'logits'",
+    ),
+    "no_tensor": (lambda: nn.Sequential(nn.Linear(2, 2)), {"layers": ["0"]}, torch.randn(2), "shape"),
+    "not_a_module": (lambda: torch.relu, {}, None, "takes an nn.Module"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_a_place_is_refused_with_the_remedy(name):
+    make, config, example, message = REFUSED[name]
+    with pytest.raises(esper.ConfigError, match=message):
+        esper.wrap(make(), esper.GrowthConfig(**config), example)
+
+
+def test_param_groups_spare_norms_biases_and_embeddings():
+    model = seeded(ZOO["tied_language_model"])
+    decayed, spared = esper.param_groups(model, 0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers = [f"blocks.{block}.{layer}" for block in (0, 1) for layer in ("qkv", "project", "mlp.0", "mlp.3")]
+    assert {names[id(p)] for p in decayed["params"]} == {"positions", *(f"{layer}.weight" for layer in layers)}
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)

@@ -1,0 +1,54 @@
+"""From a candidate to a command, for every policy that keeps the budgets."""
+
+from dataclasses import replace
+
+from esper.contracts.commands import Command
+from esper.contracts.config import GrowthConfig
+from esper.contracts.lifecycle import State
+from esper.contracts.reports import Observation, PlaceReport
+from esper.tamiyo.selection import Selection
+from esper.tamiyo.shield import failures_in_a_row
+from esper.tamiyo.shortlist import Candidate
+from esper.tamiyo.sizing import options
+from esper.tamiyo.strategy_choice import choose_strategy
+
+
+def places_to_try(seen: Observation, config: GrowthConfig) -> list[PlaceReport]:
+    """Dormant places that have not failed too often and that a configured blueprint fits within the budgets."""
+    return [
+        place
+        for place in seen.places
+        if place.is_dormant
+        and failures_in_a_row(place.layer_id, seen.reports) < config.max_failures
+        and options(place, "all", seen, config)
+    ]
+
+
+def num_candidates(seen: Observation, config: GrowthConfig) -> int:
+    """How many grafts may be tried now. Live ones grow jointly in the run itself, where their worth could not be told
+    apart, so only one of them."""
+    return 1 if config.trial == "live" else min(config.max_candidates, config.max_active_seeds - seen.active)
+
+
+def germination(
+    candidate: Candidate, seen: Observation, config: GrowthConfig, select: Selection, reason: str
+) -> Command:
+    """The command to try a candidate with the selected blueprint and the strategy that the place asks for.
+
+    A blueprint that fits all chunks of a layer may not fit one of them; then all are tried.
+    """
+    fits = options(candidate.place, candidate.seed_id, seen, config)
+    if not fits:
+        candidate = replace(candidate, seed_id="all")
+        fits = options(candidate.place, "all", seen, config)
+    blueprint = select(fits, seen.reports).blueprint
+    return Command(
+        candidate.place.layer_id,
+        candidate.seed_id,
+        State.GERMINATED,
+        reason,
+        blueprint=blueprint.id,
+        settings=blueprint.settings,
+        strategy=choose_strategy(candidate.place, config),
+        trial=config.trial,
+    )

@@ -1,0 +1,95 @@
+"""How much: which blueprints fit a place, as large as the budgets of a run allow."""
+
+from dataclasses import dataclass
+
+from esper.blueprints.blueprint import Blueprint, Ports
+from esper.blueprints.catalogue import make_blueprint
+from esper.contracts.commands import SeedId
+from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError
+from esper.contracts.reports import Observation, PlaceReport
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A blueprint that fits, as large as it may be, and what it would connect."""
+
+    layer_id: str
+    blueprint: Blueprint
+    ports: Ports
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the graft."""
+        return self.blueprint.num_parameters(self.ports)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of its forward pass, for each row of outputs."""
+        return self.blueprint.multiply_adds(self.ports)
+
+
+def ports_at(place: PlaceReport, seed_id: SeedId, reads: str) -> Ports:
+    """What a graft of one seed, or of all, connects."""
+    width = place.outputs if seed_id == "all" else place.bounds[seed_id + 1] - place.bounds[seed_id]
+    return Ports(width if reads == "chunk" else place.inputs, width, place.layout, place.positions)
+
+
+def parameter_room(seen: Observation, config: GrowthConfig) -> int:
+    """Parameters that may still grow under ``max_growth`` and ``max_memory``.
+
+    Memory counts weight and two moments in float32 for host and grafts alike, so that both are bounds on parameters.
+    """
+    bound = config.max_growth if config.max_memory is None else min(config.max_growth, config.max_memory)
+    return int(bound * seen.host_parameters) - seen.grown_parameters
+
+
+def budget_per_row(place: PlaceReport, seen: Observation, config: GrowthConfig) -> int:
+    """Multiply-adds that a graft may take for each row of outputs: ``capacity_per_round``, bounded by ``max_latency``.
+
+    Before a training step was traced the host's parameters stand for its multiply-adds per row; whether ``max_latency``
+    is kept cannot be told then, and the budget is below 0.
+    """
+    if place.rows < 1 or seen.host_multiply_adds < 1:
+        return int(config.capacity_per_round * seen.host_parameters) if config.max_latency is None else -1
+    budget = int(config.capacity_per_round * seen.host_multiply_adds)
+    if config.max_latency is not None:
+        budget = min(budget, int(config.max_latency * seen.host_multiply_adds) - seen.grown_multiply_adds)
+    return budget // place.rows
+
+
+def options(place: PlaceReport, seed_id: SeedId, seen: Observation, config: GrowthConfig) -> list[Option]:
+    """The configured blueprints that fit a place, in their order, each as large as the budgets allow.
+
+    One that cannot read the place's input reads its own chunk.
+
+    Raises:
+        ConfigError: if there is no such blueprint.
+    """
+    budget, room = budget_per_row(place, seen, config), parameter_room(seen, config)
+    found = []
+    for blueprint_id in config.blueprints:
+        blueprint = fitting(blueprint_id, place, seed_id)
+        if blueprint is None or blueprint.confidence < config.min_confidence:
+            continue
+        ports = ports_at(place, seed_id, blueprint.reads)
+        largest = blueprint.sized(ports, budget, room)
+        if largest is not None:
+            found.append(Option(place.layer_id, largest, ports))
+    return found
+
+
+def fitting(blueprint_id: str, place: PlaceReport, seed_id: SeedId) -> Blueprint | None:
+    """A blueprint as it is by default, or else reading its own chunk, if it fits the place; else None."""
+    versions: tuple[dict[str, str], ...] = ({}, {"reads": "chunk"})
+    for settings in versions:
+        try:
+            blueprint = make_blueprint(blueprint_id, settings)
+        except ConfigError:
+            if not settings:
+                raise
+            continue  # it refuses to read its chunk
+        if blueprint.misfit(ports_at(place, seed_id, blueprint.reads)) is None:
+            return blueprint
+    return None
+

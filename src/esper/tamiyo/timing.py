@@ -1,0 +1,48 @@
+"""When: the conditions under which a run may grow, and what makes it."""
+
+from collections.abc import Sequence
+
+from esper.contracts.config import GrowthConfig
+from esper.contracts.reports import Observation
+
+
+def may_grow(seen: Observation, config: GrowthConfig) -> bool:
+    """Whether a round may begin at all: in the growth window, with a round and a slot left, below the target."""
+    if seen.rounds_done >= config.max_rounds or seen.active >= config.max_active_seeds:
+        return False
+    if not config.grow_after <= seen.step / seen.planned_steps <= config.grow_until:
+        return False
+    if config.target_metric is not None and seen.select_metrics and seen.select_metrics[-1] >= config.target_metric:
+        return False
+    # a round without the places that lost the last one would be no fair choice
+    return not any(place.is_under_embargo for place in seen.places)
+
+
+def reason_to_grow(seen: Observation, config: GrowthConfig) -> str | None:
+    """Why a round should begin now; None if it may not, or need not yet.
+
+    Training has stalled; or nothing was tried yet and ``grow_at`` has come. A run that does not stall gains more from its
+    next steps than from another round.
+    """
+    if not may_grow(seen, config) or overfits(seen.train_losses, seen.select_losses, config.patience):
+        return None
+    if has_stalled(seen.select_losses, config.patience, config.min_delta):
+        return "the held-out loss has stalled"
+    is_first = seen.rounds_done == 0
+    return "the growth window is open" if is_first and seen.step / seen.planned_steps >= config.grow_at else None
+
+
+def has_stalled(losses: Sequence[float], patience: int, min_delta: float) -> bool:
+    """Whether the loss improved by less than ``min_delta`` (relative, per epoch) over the last ``patience`` epochs, or
+    its slope has changed and it rises."""
+    if len(losses) <= patience:
+        return False
+    before, now = losses[-1 - patience], losses[-1]
+    return before - now < patience * min_delta * abs(before)
+
+
+def overfits(train_losses: Sequence[float], select_losses: Sequence[float], patience: int) -> bool:
+    """Whether over the last ``patience`` epochs training loss fell while held-out loss rose."""
+    if min(len(train_losses), len(select_losses)) <= patience:
+        return False
+    return train_losses[-1] < train_losses[-1 - patience] and select_losses[-1] > select_losses[-1 - patience]

@@ -1,7 +1,7 @@
 """A run for ``test_resume``: trains in the directory that is named first, resuming if it can, and prints where it ends.
 
 With ``KILL_AT=arm:9`` it kills itself at the ninth training step of an arm, ``window:3`` at the third step of a window,
-``run:70`` at the seventieth step of the run.
+``run:70`` at the seventieth step of the run. With ``TRIAL=live`` its grafts grow in the run itself.
 """
 
 import json
@@ -35,7 +35,7 @@ def main(directory: Path) -> None:
     recipe = Recipe(
         growing(layers=["", "4"], round_fraction=0.2),
         model=lambda: toy.host(dropout=0.2, batch_norm=True),
-        policy=Script({1: ["", "4"], 5: ["4", ""]}),
+        policy=Script({1: ["", "4"], 5: ["4", ""]}, trial=os.environ.get("TRIAL", "round")),
     )
     source = toy.loader()
     trial = recipe.build(loss=loss, loader=source, directory=directory, checkpoint_steps=4)

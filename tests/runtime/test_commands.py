@@ -8,17 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from esper.contracts.commands import Answer, Command
+from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import TRANSITIONS, State
+from esper.kasmina.hosts import host_state_dict
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
 PLACES = {"": 1, "0": 2, "2": 3}
 CONFIG = growing(
-    layers=PLACES, round_fraction=0.07, gate_z=1e-6, ramp_fraction=0.02, embargo_epochs=0, keep_looks=(0.4, 0.6, 0.8)
+    layers=PLACES,
+    round_fraction=0.07,
+    gate_z=1e-6,
+    ramp_fraction=0.02,
+    embargo_epochs=0,
+    quarantine_epochs=0,
+    max_failures=100,
+    keep_looks=(0.4, 0.6, 0.8),
 )
 
 sensible = st.builds(
@@ -28,6 +37,7 @@ sensible = st.builds(
     target=st.sampled_from([State.GERMINATED, State.GERMINATED, State.CULLED, State.CANCELLED]),
     blueprint=st.just("bottleneck_mlp"),
     settings=st.just({"hidden": 2}),
+    trial=st.sampled_from(["round", "live"]),
 )
 wild = st.builds(
     Command,
@@ -37,10 +47,16 @@ wild = st.builds(
     version=st.sampled_from([None, None, None, 0, 1, 2, 7]),
     blueprint=st.sampled_from(["bottleneck_mlp", "bottleneck_mlp", "placebo", "nonsense", None]),
     settings=st.sampled_from([{"hidden": 2}, {"hidden": 2}, {}, {"hidden": 0}, {"width": 3}]),
-    strategy=st.sampled_from(["fixed_ramp", "fixed_ramp", "nonsense"]),
+    strategy=st.sampled_from(["fixed_ramp", "grad_norm_gated", "nonsense"]),
+    trial=st.sampled_from(["round", "live", "nonsense"]),
+)
+by_hand = st.tuples(
+    st.sampled_from(["germinate", "germinate", "cancel"]),
+    st.sampled_from([*PLACES, "nowhere"]),
+    st.sampled_from(["all", 0, 1, 2, 7]),
 )
 
-passing = st.sampled_from(["step", "steps", "steps", "epoch", "epoch"])
+passing = st.sampled_from(["step", "steps", "steps", "epoch", "epoch", "epoch", "rollback"])
 
 
 class Watch:
@@ -49,28 +65,87 @@ class Watch:
     def __init__(self, trial: Trial) -> None:
         self.trial, self.seen = trial, 0
         self.versions = self.current_versions()
+        self.logged: dict[tuple[str, int], tuple[State, int]] = {}
 
     def current_versions(self) -> dict[str, list[int]]:
         return {layer_id: place.state.version.tolist() for layer_id, place in self.trial.run.places.items()}
 
     def check(self) -> None:
-        """After any number of operations: all that was logged is listed, and versions only rise."""
+        """After any number of operations: all that was logged is listed and in order, and versions only rise."""
         events = self.trial.events("transition")
         for event in events[self.seen :]:
-            assert State[event["target"]] in TRANSITIONS[State[event["source"]]], event
+            source, target = State[event["source"]], State[event["target"]]
+            assert target in TRANSITIONS[source], event
+            if event["arm"] is None:
+                self.check_order(event, source, target)
         self.seen = len(events)
         now = self.current_versions()
         for layer_id, versions in now.items():
             assert all(new >= old for new, old in zip(versions, self.versions[layer_id], strict=True))
         self.versions = now
+        for (layer_id, seed), (state, transitions) in self.logged.items():
+            place = self.trial.run.places[layer_id].state
+            assert int(place.lifecycle[seed]) == state
+            assert int(place.version[seed]) >= transitions
+
+    def check_order(self, event: dict[str, Any], source: State, target: State) -> None:
+        """Every transition of a seed begins where the one before ended; an adoption where its arm did."""
+        seeds = range(PLACES[event["layer_id"]]) if event["seed_id"] == "all" else [event["seed_id"]]
+        for seed in seeds:
+            state, transitions = self.logged.get((event["layer_id"], seed), (State.DORMANT, 0))
+            is_adoption = target is State.FINE_TUNING and state is State.GERMINATED
+            assert source is state or is_adoption, event
+            assert event["version"] > transitions, event
+            self.logged[event["layer_id"], seed] = target, transitions + 1
+
+    def check_identity(self) -> None:
+        """Seeds that sleep, wait or train in isolation leave the host's forward as it is, to the bit."""
+        trial = self.trial
+        if any(place.is_growing for place in trial.run.places.values()):
+            return
+        bare = toy.host()
+        bare.load_state_dict(host_state_dict(trial.model))
+        trial.model.eval()
+        assert torch.equal(trial.model(toy.DATA.held_x), bare.eval()(toy.DATA.held_x))
+        trial.model.train()
 
     def states(self) -> dict[str, list[State]]:
         return {name: [State(s) for s in p.state.lifecycle.tolist()] for name, p in self.trial.run.places.items()}
 
 
-@settings(max_examples=40)
-@given(stream=st.lists(st.one_of(sensible, wild, passing), min_size=20, max_size=50))
-def test_any_stream_of_commands_takes_only_listed_transitions_and_training_goes_on(stream):
+def version_of(trial: Trial, command: Command) -> int | None:
+    """Version of the seeds that a command means; None if there are none."""
+    count = PLACES.get(command.layer_id, 0)
+    if command.seed_id == "all" and count:
+        return int(trial.run.places[command.layer_id].state.version.max())
+    if isinstance(command.seed_id, int) and 0 <= command.seed_id < count:
+        return int(trial.run.places[command.layer_id].state.version[command.seed_id])
+    return None
+
+
+def ask(trial: Trial, watch: Watch, operation: Any) -> None:
+    """One command, by whatever way: it gets one answer, is told, and changes nothing if it is refused."""
+    before, told = (watch.states(), trial.digest()), len(trial.session.events)
+    if isinstance(operation, Command):
+        is_stale = operation.version is not None and operation.version != version_of(trial, operation)
+        answer = trial.session.submit(operation)
+        assert isinstance(answer, Answer)
+        assert answer.reason or answer.accepted
+        assert not (is_stale and answer.accepted)
+        is_accepted = answer.accepted
+    else:
+        name, *arguments = (operation,) if isinstance(operation, str) else operation
+        try:
+            is_accepted = getattr(trial.session, name)(*arguments).accepted
+        except (TransitionError, ConfigError):
+            is_accepted = False
+    if not is_accepted:
+        assert (watch.states(), trial.digest()) == before
+    if isinstance(operation, Command) or is_accepted:
+        assert len(trial.session.events) > told
+
+
+def drive(stream: list[Any]) -> None:
     trial = Recipe(CONFIG, policy=Script({})).build()
     watch, batch = Watch(trial), itertools.cycle(toy.batches(0))
     for operation in [*stream, "epoch", "step", "step"]:
@@ -80,16 +155,11 @@ def test_any_stream_of_commands_takes_only_listed_transitions_and_training_goes_
                 watch.check()
         elif operation == "epoch":
             trial.session.after_epoch()
+            assert trial.events("epoch")[-1]["epoch"] == trial.session.epoch
         else:
-            before = watch.states(), trial.digest(), len(trial.session.events)
-            answer = trial.session.submit(operation)
-            assert isinstance(answer, Answer)
-            assert answer.reason or answer.accepted
-            if not answer.accepted:
-                assert (watch.states(), trial.digest()) == before[:2]
-            assert len(trial.session.events) > before[2]
+            ask(trial, watch, operation)
         watch.check()
-        assert torch.isfinite(trial.model(toy.DATA.held_x)).all()
+        watch.check_identity()
     begun = trial.run.books.lifecycles_begun
     trial.session.finish()
     watch.check()
@@ -98,9 +168,49 @@ def test_any_stream_of_commands_takes_only_listed_transitions_and_training_goes_
     assert all(not place.arena.grafts for place in trial.run.places.values())
 
 
+@settings(max_examples=30, phases=[Phase.generate])
+@given(stream=st.lists(st.one_of(sensible, wild, by_hand, passing, passing), min_size=20, max_size=50))
+def test_any_stream_of_commands_takes_only_listed_transitions_in_order_and_training_goes_on(stream):
+    drive(stream)
+
+
+CANCEL_TWICE = [
+    Command("2", 1, State.GERMINATED, blueprint="bottleneck_mlp", settings={"hidden": 2}, trial="live"),
+    "epoch",
+    Command("2", 1, State.CANCELLED),
+    Command("2", 1, State.CANCELLED),
+]
+STALE = [
+    Command("2", 1, State.GERMINATED, blueprint="bottleneck_mlp", settings={"hidden": 2}),
+    Command("2", 1, State.CANCELLED, version=0),
+]
+
+
+@pytest.mark.parametrize(("stream", "fault"), [(CANCEL_TWICE, "table"), (STALE, "version"), (STALE, "counter")])
+def test_the_property_sees_a_table_or_a_version_that_does_not_hold(stream, fault, monkeypatch):
+    """The control of the test above."""
+    from esper.kasmina import lifecycle
+    from esper.runtime import seeds
+
+    transition = seeds.transition
+
+    def careless(place: Any, command: Command, **options: Any) -> int:
+        version = transition(place, replace(command, version=None) if fault == "version" else command, **options)
+        if fault == "counter":
+            place.state.version.zero_()
+        return version
+
+    drive(stream)
+    monkeypatch.setattr(seeds, "transition", careless)
+    if fault == "table":
+        monkeypatch.setattr(lifecycle, "check_transition", lambda *_: None)
+    with pytest.raises((AssertionError, KeyError, IndexError)):
+        drive(stream)
+
+
 def test_the_log_tells_the_state_that_the_seeds_were_really_in(monkeypatch):
     """What is logged as a transition's source is what the tensors held."""
-    from esper.runtime import run as module
+    from esper.runtime import seeds as module
 
     transition, really = module.transition, []
 

@@ -16,8 +16,10 @@ import esper
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport
 from esper.evaluation.row import per_sample
+from esper.runtime.emergency import Emergency
 from esper.runtime.keeping import Keeping
 from esper.runtime.rounds import Rounds
+from esper.runtime.run import Run
 from esper.tasks.digits import digits
 
 SEEDS = range(12)
@@ -74,26 +76,29 @@ def test_no_control_is_kept(blueprint, seed):
 
 
 def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask both gates only whether the run is worse without the graft, as one would without a twin."""
+    """Ask both gates only whether the run is worse without the graft, as one would without a twin.
 
-    def worth(rounds: Rounds, one: Any) -> float | None:
-        run = rounds._run
+    Some of what is kept then harms the run so much that it would be an emergency; that is looked away from.
+    """
+
+    def worth(run: Run, one: Any) -> float | None:
         return run.measure().z_against(run.ablated(one), run.judge.split.gate)
 
     def may_adopt(rounds: Rounds, one: Any) -> bool:
-        z = worth(rounds, one)
+        z = worth(rounds._run, one)
         one.gates["twin"] |= {"twin_z": z, "has_metric": False}
         return z is not None and z >= rounds._run.config.gate_z
 
     def look(keeping: Keeping, one: Any, now: Any, *, is_last: bool) -> None:
-        z = worth(keeping._rounds, one)
+        z = worth(keeping._run, one)
         one.is_kept = z is not None and z >= keeping._run.config.gate_z
         one.gates["keep"] = {"ablation_z": z, "confirm_margin": 0.0}
         if is_last and not one.is_kept:
-            keeping._run.move(one, State.CULLED, "keep gate refused")
+            keeping._run.seeds.move(one, State.CULLED, "keep gate refused")
 
     monkeypatch.setattr(Rounds, "_may_adopt", may_adopt)
     monkeypatch.setattr(Keeping, "_look", look)
+    monkeypatch.setattr(Emergency, "at_boundary", lambda *_: False)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -12,6 +12,7 @@ from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.hosts import host_state_dict
+from esper.runtime.late import Late
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
@@ -165,7 +166,7 @@ def test_a_seed_that_only_waits_is_never_blamed():
     """Flags are copied and read a step later; by then the seed may have another lifecycle."""
     trial = Recipe().build().train_until(lambda trial: trial.session.epoch == 2)
     assert trial.state() is State.GERMINATED
-    trial.keeping._pending = {"": torch.tensor([1], dtype=torch.int8)}
+    trial.keeping._pending = {"": Late(torch.tensor([1], dtype=torch.int8))}
     step(trial)
     assert trial.state() is State.GERMINATED
     assert len(trial.run.in_state(State.GERMINATED)) == 1
@@ -197,8 +198,8 @@ def test_a_non_finite_batch_is_no_grafts_fault():
 
 def test_the_host_comes_back_if_the_fault_left_it_worse():
     trial = live_run()
-    fallback = trial.rounds.fallbacks[0]["body"]["model"]
-    trial.rounds.fallbacks[0]["select_loss"] = 0.0
+    fallback = trial.recovery.fallbacks[0]["body"]["model"]
+    trial.recovery.fallbacks[0]["select_loss"] = 0.0
     poison(trial)
     trial.train_until(lambda trial: bool(trial.events("recovery")))
     for name, value in host_state_dict(trial.model).items():

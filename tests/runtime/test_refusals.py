@@ -238,7 +238,7 @@ OTHERS: dict[str, tuple[Callable[[], Trial], str]] = {
     "model": (Recipe(model=other_shape).build, "the tensor '0.weight' is"),
     "names": (Recipe(model=other_names).build, "only the checkpoint has the tensor '2.bias'"),
     "places": (Recipe(growing(layers=["", "2"])).build, "has the place '2'"),
-    "seeds": (Recipe(growing(layers={"": 3})).build, "the tensor '_esper.*' is"),
+    "seeds": (Recipe(growing(layers={"": 3})).build, "seeds at the start at '' is 3 here and 1 there"),
     "optimizer": (Recipe(optimizer=lambda p: SGD(p, lr=0.1)).build, "the object 'optimizer' is SGD here and AdamW"),
     "groups": (Recipe(optimizer=no_decay).build, "has the parameter group '1'"),
     "no scheduler": (Recipe(scheduler=None).build, "only the checkpoint has the object 'scheduler'"),

@@ -159,7 +159,8 @@ def test_a_run_resumes_to_the_byte_in_the_middle_of_an_arm(step, tmp_path):
     with pytest.raises(CutError):
         toy.train_from(trial, source)
     saved = store.read(tmp_path / "checkpoints")
-    assert (saved["round"] is not None and saved["round"]["arm_step"] > 0) == (step == 38)
+    now = saved["growth"]["round"]
+    assert (now is not None and now["arm_step"] > 0) == (step == 38)
     assert_equal(resume(RECIPE, tmp_path / "checkpoints"), whole(RECIPE))
 
 
@@ -236,17 +237,22 @@ def test_a_finished_run_stays_finished(tmp_path):
         trial.session.step(next(toy.batches(0)))
 
 
-def test_a_killed_run_resumes_to_the_byte(tmp_path):
-    """Killed in an arm of the first round, in the run, and in an arm of the second round."""
-
+@pytest.mark.parametrize(
+    ("trial", "points"),
+    [
+        ("round", ("arm:31", "run:55", "arm:10")),  # an arm of the first round, the run, an arm of the second round
+        ("live", ("run:33", "arm:9", "run:75")),  # GRAFTING, the twin of the first trial, the run
+    ],
+)
+def test_a_killed_run_resumes_to_the_byte(trial, points, tmp_path):
     def start(name: str, kill_at: str | None) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1", "TRIAL": trial}
         if kill_at is not None:
             environment |= {"KILL_AT": kill_at}
         command = [sys.executable, "-m", "tests.runtime.killed_run", str(tmp_path / name)]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
-    for kill_at in ("arm:31", "run:55", "arm:10"):
+    for kill_at in points:
         killed = start("cut", kill_at)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed, expected = start("cut", None), start("whole", None)

@@ -84,6 +84,7 @@ def growing(**settings: Any) -> esper.GrowthConfig:
         "ramp_fraction": 0.05,
         "compare": "steps",
         "embargo_epochs": 1,
+        "max_growth": 20.0,
     }
     return esper.GrowthConfig(**defaults | settings)
 
@@ -96,11 +97,13 @@ class Script:
         plan: places by epoch; ``(place, seed)`` where not all seeds are meant.
         blueprint: what to grow.
         hidden: its width.
+        trial: how it is tried.
     """
 
     plan: dict[int, list[str | tuple[str, int]]]
     blueprint: str = "bottleneck_mlp"
     hidden: int = 8
+    trial: str = "round"
 
     def decide(self, observation: Observation) -> list[Command]:
         return [self.command(place) for place in self.plan.get(observation.epoch, [])]
@@ -108,7 +111,9 @@ class Script:
     def command(self, place: str | tuple[str, int]) -> Command:
         layer_id, seed_id = (place, "all") if isinstance(place, str) else place
         settings = {"hidden": self.hidden}
-        return Command(layer_id, seed_id, State.GERMINATED, blueprint=self.blueprint, settings=settings)
+        return Command(
+            layer_id, seed_id, State.GERMINATED, blueprint=self.blueprint, settings=settings, trial=self.trial
+        )
 
 
 @dataclass
@@ -125,12 +130,20 @@ class Trial:
         return self.session._run
 
     @property
+    def growth(self) -> Any:
+        return self.session._growth
+
+    @property
     def rounds(self) -> Any:
-        return self.session._rounds
+        return self.growth.rounds
 
     @property
     def keeping(self) -> Any:
-        return self.session._keeping
+        return self.growth.keeping
+
+    @property
+    def recovery(self) -> Any:
+        return self.growth.recovery
 
     def state(self, layer_id: str = "", seed: int = 0) -> State:
         """State of a seed in the run's tensors."""

@@ -7,6 +7,9 @@ from esper.contracts.commands import SeedId
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport
 
+FALLING = (State.CULLED, State.CANCELLED)
+"""A lifecycle that is still alive in one of these is being blended out."""
+
 
 @dataclass
 class Lifecycle:
@@ -14,13 +17,15 @@ class Lifecycle:
 
     Attributes:
         number: counts the lifecycles of a run from 1.
+        strategy: how its graft is blended in.
+        trial: ``"round"`` or ``"live"``.
         parameters: of its graft.
         state: where it is now; in an arm, where it is there.
         since_step: step at which it entered that state.
         looks: keep looks that are over.
         is_kept: whether it passed its keep gate.
         gates: measured values by the name of the state they led to.
-        flops: training FLOPs of its arm.
+        flops: training FLOPs of its arm and of its training in isolation.
         reason: why it ends, once that is decided.
     """
 
@@ -29,6 +34,8 @@ class Lifecycle:
     seed_id: SeedId
     blueprint: str
     settings: dict[str, Any]
+    strategy: str
+    trial: str
     parameters: int
     born_step: int
     state: State
@@ -47,6 +54,8 @@ class Lifecycle:
             seed_id=self.seed_id,
             blueprint=self.blueprint,
             settings=self.settings,
+            strategy=self.strategy,
+            trial=self.trial,
             parameters=self.parameters,
             born_step=self.born_step,
             ended_step=step,
@@ -56,6 +65,21 @@ class Lifecycle:
             flops=self.flops,
         )
 
+    def describe(self) -> dict[str, Any]:
+        """What and where it is, for the audit log."""
+        return {
+            "lifecycle": self.number,
+            "layer_id": self.layer_id,
+            "seed_id": self.seed_id,
+            "blueprint": self.blueprint,
+            **self.settings,
+        }
+
+
+def numbers(lifecycles: list[Lifecycle]) -> list[int]:
+    """Their numbers, in order."""
+    return sorted(one.number for one in lifecycles)
+
 
 @dataclass
 class Books:
@@ -63,7 +87,7 @@ class Books:
 
     Attributes:
         run_flops: training FLOPs of the run itself.
-        arm_flops: training FLOPs of all arms.
+        arm_flops: training FLOPs of all arms, and of training in isolation.
         judging_flops: FLOPs of the evaluations that judge grafts.
         judged: lifecycles that took their confirm test.
     """
@@ -73,9 +97,11 @@ class Books:
     judging_flops: int = 0
     lifecycles_begun: int = 0
     rounds_begun: int = 0
+    trials_begun: int = 0
     judged: int = 0
     train_losses: list[float] = field(default_factory=list)
     select_losses: list[float] = field(default_factory=list)
+    select_metrics: list[float] = field(default_factory=list)
     alive: dict[int, Lifecycle] = field(default_factory=dict)
     reports: list[FieldReport] = field(default_factory=list)
 

@@ -16,6 +16,14 @@ def shapes_of(batch: Any) -> tuple[object, ...]:
     return tuple((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else type(leaf) for leaf in leaves)
 
 
+def count(work: Callable[[], object]) -> int:
+    """FLOPs of ``work()``, which is done for real."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    flops: int = counter.get_total_flops()
+    return flops
+
+
 class FlopMeter:
     """Remembers what a kind of work costs; the first time, it is done once to be counted.
 

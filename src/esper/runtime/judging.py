@@ -34,10 +34,26 @@ class Measurement:
         """Mean of the accuracy-like metric over a part; None if the task has none."""
         return None if self.correct is None else float(self.correct[part].mean())
 
+    def to_dict(self) -> dict[str, Any]:
+        """The measurement as plain values; ``Measurement(**saved)`` is the inverse."""
+        return {"losses": self.losses, "correct": self.correct, "groups": self.groups}
+
     def z_against(self, reference: "Measurement", part: Tensor) -> float | None:
         """Paired z-score by which this beats ``reference`` on a part."""
         groups = None if self.groups is None else self.groups[part]
         return paired_z(self.losses[part], reference.losses[part], groups)
+
+
+def against_twin(result: Measurement, twin: Measurement, part: Tensor) -> dict[str, Any]:
+    """What the grow gate asks about a model and its twin, measured on one part of the samples."""
+    metric, twin_metric = result.metric(part), twin.metric(part)
+    return {
+        "twin_z": result.z_against(twin, part),
+        "has_metric": metric is not None or twin_metric is not None,
+        "metric_gain": None if metric is None or twin_metric is None else metric - twin_metric,
+        "gate_loss": result.loss(part),
+        "twin_gate_loss": twin.loss(part),
+    }
 
 
 class Judge:

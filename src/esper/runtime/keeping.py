@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from esper.contracts.commands import Command, SeedId
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
@@ -11,13 +10,11 @@ from esper.kasmina.gates import gate
 from esper.kasmina.guard import LIVE_FAULT
 from esper.kasmina.lifecycle import is_finite
 from esper.kasmina.worth import confirm_level, one_sided_p
-from esper.runtime.books import Lifecycle
+from esper.runtime.books import FALLING, Lifecycle
 from esper.runtime.judging import Measurement
-from esper.runtime.rounds import Rounds
+from esper.runtime.late import Late
+from esper.runtime.recovery import Entry, Recovery
 from esper.runtime.run import Run
-
-_FALLING = (State.CULLED, State.CANCELLED)
-"""A lifecycle that is still alive in one of these is being blended out."""
 
 
 class Keeping:
@@ -25,42 +22,47 @@ class Keeping:
 
     Args:
         run: the run.
-        rounds: its rounds, for the state to fall back to.
+        recovery: the states to fall back to.
     """
 
-    def __init__(self, run: Run, rounds: Rounds) -> None:
-        self._run, self._rounds = run, rounds
-        self._pending: dict[str, Tensor] = {}
+    def __init__(self, run: Run, recovery: Recovery) -> None:
+        self._run, self._recovery = run, recovery
+        self._pending: dict[str, Late] = {}
         self._deadline: int | None = None  # boundary by which the held-out loss must have recovered
 
     @property
     def is_removing(self) -> bool:
         """Whether a graft is being blended out, or the run has yet to recover from one that was."""
-        return self._deadline is not None or bool(self._run.in_state(*_FALLING))
+        return self._deadline is not None or bool(self._run.in_state(*FALLING))
 
     def after_step(self) -> None:
         """Act on the guard's flags of the step before, and take out what has been blended out."""
         run = self._run
         self._act_on(self._pending)
         for one in list(run.blend_outs()):
-            self._take_out(one)
+            self.take_out(one)
         self._pending = run.faults() if run.structure else {}
 
     def at_boundary(self, now: Measurement) -> None:
-        """Looks, freezing, timeouts, recovery and the end of embargoes; never while a round is under way."""
+        """Looks, freezing, recovery, and what :meth:`pass_time` does; never while anything is on trial."""
         run = self._run
         for one in run.in_state(State.FINE_TUNING):
             due = sum(look <= run.fraction for look in run.config.keep_looks)
             if not one.is_kept and due > one.looks:
                 one.looks = due
                 self._look(one, now, is_last=due == len(run.config.keep_looks))
-        limit = run.config.timeout * run.planned_steps
-        for one in run.in_state(State.GERMINATED):
-            if run.step - one.since_step > limit:
-                run.move(one, State.CULLED, "timed_out")
         self._check_recovery(now)
         if run.config.freeze == "at_once" or run.trainer.has_decayed:
             self._freeze()
+        self.pass_time()
+
+    def pass_time(self) -> None:
+        """Timeouts of seeds that wait, and the end of embargoes."""
+        run = self._run
+        limit = run.config.timeout * run.planned_steps
+        for one in run.in_state(State.GERMINATED):
+            if run.step - one.since_step > limit:
+                run.seeds.move(one, State.CULLED, "timed_out")
         self._release()
 
     def finish(self) -> None:
@@ -68,7 +70,7 @@ class Keeping:
         run = self._run
         self._act_on(self._pending)
         for one in run.in_state(State.GERMINATED):
-            run.move(one, State.CANCELLED, "the run was finished")
+            run.seeds.move(one, State.CANCELLED, "the run was finished")
         undecided = [one for one in run.in_state(State.FINE_TUNING) if not one.is_kept]
         if undecided:
             now = run.measure()
@@ -83,11 +85,17 @@ class Keeping:
 
     def state_dict(self) -> dict[str, Any]:
         """Flags that were not acted on, and the deadline."""
-        return {"pending": self._pending, "deadline": self._deadline}
+        pending = {layer_id: flags.read() for layer_id, flags in self._pending.items()}
+        return {"pending": pending, "deadline": self._deadline}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self._pending, self._deadline = state["pending"], state["deadline"]
+        self._pending = {layer_id: Late(flags) for layer_id, flags in state["pending"].items()}
+        self._deadline = state["deadline"]
+
+    def forget(self) -> None:
+        """The run went back to before anything that was flagged or removed."""
+        self._pending, self._deadline = {}, None
 
     def _look(self, one: Lifecycle, now: Measurement, *, is_last: bool) -> None:
         """Ablation on the gate samples; who passes is confirmed once on samples that nothing else has seen."""
@@ -116,7 +124,7 @@ class Keeping:
             **measured,
         )
         if not one.is_kept and is_last:
-            run.move(one, State.CULLED, "keep gate refused")
+            run.seeds.move(one, State.CULLED, "keep gate refused")
 
     def _freeze(self) -> None:
         """Make fossils of what was kept.
@@ -129,48 +137,50 @@ class Keeping:
             return
         for one in tuning:
             measured = {name: value for name, value in one.gates["keep"].items() if name != "is_finite"}
-            answer = run.promote(one, State.FOSSILIZED, **measured)
+            answer = run.seeds.promote(one, State.FOSSILIZED, **measured)
             if answer.accepted:
-                self._rounds.fallbacks.clear()
+                self._recovery.forget()
             else:
-                run.move(one, State.CULLED, answer.reason)
-                self._take_out(one)  # only non-finite parameters can shut the gate now: it is the identity already
+                run.seeds.move(one, State.CULLED, answer.reason)
+                self.take_out(one)  # only non-finite parameters can shut the gate now: it is the identity already
 
-    def _act_on(self, pending: dict[str, Tensor]) -> None:
+    def _act_on(self, pending: dict[str, Late]) -> None:
         """End the grafts that were flagged. One that waits for its round has run in arms only and is not meant."""
         run = self._run
-        for layer_id, flags in pending.items():
+        for layer_id, late in pending.items():
+            flags = late.read()
             if not flags.any():
                 continue
             place = run.places[layer_id]
             numbers = place.state.lifecycle_id.cpu()[(flags & LIVE_FAULT) > 0].unique().tolist()
             place.state.fault[(flags > 0).to(place.state.fault.device)] = 0
             run.journal.write("fault", step=run.step, layer_id=layer_id, lifecycles=numbers)
-            for one in run.in_state(*LIVE, *_FALLING):
+            for one in run.in_state(*LIVE, *FALLING):
                 if one.number not in numbers:
                     continue
                 if one.state in LIVE:
-                    run.move(one, State.CULLED, "non-finite values")
-                self._take_out(one)  # it is the identity already: there is nothing to blend out
+                    run.seeds.move(one, State.CULLED, "non-finite values")
+                self.take_out(one)  # it is the identity already: there is nothing to blend out
 
-    def _take_out(self, one: Lifecycle) -> None:
-        self._run.discard(one)
+    def take_out(self, one: Lifecycle) -> None:
+        """Remove a graft that is blended out, or must not stay any longer; the run then has to recover."""
+        self._run.seeds.discard(one)
         self._deadline = len(self._run.books.select_losses) + self._run.config.patience_after_cull
 
     def _finish_blend_outs(self) -> None:
         """The data has ended: blend out on the last batches; without any, take the grafts out as they are."""
         run = self._run
         for batch in run.recent * -(-run.ramp_steps // max(1, len(run.recent))):
-            if not run.in_state(*_FALLING):
+            if not run.in_state(*FALLING):
                 return
             run.books.run_flops += run.cost(batch)
-            run.trainer.train(batch, replayed=(None,))
+            loss = run.trainer.train(batch, replayed=(None,))
             run.trainer.step += 1
-            run.advance()
+            run.advance(loss)
             for one in list(run.blend_outs()):
-                self._take_out(one)
-        for one in run.in_state(*_FALLING):
-            self._take_out(one)
+                self.take_out(one)
+        for one in run.in_state(*FALLING):
+            self.take_out(one)
 
     def _check_recovery(self, now: Measurement) -> None:
         """A run that removed a graft must come back to the held-out loss it had before it, or goes back there.
@@ -178,24 +188,24 @@ class Keeping:
         The fallback is the newest one in which no graft is live that is not so any more; thus it is from before the
         graft that was removed.
         """
-        run, rounds = self._run, self._rounds
+        run, recovery = self._run, self._recovery
         if self._deadline is None:
             return
         live = {one.number for one in run.in_state(*LIVE)}
-        valid = [fallback for fallback in rounds.fallbacks if live.issuperset(fallback["live"])]
+        valid = [fallback for fallback in recovery.fallbacks if live.issuperset(fallback["live"])]
         if not valid:
             self._deadline = None
             return
         fallback = valid[-1]
         loss = now.loss(run.judge.split.select)
-        has_recovered = loss <= fallback["select_loss"] * (1 + run.config.rollback_threshold)
+        has_recovered = loss <= fallback["select_loss"] * (1 + run.config.emergency_rollback_threshold)
         if not has_recovered and len(run.books.select_losses) < self._deadline:
             return
         self._deadline = None
         if has_recovered:
-            rounds.fallbacks = valid if live else []
+            recovery.fallbacks = valid if live else []
         else:
-            rounds.fallbacks = valid[:-1]
+            recovery.fallbacks = valid[:-1]
             self._fall_back(fallback)
         run.journal.write(
             "recovery",
@@ -205,13 +215,13 @@ class Keeping:
             select_loss_before_graft=fallback["select_loss"],
         )
 
-    def _fall_back(self, fallback: dict[str, Any]) -> None:
+    def _fall_back(self, fallback: Entry) -> None:
         """Restore the bytes from before a graft, without those adopted since; states of seeds are not rolled back."""
         run = self._run
         for one in run.in_state(*LIVE):
             if one.number not in fallback["live"]:
-                run.move(one, State.ROLLED_BACK, "the run went back to before this graft")
-                run.discard(one)
+                run.seeds.move(one, State.ROLLED_BACK, "the run went back to before this graft")
+                run.seeds.discard(one)
         run.take_over(fallback["body"] | {"grads": {}})
 
     def _release(self, *, all_of_them: bool = False) -> None:
@@ -230,4 +240,4 @@ class Keeping:
             for number in state.lifecycle_id[is_over].unique().tolist():
                 seeds = torch.nonzero(state.lifecycle_id == number).flatten().tolist()
                 seed_id: SeedId = "all" if len(seeds) == state.num_seeds else seeds[0]
-                run.carry_out(Command(place.layer_id, seed_id, State.DORMANT, "outcome is over", who="session"))
+                run.seeds.carry_out(Command(place.layer_id, seed_id, State.DORMANT, "outcome is over", who="session"))

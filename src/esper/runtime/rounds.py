@@ -8,21 +8,23 @@ arms' FLOPs.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import gate
-from esper.runtime.books import Lifecycle
-from esper.runtime.judging import Measurement
+from esper.runtime.books import Lifecycle, numbers
+from esper.runtime.judging import Measurement, against_twin
+from esper.runtime.recovery import Recovery
+from esper.runtime.replay import Window, replay_step
 from esper.runtime.run import Run
 from esper.runtime.training import Settings
 
 
-@dataclass
-class Round:
+@dataclass(kw_only=True)
+class Round(Window):
     """A round under way; everything in it is stored with a checkpoint.
 
     Attributes:
@@ -30,14 +32,9 @@ class Round:
         start_step: step at which it was captured.
         end_step: step at which the arms run.
         candidates: numbers of the lifecycles on trial.
-        live: numbers of the lifecycles whose grafts were live at ``start_step``; they must be so to the end.
-        start: capture of the run at ``start_step``.
-        batches: of the window, by reference: a loader must not reuse their memory.
-        settings: of the optimizer at every step of the window; None where it rested.
-        flops: training FLOPs of the run at every step of the window.
-        run: capture of the run at ``end_step``, once the arms run.
-        twin: the run's evaluation there.
-        arm: index of the candidate whose arm runs, and how many of its steps are done.
+        twin: the run's evaluation at ``end_step``.
+        arm: index of the candidate whose arm runs.
+        arm_steps: how many steps it will take, once that is known.
         best: the best arm so far that beat the twin: its lifecycle, body and select loss.
     """
 
@@ -45,29 +42,14 @@ class Round:
     start_step: int
     end_step: int
     candidates: list[int]
-    live: list[int]
-    start: dict[str, Any]
-    batches: list[Any] = field(default_factory=list)
-    settings: list[Settings | None] = field(default_factory=list)
-    flops: list[int] = field(default_factory=list)
-    run: dict[str, Any] | None = None
     twin: Measurement | None = None
     arm: int = 0
-    arm_step: int = 0
     arm_steps: int | None = None
     best: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The round as a nested state."""
-        twin = (
-            None
-            if self.twin is None
-            else {"losses": self.twin.losses, "correct": self.twin.correct, "groups": self.twin.groups}
-        )
-        return {
-            **vars(self),
-            "twin": twin,
-        }
+        return {**vars(self), "twin": None if self.twin is None else self.twin.to_dict()}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Round":
@@ -81,15 +63,17 @@ class Rounds:
 
     Args:
         run: the run.
+        recovery: keeps the run as it was before each adoption.
         checkpoint: called where a round can be resumed: after every arm, and now and then within one.
         checkpoint_steps: steps of an arm between two checkpoints; None checkpoints after arms only.
     """
 
-    def __init__(self, run: Run, checkpoint: Callable[[], None], checkpoint_steps: int | None) -> None:
-        self._run, self._checkpoint, self._checkpoint_steps = run, checkpoint, checkpoint_steps
+    def __init__(
+        self, run: Run, recovery: Recovery, checkpoint: Callable[[], None], checkpoint_steps: int | None
+    ) -> None:
+        self._run, self._recovery = run, recovery
+        self._checkpoint, self._checkpoint_steps = checkpoint, checkpoint_steps
         self.current: Round | None = None
-        self.fallbacks: list[dict[str, Any]] = []
-        """The run as it was before each adoption: which grafts were live then, its body and its select loss."""
 
     @property
     def is_due(self) -> bool:
@@ -98,16 +82,20 @@ class Rounds:
         return now is not None and (now.run is not None or self._run.step >= now.end_step)
 
     def begin(self, candidates: list[Lifecycle]) -> None:
-        """Capture the run; from here on it is the twin of its candidates."""
+        """Capture the run; from here on it is the twin of its candidates, which train in isolation meanwhile."""
         run = self._run
         run.books.rounds_begun += 1
+        if run.config.objective != "none":
+            for one in candidates:
+                run.seeds.promote(one, State.TRAINING, has_slot=True)
+                run.begin_incubation(one)
         window = max(1, round(run.config.round_fraction * run.planned_steps))
         self.current = Round(
             number=run.books.rounds_begun,
             start_step=run.step,
             end_step=run.step + window,
             candidates=[one.number for one in candidates],
-            live=_numbers(run.in_state(*LIVE)),
+            live=numbers(run.in_state(*LIVE)),
             start=run.capture(),
         )
         run.journal.write(
@@ -115,16 +103,14 @@ class Rounds:
             step=run.step,
             round=self.current.number,
             end_step=self.current.end_step,
-            candidates=[_describe(one) for one in candidates],
+            candidates=[one.describe() for one in candidates],
         )
 
     def remember(self, batch: Any, settings: Settings | None, flops: int) -> None:
         """One step of the twin."""
         now = self.current
         assert now is not None
-        now.batches.append(batch)
-        now.settings.append(settings)
-        now.flops.append(flops)
+        now.remember(batch, settings, flops)
         self._abandon_if_void(now)
 
     def abandon(self, reason: str) -> None:
@@ -135,10 +121,10 @@ class Rounds:
         self._run.journal.write("round_ended", step=self._run.step, round=now.number, adopted=None, reason=reason)
         self.current = self._run.arm = None
         for one in self._waiting(now):
-            self._run.move(one, State.CANCELLED, reason)
+            self._run.seeds.move(one, State.CANCELLED, reason)
 
     def _abandon_if_void(self, now: Round) -> None:
-        if _numbers(self._run.in_state(*LIVE)) != now.live:
+        if numbers(self._run.in_state(*LIVE)) != now.live:
             self.abandon("another graft was removed during the round")
         elif not self._waiting(now):
             self.abandon("no candidate is left")
@@ -156,7 +142,12 @@ class Rounds:
         run, now = self._run, self.current
         assert now is not None
         if now.run is None:
-            now.candidates = [one.number for one in self._waiting(now)]
+            waiting = self._waiting(now)
+            now.candidates = [one.number for one in waiting]
+            for one in waiting:
+                if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
+                    run.end_incubation(one)
+                    run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
             now.twin = run.measure()
             now.run = run.capture()
         try:
@@ -165,7 +156,7 @@ class Rounds:
             finally:
                 run.restore(now.run)
                 for one in self._waiting(now):
-                    one.state, one.since_step = State.GERMINATED, one.born_step
+                    self._rest(now, one)
                 now.arm_step, now.arm_steps = 0, None
         except Exception as error:  # passed on; an interruption leaves the round standing, to be resumed
             self.abandon(f"an arm failed: {error!r}")
@@ -181,33 +172,34 @@ class Rounds:
             self._judge_arm(now, one)
             now.arm, now.arm_step, now.arm_steps = now.arm + 1, 0, None
             if now.arm < len(now.candidates):
-                one.state, one.since_step = State.GERMINATED, one.born_step
+                self._rest(now, one)
                 self._checkpoint()
+
+    def _rest(self, now: Round, one: Lifecycle) -> None:
+        """A candidate is in the run what it was all through the window."""
+        if self._run.config.objective == "none":
+            one.state, one.since_step = State.GERMINATED, one.born_step
+        else:
+            one.state, one.since_step = State.TRAINING, now.start_step
 
     def _train_arm(self, now: Round, one: Lifecycle) -> None:
         run, config = self._run, self._run.config
         if now.arm_step == 0:
             run.restore(now.start)
-            run.promote(one, State.TRAINING, has_slot=True)
-            run.promote(one, State.GRAFTING)
+            if one.state is State.GERMINATED:
+                run.seeds.promote(one, State.TRAINING, has_slot=True)
+            run.seeds.promote(one, State.GRAFTING)
         while now.arm_steps is None or now.arm_step < now.arm_steps:
-            index = now.arm_step
-            flops = run.cost(now.batches[index])
             if now.arm_steps is None:  # the first step tells what the others will cost
-                now.arm_steps = self._arm_steps(now.flops, flops)
-            run.trainer.train(now.batches[index], replayed=(now.settings[index],))
-            run.books.arm_flops += flops
-            one.flops += flops
-            now.arm_step += 1
-            run.trainer.step += 1
-            run.advance()
+                now.arm_steps = self._arm_steps(now.flops, run.cost(now.batches[0]))
+            replay_step(run, now, [one])
             hold = max(1, int(config.hold_fraction * now.arm_steps))
             if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
                 alpha = run.places[one.layer_id].state.alpha.max()
-                run.promote(one, State.STABILIZATION, alpha=float(alpha))
+                run.seeds.promote(one, State.STABILIZATION, alpha=float(alpha))
             if self._checkpoint_steps and now.arm_step % self._checkpoint_steps == 0 and now.arm_step < now.arm_steps:
                 self._checkpoint()
-        run.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
+        run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
 
     def _arm_steps(self, run_flops: list[int], first_flops: int) -> int:
         """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
@@ -222,14 +214,7 @@ class Rounds:
         run, split, twin = self._run, self._run.judge.split, now.twin
         assert twin is not None
         result = run.measure()
-        metric, twin_metric = result.metric(split.gate), twin.metric(split.gate)
-        one.gates["twin"] = {
-            "twin_z": result.z_against(twin, split.gate),
-            "has_metric": metric is not None or twin_metric is not None,
-            "metric_gain": None if metric is None or twin_metric is None else metric - twin_metric,
-            "gate_loss": result.loss(split.gate),
-            "twin_gate_loss": twin.loss(split.gate),
-        }
+        one.gates["twin"] = against_twin(result, twin, split.gate)
         has_passed = one.state is State.EVALUATING and self._may_adopt(one)
         loss = result.loss(split.select)
         run.journal.write(
@@ -250,8 +235,8 @@ class Rounds:
     def _may_adopt(self, one: Lifecycle) -> bool:
         run = self._run
         finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
-        measured = one.gates["twin"] | {"is_finite": finite}
-        is_sound = not any(flags.any() for flags in run.faults().values())
+        measured = one.gates["twin"] | {"is_finite": finite, "is_joint": False}
+        is_sound = not any(flags.read().any() for flags in run.faults().values())
         return is_sound and gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z).passed
 
     def _end(self, now: Round) -> None:
@@ -260,7 +245,7 @@ class Rounds:
         self.current = run.arm = None
         for one in self._waiting(now):
             if best is None or one.number != best["lifecycle"]:
-                run.move(one, State.CULLED, "lost_round")
+                run.seeds.move(one, State.CULLED, "lost_round")
         winner = None
         if best is not None:
             winner = run.books.alive[best["lifecycle"]]
@@ -269,29 +254,14 @@ class Rounds:
             "round_ended",
             step=run.step,
             round=now.number,
-            adopted=None if winner is None else _describe(winner),
+            adopted=None if winner is None else winner.describe(),
             reason="no candidate beat the twin" if winner is None else "beat the twin",
         )
 
     def _adopt(self, now: Round, winner: Lifecycle, body: dict[str, Any]) -> None:
         run = self._run
         assert now.twin is not None
-        select_loss = now.twin.loss(run.judge.split.select)
-        self.fallbacks.append({"live": now.live, "body": run.snapshots.body(), "select_loss": select_loss})
+        self._recovery.remember_before(now.twin, now.live)
         run.take_over(body, seeds_of=(winner.number,))
         winner.state, winner.since_step = State.EVALUATING, run.step
-        run.promote(winner, State.FINE_TUNING, **winner.gates["twin"])
-
-
-def _numbers(lifecycles: list[Lifecycle]) -> list[int]:
-    return sorted(one.number for one in lifecycles)
-
-
-def _describe(one: Lifecycle) -> dict[str, Any]:
-    return {
-        "lifecycle": one.number,
-        "layer_id": one.layer_id,
-        "seed_id": one.seed_id,
-        "blueprint": one.blueprint,
-        **one.settings,
-    }
+        run.seeds.promote(winner, State.FINE_TUNING, is_joint=False, **winner.gates["twin"])

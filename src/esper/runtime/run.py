@@ -1,41 +1,34 @@
-"""The run that Session, rounds and keeping share: its objects, its seeds, its books."""
+"""The run that all of growth shares: its objects, its seeds, its books."""
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from esper.checkpoint.tree import clone
-from esper.contracts.commands import Answer, Command
 from esper.contracts.config import GrowthConfig
-from esper.contracts.errors import ConfigError, TransitionError, closest
-from esper.contracts.lifecycle import LIVE, OUTCOMES, State
-from esper.contracts.reports import Observation
+from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.arena import Group
-from esper.kasmina.gates import Measured, gate
-from esper.kasmina.grafting import advance
-from esper.kasmina.hosts import host_parameters, places
-from esper.kasmina.layer import Place
-from esper.kasmina.lifecycle import Birth, discard, is_finite, seed_range, transition
-from esper.runtime.books import Books, Lifecycle
-from esper.runtime.flops import FlopMeter, shapes_of
+from esper.kasmina.grafting import advance, needs_signals
+from esper.kasmina.hosts import places
+from esper.kasmina.lifecycle import seed_range
+from esper.kasmina.place import Place
+from esper.runtime.books import FALLING, Books, Lifecycle
+from esper.runtime.flops import FlopMeter, count, shapes_of
 from esper.runtime.journal import Journal
 from esper.runtime.judging import Judge, Measurement
+from esper.runtime.late import Late
+from esper.runtime.seeds import Seeds
 from esper.runtime.snapshot import Snapshots
+from esper.runtime.tracing import Tracing
 from esper.runtime.training import Trainer
-
-GATED = frozenset(
-    {State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING, State.FINE_TUNING, State.FOSSILIZED}
-)
-
-ASKABLE = (State.GERMINATED, State.CULLED, State.CANCELLED)
-"""What may be asked for from outside. The rest follows from what was measured, or from the passing of time."""
 
 
 class Run:
-    """State changes of seeds happen here and nowhere else.
+    """What is trained, by whom, and how far it has come.
 
     Args:
         model: the wrapped model.
@@ -61,7 +54,10 @@ class Run:
         self.trainer, self.judge, self.snapshots, self.journal = trainer, judge, snapshots, journal
         self.places: dict[str, Place] = {place.layer_id: place for place in places(model)}
         self.books = Books()
+        self.tracing = Tracing(model, journal)
+        self.seeds = Seeds(self)
         self.arm: str | None = None
+        self.is_finished = False
         self.epoch = 0
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
         self.recent: list[Any] = []  # last batches, for a blend-out after the data has ended
@@ -100,61 +96,52 @@ class Run:
         """Lifecycles under way that are in one of the states."""
         return [one for one in self.books.alive.values() if one.state in states]
 
-    def submit(self, command: Command) -> Answer:
-        """Carry out a command from outside or refuse it; a refusal changes nothing. Never raises for a refusal."""
-        with self.lock:
-            if not isinstance(command.target, State) or command.target not in ASKABLE:
-                names = ", ".join(state.name for state in ASKABLE)
-                return self._refuse(command, f"{command.target!r} cannot be asked for. What can: {names}.")
-            if self.arm is not None:
-                return self._refuse(command, "The arms of a round are running. Ask again after this step.")
-            return self.carry_out(command)
+    def advance(self, loss: Any) -> None:
+        """Clocks and alphas of all places with live grafts, after a training step that had this loss."""
+        for layer_id in sorted({one.layer_id for one in self.books.alive.values() if one.state not in _WAITING}):
+            place = self.places[layer_id]
+            advance(place, self.trainer.signals.read(place, loss) if needs_signals(place) else None)
 
-    def carry_out(self, command: Command, measured: Measured | None = None) -> Answer:
-        """Carry out any command or refuse it.
+    def incubate(self) -> None:
+        """One step of every graft that trains in isolation; booked."""
+        for one in self.in_state(State.TRAINING):
+            self.charge(count(partial(self.places[one.layer_id].incubation.learn, one.number)), [one])
 
-        Args:
-            command: what to do.
-            measured: values for the gate of a promotion.
-        """
-        try:
-            return self._apply(command, measured or {})
-        except (TransitionError, ConfigError) as error:
-            return self._refuse(command, str(error))
-
-    def move(self, one: Lifecycle, target: State, reason: str, measured: Measured | None = None) -> Answer:
-        """Command a lifecycle's seeds on Esper's own behalf."""
-        return self.carry_out(Command(one.layer_id, one.seed_id, target, reason, who="session"), measured)
-
-    def promote(self, one: Lifecycle, target: State, **measured: float | bool | None) -> Answer:
-        """Move a lifecycle on if the gate lets it; the parameters' finiteness is always measured."""
-        finite = is_finite(self.places[one.layer_id], one.number)
-        return self.move(one, target, "gate passed", {"is_finite": finite, **measured})
-
-    def discard(self, one: Lifecycle) -> None:
-        """Take out the graft of a lifecycle that failed and close its record."""
+    def begin_incubation(self, one: Lifecycle) -> None:
+        """Let a graft in TRAINING train in isolation from the next step on, if the objective is any."""
         place = self.places[one.layer_id]
-        if one.number in place.arena.grafts:
-            discard(place, one.number)
-        self._structure = None
-        self._close(one)
+        place.incubation.begin(
+            place.arena.grafts[one.number], self.config.objective, place.seed, self.trainer.graft_lr()
+        )
 
-    def advance(self) -> None:
-        """Clocks and alphas of all places with live grafts, after a training step."""
-        for layer_id in {one.layer_id for one in self.books.alive.values() if one.state not in _WAITING}:
-            advance(self.places[layer_id].state)
+    def end_incubation(self, one: Lifecycle) -> None:
+        """Choose the bytes that the graft will be planted with; what that was worth goes into its record."""
+        measured: dict[str, Any] = {}
+
+        def end() -> None:
+            measured.update(self.places[one.layer_id].incubation.end(one.number))
+
+        self.charge(count(end), [one])
+        if measured:
+            one.gates["incubation"] = measured
+
+    def charge(self, flops: int, payers: list[Lifecycle]) -> None:
+        """Book FLOPs of an arm, or of training in isolation, on the lifecycles that they were spent for."""
+        self.books.arm_flops += flops
+        for index, one in enumerate(payers):
+            one.flops += flops // len(payers) + (index < flops % len(payers))
 
     def blend_outs(self) -> Iterator[Lifecycle]:
         """Culled and cancelled lifecycles whose grafts have been blended out by now."""
-        for one in self.in_state(State.CULLED, State.CANCELLED):
+        for one in self.in_state(*FALLING):
             if self.step - one.since_step >= self.ramp_steps:
                 yield one
 
-    def faults(self) -> dict[str, Tensor]:
+    def faults(self) -> dict[str, Late]:
         """A copy of the guard's flags of every place with grafts."""
         live = {one.layer_id for one in self.books.alive.values() if one.state in LIVE}
         grown = {layer_id for layer_id, place in self.places.items() if place.is_growing}
-        return {layer_id: _to_host(self.places[layer_id].state.fault) for layer_id in sorted(live | grown)}
+        return {layer_id: Late(self.places[layer_id].state.fault) for layer_id in sorted(live | grown)}
 
     def cost(self, batch: Any) -> int:
         """FLOPs of a training step on a batch.
@@ -164,17 +151,18 @@ class Run:
 
         def step_and_undo() -> None:
             here = self.capture()
-            try:
-                self.trainer.train(batch, replayed=(None,))
-            finally:
-                self.restore(here)
-                self.trainer.take_settings()
+            with self.tracing.of_a_step():
+                try:
+                    self.trainer.train(batch, replayed=(None,))
+                finally:
+                    self.restore(here)
+                    self.trainer.take_settings()
 
         return self._meter.cost((shapes_of(batch), self.structure), step_and_undo)
 
     def measure(self) -> Measurement:
         """Evaluate for a judgement; booked."""
-        self.books.judging_flops += self._meter.cost(("evaluate", self.structure), self.judge.measure)
+        self.books.judging_flops += self._meter.cost(("evaluate", self.structure), self._trace_evaluation)
         return self.judge.measure()
 
     def ablated(self, one: Lifecycle) -> Measurement:
@@ -188,19 +176,15 @@ class Run:
         finally:
             place.state.alpha[seeds] = alpha
 
-    def observe(self) -> Observation:
-        """What the controller sees now."""
-        return Observation(
-            step=self.step,
-            planned_steps=self.planned_steps,
-            epoch=self.epoch,
-            train_losses=self.books.train_losses,
-            select_losses=self.books.select_losses,
-            places=[place.report() for place in self.places.values()],
-            rounds_done=self.books.rounds_begun,
-            host_parameters=host_parameters(self.model),
-            grown_parameters=sum(place.arena.num_parameters for place in self.places.values()),
-        )
+    def _trace_evaluation(self) -> None:
+        with self.tracing.of_evaluation():
+            self.judge.measure()
+
+    @property
+    def host_is_finite(self) -> bool:
+        """Whether all parameters of the host are; waits for the device."""
+        host = [p for name, p in self.model.named_parameters() if "_esper." not in name]
+        return bool(torch.stack([torch.isfinite(parameter).all() for parameter in host]).all())
 
     def capture(self) -> dict[str, Any]:
         """Body and clock of the run as it is."""
@@ -215,7 +199,7 @@ class Run:
         self.trainer.rates = clock["rates"]
         self._structure = None
 
-    def take_over(self, body: dict[str, Any], seeds_of: tuple[int, ...] = ()) -> None:
+    def take_over(self, body: dict[str, Any], seeds_of: tuple[int, ...] = (), *, is_rollback: bool = False) -> None:
         """Go on with what another body has learned, under the run's own clock.
 
         Learning rates, the states of seeds and the grafts that wait for their round stay as they are.
@@ -223,115 +207,38 @@ class Run:
         Args:
             body: of an arm, or from before a graft.
             seeds_of: lifecycles whose seeds' state comes from ``body`` too.
+            is_rollback: whether learning rates come from ``body`` too, and the versions of those seeds do not.
         """
         columns = {layer_id: clone(place.state.state_dict()) for layer_id, place in self.places.items()}
         waiting = {
             layer_id: {number: graft for number, graft in place.arena.grafts.items() if graft.slot is None}
             for layer_id, place in self.places.items()
         }
-        rates = self.snapshots.optimizer_settings()
-        self.snapshots.restore_body(body | {"optimizer": body["optimizer"] | {"param_groups": rates}})
+        body = body | {"model": dict(body["model"])}
+        for layer_id in self.places:  # what trains in isolation does so for the run, not for an arm
+            self.snapshots.renew(body, layer_id, "incubation")
+        if not is_rollback:
+            rates = self.snapshots.optimizer_settings()
+            body = body | {"optimizer": body["optimizer"] | {"param_groups": rates}}
+        self.snapshots.restore_body(body)
         for layer_id, place in self.places.items():
             theirs = torch.isin(place.state.lifecycle_id, torch.tensor(seeds_of, device=place.state.alpha.device))
             for name, column in place.state.named_buffers():
-                column.copy_(torch.where(theirs, column, columns[layer_id][name].to(column.device)))
+                is_theirs = theirs & (name != "version") if is_rollback else theirs
+                column.copy_(torch.where(is_theirs, column, columns[layer_id][name].to(column.device)))
+            for number in seeds_of:
+                place.incubation.discard(number)
             live = {graft.lifecycle: graft for graft in place.arena.live}
             place.arena.grafts = live | {n: graft for n, graft in waiting[layer_id].items() if n not in seeds_of}
+        self._structure = None
+
+    def restructured(self) -> None:
+        """Something has changed what a step costs."""
         self._structure = None
 
     def _counters(self) -> dict[str, Any]:
         trainer = self.trainer
         return {"step": trainer.step, "peak_lr": trainer.peak_lr, "epoch": self.epoch, "rates": trainer.rates}
 
-    def _apply(self, command: Command, measured: Measured) -> Answer:
-        place = self.places.get(command.layer_id)
-        if place is None:
-            raise TransitionError(f"There is no place {command.layer_id!r}. {closest(command.layer_id, self.places)}")
-        target, one = command.target, self._addressed(place, command)
-        if target in GATED:
-            result = gate(target, measured, gate_z=self.config.gate_z)
-            if not result.passed:
-                raise TransitionError(f"The gate to {target.name} is shut: {result}.")
-        birth = None
-        if target is State.GERMINATED:
-            birth = Birth(self.books.lifecycles_begun + 1, self.ramp_steps)
-        old = State.DORMANT if one is None else one.state
-        if target is State.DORMANT:
-            old = State(int(place.state.lifecycle[slice(*seed_range(place, command.seed_id))][0]))
-        version = transition(place, command, birth=birth, embargo_epochs=self.config.embargo_epochs)
-        self._structure = None
-        if birth is not None:
-            one = self._open(place, command, birth)
-        self._log_command(
-            "transition", command, source=old.name, lifecycle=one.number if one else None, gates=dict(measured)
-        )
-        if one is not None and target is not State.GERMINATED:
-            one.state, one.since_step = target, self.step
-            if target in GATED:
-                one.gates[target.name] = dict(measured)
-            if target in OUTCOMES:
-                one.reason = command.reason
-                if target is State.FOSSILIZED or old not in LIVE:
-                    self._close(one)
-        return Answer(True, version=version)
-
-    def _addressed(self, place: Place, command: Command) -> Lifecycle | None:
-        seeds = slice(*seed_range(place, command.seed_id))
-        number = int(place.state.lifecycle_id[seeds].max())
-        return self.books.alive.get(number)
-
-    def _open(self, place: Place, command: Command, birth: Birth) -> Lifecycle:
-        graft = place.arena.grafts[birth.lifecycle]
-        self.books.lifecycles_begun += 1
-        one = Lifecycle(
-            number=birth.lifecycle,
-            layer_id=command.layer_id,
-            seed_id=command.seed_id,
-            blueprint=graft.blueprint.id,
-            settings=graft.blueprint.settings,
-            parameters=graft.num_parameters,
-            born_step=self.step,
-            state=State.GERMINATED,
-            since_step=self.step,
-        )
-        self.books.alive[one.number] = one
-        return one
-
-    def _close(self, one: Lifecycle) -> None:
-        self.books.alive.pop(one.number, None)
-        report = one.report(self.step)
-        self.books.reports.append(report)
-        self.journal.write("field_report", step=self.step, **report.to_dict())
-
-    def _refuse(self, command: Command, reason: str) -> Answer:
-        self._log_command("refused", command, reason=reason, asked=command.reason)
-        return Answer(False, reason)
-
-    def _log_command(self, event: str, command: Command, **fields: Any) -> None:
-        self.journal.write(
-            event,
-            **{
-                "step": self.step,
-                "epoch": self.epoch,
-                "arm": self.arm,
-                "layer_id": command.layer_id,
-                "seed_id": command.seed_id,
-                "target": getattr(command.target, "name", str(command.target)),
-                "who": command.who,
-                "reason": command.reason,
-                "run_flops": self.books.run_flops,
-                "arm_flops": self.books.arm_flops,
-                "judging_flops": self.books.judging_flops,
-                **fields,
-            },
-        )
-
 
 _WAITING = frozenset({State.GERMINATED, State.TRAINING})
-
-
-def _to_host(flags: Tensor) -> Tensor:
-    """A copy that is read one step later, so that nobody waits for the device now."""
-    if flags.device.type == "cpu":
-        return flags.clone()
-    return torch.empty_like(flags, device="cpu", pin_memory=True).copy_(flags, non_blocking=True)

@@ -10,17 +10,17 @@ from torch.optim import Optimizer
 
 from esper.checkpoint import store
 from esper.checkpoint.tree import clone
-from esper.contracts.commands import Answer, Command
+from esper.contracts.commands import Answer, Command, SeedId
 from esper.contracts.errors import CheckpointError, ConfigError
-from esper.contracts.lifecycle import LIVE, State
+from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.hosts import growth_config
 from esper.runtime.batches import check_storable
 from esper.runtime.books import Books
+from esper.runtime.growth import Growth
+from esper.runtime.identity import Identity
 from esper.runtime.journal import Journal
 from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
-from esper.runtime.keeping import Keeping
-from esper.runtime.rounds import Round, Rounds
 from esper.runtime.run import Run
 from esper.runtime.snapshot import Snapshots
 from esper.runtime.training import Settings, Trainer
@@ -51,7 +51,8 @@ class Session:
         accumulate: batches per optimizer step.
         extra: further objects with a ``state_dict`` that train along with the model (an average of weights, say).
         loader: the training loader, if it has a ``state_dict``: makes resuming within an epoch exact.
-        policy: decides when and where to grow; None is the heuristic.
+        policy: decides when and where to grow; None is the heuristic. One that remembers has ``state_dict`` and
+            ``load_state_dict``.
         directory: where ``audit.jsonl``, ``metrics.jsonl`` and ``checkpoints/`` go; None writes nothing.
         checkpoint_steps: with ``directory``: checkpoint within arms every so many steps, besides every boundary.
         on_event: called with every audit record and every epoch's metrics, a dict with the key ``"event"``.
@@ -114,13 +115,12 @@ class Session:
         journal = Journal(self._directory, on_event, is_new=not self._must_load)
         snapshots = Snapshots(model, optimizer, scheduler, scaler, extra or {})
         self._run = Run(model, config, trainer, judge, snapshots, journal, planned_steps)
-        self._rounds = Rounds(self._run, self._checkpoint, checkpoint_steps)
-        self._keeping = Keeping(self._run, self._rounds)
-        self._policy: Policy = policy or HeuristicPolicy(config)
-        self._loader = loader
+        policy = policy or HeuristicPolicy(config)
+        self._growth = Growth(self._run, policy, self._checkpoint, checkpoint_steps)
+        self._identity = Identity(self._run, policy, loader)
+        self._loader, self._policy = loader, policy
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
-        self._is_finished = False
         gate_samples = judge.split.gate.numel()
         if gate_samples < FEW_GATE_SAMPLES and config.max_rounds:
             note = f"{gate_samples} gate samples are few (below {FEW_GATE_SAMPLES}): refusals are to be expected."
@@ -165,7 +165,7 @@ class Session:
         run = self._run
         with run.lock:
             self._refuse_if_closed()
-            if self._rounds.is_due:  # its arms were interrupted
+            if self._growth.is_due:  # its arms were interrupted
                 self._end_step()
             self._refuse_unfit(batch)
             flops = run.cost(batch)
@@ -185,8 +185,7 @@ class Session:
             raise ConfigError("after_step is for sessions with train_step; with loss, call session.step(batch).")
         with run.lock:
             self._refuse_if_closed()
-            if self._rounds.is_due:  # its arms were interrupted, and the run has gone on
-                self._rounds.abandon("its arms were interrupted")
+            self._growth.interrupt()
             self._refuse_unfit(batch)
             settings = run.trainer.take_settings()
             loss = loss_value.detach() if isinstance(loss_value, Tensor) else loss_value
@@ -197,7 +196,7 @@ class Session:
         run = self._run
         with run.lock:
             self._refuse_if_closed()
-            if self._rounds.is_due:
+            if self._growth.is_due:
                 self._end_step()
             run.epoch += 1
             run.trainer.end_epoch(lambda: run.judge.measure().loss(run.judge.split.select))
@@ -209,8 +208,7 @@ class Session:
         run = self._run
         with run.lock:
             self._refuse_if_closed()
-            self._rounds.abandon("the run was finished")
-            self._keeping.finish()
+            self._growth.finish()
             measured = run.judge.measure()
             select = run.judge.split.select
             run.journal.write(
@@ -220,17 +218,85 @@ class Session:
                 select_metric=measured.metric(select),
                 train_flops=self.train_flops,
             )
-            self._is_finished = True
+            run.is_finished = True
             run.trainer.detach()
             self._checkpoint()
 
     def submit(self, command: Command) -> Answer:
         """Carry out a command, or refuse it with a reason; never raises for a refusal.
 
-        Seeds germinated by command become candidates of the next round. Promotions are refused: they follow from what
-        was measured.
+        A seed germinated with ``trial="round"`` becomes a candidate of the next round, with ``trial="live"`` it grows
+        in the run itself. Promotions are refused: they follow from what was measured.
         """
-        return self._run.submit(command)
+        return self._run.seeds.submit(command)
+
+    def germinate(
+        self,
+        layer_id: str,
+        seed_id: SeedId,
+        blueprint: str = "bottleneck_mlp",
+        strategy: str = "fixed_ramp",
+        settings: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Let a seed grow in the run itself, from the next free boundary on; its twin is trained afterwards.
+
+        Args:
+            layer_id: name of the place, ``first:last`` for a span, ``""`` for the whole model.
+            seed_id: the seed, or ``"all"`` for one graft over all of them.
+            blueprint: what to grow.
+            strategy: how to blend it in.
+            settings: the blueprint's hyper-parameters; None makes it as large as the configured budgets allow.
+
+        Raises:
+            ConfigError: if place, blueprint, strategy or a setting do not exist or do not fit, naming what is valid.
+            TransitionError: if the seed is not DORMANT or the shield has a veto, with the reason.
+        """
+        with self._run.lock:
+            chosen = self._growth.sized_for(layer_id, seed_id, blueprint) if settings is None else dict(settings)
+            return self._run.seeds.ask(
+                Command(
+                    layer_id,
+                    seed_id,
+                    State.GERMINATED,
+                    "asked for",
+                    who="user",
+                    blueprint=blueprint,
+                    settings=chosen,
+                    strategy=strategy,
+                    trial="live",
+                )
+            )
+
+    def cancel(self, layer_id: str, seed_id: SeedId) -> Answer:
+        """Stop what a seed is growing: at once before it is blended in, later by blending it out.
+
+        Raises:
+            TransitionError: if it grows nothing, naming what is allowed.
+        """
+        return self._run.seeds.ask(Command(layer_id, seed_id, State.CANCELLED, "asked for", who="user"))
+
+    def rollback(self) -> Answer:
+        """Go back to the last good state: parameters, buffers, optimizer, scheduler, scaler, grafts, controller.
+
+        Grafts that were not live then are ROLLED_BACK and their seeds rest; what is on trial ends. The position in the
+        data, the random streams, the audit log and the books are not restored.
+
+        Raises:
+            TransitionError: if there is none that may be gone back to.
+        """
+        with self._run.lock:
+            self._growth.roll_back()
+            return Answer(True)
+
+    def rechunk(self, layer_id: str, num_seeds: int) -> None:
+        """Deal a place's channels to another number of seeds. Its fossils and what was sensed stay.
+
+        Raises:
+            ConfigError: if there is no such place, or it has fewer channels than that.
+            TransitionError: if one of its seeds is not DORMANT.
+        """
+        with self._run.lock:
+            self._growth.rechunk(layer_id, num_seeds)
 
     def save(self, path: str | Path) -> Path:
         """Write everything that is needed to go on to the byte, whole or not at all.
@@ -253,65 +319,44 @@ class Session:
         state = store.read(Path(path))
         with self._run.lock:
             self._refuse_if_finished()
-            self._check_is_of_this_run(state)
+            self._identity.check(state)
             self._restore(state)
             self._must_load = False
-            if self._rounds.is_due:
+            if self._growth.is_due:
                 self._end_step()
 
-    def _check_is_of_this_run(self, state: dict[str, Any]) -> None:
-        if not isinstance(state, dict) or "identity" not in state:
-            raise CheckpointError("The checkpoint was not saved by a session.")
-        here, there = self._identity(), state["identity"]
-        for name, value in here.items():
-            if value != there[name]:
-                raise CheckpointError(
-                    f"The checkpoint is of another run: {name} is {value!r} here and {there[name]!r} there."
-                )
-        if self._loader is not None and state["loader"] is None:
-            raise CheckpointError(
-                "The checkpoint holds no position in the data: it was saved by a session without loader."
-            )
-
     def _restore(self, state: dict[str, Any]) -> None:
-        run, loader = self._run, self._loader
-        here, position = run.capture(), None if loader is None else clone(loader.state_dict())
+        run = self._run
+        users = [(self._loader, state["loader"]), (self._policy, state["policy"])]
+        remembering = [(item, saved) for item, saved in users if hasattr(item, "load_state_dict")]
         with ExitStack() as undo:
-            undo.callback(run.restore, here)
-            if loader is not None:
-                undo.callback(loader.load_state_dict, position)
+            undo.callback(run.restore, run.capture())
+            for item, _ in remembering:
+                undo.callback(item.load_state_dict, clone(item.state_dict()))
             try:
                 run.restore(state)
-                if loader is not None:
-                    loader.load_state_dict(state["loader"])
+                for item, saved in remembering:
+                    item.load_state_dict(saved)
             except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 raise CheckpointError(f"The checkpoint does not fit this run: {error}") from error
             undo.pop_all()
         run.books = Books.from_dict(state["books"])
         run.recent = state["recent"]
         run.journal.restore(state["events"])
-        self._rounds.current = None if state["round"] is None else Round.from_dict(state["round"])
-        self._rounds.fallbacks = state["fallbacks"]
-        self._keeping.load_state_dict(state["keeping"])
-        self._loss_sum, self._loss_count, self._is_finished = state["losses"]
-
-    def _identity(self) -> dict[str, Any]:
-        """What must be equal for a checkpoint to be of this run."""
-        return {"planned_steps": self._run.planned_steps, "held_out_samples": self._run.judge.num_samples}
+        self._growth.load_state_dict(state["growth"])
+        self._loss_sum, self._loss_count, run.is_finished = state["losses"]
 
     def _state(self) -> dict[str, Any]:
-        current = self._rounds.current
         return {
-            "identity": self._identity(),
+            "identity": self._identity.to_dict(),
             **self._run.capture(),
             "books": self._run.books.to_dict(),
             "recent": self._run.recent,
             "events": self._run.journal.events,
-            "round": None if current is None else current.to_dict(),
-            "fallbacks": self._rounds.fallbacks,
-            "keeping": self._keeping.state_dict(),
-            "losses": (self._loss_sum, self._loss_count, self._is_finished),
+            "growth": self._growth.state_dict(),
+            "losses": (self._loss_sum, self._loss_count, self._run.is_finished),
             "loader": None if self._loader is None else self._loader.state_dict(),
+            "policy": self._policy.state_dict() if hasattr(self._policy, "state_dict") else None,
         }
 
     def _checkpoint(self) -> None:
@@ -323,57 +368,25 @@ class Session:
         run.books.run_flops += flops
         run.trainer.step += 1
         self._loss_sum, self._loss_count = self._loss_sum + loss, self._loss_count + 1
-        if run.books.alive:
-            run.advance()
-            has_live = run.in_state(*LIVE, State.CULLED, State.CANCELLED)
-            run.recent = [*run.recent, batch][-run.ramp_steps :] if has_live else []
-        self._keeping.after_step()
-        if self._rounds.current is not None:
-            self._rounds.remember(batch, settings, flops)
+        self._growth.after_step(batch, loss, settings, flops)
         self._end_step()
 
     def _end_step(self) -> None:
         """What may follow a step. Checkpoints only once all of it is done: a resumed run does not come here again."""
-        every, is_due = self._run.config.boundary_steps, self._rounds.is_due
+        every, is_due = self._run.config.boundary_steps, self._growth.is_due
+        is_of_boundary = self._growth.trials.is_due  # which is over then, all but this
         if is_due:
-            self._rounds.judge()
-        if every is not None and self._run.step % every == 0:
+            self._growth.run_arms()
+        if every is not None and self._run.step % every == 0 and not is_of_boundary:
             self._boundary()
         elif is_due:
             self._checkpoint()
 
     def _boundary(self) -> None:
-        run, split = self._run, self._run.judge.split
         train_loss = float(self._loss_sum) / max(1, self._loss_count)
         self._loss_sum, self._loss_count = 0.0, 0
-        now = run.judge.measure()
-        run.books.train_losses.append(train_loss)
-        run.books.select_losses.append(now.loss(split.select))
-        run.journal.write(
-            "epoch",
-            epoch=run.epoch,
-            step=run.step,
-            lr=run.trainer.lr,
-            train_loss=train_loss,
-            val_loss=now.loss(split.select),
-            val_metric=now.metric(split.select),
-            run_flops=run.books.run_flops,
-            arm_flops=run.books.arm_flops,
-            judging_flops=run.books.judging_flops,
-        )
-        if self._rounds.current is None:
-            self._keeping.at_boundary(now)
-            if not self._keeping.is_removing:  # a twin that still changes would be no fair one
-                self._begin_round()
+        self._growth.at_boundary(train_loss)
         self._checkpoint()
-
-    def _begin_round(self) -> None:
-        run = self._run
-        for command in self._policy.decide(run.observe()):
-            run.submit(command)
-        candidates = run.in_state(State.GERMINATED)
-        if candidates:
-            self._rounds.begin(candidates)
 
     def _refuse_if_closed(self) -> None:
         self._refuse_if_finished()
@@ -389,5 +402,5 @@ class Session:
             check_storable(batch)
 
     def _refuse_if_finished(self) -> None:
-        if self._is_finished:
+        if self._run.is_finished:
             raise ConfigError("The session is finished. Build a new one to train further.")

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
-from esper.kasmina.hosts import places
+from esper.kasmina.hosts import is_espers, places
+from esper.kasmina.place import Place
 from esper.runtime.random_state import random_state, restore_random_state
 
 Stateful = Any
@@ -52,13 +53,9 @@ class Snapshots:
         return clone(
             {
                 "kinds": self._kinds(),
-                "topology": {place.layer_id: json.dumps(place.arena.topology()) for place in places(self._model)},
+                "topology": {place.layer_id: json.dumps(place.topology()) for place in places(self._model)},
                 "model": dict(_tensors(self._model)),
-                "extra_state": {
-                    key: value
-                    for key, value in self._model.state_dict().items()
-                    if key.endswith("_extra_state") and "_esper." not in key
-                },
+                "extra_state": self._extra_state(),
                 "grads": grads,
                 "optimizer": self._optimizer.state_dict(),
                 "others": {name: item.state_dict() for name, item in self._in_body.items() if item is not None},
@@ -74,7 +71,7 @@ class Snapshots:
         self._check_fits(body)
         body = clone(body)
         for place in places(self._model):
-            place.arena.regrow(json.loads(body["topology"][place.layer_id]))
+            place.regrow(json.loads(body["topology"][place.layer_id]))
         with torch.no_grad():
             for name, tensor in _tensors(self._model):
                 tensor.copy_(body["model"][name])
@@ -87,6 +84,24 @@ class Snapshots:
         for name, state in body["others"].items():
             self._in_body[name].load_state_dict(state)
 
+    def renew(self, body: dict[str, Any], layer_id: str, part: str | None = None) -> None:
+        """Let a body have one place as the model has it now, or one part of it (``"incubation"``)."""
+        name, place = next(
+            (name, module)
+            for name, module in self._model.named_modules()
+            if isinstance(module, Place) and module.layer_id == layer_id
+        )
+        prefix = f"{name}." if part is None else f"{name}.{part}."
+        others = {key: tensor for key, tensor in body["model"].items() if not key.startswith(prefix)}
+        body["extra_state"] = body["extra_state"] | {
+            key: value for key, value in self._extra_state().items() if key.startswith(prefix)
+        }
+        body["model"] = others | clone({key: t for key, t in _tensors(self._model) if key.startswith(prefix)})
+        topology = place.topology()
+        if part is not None:
+            topology = json.loads(body["topology"][layer_id]) | {part: topology[part]}
+        body["topology"] = body["topology"] | {layer_id: json.dumps(topology)}
+
     def optimizer_settings(self) -> list[dict[str, Any]]:
         """Parameter groups as they are now, in the form of a state dict."""
         groups: list[dict[str, Any]] = clone(self._optimizer.state_dict()["param_groups"])
@@ -94,15 +109,29 @@ class Snapshots:
 
     def clock(self) -> dict[str, Any]:
         """Where training stands."""
-        scheduler = None if self._scheduler is None else self._scheduler.state_dict()
-        return clone({"scheduler": scheduler, "random": random_state()})
+        return {"scheduler": self.scheduler(), "random": clone(random_state())}
 
     def restore_clock(self, clock: dict[str, Any]) -> None:
         """Inverse of :meth:`clock`. Learning rates are the optimizer's, in the body."""
-        clock = clone(clock)
+        self.restore_scheduler(clock["scheduler"])
+        restore_random_state(clone(clock["random"]))
+
+    def scheduler(self) -> Any:
+        """State of the scheduler; None without one."""
+        return None if self._scheduler is None else clone(self._scheduler.state_dict())
+
+    def restore_scheduler(self, state: Any) -> None:
+        """Inverse of :meth:`scheduler`."""
         if self._scheduler is not None:
-            self._scheduler.load_state_dict(clock["scheduler"])
-        restore_random_state(clock["random"])
+            self._scheduler.load_state_dict(clone(state))
+
+    def _extra_state(self) -> dict[str, Any]:
+        """What modules keep besides tensors; of places, whose topology comes first, what lies below them."""
+        found = {key: value for key, value in self._model.state_dict().items() if key.endswith("_extra_state")}
+        for name, module in self._model.named_modules():
+            if isinstance(module, Place):
+                del found[f"{name}._extra_state"]
+        return found
 
     def _kinds(self) -> dict[str, str]:
         """Class of every object whose state is captured, by its name in the session."""
@@ -133,7 +162,7 @@ class Snapshots:
 
 def _fixed_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shapes that do not change when a model grows."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if "_esper." not in name or ".state." in name}
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not is_espers(name)}
 
 
 def _group_sizes(optimizer: dict[str, Any]) -> dict[str, int]:

@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from esper.checkpoint.tree import clone
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
-from esper.kasmina.hosts import places
+from esper.kasmina.hosts import covered_parameters, places
+from esper.kasmina.signals import SignalReader
 from esper.kasmina.slot_optimizer import ADAM_FAMILY, SlotOptimizer
 
 Settings = list[dict[str, Any]]
@@ -87,7 +88,8 @@ class Trainer:
         self._scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
         self._handle = optimizer.register_step_pre_hook(self._note_settings)
-        self._slot_optimizer = SlotOptimizer(model, optimizer, self._graft_lr, config.graft_weight_decay)
+        self._slot_optimizer = SlotOptimizer(model, optimizer, self.graft_lr, config.graft_weight_decay)
+        self.signals = SignalReader(places(model), covered_parameters(model), optimizer)
         arenas = {id(place.arena.slots) for place in places(model)}
         groups = (index for index, group in enumerate(optimizer.param_groups) if arenas & {*map(id, group["params"])})
         self._graft_group = next(groups, 0)
@@ -101,6 +103,7 @@ class Trainer:
         """Take the hooks off the optimizer: it is the user's alone again."""
         self._handle.remove()
         self._slot_optimizer.detach()
+        self.signals.detach()
 
     def train(self, batch: Any, replayed: tuple[Settings | None] | None = None) -> Tensor | float:
         """One step on a batch.
@@ -153,6 +156,11 @@ class Trainer:
         """Whether the learning rate is below 10 % of its peak, or 95 % of the planned steps are done."""
         return self.lr < 0.1 * self.peak_lr or self.step >= 0.95 * self._planned_steps
 
+    @property
+    def gradient_scale(self) -> float:
+        """What the gradients of the last step were multiplied by."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
     def _backward(self, batch: Any) -> Tensor:
         assert self._loss is not None
         loss = self._loss(self._model, batch)
@@ -186,7 +194,7 @@ class Trainer:
         if self._config.peak_lr is None:
             self.peak_lr = max(self.peak_lr, self.lr)
 
-    def _graft_lr(self) -> float:
+    def graft_lr(self) -> float:
         """The schedule's peak from birth on, joining the decay at the end."""
         factor = self._config.graft_lr
         if factor is None:

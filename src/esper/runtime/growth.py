@@ -1,0 +1,232 @@
+"""All that happens to seeds beside the training: rounds, live trials, keeping, emergencies, decisions."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from esper.blueprints.catalogue import make_blueprint
+from esper.contracts.commands import Command, SeedId
+from esper.contracts.errors import ConfigError, TransitionError
+from esper.contracts.lifecycle import LIVE, State
+from esper.contracts.reports import Observation
+from esper.kasmina.hosts import place_named
+from esper.runtime.books import FALLING
+from esper.runtime.emergency import Emergency
+from esper.runtime.judging import Measurement
+from esper.runtime.keeping import Keeping
+from esper.runtime.observing import Observer
+from esper.runtime.recovery import Recovery
+from esper.runtime.rounds import Round, Rounds
+from esper.runtime.run import Run
+from esper.runtime.training import Settings
+from esper.runtime.trials import LiveTrial, Trials
+from esper.tamiyo import shield
+from esper.tamiyo.heuristic import Policy
+from esper.tamiyo.sizing import budget_per_row, fitting, parameter_room, ports_at
+
+
+class Growth:
+    """Lets a run grow.
+
+    Args:
+        run: the run.
+        policy: decides when and where.
+        checkpoint: writes a checkpoint of the session.
+        checkpoint_steps: steps of an arm between two checkpoints; None writes them at arm boundaries only.
+    """
+
+    def __init__(self, run: Run, policy: Policy, checkpoint: Callable[[], None], checkpoint_steps: int | None) -> None:
+        self._run, self._policy, self._checkpoint = run, policy, checkpoint
+        self.recovery = Recovery(run, policy)
+        self.rounds = Rounds(run, self.recovery, checkpoint, checkpoint_steps)
+        self.trials = Trials(run, self.recovery, checkpoint, checkpoint_steps)
+        self.keeping = Keeping(run, self.recovery)
+        self.emergency = Emergency(run, self.rounds, self.trials, self.keeping, self.recovery)
+        self.observer = Observer(run)
+        run.seeds.veto = self._veto
+
+    @property
+    def is_due(self) -> bool:
+        """Whether arms are to be run, or to be run on."""
+        return self.rounds.is_due or self.trials.is_due
+
+    def after_step(self, batch: Any, loss: Tensor | float, settings: Settings | None, flops: int) -> None:
+        """What a training step moves: alphas, isolated training, flags, losses, the memory of rounds and trials."""
+        run = self._run
+        if run.books.alive:
+            run.advance(loss)
+            run.incubate()
+            has_live = run.in_state(*LIVE, *FALLING)
+            run.recent = [*run.recent, batch][-run.ramp_steps :] if has_live else []
+        self.keeping.after_step()
+        self.emergency.after_step(loss)
+        if self.rounds.current is not None:
+            self.rounds.remember(batch, settings, flops)
+        if self.trials.current is not None:
+            self.trials.after_step(batch, settings, flops)
+
+    def run_arms(self) -> None:
+        """Judge what is due. Goes on where it was cut."""
+        if self.rounds.is_due:
+            self.rounds.judge()
+        if self.trials.is_due:
+            self.trials.judge()
+
+    def at_boundary(self, train_loss: float) -> None:
+        """Evaluate, report, decide, promote, and begin what is to be tried next.
+
+        Args:
+            train_loss: mean training loss since the last boundary.
+        """
+        run = self._run
+        now = self._measure(train_loss)
+        if not self.emergency.at_boundary(now):
+            if self.trials.current is not None:
+                self.trials.at_boundary(now)
+                self.keeping.pass_time()
+            elif self.rounds.current is None:
+                self.keeping.at_boundary(now)
+                if not self.keeping.is_removing:  # a twin that still changes would be no fair one
+                    seen = self.observer.observe()
+                    self._keep_if_well(now)
+                    self._begin(seen, now)
+        for place in run.places.values():
+            place.telemetry.reset()
+        if self.trials.is_due:
+            self.trials.judge()
+
+    def finish(self) -> None:
+        """Decide every lifecycle that is still open."""
+        self.rounds.abandon("the run was finished")
+        self.trials.finish()
+        self.keeping.finish()
+
+    def interrupt(self) -> None:
+        """The run has gone on before arms that were interrupted could be taken up again."""
+        for trying in (self.rounds, self.trials):
+            if trying.is_due:
+                trying.abandon("its arms were interrupted")
+
+    def roll_back(self) -> None:
+        """Go back to the last good state, on request.
+
+        Raises:
+            TransitionError: if arms are running, or there is nothing to go back to.
+        """
+        self._refuse_in_arms()
+        self.emergency.roll_back("asked for", "user")
+
+    def rechunk(self, layer_id: str, num_seeds: int) -> None:
+        """Deal a place's channels to another number of seeds.
+
+        Raises:
+            ConfigError: if there is no such place, or it has fewer channels than that.
+            TransitionError: if a seed of it is not DORMANT, or arms are running.
+        """
+        self._refuse_in_arms()
+        run, place = self._run, place_named(self._run.model, layer_id)
+        place.rechunk(num_seeds)
+        run.restructured()
+        self.recovery.renew(layer_id)
+        for window in (self.rounds.current, None if self.trials.current is None else self.trials.current.window):
+            if window is not None:
+                run.snapshots.renew(window.start["body"], layer_id)
+        run.journal.write("rechunked", step=run.step, layer_id=layer_id, num_seeds=num_seeds)
+
+    def sized_for(self, layer_id: str, seed_id: SeedId, blueprint_id: str) -> dict[str, Any]:
+        """Settings with which a blueprint is as large as the budgets allow; the smallest there is where none is.
+
+        Raises:
+            ConfigError: if place or blueprint do not exist, or do not fit together.
+            TransitionError: if the place has no such seed.
+        """
+        run = self._run
+        place_named(run.model, layer_id)
+        run.seeds.check_address(layer_id, seed_id)
+        seen = self.observer.observe_for(Command(layer_id, seed_id, State.GERMINATED, trial="live"))
+        (place,) = seen.places
+        blueprint = fitting(blueprint_id, place, seed_id)
+        if blueprint is None:
+            recipe = make_blueprint(blueprint_id, {})
+            misfit = recipe.misfit(ports_at(place, seed_id, recipe.reads))
+            raise ConfigError(f"{blueprint_id!r} does not fit {layer_id!r}: {misfit}.")
+        ports, config = ports_at(place, seed_id, blueprint.reads), run.config
+        largest = blueprint.sized(ports, budget_per_row(place, seen, config), parameter_room(seen, config))
+        return (largest or blueprint).settings
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything under way."""
+        now, trial = self.rounds.current, self.trials.current
+        return {
+            "round": None if now is None else now.to_dict(),
+            "trial": None if trial is None else trial.to_dict(),
+            "recovery": self.recovery.state_dict(None if trial is None or trial.window is None else trial.number),
+            "keeping": self.keeping.state_dict(),
+            "emergency": self.emergency.state_dict(),
+            "observer": self.observer.state_dict(),
+            "tracing": self._run.tracing.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.rounds.current = None if state["round"] is None else Round.from_dict(state["round"])
+        self.trials.current = trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"])
+        window = None if trial is None else trial.window
+        self.recovery.load_state_dict(state["recovery"], None if window is None else window.start["body"])
+        self.keeping.load_state_dict(state["keeping"])
+        self.emergency.load_state_dict(state["emergency"])
+        self.observer.load_state_dict(state["observer"])
+        self._run.tracing.load_state_dict(state["tracing"])
+
+    def _measure(self, train_loss: float) -> Measurement:
+        run, select = self._run, self._run.judge.split.select
+        now, books = run.judge.measure(), run.books
+        books.train_losses.append(train_loss)
+        books.select_losses.append(now.loss(select))
+        if (metric := now.metric(select)) is not None:
+            books.select_metrics.append(metric)
+        run.journal.write(
+            "epoch",
+            epoch=run.epoch,
+            step=run.step,
+            lr=run.trainer.lr,
+            train_loss=train_loss,
+            val_loss=now.loss(select),
+            val_metric=metric,
+            run_flops=books.run_flops,
+            arm_flops=books.arm_flops,
+            judging_flops=books.judging_flops,
+        )
+        return now
+
+    def _keep_if_well(self, now: Measurement) -> None:
+        config = self._run.config
+        if not self.emergency.is_watching or not self.emergency.is_well(now):
+            return
+        self.observer.note_weights()
+        if (config.trial, config.judge) != ("live", "ablation"):  # chosen where no copy of the run fits into memory
+            self.recovery.remember_good(now)
+
+    def _begin(self, seen: Observation, now: Measurement) -> None:
+        """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
+        run = self._run
+        for command in self._policy.decide(seen):
+            run.seeds.submit(command)
+        waiting = run.in_state(State.GERMINATED)
+        if not waiting:
+            return
+        candidates = [one for one in waiting if one.trial == waiting[0].trial]
+        if waiting[0].trial == "live":
+            self.trials.begin(candidates, now)
+        else:
+            self.rounds.begin(candidates)
+
+    def _veto(self, command: Command) -> str | None:
+        return shield.veto(command, self.observer.observe_for(command), self._run.config)
+
+    def _refuse_in_arms(self) -> None:
+        if self._run.is_finished:
+            raise TransitionError("The run is finished; its seeds sleep for good.")
+        if self._run.arm is not None:
+            raise TransitionError("Arms are running. Ask again after this step.")

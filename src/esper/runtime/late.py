@@ -1,0 +1,34 @@
+"""Values that are read one step late, so that nobody waits for the device in the step that made them."""
+
+import torch
+from torch import Tensor
+
+
+class Late:
+    """A copy on the host of a small tensor, on its way.
+
+    On a GPU the copy is queued behind the work that makes the value. Reading it waits for that work only, while the
+    next step's is queued already.
+
+    Args:
+        value: the tensor, on any device, or a number.
+    """
+
+    def __init__(self, value: Tensor | float) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        if not isinstance(value, Tensor):
+            self._copy = torch.tensor(value, dtype=torch.float64)
+        elif value.device.type != "cuda":
+            self._copy = value.detach().cpu().clone()
+        else:
+            self._copy = torch.empty_like(value, device="cpu", pin_memory=True)
+            self._copy.copy_(value.detach(), non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(value.device))
+
+    def read(self) -> Tensor:
+        """The value, on the host."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+            self._arrived = None
+        return self._copy

@@ -1,0 +1,73 @@
+"""What one training step shows of a model's places, and which of them it never calls."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from esper.kasmina.hosts import traced
+from esper.kasmina.layer import KasminaLayer
+from esper.runtime.journal import Journal
+
+
+class Tracing:
+    """Traces the first training step that is made to be counted and undone, and evaluations of grown models.
+
+    Args:
+        model: the wrapped model.
+        journal: where places that were not called are told by name.
+
+    Attributes:
+        rows: vectors of channels that each place wrote in the traced step; None before it.
+        multiply_adds: of the model's forward passes in that step.
+    """
+
+    def __init__(self, model: nn.Module, journal: Journal) -> None:
+        self._model, self._journal = model, journal
+        self.rows: dict[str, int] | None = None
+        self.multiply_adds = 0
+        self._told: list[list[str]] = []
+
+    @contextmanager
+    def of_a_step(self) -> Iterator[None]:
+        """Around a training step; only the first of a session is traced."""
+        if self.rows is not None:
+            yield
+            return
+        with traced(self._model) as trace:
+            yield
+        self.rows, self.multiply_adds = dict(trace.rows), trace.multiply_adds
+        self._tell("a training step", [name for name, calls in trace.calls.items() if not calls])
+
+    @contextmanager
+    def of_evaluation(self) -> Iterator[None]:
+        """Around ``evaluate``: places that hold a graft are told if it does not call them."""
+        called: set[str] = set()
+        ends = {
+            place.layer_id: module
+            for module in self._model.modules()
+            if isinstance(module, KasminaLayer)
+            for place in module._esper
+            if place.is_growing
+        }
+        with ExitStack() as undo:
+            for name, module in ends.items():
+                undo.callback(module.register_forward_hook(lambda *_, name=name: called.add(name)).remove)
+            yield
+        self._tell("evaluate", [name for name in ends if name not in called])
+
+    def _tell(self, where: str, names: list[str]) -> None:
+        new = [name for name in names if [where, name] not in self._told]
+        if new:
+            self._told += [[where, name] for name in new]
+            listed = ", ".join(map(repr, new))
+            self._journal.write("note", text=f"Never called in {where}, so that nothing can grow there: {listed}.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was traced, and what was told."""
+        return {"rows": self.rows, "multiply_adds": self.multiply_adds, "told": self._told}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.rows, self.multiply_adds, self._told = state["rows"], state["multiply_adds"], state["told"]

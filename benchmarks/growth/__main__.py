@@ -16,6 +16,7 @@ from benchmarks.growth.tables import compare, kept_trials, machines, markdown
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"
 ROWS = ("grown", *CONTROL_ROWS, "placebo")
+TASKS = ("digits", "mnist1d")
 TRIALS = ("placebo", "random_frozen")
 
 
@@ -24,11 +25,8 @@ def main() -> None:
     options = _parser().parse_args()
     if options.fresh:
         shutil.rmtree(options.output / "cells", ignore_errors=True)
-    tasks = ["digits", *([str(options.mnist1d)] if options.mnist1d.exists() else [])]
-    if len(tasks) == 1:
-        print(f"MNIST-1D is left out: there is no {options.mnist1d} (see --mnist1d).")
     seeds, trials = range(options.seeds), range(options.trials)
-    jobs = [(data, ROWS, seed) for data in tasks for seed in seeds]
+    jobs = [(data, ROWS, seed) for data in TASKS for seed in seeds]
     jobs += [("digits", (row,), seed) for row in TRIALS for seed in trials]
     _compute(options.output, jobs, options.workers)
 
@@ -37,11 +35,10 @@ def main() -> None:
         "setting": {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LR},
         "tasks": {},
     }
-    for data in tasks:
-        name = Path(data).stem
+    for data in TASKS:
         table = compare(options.output, data, ROWS, seeds)
-        results["tasks"][name] = table
-        print(f"\n{markdown(name, table)}")
+        results["tasks"][data] = table
+        print(f"\n{markdown(data, table)}")
     results["trials"] = {row: kept_trials(options.output, "digits", row, trials) for row in TRIALS}
     for row, counts in results["trials"].items():
         print(f"\n{row}: kept in {counts['kept']} of {counts['trials']} trials on digits")
@@ -66,7 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=10, help="paired seeds of every row")
     parser.add_argument("--trials", type=int, default=100, help="trials of each control blueprint on digits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
-    parser.add_argument("--mnist1d", type=Path, default=Path("../shared/data/mnist1d.npz"), help="MNIST-1D as .npz")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where cells and results are kept")
     parser.add_argument("--fresh", action="store_true", help="forget cells that are finished")
     return parser

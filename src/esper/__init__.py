@@ -7,6 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper.blueprints.blueprint import Blueprint as Blueprint
+    from esper.blueprints.blueprint import Ports as Ports
+    from esper.blueprints.catalogue import register_blueprint as register_blueprint
     from esper.contracts.commands import Answer as Answer
     from esper.contracts.commands import Command as Command
     from esper.contracts.config import GrowthConfig as GrowthConfig
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from esper.kasmina.hosts import host_state_dict as host_state_dict
     from esper.kasmina.hosts import unwrap as unwrap
     from esper.kasmina.hosts import wrap as wrap
+    from esper.kasmina.param_groups import param_groups as param_groups
+    from esper.kasmina.strategies import GraftSignals as GraftSignals
+    from esper.kasmina.strategies import GraftStrategy as GraftStrategy
+    from esper.kasmina.strategies import register_strategy as register_strategy
     from esper.kasmina.summary import summary as summary
     from esper.runtime.loader import BatchLoader as BatchLoader
     from esper.runtime.session import Session as Session
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "esper.contracts.commands",
     "BatchLoader": "esper.runtime.loader",
+    "Blueprint": "esper.blueprints.blueprint",
     "CheckpointError": "esper.contracts.errors",
     "Command": "esper.contracts.commands",
     "ConfigError": "esper.contracts.errors",
@@ -36,12 +44,18 @@ _HOMES = {
     "EsperError": "esper.contracts.errors",
     "Evaluation": "esper.contracts.reports",
     "EvaluationError": "esper.contracts.errors",
+    "GraftSignals": "esper.kasmina.strategies",
+    "GraftStrategy": "esper.kasmina.strategies",
     "GrowthConfig": "esper.contracts.config",
+    "Ports": "esper.blueprints.blueprint",
     "Session": "esper.runtime.session",
     "State": "esper.contracts.lifecycle",
     "TransitionError": "esper.contracts.errors",
     "export": "esper.kasmina.export",
     "host_state_dict": "esper.kasmina.hosts",
+    "param_groups": "esper.kasmina.param_groups",
+    "register_blueprint": "esper.blueprints.catalogue",
+    "register_strategy": "esper.kasmina.strategies",
     "summary": "esper.kasmina.summary",
     "unwrap": "esper.kasmina.hosts",
     "wrap": "esper.kasmina.hosts",

@@ -9,8 +9,10 @@ from dataclasses import fields
 import pytest
 import yaml
 
+from esper.cli.command_line import GROWTH_OPTIONS, parse
+from esper.cli.configuration_file import to_values
 from esper.cli.main import main
-from esper.cli.options import Options, parse, to_values
+from esper.cli.options import PACES, Options
 from esper.contracts.config import GrowthConfig
 
 
@@ -32,7 +34,7 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_defaults(write):
     path = write("epochs: 7\nlr: 3e-4\ncontrols: false\ngrowth:\n  max_rounds: 1\n  keep_looks: [0.5, 0.9]\n")
     options = parse(["run", "--config", path, "--epochs", "9"]).options
     assert (options.epochs, options.lr, options.controls) == (9, 3e-4, False)
-    assert options.batch_size == Options.batch_size
+    assert options.batch_size == PACES["mlp"].batch_size
     assert options.growth == GrowthConfig(max_rounds=1, keep_looks=(0.5, 0.9))
     assert parse(["run", "--config", path, "--controls"]).options.controls
 
@@ -50,11 +52,70 @@ def test_what_a_run_stores_reads_back_as_the_same_options(write):
     assert stored.growth.layers == {"0": 4}
 
 
+def test_growth_on_the_command_line_goes_over_the_file(write):
+    path = write("growth: {max_rounds: 1, patience: 5, layers: ['4']}")
+    options = parse(
+        ["run", "--config", path, "--layers", "0,2:4", "--seeds-per-layer", "3", "--max-rounds", "0"]
+    ).options
+    assert options.growth == GrowthConfig(layers=("0", "2:4"), seeds_per_layer=3, max_rounds=0, patience=5)
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "pace"),
+    [
+        ([], "mlp", "mlp"),
+        (["--data", "mnist1d", "--host", "cnn"], "cnn", "cnn"),
+        (["--data", "text:a.txt"], "gpt", "gpt"),
+        (["--data", "text:a.txt", "--host", "mine:net"], "mine:net", "gpt"),
+        (["--host", "mine:net"], "mine:net", "mlp"),
+    ],
+)
+def test_what_was_left_out_follows_from_data_and_host(line, host, pace):
+    options = parse(["run", *line]).options
+    assert options.host == host
+    assert {name: getattr(options, name) for name in PACES[pace]._fields} == PACES[pace]._asdict()
+
+
+def test_paths_are_stored_absolute_for_a_run_that_is_resumed_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data, stored in {
+        "a.npz": f"{tmp_path}/a.npz",
+        "a.csv": f"{tmp_path}/a.csv",
+        "text:a.txt": f"text:{tmp_path}/a.txt",
+        "mnist1d": "mnist1d",
+    }.items():
+        assert parse(["run", "--data", data]).options.data == stored
+
+
+SETTINGS = """\
+growth:
+  axis: {"stem*": 1}
+  output_fields: {head: logits}
+  strategy: drift_controlled
+  selection: cost
+  trial: live
+  max_memory: 0.2
+  target_metric: null
+"""
+
+
+def test_settings_of_every_type_fit_and_are_stored(write):
+    growth = parse(["run", "--config", write(SETTINGS)]).options.growth
+    assert (growth.axis, growth.output_fields, growth.strategy) == (
+        {"stem*": 1},
+        {"head": "logits"},
+        "drift_controlled",
+    )
+    assert (growth.selection, growth.trial, growth.max_memory, growth.target_metric) == ("cost", "live", 0.2, None)
+    stored = write(yaml.safe_dump(to_values(parse(["run", "--config", write(SETTINGS)]).options)))
+    assert to_values(parse(["run", "--config", stored]).options)["growth"]["axis"] == {"stem*": 1}
+
+
 def test_an_empty_file_changes_nothing(write):
     assert parse(["run", "--config", write("")]).options.growth == GrowthConfig()
 
 
-@pytest.mark.parametrize("command", [["--help"], ["run", "--help"]])
+@pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["doctor", "--help"]])
 def test_help_answers_in_under_half_a_second_without_torch(command):
     code = (
         "import sys; from esper.cli.main import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
@@ -76,6 +137,9 @@ def test_help_shows_every_option_with_its_default(capsys):
             default = "yes" if one.default is True else one.default
             shown = "" if default is None else re.escape(f"{default})")
             assert re.search(rf"{option}\b[^()]*(\([^()]*\))?[^()]*\(default: {shown}", text), option
+    for name in GROWTH_OPTIONS:
+        assert f"--{name.replace('_', '-')} " in text
+    assert "(default: 60 for mlp, 30 for cnn, 30 for gpt)" in text
     for one in fields(GrowthConfig):
         assert f"{one.name}: " in text
 
@@ -102,6 +166,32 @@ BAD_LINES = {
     "no file": (["run", "--config", "none.yaml"], "none.yaml cannot be read: No such file"),
     "a directory": (["run", "--config", "."], "cannot be read: Is a directory"),
     "unknown data": (["run", "--data", "digit"], "no data set 'digit'. Did you mean 'digits'"),
+    "unknown host": (["run", "--host", "cnm"], "no host 'cnm'. Did you mean 'cnn'"),
+    "a host without name": (["run", "--host", ""], "host must be a name or path, not ''"),
+    "a transformer of features": (
+        ["run", "--host", "gpt"],
+        "gpt cannot learn --data digits, which is features. Possible: mlp, cnn",
+    ),
+    "a perceptron of text": (
+        ["run", "--host", "mlp", "--data", "text:a.txt"],
+        "which is a text. Possible: gpt, or a factory",
+    ),
+    "unknown policy": (["run", "--policy", "heuristics"], "no policy 'heuristics'. Did you mean 'heuristic'"),
+    "unknown blueprint": (
+        ["run", "--blueprints", "bottleneck"],
+        "no blueprint 'bottleneck'. Did you mean 'bottleneck_mlp'",
+    ),
+    "unknown strategy": (["run", "--strategy", "fixed"], "no grafting strategy 'fixed'. Did you mean 'fixed_ramp'"),
+    "unknown selection": (["run", "--selection", "best"], "no selection strategy 'best'. Valid: accuracy, cost"),
+    "unknown trial": (["run", "--trial", "arm"], "--trial must be 'round' or 'live', not 'arm'"),
+    "text for seeds": (["run", "--seeds-per-layer", "all"], "--seeds-per-layer must be a whole number, not 'all'"),
+    "no seeds": (["run", "--seeds-per-layer", "0"], "growth: seeds_per_layer must be a whole number >= 1, not 0"),
+    "unknown layers": (["run", "--layers", "0,enc*"], "'enc*' matches no module"),
+    "no steps": (["run", "--steps-per-epoch", "0"], "steps_per_epoch must be at least 1, not 0"),
+    "an option of the doctor": (["doctor", "--fast"], "no option '--fast'. Valid: --help"),
+    "missing table": (["run", "--data", "none.csv"], "There is no file"),
+    "missing text": (["run", "--data", "text:none.txt"], "There is no file"),
+    "no text": (["run", "--data", "text:"], "is not a file"),
     "missing data": (["run", "--data", "none.npz"], "There is no file"),
     "nothing to resume": (["run", "--resume", "last"], "no run under runs/"),
     "nothing to resume there": (["run", "--resume", "last", "--output", "there"], "no run in there"),

@@ -24,8 +24,8 @@ where, *line = sys.argv[1:]
 write, step = store.write, Session.step
 
 def kill_in_an_arm(directory, tree):
-    written = write(directory, tree)
-    if tree["round"] and tree["round"]["arm_step"] and where == f"arm {tree['round']['arm']}":
+    written, now = write(directory, tree), tree["growth"]["round"]
+    if now and now["arm_step"] and where == f"arm {now['arm']}":
         os.kill(os.getpid(), signal.SIGKILL)
     return written
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
+from esper.cli.command_line import parse
+from esper.cli.configuration_file import to_values
 from esper.cli.main import main
-from esper.cli.options import parse, to_values
 from esper.contracts.config import GrowthConfig
-from esper.evaluation.row import per_sample
+from esper.evaluation.scoring import per_sample
 from esper.tasks.digits import digits
 
 ROW = {"parameters", "train_flops", "val_loss", "val_metric", "test_loss", "test_metric", "seconds"}
@@ -48,7 +49,7 @@ def test_the_stored_configuration_is_complete(finished, grows):
 
 def test_the_result_has_its_schema(result):
     assert {"seed", "task", "metric", "rows", "lifecycles", "probe_flops"} <= set(result)
-    assert (result["seed"], result["task"], result["metric"]) == (0, "digits", "accuracy")
+    assert (result["seed"], result["task"], result["host"], result["metric"]) == (0, "digits", "mlp", "accuracy")
     assert set(result["rows"]) == {"grown", "host_on", "static"}
     assert all(set(row) >= ROW for row in result["rows"].values())
     assert "FOSSILIZED" in [one["outcome"] for one in result["lifecycles"]]
@@ -167,7 +168,7 @@ def test_the_run_starts_from_the_controls_first_weights(tmp_path, monkeypatch):
     """Both are the task's host, made right after seeding."""
     first = {}
 
-    def wrap(model, config):
+    def wrap(model, config, example):
         first.update({name: value.clone() for name, value in model.state_dict().items()})
         raise KeyboardInterrupt
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import Setting, host_on, static, train_new, width_factor
-from esper.evaluation.row import measured, per_sample
+from esper.evaluation.row import measured
+from esper.evaluation.scoring import per_sample
 from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step, train
 from esper.runtime.loader import BatchLoader
 from esper.tasks.mlp import MLPHost
@@ -25,7 +26,7 @@ def task() -> Task:
     y = (x[:, 0] * x[:, 1] > 0).long()
     parts = [Samples(x[rows], y[rows]) for rows in torch.arange(400).split([200, 100, 100])]
     host = MLPHost((6, 8, 8, 2))
-    return Task("xor", *parts, make_host=host, labels=("0", "1"), mean=torch.zeros(6), std=torch.ones(6))
+    return Task("xor", *parts, make_host=host, labels=("0", "1"), shape=(6,))
 
 
 def _cost(task: Task) -> int:

@@ -70,7 +70,7 @@ def test_a_widened_run_has_the_size_and_the_flops_that_were_asked_for():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 6, generator=generator)
     parts = [Samples(x[rows], (x[rows, 0] > 0).long()) for rows in torch.arange(300).split(100)]
-    names = {"labels": ("0", "1"), "mean": torch.zeros(6), "std": torch.ones(6)}
+    names = {"labels": ("0", "1"), "shape": (6,)}
     task = Task("sign", *parts, make_host=MLPHost((6, 8, 8, 2)), **names)
     setting = Setting(batch_size=16, seed=0, split_seed=0, rates=(1e-2,))
     budget = 300 * flops_per_step(task.make_host(), next(batches(task, 16, 0)))

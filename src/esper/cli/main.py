@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from esper.cli.options import parse
+from esper.cli.command_line import parse
 from esper.cli.run_directory import locate
 from esper.contracts.errors import ConfigError, DataError, EsperError, EvaluationError
 
@@ -17,7 +17,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 2 the user's input is wrong, 130 interrupted with everything saved, 1 anything else.
     """
     try:
-        options, directory = locate(parse(argv))
+        asked = parse(argv)
+        if asked is None:
+            from esper.cli.doctor import doctor
+
+            return DONE if doctor() else FAILED
+        options, directory = locate(asked)
         from esper.cli.run import run  # torch is not loaded before the options are known to be right
 
         run(options, directory)

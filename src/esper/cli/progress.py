@@ -45,6 +45,19 @@ class Progress:
                 adopted = event["adopted"]
                 verdict = f"adopted a graft on {_place(adopted)}" if adopted else "nothing adopted"
                 return f"round {event['round']}      ends; {verdict}: {event['reason']}"
+            case "trial_begun":
+                places = ", ".join(_place(candidate) for candidate in event["candidates"])
+                return f"trial {event['trial']}      begins in the run itself: {places}"
+            case "trial_ended":
+                places = ", ".join(_place(one) for one in event["adopted"]) or "nothing"
+                return f"trial {event['trial']}      ends; stays: {places}: {event['reason']}"
+            case "veto":
+                return f"veto         {_place(event)}: {event['reason']}"
+            case "emergency":
+                how = "the run goes back" if event["response"] == "rollback" else f"out with the graft on {_place(event)}"
+                return f"emergency    {event['reason']}; {how}"
+            case "rollback":
+                return f"rollback     to the state after step {event['to_step']}: {event['reason']}"
             case "keep_look":
                 verdict = "keeps its place" if event["passed"] else "is not kept yet"
                 z = _number(event.get("ablation_z"), "+.1f")

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from esper.cli.options import INVOCATION, Options, Request, read_file, request, to_values
+from esper.cli.configuration_file import read_file, to_values
+from esper.cli.options import INVOCATION, Options, Request, request
 from esper.contracts.errors import ConfigError
 
 ROOT = Path("runs")

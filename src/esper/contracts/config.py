@@ -20,9 +20,10 @@ class GrowthConfig:
         seeds_per_layer: seeds of each layer, capped at its channels. Blocks, spans and the model have one.
         axis: channel axis (1 or -1) of places whose modules do not tell, by pattern.
         output_fields: which field of a mapping or dataclass output grafts write, by pattern; else the first tensor.
-        telemetry_rows: vectors of channels that each place looks at in a training step; 0 senses nothing.
+        telemetry_rows: vectors of channels that each place looks at in one of eight training forward passes; 0 senses
+            nothing.
         blueprints: what may grow, by id; of those that fit a place one is chosen by ``selection``.
-        selection: what a blueprint is chosen for, see ``esper.tamiyo.selection``.
+        selection: what a blueprint is chosen for: performance, stability, accuracy, risk, novelty, size or cost.
         strategy: how grafts are blended in; None chooses by conditions.
         objective: of training in isolation, before a graft is blended in.
         incubation_fraction: length of that training.
@@ -77,9 +78,9 @@ class GrowthConfig:
     seeds_per_layer: int = 64
     axis: Mapping[str, int] | None = None
     output_fields: Mapping[str, str] | None = None
-    telemetry_rows: int = 32
-    blueprints: Sequence[str] = ("conv_bottleneck", "bottleneck_mlp")
-    selection: Literal["performance", "stability", "accuracy", "risk", "novelty", "size", "cost"] = "performance"
+    telemetry_rows: int = 24
+    blueprints: Sequence[str] = ("conv_bottleneck", "sliding_conv", "bottleneck_mlp")
+    selection: str = "performance"
     strategy: str | None = None
     objective: Literal["none", "pseudo_residual", "reconstruction"] = "none"
     incubation_fraction: float = 0.02
@@ -150,6 +151,7 @@ class GrowthConfig:
             if get_origin(hint) is Literal:
                 wanted = " or ".join(map(repr, get_args(hint)))
                 self._check(name, getattr(self, name) in get_args(hint), wanted)
+        self._check("selection", isinstance(self.selection, str), "the name of a selection strategy")
         self._check("strategy", self.strategy is None or isinstance(self.strategy, str), "an id, or None")
         looks = self.keep_looks
         is_list = isinstance(looks, Sequence) and all(isinstance(look, int | float) for look in looks)

@@ -93,7 +93,7 @@ def width_factor(task: Task, parameters: int) -> float:
     """
 
     def size(factor: float) -> int:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):
             return sum(parameter.numel() for parameter in task.make_host(width_factor=factor).parameters())
 
     low = high = 1.0

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Evaluation
-from esper.evaluation.row import per_sample
-from esper.evaluation.training import WEIGHT_DECAY, cosine
-from esper.kasmina.hosts import wrap
+from esper.evaluation.scoring import cross_entropy, per_sample
+from esper.evaluation.training import WEIGHT_DECAY, Epochs, cosine
+from esper.kasmina.hosts import places, wrap
 from esper.runtime.loader import BatchLoader
 from esper.runtime.session import Session
+from esper.tamiyo.heuristic import Policy
 from esper.tasks.task import Task
 
 SCHEDULE = "cosine"
@@ -36,7 +38,7 @@ class Growing:
 
     model: nn.Module
     session: Session
-    loader: BatchLoader
+    loader: BatchLoader | Epochs
     epochs: int
 
     def finish(self) -> None:
@@ -56,6 +58,8 @@ def growing(
     batch_size: int,
     lr: float,
     seed: int,
+    steps_per_epoch: int | None = None,
+    policy: Policy | None = None,
     directory: Path | None = None,
     checkpoint_steps: int | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
@@ -69,17 +73,23 @@ def growing(
         batch_size: samples of a batch.
         lr: peak learning rate.
         seed: of first weights and order of batches.
-        directory, checkpoint_steps, on_event: as in :class:`esper.Session`.
+        steps_per_epoch: batches of an epoch; None goes through all training samples.
+        policy, directory, checkpoint_steps, on_event: as in :class:`esper.Session`.
+
+    Raises:
+        ConfigError: if the host cannot carry seeds, or no blueprint fits any of its places.
     """
     torch.manual_seed(seed)
-    model = wrap(task.make_host(), config)
-    loader = BatchLoader(task.train, batch_size, seed)
+    model = wrap(task.make_host(), config, example=task.train.x[:batch_size])
+    passes = BatchLoader(task.train, batch_size, seed)
+    loader = passes if steps_per_epoch is None else Epochs(passes, steps_per_epoch)
+    _check_blueprints(model, config)
     steps = epochs * len(loader)
     optimizer = AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
 
     def evaluate(model: nn.Module) -> Evaluation:
         losses, correct = per_sample(model, task.held_out)
-        return Evaluation(losses=losses, correct=correct)
+        return Evaluation(losses=losses, correct=correct, groups=task.groups)
 
     session = Session(
         model,
@@ -90,6 +100,7 @@ def growing(
         scheduler=LambdaLR(optimizer, lambda step: cosine(step / steps)),
         scheduler_every="step",
         loader=loader,
+        policy=policy,
         directory=directory,
         checkpoint_steps=checkpoint_steps,
         on_event=on_event,
@@ -97,7 +108,13 @@ def growing(
     return Growing(model, session, loader, epochs)
 
 
-def cross_entropy(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """Mean cross entropy of a batch ``(x, y)``."""
-    x, y = batch
-    return F.cross_entropy(model(x), y)
+def _check_blueprints(model: nn.Module, config: GrowthConfig) -> None:
+    """Refuse a run in which nothing could ever grow."""
+    misfits: dict[str, str | None] = {}
+    for name in config.blueprints:
+        blueprint = make_blueprint(name, {})
+        reasons = [blueprint.misfit(place.ports) for place in places(model)]
+        misfits[name] = None if None in reasons else reasons[-1]
+    if all(misfits.values()):
+        told = "; ".join(f"{name}: {misfit}" for name, misfit in misfits.items())
+        raise ConfigError(f"No blueprint fits any place of the host. {told}. Name others in growth.blueprints.")

@@ -4,14 +4,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from esper.evaluation.scoring import per_sample
 from esper.kasmina.worth import split_samples
 from esper.tasks.task import Samples, Task
-
-CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -22,9 +19,9 @@ class Row:
         parameters: of the network.
         train_flops: multiply-adds of its training, times two, as torch's FlopCounterMode counts.
         val_loss: mean loss on the *select* part of the held-out samples, in nats.
-        val_metric: share of the *select* part that is right.
+        val_metric: share of predictions on the *select* part that are right.
         test_loss: mean loss on the test samples, in nats.
-        test_metric: share of the test samples that is right.
+        test_metric: share of predictions on the test samples that are right.
         seconds: wall-clock time of its training.
         lr: peak learning rate.
         schedule: name of its learning-rate schedule.
@@ -59,7 +56,7 @@ def measured(
         split_seed: of the deal of the held-out samples into select, gate and confirm part.
         train_flops, seconds, lr, schedule: as in :class:`Row`.
     """
-    select = split_samples(len(task.held_out.y), None, split_seed).select
+    select = split_samples(len(task.held_out.y), task.groups, split_seed).select
     val_losses, val_correct = per_sample(model, Samples(task.held_out.x[select], task.held_out.y[select]))
     test_losses, test_correct = per_sample(model, task.test)
     return Row(
@@ -73,16 +70,3 @@ def measured(
         lr=lr,
         schedule=schedule,
     )
-
-
-@torch.no_grad()
-def per_sample(model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and correctness (0 or 1) of every sample, both float32 ``[n]``, in eval mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        logits = torch.cat([model(x) for x in samples.x.split(CHUNK)])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return F.cross_entropy(logits, samples.y, reduction="none"), (logits.argmax(1) == samples.y).float()

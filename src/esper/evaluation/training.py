@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.utils.flop_counter import FlopCounterMode
 
+from esper.contracts.errors import CheckpointError
+from esper.evaluation.scoring import cross_entropy
+from esper.runtime.flops import count
 from esper.runtime.loader import BatchLoader
 from esper.tasks.task import Task
 
@@ -44,6 +45,50 @@ class Recipe:
         return self.lr * SCHEDULES[self.schedule](step / steps)
 
 
+class Epochs:
+    """Epochs of a fixed number of batches, which go through the data one after the other, however large those are.
+
+    Args:
+        loader: gives the batches; it begins anew where it ends.
+        batches: of an epoch.
+    """
+
+    def __init__(self, loader: BatchLoader, batches: int) -> None:
+        self._loader, self._batches = loader, batches
+        self._position = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return self._batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """The batches that are left of this epoch."""
+        while self._position < self._batches:
+            for batch in self._loader:
+                self._position += 1
+                yield batch
+                if self._position == self._batches:
+                    break
+        self._position = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands: in the epoch, and in the data."""
+        return {"batch": self._position, **self._loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            CheckpointError: if an epoch is shorter than that.
+        """
+        if not 0 <= state["batch"] <= self._batches:
+            raise CheckpointError(
+                f"The loader stood at batch {state['batch']} of an epoch, but an epoch now has {self._batches}."
+            )
+        self._loader.load_state_dict(state)
+        self._position = state["batch"]
+
+
 def optimizer_of(model: nn.Module) -> Optimizer:
     """AdamW as every control uses it. Fused: the same maths, and faster for tiny models."""
     return AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
@@ -67,10 +112,9 @@ def train(
     """Train for the steps of ``span``, out of ``steps`` in the schedule."""
     model.train()
     for step in span:
-        x, y = next(source)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step, steps)
-        loss = F.cross_entropy(model(x), y)
+        loss = cross_entropy(model, next(source))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -78,7 +122,6 @@ def train(
 
 def flops_per_step(model: nn.Module, batch: tuple[Tensor, ...]) -> int:
     """FLOPs of one forward and backward on ``batch``; model and global random state stay as they are."""
-    probe, (x, y) = copy.deepcopy(model).train(), batch
-    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
-        F.cross_entropy(probe(x), y).backward()
-    return counter.get_total_flops()
+    probe = copy.deepcopy(model).train()
+    with torch.random.fork_rng(devices=[]):
+        return count(lambda: cross_entropy(probe, batch).backward())

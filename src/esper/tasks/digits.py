@@ -35,6 +35,7 @@ def digits(seed: int) -> Task:
         test=test,
         make_host=MLPHost((64, 8, 8, 10)),
         labels=tuple(str(name) for name in raw.target_names.tolist()),
+        shape=(64,),
         mean=torch.zeros(64),
         std=torch.full((64,), GREY_LEVELS),
     )

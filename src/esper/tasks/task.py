@@ -7,7 +7,11 @@ from torch import Tensor, nn
 
 
 class Samples(NamedTuple):
-    """Samples ``x`` float32 ``[n, features]`` with their classes ``y`` int64 ``[n]``."""
+    """Samples with what is to be predicted.
+
+    Classification has ``x`` float32 ``[n, features]`` and ``y`` int64 ``[n]``, prediction of the next token ``x`` and
+    ``y`` int64 ``[n, tokens]``.
+    """
 
     x: Tensor
     y: Tensor
@@ -23,18 +27,22 @@ class HostFactory(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """Classification from real data.
+    """What is learned: classes of real samples, or the next token of a text.
 
     Args:
         name: short name, fit for a file name.
         train: samples to learn from.
         held_out: samples by which growth is steered and judged.
         test: samples that no decision sees.
-        make_host: builds the host.
-        labels: the data's own name of every class.
-        mean: ``[features]``, and
-        std: ``[features]``: samples are ``(raw - mean) / std`` of what the data holds.
-        metric: name of the metric, the share of samples that are right.
+        make_host: builds the host, whose logits are ``[n, classes]`` or ``[n, tokens, classes]``.
+        labels: the data's own name of every class; of a text, its characters.
+        shape: of a sample as the data holds it; ``x`` may have it flattened.
+        mean: with the axes of a sample in ``x``, and
+        std: alike: ``x`` is ``(raw - mean) / std`` of what the data holds. None for tokens.
+        groups: int64 ``[held-out samples]``: those of one number belong together and are judged as one. None where
+            every sample stands by itself.
+        is_scalable: whether ``make_host`` follows its ``width_factor``.
+        metric: name of the metric, the share of predictions that are right.
     """
 
     name: str
@@ -43,11 +51,19 @@ class Task:
     test: Samples
     make_host: HostFactory
     labels: tuple[str, ...]
-    mean: Tensor
-    std: Tensor
+    shape: tuple[int, ...]
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    groups: Tensor | None = None
+    is_scalable: bool = True
     metric: str = "accuracy"
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of different characters."""
         return len(self.labels)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the next token is to be predicted, at every position of a window."""
+        return self.train.y.dim() == 2

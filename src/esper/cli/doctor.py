@@ -1,0 +1,75 @@
+"""``esper doctor``: what is installed here, on what it runs, and whether it works."""
+
+import importlib
+import os
+import platform
+import time
+from collections.abc import Iterator
+from importlib import metadata
+
+import esper
+
+CORE = ("torch", "numpy", "safetensors")
+EXTRAS = {"run": ("scikit-learn", "PyYAML"), "bench": ("scipy",)}
+
+
+def doctor() -> bool:
+    """Print versions, devices and extras, then test; gives whether all is well."""
+    print(f"esper        {esper.__version__}")
+    print(f"python       {platform.python_version()} on {platform.platform()}")
+    for name in (*CORE, "triton"):
+        print(f"{name:13}{_version(name) or 'not installed'}")
+    try:
+        importlib.import_module("torch")
+    except Exception as error:  # what a broken installation raises is not known beforehand
+        print(f"\ntorch cannot be imported: {type(error).__name__}: {error}\nInstall it anew: pip install torch")
+        return False
+    for line in (*_devices(), *_extras()):
+        print(line)
+    print("\nself-test")
+    return _self_test()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[str]:
+    import torch
+
+    yield f"cpu          {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    if not torch.cuda.is_available():
+        yield "cuda         no device"
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index}       {device.name}, {device.total_memory / 2**30:.0f} GiB"
+
+
+def _extras() -> Iterator[str]:
+    for extra, packages in EXTRAS.items():
+        missing = [name for name in packages if _version(name) is None]
+        install = f"lacks {', '.join(missing)}: pip install 'esper-morphogenetic[{extra}]'"
+        yield f"{'[' + extra + ']':13}{install if missing else 'installed'}"
+
+
+def _self_test() -> bool:
+    """Run the steps up to the first that fails; gives whether none did."""
+    started = time.perf_counter()
+    name = "Esper loads"
+    try:
+        from esper.cli.self_test import steps
+
+        for name, step in steps():
+            fault = step()
+            if fault is not None:
+                print(f"  failed  {name}: {fault}")
+                return False
+            print(f"  ok      {name}", flush=True)
+    except Exception as error:  # what a broken installation raises is not known beforehand
+        print(f"  failed  {name}: {type(error).__name__}: {error}")
+        return False
+    print(f"All is well ({time.perf_counter() - started:.1f} s).")
+    return True

@@ -1,0 +1,122 @@
+"""A small residual network of convolutions, along one axis or two."""
+
+# N samples, C channels, P positions
+
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from esper.contracts.errors import ConfigError
+
+LEAST_IMAGE = 64
+"""Flat samples of at least so many values, if a square number, are taken as images."""
+
+
+class Residual(nn.Module):
+    """Two convolutions around a skip connection (He et al., "Deep residual learning", CVPR 2016, figure 5 left).
+
+    Args:
+        inputs: channels read.
+        outputs: channels written.
+        stride: of the first convolution.
+        axes: 1 for signals, 2 for images.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, axes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *convolution(inputs, outputs, 3, stride, axes), nn.ReLU(), *convolution(outputs, outputs, 3, 1, axes)
+        )
+        is_same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if is_same else nn.Sequential(*convolution(inputs, outputs, 1, stride, axes))
+        self.activation = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.activation(self.body(x) + self.shortcut(x))
+        return y
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int, axes: int) -> tuple[nn.Module, nn.Module]:
+    """A convolution and its batch norm, for 1 or 2 axes."""
+    conv, norm = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d))[axes - 1]
+    return conv(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), norm(outputs)
+
+
+def cnn(shape: tuple[int, ...], widths: Sequence[int], classes: int) -> nn.Sequential:
+    """Stem, residual stages that halve the positions from the second on, global average, head.
+
+    Args:
+        shape: channels and positions of a sample; samples come flat or shaped, ``[n, features]`` or ``[n, *shape]``.
+        widths: channels of the stem and of every stage.
+        classes: number of logits.
+    """
+    channels, axes = shape[0], len(shape) - 1
+    stages = [
+        Residual(inputs, outputs, 1 if index == 0 else 2, axes)
+        for index, (inputs, outputs) in enumerate(itertools.pairwise(widths))
+    ]
+    pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)[axes - 1](1)
+    return nn.Sequential(
+        OrderedDict(
+            shaped=nn.Sequential(nn.Flatten(), nn.Unflatten(1, shape)),
+            stem=nn.Sequential(*convolution(channels, widths[0], 3, 1, axes), nn.ReLU()),
+            stages=nn.Sequential(*stages),
+            pool=nn.Sequential(pool, nn.Flatten()),
+            head=nn.Linear(widths[-1], classes),
+        )
+    )
+
+
+def shape_of(sample: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels and positions of a sample of this shape.
+
+    One axis is a signal, or a square image if its length is a square number of at least 64; two axes are an image of
+    one channel; three are channels, rows, columns.
+
+    Raises:
+        ConfigError: if it has more axes.
+    """
+    if len(sample) == 1:
+        side = math.isqrt(sample[0])
+        return (1, side, side) if side * side == sample[0] >= LEAST_IMAGE else (1, *sample)
+    if len(sample) == 2:
+        return (1, *sample)
+    if len(sample) == 3:
+        return sample
+    raise ConfigError(
+        f"--host cnn takes signals and images, and a sample of the data has the shape {sample}. Take --host mlp, or a "
+        "factory of your own: --host module:factory."
+    )
+
+
+@dataclass(frozen=True)
+class CNNHost:
+    """A :class:`~esper.tasks.task.HostFactory` of :func:`cnn`."""
+
+    shape: tuple[int, ...]
+    classes: int
+    widths: tuple[int, ...] = (4, 4, 6, 8)
+
+    def __call__(self, width_factor: float = 1.0) -> nn.Sequential:
+        return cnn(self.shape, self.scaled(width_factor), self.classes)
+
+    def scaled(self, factor: float) -> tuple[int, ...]:
+        """``widths`` times ``factor``, each rounded up or down, whichever together come closest to that size."""
+        exact = [width * factor for width in self.widths]
+        wanted = self.num_parameters(exact)
+        choices = [sorted({max(1, math.floor(width)), max(1, math.ceil(width))}) for width in exact]
+        return min(itertools.product(*choices), key=lambda whole: abs(self.num_parameters(whole) - wanted))
+
+    def num_parameters(self, widths: Sequence[float]) -> float:
+        """Parameters of :func:`cnn`, also for widths that are not whole."""
+        kernel = 3 ** (len(self.shape) - 1)
+        total = self.shape[0] * widths[0] * kernel + 2 * widths[0] + (widths[-1] + 1) * self.classes
+        for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+            total += kernel * (inputs + outputs) * outputs + 4 * outputs
+            has_shortcut = index > 0 or inputs != outputs
+            total += (inputs + 2) * outputs if has_shortcut else 0
+        return total

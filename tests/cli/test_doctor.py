@@ -1,0 +1,57 @@
+"""The doctor says what is there and whether it works."""
+
+import os
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+import pytest
+
+from esper.cli import doctor as doctor_module
+from esper.cli.main import main
+from esper.contracts.config import GrowthConfig
+
+
+def test_all_is_well_within_ten_seconds(capsys):
+    started = time.process_time()
+    assert main(["doctor"]) == 0
+    assert time.process_time() - started < 10
+    out = capsys.readouterr().out
+    for name in ("torch", "numpy", "safetensors"):
+        assert f"{name:13}{metadata.version(name)}" in out
+    assert out.count("  ok      ") == 4
+    assert "failed" not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "breaks", "failed"),
+    [
+        ("esper.cli.self_test.CONFIG", GrowthConfig(max_rounds=0), "a seed grows"),
+        ("esper.runtime.session.Session.load", lambda *_: None, "goes on from its checkpoint"),
+        ("esper.cli.self_test.export", lambda model: model, "exports to plain torch"),
+        ("esper.cli.self_test.wrap", None, "what the bare one does: TypeError"),
+    ],
+)
+def test_what_is_broken_is_told_with_exit_code_1(name, breaks, failed, monkeypatch, capsys):
+    monkeypatch.setattr(name, breaks)
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    (line,) = (line for line in out.splitlines() if line.startswith("  failed"))
+    assert failed in line
+    assert "All is well" not in out
+
+
+def test_a_missing_extra_is_no_fault_and_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(doctor_module.EXTRAS, "bench", ("scipy", "no-such-package"))
+    assert main(["doctor"]) == 0
+    assert "[bench]      lacks no-such-package: pip install 'esper-morphogenetic[bench]'" in capsys.readouterr().out
+
+
+def test_a_torch_that_cannot_be_imported_is_told(tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: cannot open')")
+    line = [sys.executable, "-m", "esper", "doctor"]
+    search = os.pathsep.join([str(tmp_path), *sys.path])
+    told = subprocess.run(line, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "torch cannot be imported: OSError: libtorch.so: cannot open" in told.stdout

@@ -1,0 +1,42 @@
+"""Every example runs as it stands, in a process of its own, without a warning."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHORT = {
+    "plain_loop.py": ["12"],
+    "cnn.py": ["6"],
+    "small_gpt.py": ["--epochs", "5"],
+    "own_blueprint_and_strategy.py": ["15"],
+}
+
+
+def _run(name: str, *arguments: str) -> str:
+    line = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    search = os.pathsep.join(sys.path)
+    done = subprocess.run(line, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_tested_and_listed():
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == set(SHORT)
+    assert all(f"({name})" in (EXAMPLES / "README.md").read_text() for name in names)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_an_example_runs_and_says_how_its_lifecycles_ended(name):
+    out = _run(name, *SHORT[name])
+    assert any(outcome in out for outcome in ("FOSSILIZED", "CULLED"))
+    assert "fossils" in out
+
+
+def test_the_transformer_writes_like_the_text_it_was_given(tmp_path):
+    (tmp_path / "zeros.txt").write_text("0 1 0 1 0 1 0 1 " * 400)
+    assert "0 1 0 1 0 1 0 1" in _run("small_gpt.py", str(tmp_path / "zeros.txt"), "--epochs", "3")

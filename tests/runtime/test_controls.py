@@ -14,23 +14,42 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import esper
 from esper.contracts.lifecycle import State
-from esper.contracts.reports import FieldReport
+from esper.contracts.reports import FieldReport, Observation
 from esper.evaluation.row import per_sample
 from esper.runtime.emergency import Emergency
 from esper.runtime.keeping import Keeping
 from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
+from esper.tamiyo.proposal import germination, num_candidates, places_to_try
+from esper.tamiyo.selection import selection_named
+from esper.tamiyo.shortlist import shortlist
+from esper.tamiyo.timing import may_grow
 from esper.tasks.digits import digits
 
 SEEDS = range(12)
 EPOCHS = 30
 
 
+class Insistent:
+    """Tries twice, at 10 and 40 % of the run, however well it gets on: what is tested is the judge."""
+
+    def __init__(self, config: esper.GrowthConfig) -> None:
+        self._config, self._select = config, selection_named(config.selection)
+
+    def decide(self, seen: Observation) -> list[esper.Command]:
+        config = self._config
+        if not may_grow(seen, config) or seen.step / seen.planned_steps < (0.10, 0.40)[seen.rounds_done]:
+            return []
+        chosen = shortlist(places_to_try(seen, config), num_candidates(seen, config), among=seen.places)
+        return [germination(candidate, seen, config, self._select, "its time has come") for candidate in chosen]
+
+
 def grown(blueprint: str, seed: int) -> list[FieldReport]:
     """What became of the grafts of a run that has one blueprint on offer."""
     task = digits(seed)
     torch.manual_seed(seed)
-    model = esper.wrap(task.make_host(), esper.GrowthConfig(blueprints=(blueprint,)))
+    config = esper.GrowthConfig(blueprints=(blueprint,))
+    model = esper.wrap(task.make_host(), config)
     optimizer = AdamW(model.parameters(), lr=5e-3)
     loader = esper.BatchLoader(task.train, 32, seed)
     steps = EPOCHS * len(loader)
@@ -41,6 +60,7 @@ def grown(blueprint: str, seed: int) -> list[FieldReport]:
     session = esper.Session(
         model,
         optimizer,
+        policy=Insistent(config),
         loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
         evaluate=evaluate,
         planned_steps=steps,

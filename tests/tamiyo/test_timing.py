@@ -5,7 +5,7 @@ import pytest
 
 from esper.contracts.config import GrowthConfig
 from esper.tamiyo.timing import has_stalled, may_grow, overfits, reason_to_grow
-from tests.tamiyo.seen import FALLING, NOW, PLACES
+from tests.tamiyo.seen import FALLING, NOW, PLACES, STALLED
 
 CONFIG = GrowthConfig()
 
@@ -38,12 +38,15 @@ def test_no_rounds_never_grow():
     assert reason(GrowthConfig(max_rounds=0)) is None
 
 
-def test_rounds_are_spaced_evenly():
+def test_the_first_round_begins_at_the_latest_when_its_time_has_come():
     config = GrowthConfig(max_rounds=3)
-    assert [
-        next(step for step in range(1000) if reason(config, select_losses=FALLING, rounds_done=done, step=step))
-        for done in range(3)
-    ] == [100, 250, 400]
+    assert next(step for step in range(1000) if reason(config, select_losses=FALLING, step=step)) == 100
+
+
+def test_a_run_that_gets_on_well_is_not_held_up_a_second_time():
+    steps = range(1000)
+    assert not any(reason(GrowthConfig(), select_losses=FALLING, rounds_done=1, step=step) for step in steps)
+    assert any(reason(GrowthConfig(), select_losses=STALLED, rounds_done=1, step=step) for step in steps)
 
 
 def test_an_overfitting_run_is_refused():

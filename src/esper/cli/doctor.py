@@ -21,7 +21,7 @@ def doctor() -> bool:
         print(f"{name:13}{_version(name) or 'not installed'}")
     try:
         importlib.import_module("torch")
-    except Exception as error:  # what a broken installation raises is not known beforehand
+    except (ImportError, OSError, RuntimeError) as error:  # missing, or its libraries do not load
         print(f"\ntorch cannot be imported: {type(error).__name__}: {error}\nInstall it anew: pip install torch")
         return False
     for line in (*_devices(), *_extras()):
@@ -68,7 +68,7 @@ def _self_test() -> bool:
                 print(f"  failed  {name}: {fault}")
                 return False
             print(f"  ok      {name}", flush=True)
-    except Exception as error:  # what a broken installation raises is not known beforehand
+    except (ImportError, OSError, RuntimeError) as error:  # missing, or its libraries do not load
         print(f"  failed  {name}: {type(error).__name__}: {error}")
         return False
     print(f"All is well ({time.perf_counter() - started:.1f} s).")

@@ -54,7 +54,9 @@ class Progress:
             case "veto":
                 return f"veto         {_place(event)}: {event['reason']}"
             case "emergency":
-                how = "the run goes back" if event["response"] == "rollback" else f"out with the graft on {_place(event)}"
+                how = (
+                    "the run goes back" if event["response"] == "rollback" else f"out with the graft on {_place(event)}"
+                )
                 return f"emergency    {event['reason']}; {how}"
             case "rollback":
                 return f"rollback     to the state after step {event['to_step']}: {event['reason']}"

@@ -23,8 +23,8 @@ class Command:
         blueprint: for GERMINATED: id of the blueprint to grow.
         settings: for GERMINATED: the blueprint's hyper-parameters.
         strategy: for GERMINATED: how the graft is blended in.
-        trial: for GERMINATED: ``"round"`` tries the graft in an arm of its own, from the next round on; ``"live"`` grows
-            it in the run itself, and its twin is trained afterwards.
+        trial: for GERMINATED: ``"round"`` tries the graft in an arm of its own, from the next round on; ``"live"``
+            grows it in the run itself, and its twin is trained afterwards.
     """
 
     layer_id: str

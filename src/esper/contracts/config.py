@@ -29,8 +29,8 @@ class GrowthConfig:
         incubation_fraction: length of that training.
         trial: ``"round"`` tries every candidate in an arm of its own; ``"live"`` grows in the run itself and trains the
             twin afterwards.
-        judge: of live trials: ``"twin"``, or ``"ablation"`` where not even one more copy of the training state fits into
-            memory, which is a weaker guarantee.
+        judge: of live trials: ``"twin"``, or ``"ablation"`` where not even one more copy of the training state fits
+            into memory, which is a weaker guarantee.
         max_rounds: rounds of candidates in a run; 0 never grows.
         max_candidates: candidates of one round.
         max_active_seeds: lifecycles that may be under way at once, from GERMINATED to EVALUATING.

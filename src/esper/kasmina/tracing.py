@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Size, Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from esper.kasmina.flops import flop_counter
 from esper.kasmina.outputs import Form, first_tensor, form_of, written_tensor
 
 PASSES_NOTHING_BELOW: dict[str, float] = {
@@ -81,7 +81,7 @@ def watching(model: nn.Module, watched: Sequence[Watched]) -> Iterator[Trace]:
             enter, leave = _hooks(one, trace, followers)
             undo.callback(one.first.register_forward_pre_hook(enter, with_kwargs=True).remove)
             undo.callback(one.last.register_forward_hook(leave).remove)
-        counter = undo.enter_context(FlopCounterMode(display=False))
+        counter = undo.enter_context(flop_counter())
         before: list[int] = []
         undo.callback(model.register_forward_pre_hook(lambda *_: before.append(counter.get_total_flops())).remove)
 

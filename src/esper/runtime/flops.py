@@ -1,4 +1,4 @@
-"""Counts FLOPs: what torch's FlopCounterMode counts, once per batch shape and structure."""
+"""Counts FLOPs, once per batch shape and structure."""
 
 import warnings
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+
+from esper.kasmina.flops import flop_counter
 
 
 def shapes_of(batch: Any) -> tuple[object, ...]:
@@ -18,7 +19,7 @@ def shapes_of(batch: Any) -> tuple[object, ...]:
 
 def count(work: Callable[[], object]) -> int:
     """FLOPs of ``work()``, which is done for real."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         work()
     flops: int = counter.get_total_flops()
     return flops
@@ -39,7 +40,7 @@ class FlopMeter:
         if key not in self._known:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
-                with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+                with torch.compiler.set_stance("force_eager"), flop_counter() as counter:
                     work()
             self._known[key] = counter.get_total_flops()
         return self._known[key]

@@ -92,4 +92,3 @@ def fitting(blueprint_id: str, place: PlaceReport, seed_id: SeedId) -> Blueprint
         if blueprint.misfit(ports_at(place, seed_id, blueprint.reads)) is None:
             return blueprint
     return None
-

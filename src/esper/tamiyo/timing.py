@@ -21,8 +21,8 @@ def may_grow(seen: Observation, config: GrowthConfig) -> bool:
 def reason_to_grow(seen: Observation, config: GrowthConfig) -> str | None:
     """Why a round should begin now; None if it may not, or need not yet.
 
-    Training has stalled; or nothing was tried yet and ``grow_at`` has come. A run that does not stall gains more from its
-    next steps than from another round.
+    Training has stalled; or nothing was tried yet and ``grow_at`` has come. A run that does not stall gains more from
+    its next steps than from another round.
     """
     if not may_grow(seen, config) or overfits(seen.train_losses, seen.select_losses, config.patience):
         return None

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.growth.cells import BATCH_SIZE, EPOCHS, LR
+from benchmarks.growth.cases import Case, cases
 from benchmarks.growth.tables import interval
 from benchmarks.machine import machine
 from esper.contracts.config import GrowthConfig
@@ -37,16 +37,16 @@ CHANGES: tuple[dict[str, Any], ...] = (
 )
 
 
-def run(job: tuple[str, dict[str, Any], int]) -> dict[str, float]:
+def run(job: tuple[Case, dict[str, Any], int]) -> dict[str, float]:
     """One run with one change of the defaults."""
-    data, change, seed = job
+    case, change, seed = job
     torch.set_num_threads(1)
-    task = load_task(data, seed)
+    task, pace = load_task(case.data, seed, case.host), case.pace
     config = GrowthConfig(**{"seed": seed} | change)
-    grown = growing(task, config, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LR, seed=seed)
+    grown = growing(task, config, **pace._asdict(), seed=seed)
     grown.finish()
     flops = grown.session.train_flops
-    row = measured(export(grown.model), task, seed, train_flops=flops, seconds=0.0, lr=LR, schedule=SCHEDULE)
+    row = measured(export(grown.model), task, seed, train_flops=flops, seconds=0.0, lr=pace.lr, schedule=SCHEDULE)
     has_grown = any(report.outcome == "FOSSILIZED" for report in grown.session.field_reports)
     return {
         "accuracy": 100 * row.test_metric,
@@ -60,22 +60,24 @@ def main() -> None:
     """Run every change on every task and seed; print and store means with 95 % bootstrap intervals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seeds", type=int, default=24, help=f"seeds from {FIRST_SEED} on")
-    parser.add_argument("--data", nargs="+", default=["digits"], help="tasks as in esper run --data")
+    parser.add_argument("--cases", nargs="+", default=["digits", "mnist1d"], help="names of tables")
+    parser.add_argument("--text", type=Path, help="a text to learn from, for the table text-gpt")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/growth/settings.json"))
     options = parser.parse_args()
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
-    jobs = [(data, change, seed) for data in options.data for change in CHANGES for seed in seeds]
+    chosen = [case for case in cases(options.text) if case.name in options.cases]
+    jobs = [(case, change, seed) for case in chosen for change in CHANGES for seed in seeds]
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(run, jobs))
     rows = []
     for start in range(0, len(jobs), len(seeds)):
-        data, change, _ = jobs[start]
+        case, change, _ = jobs[start]
         cells = found[start : start + len(seeds)]
         means = {name: interval([cell[name] for cell in cells]) for name in cells[0]}
-        rows.append({"task": Path(data).stem, "change": change, "seeds": len(seeds), **means})
+        rows.append({"task": case.name, "change": change, "seeds": len(seeds), **means})
         shown = "  ".join(f"{name} {mean:.4g} [{low:.4g}, {high:.4g}]" for name, (mean, low, high) in means.items())
-        print(f"{Path(data).stem:8}  {json.dumps(change):32}  {shown}")
+        print(f"{case.name:8}  {json.dumps(change):32}  {shown}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 

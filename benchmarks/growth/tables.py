@@ -13,9 +13,9 @@ RESAMPLES = 10_000
 KEPT_BY_SEED = ("parameters", "train_flops", "test_metric", "test_loss", "lr", "schedule")
 
 
-def read_cells(directory: Path, data: str, row: str, seeds: range) -> dict[int, dict[str, Any]]:
+def read_cells(directory: Path, case: str, row: str, seeds: range) -> dict[int, dict[str, Any]]:
     """Finished cells of a row, by seed."""
-    paths = {seed: cell_path(directory, data, row, seed) for seed in seeds}
+    paths = {seed: cell_path(directory, case, row, seed) for seed in seeds}
     return {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
 
 
@@ -29,12 +29,12 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return float(array.mean()), float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def compare(directory: Path, data: str, rows: tuple[str, ...], seeds: range) -> dict[str, Any]:
-    """All rows of a task: accuracy in percent, loss in nats, and grown minus row, seed by seed."""
-    grown = read_cells(directory, data, "grown", seeds)
+def compare(directory: Path, case: str, rows: tuple[str, ...], seeds: range) -> dict[str, Any]:
+    """All rows of a table: accuracy in percent, loss in nats, and grown minus row, seed by seed."""
+    grown = read_cells(directory, case, "grown", seeds)
     table: dict[str, Any] = {}
     for row in rows:
-        cells = {seed: cell for seed, cell in read_cells(directory, data, row, seeds).items() if "test_loss" in cell}
+        cells = {seed: cell for seed, cell in read_cells(directory, case, row, seeds).items() if "test_loss" in cell}
         shared = [seed for seed in cells if seed in grown]
         if not shared:
             continue
@@ -83,9 +83,9 @@ def markdown(name: str, table: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def kept_trials(directory: Path, data: str, row: str, seeds: range) -> dict[str, int]:
+def kept_trials(directory: Path, case: str, row: str, seeds: range) -> dict[str, int]:
     """How often a control blueprint was kept."""
-    cells = read_cells(directory, data, row, seeds)
+    cells = read_cells(directory, case, row, seeds)
     return {"trials": len(cells), "kept": sum(bool(cell["kept"]) for cell in cells.values())}
 
 

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from importlib import metadata
 
 import esper
+from esper.contracts.errors import EsperError
 
 CORE = ("torch", "numpy", "safetensors")
+BROKEN = (EsperError, ImportError, OSError, RuntimeError, TypeError, ValueError, AttributeError, LookupError)
+"""What versions that do not fit together, or half an installation, may raise anywhere."""
+
 EXTRAS = {"run": ("scikit-learn", "PyYAML"), "bench": ("scipy",)}
 
 
@@ -68,7 +72,7 @@ def _self_test() -> bool:
                 print(f"  failed  {name}: {fault}")
                 return False
             print(f"  ok      {name}", flush=True)
-    except (ImportError, OSError, RuntimeError) as error:  # missing, or its libraries do not load
+    except BROKEN as error:
         print(f"  failed  {name}: {type(error).__name__}: {error}")
         return False
     print(f"All is well ({time.perf_counter() - started:.1f} s).")

@@ -30,6 +30,10 @@ LARGEST_NORM = 1e15
 
 _GOLDEN_RATIO = 0.5 * (5**0.5 - 1)  # its multiples modulo 1 are spread most evenly
 
+COMPILES_HOOKS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""Older compilers put an autograd function in the hook's place, which an in-place activation behind it cannot stand.
+There gradients are not sensed in a compiled model."""
+
 
 class Telemetry(KeepsDtype):
     """Sums over the output vectors of one place, all in float32 whatever comes in; 6 numbers per channel.
@@ -77,7 +81,8 @@ class Telemetry(KeepsDtype):
             y: ``[B, C, ...]`` or ``[..., C]``.
             axis: of the channels, 1 or -1.
         """
-        if torch.compiler.is_compiling():
+        is_compiling = torch.compiler.is_compiling()
+        if is_compiling:
             is_first_pass = torch.ops.esper.is_first_pass(self.sums)
         else:
             is_first_pass = torch._C._current_graph_task_id() == -1
@@ -89,7 +94,8 @@ class Telemetry(KeepsDtype):
             return
         if is_first_pass is not False:
             self._add(_vectors(y.detach(), axis, self.rows), is_first_pass)
-        if y.requires_grad and not y.is_leaf:  # the hooks of a leaf stay and would add up
+        is_tapped = y.requires_grad and not y.is_leaf  # the hooks of a leaf stay and would add up
+        if is_tapped and (COMPILES_HOOKS or not is_compiling):
             y.register_hook(partial(self._tap, axis))
 
     def set_threshold(self, value: float | None) -> None:

@@ -34,6 +34,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"max_candidates": 3},
     {"ramp_fraction": 0.008},
     {"compare": "steps"},
+    {"blueprints": ("bottleneck_mlp",)},
 )
 
 

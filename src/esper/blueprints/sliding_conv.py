@@ -26,7 +26,7 @@ class SlidingConv(Blueprint):
     family: ClassVar[str] = "sliding_conv"
     layouts: ClassVar[frozenset[Layout]] = frozenset({"tokens"})
     size: ClassVar[str | None] = "hidden"
-    confidence: ClassVar[int] = 1
+    confidence: ClassVar[int] = 2
 
     hidden: int = 16
     kernel: int = 4

@@ -139,7 +139,7 @@ def test_failures_are_counted_from_the_last_success(outcomes, failures):
     ("command", "reason"),
     [
         (germinate("1"), "There is no place '1'."),
-        (germinate("1"), "Valid: , 0, 0:2, 2, 2:4."),
+        (germinate("1"), 'Valid: "", 0, 0:2, 2, 2:4.'),
         (germinate(seed_id=4), "'0' has no seed 4. It has seeds 0 to 3, or 'all'."),
         (germinate(seed_id=-1), "'0' has no seed -1."),
         (germinate(seed_id="first"), "'0' has no seed 'first'."),

@@ -55,7 +55,10 @@ def create(options: Options, task_name: str) -> Path:
     """Make the directory of a new run, with its ``config.yaml``."""
     if options.output is not None:
         directory = Path(options.output)
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--output {directory} cannot be made: {error}. Name another directory.") from error
     else:
         directory = _new_directory(f"{task_name}-{options.seed}")
     import yaml

@@ -108,6 +108,12 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     Raises:
         ConfigError: if it was not wrapped.
     """
+    inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+    if not isinstance(model, KasminaLayer) and isinstance(inner, KasminaLayer):
+        raise ConfigError(
+            f"The model is a {type(model).__name__} around a wrapped model. Give Session the wrapped model itself and "
+            "call the other in loss; or compile in place: model.compile()."
+        )
     anchor = getattr(model, ESPER, None)
     if anchor is None or anchor.config is None:
         raise ConfigError("The model carries no seeds. Call esper.wrap(model, config) before anything else.")

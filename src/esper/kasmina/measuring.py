@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.blueprints.blueprint import Ports
+from esper.blueprints.blueprint import POSITION_AXES, Ports
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
 from esper.kasmina.candidates import Candidate
-from esper.kasmina.edges import Edge, edge_of, first_and_last, keeps_positions, layers_of
+from esper.kasmina.edges import Edge, edge_of, first_and_last, is_opaque, keeps_positions, layers_of
 from esper.kasmina.geometry import Geometry, flat_grid
 from esper.kasmina.place import Site
 from esper.kasmina.tracing import Seen, Watched, watching
@@ -26,13 +26,16 @@ def sites(model: nn.Module, candidates: Sequence[Candidate], config: GrowthConfi
     Raises:
         ConfigError: if a named candidate cannot be a place, naming the remedy.
     """
+    is_batch_second = any(is_opaque(module) and not module.batch_first for module in model.modules())
     if example is None:
-        return [_from_layers(one, config) for one in candidates]
+        return [_from_layers(one, config, is_batch_second) for one in candidates]
     inputs, outputs = _run(model, candidates, config, example)
     found: list[Site | None] = []
     for one in candidates:
         try:
-            found.append(_from_example(one, config, inputs.get(one.layer_id), outputs.get(one.layer_id)))
+            found.append(
+                _from_example(one, config, inputs.get(one.layer_id), outputs.get(one.layer_id), is_batch_second)
+            )
         except ConfigError:
             if one.is_named:
                 raise
@@ -53,7 +56,8 @@ def shown(site: Site, x: Seen | None, y: Seen) -> Site:
     old = site.geometry
     if not y.is_float or len(y.shape) < 2 or y.shape[old.output_axis] != site.ports.outputs:
         raise ConfigError(f"{name} wrote {tuple(y.shape)}, not {site.ports.outputs} channels. {remedy}")
-    ports = site.ports._replace(positions=math.prod(_lengths(y, old.output_axis)))
+    layout: Layout = site.ports.layout if len(y.shape) - 2 == POSITION_AXES[site.ports.layout] else "features"
+    ports = site.ports._replace(layout=layout, positions=math.prod(_lengths(y, old.output_axis)))
     if not ports.inputs:
         return replace(site, ports=ports, form=y.form)
     inputs, geometry = 0, old
@@ -66,7 +70,7 @@ def shown(site: Site, x: Seen | None, y: Seen) -> Site:
     return replace(site, ports=ports, geometry=geometry, form=y.form)
 
 
-def _from_layers(one: Candidate, config: GrowthConfig) -> Site | None:
+def _from_layers(one: Candidate, config: GrowthConfig, is_batch_second: bool) -> Site | None:
     edges = first_and_last(*one.modules)
     if edges is None:
         kind = type(one.modules[-1]).__name__
@@ -84,11 +88,13 @@ def _from_layers(one: Candidate, config: GrowthConfig) -> Site | None:
         elif not all(keeps_positions(module) for host in one.modules for module in host.modules()):
             geometry = replace(geometry, adapter="pool", positions=first.positions)
     layout: Layout = last.layout if is_layer or last.axis == 1 else "features"
+    if layout == "tokens" and is_batch_second and geometry.is_batch_first:
+        layout = "features"  # as below
     field = _matching(config.output_fields, one.layer_id)
     return Site(one.layer_id, one.kind, Ports(first.inputs, last.outputs, layout), geometry, one.names, field)
 
 
-def _from_example(one: Candidate, config: GrowthConfig, x: Seen | None, y: Seen | None) -> Site:
+def _from_example(one: Candidate, config: GrowthConfig, x: Seen | None, y: Seen | None, is_batch_second: bool) -> Site:
     name = repr(one.layer_id) if one.layer_id else "The model"
     if y is None or not y.is_float or len(y.shape) < 2:
         got = "gave no tensor" if y is None else f"gave a tensor of shape {tuple(y.shape)}"
@@ -96,11 +102,18 @@ def _from_example(one: Candidate, config: GrowthConfig, x: Seen | None, y: Seen 
             f"{name} was not called on the example, or {got}: a graft has nothing to write. Name other layers, or a "
             "field of its output in output_fields."
         )
+    if isinstance(one.modules[-1], nn.RNNBase) and y.form != ("items", 0, 2):
+        raise ConfigError(
+            f"{name} runs on packed sequences: its only plain output is its last state, which is no place for a graft. "
+            "Name other layers."
+        )
     edges, wanted = first_and_last(*one.modules), _matching(config.axis, one.layer_id)
     last = edges[1] if edges else None
     output_axis = wanted or _axis(name, y, last)
     layout = _layout(y, output_axis)
     is_batch_first = layout != "tokens" or edges is None or (edges[0].is_batch_first and edges[1].is_batch_first)
+    if layout == "tokens" and is_batch_second and is_batch_first:
+        layout = "features"  # nobody tells whether its batch comes first: a graft must not mix samples
     inputs, geometry = 0, Geometry(output_axis, output_axis, is_batch_first)
     if x is not None and x.is_float and len(x.shape) >= 2:
         input_axis = -1 if len(x.shape) == 2 else wanted or (edges[0].axis if edges else output_axis)
@@ -187,13 +200,19 @@ def _run(
     try:
         with torch.no_grad(), torch.random.fork_rng(), watching(model, watched) as trace:
             model.eval()
-            if isinstance(example, Mapping):
-                model(**example)
-            elif isinstance(example, tuple):
-                model(*example)
-            else:
-                model(example)
+            _call(model, example)
     finally:
         for module, mode in modes.items():
             module.training = mode
     return trace.inputs, trace.outputs
+
+
+def _call(model: nn.Module, example: Any) -> None:
+    args, kwargs = ((), example) if isinstance(example, Mapping) else (example, {})
+    try:
+        model(*(args if isinstance(args, tuple) else (args,)), **kwargs)
+    except TypeError as error:
+        raise ConfigError(
+            f"The model cannot be called on the example ({error}). A tuple gives its positional arguments, a mapping "
+            "its keyword arguments; anything else is its only argument, as is the one item of example=(x,)."
+        ) from error

@@ -147,6 +147,7 @@ class Place(nn.Module):
         """
         self.site = site
         self._shown = {
+            "layout": site.ports.layout,
             "positions": site.ports.positions,
             "geometry": site.geometry.to_dict(),
             "form": list(site.form),
@@ -191,7 +192,7 @@ class Place(nn.Module):
             self._resize(topology["num_seeds"])
         if self._shown is None and topology["shown"] is not None:
             saved = topology["shown"]
-            ports = self.ports._replace(positions=saved["positions"])
+            ports = self.ports._replace(layout=saved["layout"], positions=saved["positions"])
             geometry = Geometry.from_dict(saved["geometry"])
             site = replace(self.site, ports=ports, geometry=geometry, form=tuple(saved["form"]))
             self.show(site, saved["threshold"])
@@ -216,11 +217,11 @@ class Place(nn.Module):
                 "outcome, or cancel them."
             )
         old, old_bounds = self.state.version.tolist(), self.bounds
-        self._resize(num_seeds)
         versions = [
             1 + max(v for v, a, b in zip(old, old_bounds, old_bounds[1:], strict=False) if a < end and start < b)
             for start, end in pairwise(bounds)
         ]
+        self._resize(num_seeds)
         self.state.version.copy_(torch.tensor(versions))
         self.arena.rebound(bounds)
 

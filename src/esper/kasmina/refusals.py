@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from esper.contracts.errors import ConfigError
-from esper.kasmina.layer import KasminaLayer
+from esper.kasmina.layer import KasminaLayer, kasmina_class
 
 _COMPILED_OR_DISTRIBUTED = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
@@ -48,6 +48,13 @@ def refuse_unswappable(name: str, module: nn.Module) -> None:
             f"{name} ({kind.__name__}) has a forward of its own on the instance, which a class swap cannot see. Put it "
             "into a class."
         )
+    try:
+        kasmina_class(kind)
+    except TypeError as error:
+        raise ConfigError(
+            f"{name} ({kind.__name__}) cannot be subclassed ({error}), so it cannot carry seeds. Leave it out of "
+            "layers, or let its class take subclasses."
+        ) from error
     code = getattr(inspect.unwrap(kind.forward), "__code__", None)
     if code is not None and _mentions(code, "_modules"):
         raise ConfigError(

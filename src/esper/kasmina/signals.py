@@ -1,6 +1,7 @@
 """What grafting strategies look at, read off the host while it trains."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +35,15 @@ class SignalReader:
     def detach(self) -> None:
         """Take the hook off the optimizer."""
         self._handle.remove()
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Around a step that is undone: what was noted of the real one stays."""
+        norms = dict(self._norms)
+        try:
+            yield
+        finally:
+            self._norms = norms
 
     @torch.no_grad()
     def read(self, place: Place, loss: Tensor | float) -> GraftSignals:

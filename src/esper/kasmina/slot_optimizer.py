@@ -44,6 +44,12 @@ class SlotOptimizer:
         if closure is not None and closure.default is inspect.Parameter.empty:
             name = type(optimizer).__name__
             raise ConfigError(f"{name} evaluates the model inside its step (closure). Use an optimizer without one.")
+        frozen = [place.layer_id for place in self._places if not place.arena.slots.requires_grad]
+        if frozen:
+            raise ConfigError(
+                f"requires_grad is off for the grafts of {', '.join(map(repr, frozen[:3]))}, as happens when layers "
+                "are frozen after esper.wrap. Freeze them before, or leave those places out of layers."
+            )
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         missing = [place.layer_id for place in self._places if id(place.arena.slots) not in held]
         if missing:

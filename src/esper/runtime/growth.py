@@ -59,6 +59,8 @@ class Growth:
             run.incubate()
             has_live = run.in_state(*LIVE, *FALLING)
             run.recent = [*run.recent, batch][-run.ramp_steps :] if has_live else []
+        else:
+            run.recent = []
         self.keeping.after_step()
         self.emergency.after_step(loss)
         if self.rounds.current is not None:
@@ -213,14 +215,25 @@ class Growth:
         run = self._run
         for command in self._policy.decide(seen):
             run.seeds.submit(command)
+        self._cull_misfits()
         waiting = run.in_state(State.GERMINATED)
-        if not waiting:
+        if not waiting or self.keeping.is_removing:  # the controller may just have taken a graft out
             return
         candidates = [one for one in waiting if one.trial == waiting[0].trial]
         if waiting[0].trial == "live":
             self.trials.begin(candidates, now)
         else:
             self.rounds.begin(candidates)
+
+    def _cull_misfits(self) -> None:
+        """Take back what was germinated before the first step showed that it does not fit its place."""
+        run = self._run
+        for one in run.in_state(State.GERMINATED):
+            place = run.places[one.layer_id]
+            graft = place.arena.grafts[one.number]
+            misfit = graft.blueprint.misfit(graft.ports._replace(layout=place.ports.layout))
+            if misfit is not None:
+                run.seeds.move(one, State.CULLED, f"{one.blueprint} does not fit: {misfit}")
 
     def _veto(self, command: Command) -> str | None:
         return shield.veto(command, self.observer.observe_for(command), self._run.config)

@@ -80,6 +80,7 @@ class Judge:
             )
         self.split: Split = split_samples(first.losses.numel(), first.groups, seed)
         self.num_samples = first.losses.numel()
+        self.num_not_finite = int((~torch.isfinite(first.losses)).sum())
 
     def measure(self) -> Measurement:
         """Evaluate the model as it is: in eval mode, without gradients, modes and random state restored after."""

@@ -28,6 +28,7 @@ class Keeping:
     def __init__(self, run: Run, recovery: Recovery) -> None:
         self._run, self._recovery = run, recovery
         self._pending: dict[str, Late] = {}
+        self._faulty_fossils: set[str] = set()  # places whose fossils were reported
         self._deadline: int | None = None  # boundary by which the held-out loss must have recovered
 
     @property
@@ -86,12 +87,13 @@ class Keeping:
     def state_dict(self) -> dict[str, Any]:
         """Flags that were not acted on, and the deadline."""
         pending = {layer_id: flags.read() for layer_id, flags in self._pending.items()}
-        return {"pending": pending, "deadline": self._deadline}
+        return {"pending": pending, "deadline": self._deadline, "faulty_fossils": sorted(self._faulty_fossils)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self._pending = {layer_id: Late(flags) for layer_id, flags in state["pending"].items()}
         self._deadline = state["deadline"]
+        self._faulty_fossils = set(state["faulty_fossils"])
 
     def forget(self) -> None:
         """The run went back to before anything that was flagged or removed."""
@@ -154,7 +156,10 @@ class Keeping:
             place = run.places[layer_id]
             numbers = place.state.lifecycle_id.cpu()[(flags & LIVE_FAULT) > 0].unique().tolist()
             place.state.fault[(flags > 0).to(place.state.fault.device)] = 0
-            run.journal.write("fault", step=run.step, layer_id=layer_id, lifecycles=numbers)
+            if numbers or layer_id not in self._faulty_fossils:  # a fossil's fault comes back in every step
+                run.journal.write("fault", step=run.step, layer_id=layer_id, lifecycles=numbers)
+            if not numbers:
+                self._faulty_fossils.add(layer_id)
             for one in run.in_state(*LIVE, *FALLING):
                 if one.number not in numbers:
                     continue
@@ -203,7 +208,8 @@ class Keeping:
             return
         self._deadline = None
         if has_recovered:
-            recovery.fallbacks = valid if live else []
+            newest = {tuple(one["live"]): one for one in valid}  # one is enough for the same grafts
+            recovery.fallbacks = list(newest.values()) if live else []
         else:
             recovery.fallbacks = valid[:-1]
             self._fall_back(fallback)

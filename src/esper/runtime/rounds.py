@@ -195,7 +195,8 @@ class Rounds:
             replay_step(run, now, [one])
             hold = max(1, int(config.hold_fraction * now.arm_steps))
             if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
-                alpha = run.places[one.layer_id].state.alpha.max()
+                place = run.places[one.layer_id]
+                alpha = place.state.alpha[place.arena.grafts[one.number].seeds[0]]
                 run.seeds.promote(one, State.STABILIZATION, alpha=float(alpha))
             if self._checkpoint_steps and now.arm_step % self._checkpoint_steps == 0 and now.arm_step < now.arm_steps:
                 self._checkpoint()
@@ -248,14 +249,17 @@ class Rounds:
                 run.seeds.move(one, State.CULLED, "lost_round")
         winner = None
         if best is not None:
-            winner = run.books.alive[best["lifecycle"]]
+            winner = run.books.alive.get(best["lifecycle"])
+        reason = "no candidate beat the twin" if best is None else "the winner was taken back"
+        if best is not None and winner is not None:
+            reason = "beat the twin"
             self._adopt(now, winner, best["body"])
         run.journal.write(
             "round_ended",
             step=run.step,
             round=now.number,
             adopted=None if winner is None else winner.describe(),
-            reason="no candidate beat the twin" if winner is None else "beat the twin",
+            reason=reason,
         )
 
     def _adopt(self, now: Round, winner: Lifecycle, body: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.arena import Group
 from esper.kasmina.grafting import advance, needs_signals
-from esper.kasmina.hosts import places
+from esper.kasmina.hosts import is_espers, places
 from esper.kasmina.lifecycle import seed_range
 from esper.kasmina.place import Place
 from esper.runtime.books import FALLING, Books, Lifecycle
@@ -151,7 +151,7 @@ class Run:
 
         def step_and_undo() -> None:
             here = self.capture()
-            with self.tracing.of_a_step():
+            with self.tracing.of_a_step(), self.trainer.signals.unmoved():
                 try:
                     self.trainer.train(batch, replayed=(None,))
                 finally:
@@ -183,7 +183,7 @@ class Run:
     @property
     def host_is_finite(self) -> bool:
         """Whether all parameters of the host are; waits for the device."""
-        host = [p for name, p in self.model.named_parameters() if "_esper." not in name]
+        host = [p for name, p in self.model.named_parameters() if not is_espers(name)]
         return bool(torch.stack([torch.isfinite(parameter).all() for parameter in host]).all())
 
     def capture(self) -> dict[str, Any]:

@@ -141,6 +141,12 @@ class Seeds:
         self._run.restructured()
         if birth is not None:
             one = self._open(place, command, birth)
+        if one is not None and target is not State.GERMINATED:
+            one.state, one.since_step = target, self._run.step
+            if target in GATED:
+                one.gates[target.name] = dict(measured)
+            if target in OUTCOMES:
+                one.reason = command.reason
         self._log_command(
             "transition",
             command,
@@ -149,14 +155,8 @@ class Seeds:
             lifecycle=one.number if one else None,
             gates=dict(measured),
         )
-        if one is not None and target is not State.GERMINATED:
-            one.state, one.since_step = target, self._run.step
-            if target in GATED:
-                one.gates[target.name] = dict(measured)
-            if target in OUTCOMES:
-                one.reason = command.reason
-                if target is State.FOSSILIZED or old not in LIVE:
-                    self._close(one)
+        if one is not None and target in OUTCOMES and (target is State.FOSSILIZED or old not in LIVE):
+            self._close(one)
         return Answer(True, version=version)
 
     def judge_of(self, one: Lifecycle | None) -> Literal["twin", "ablation"]:

@@ -14,7 +14,7 @@ from esper.contracts.commands import Answer, Command, SeedId
 from esper.contracts.errors import CheckpointError, ConfigError
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
-from esper.kasmina.hosts import growth_config
+from esper.kasmina.hosts import growth_config, places
 from esper.runtime.batches import check_storable
 from esper.runtime.books import Books
 from esper.runtime.growth import Growth
@@ -91,6 +91,11 @@ class Session:
                 raise ConfigError(
                     f"{name} is a {type(item).__name__} without a state_dict. Leave it out, or give it one."
                 )
+            if isinstance(item, nn.Module) and config.max_rounds and next(places(item), None) is not None:
+                raise ConfigError(
+                    f"{name} is a {type(item).__name__} with a copy of the wrapped model, which cannot follow it when "
+                    "it grows. Average its state dict by name instead, or set max_rounds=0."
+                )
         trainer = Trainer(
             model,
             optimizer,
@@ -121,6 +126,11 @@ class Session:
         self._loader, self._policy = loader, policy
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
+        if judge.num_not_finite:
+            text = (
+                f"{judge.num_not_finite} of {judge.num_samples} held-out losses are not finite: nothing can be judged."
+            )
+            journal.write("note", step=0, text=text)
         gate_samples = judge.split.gate.numel()
         if gate_samples < FEW_GATE_SAMPLES and config.max_rounds:
             note = f"{gate_samples} gate samples are few (below {FEW_GATE_SAMPLES}): refusals are to be expected."
@@ -269,6 +279,8 @@ class Session:
 
     def cancel(self, layer_id: str, seed_id: SeedId) -> Answer:
         """Stop what a seed is growing: at once before it is blended in, later by blending it out.
+
+        If the held-out loss does not recover from that, the run goes back to before the graft was blended in.
 
         Raises:
             TransitionError: if it grows nothing, naming what is allowed.

@@ -73,8 +73,8 @@ class Snapshots:
         for place in places(self._model):
             place.regrow(json.loads(body["topology"][place.layer_id]))
         with torch.no_grad():
-            for name, tensor in _tensors(self._model):
-                tensor.copy_(body["model"][name])
+            for name, tensor in list(_tensors(self._model)):
+                _put_back(self._model, name, tensor, body["model"][name])
             for name, parameter in self._model.named_parameters():
                 grad = body["grads"].get(name)
                 parameter.grad = None if grad is None else grad.to(parameter.device)
@@ -86,12 +86,13 @@ class Snapshots:
 
     def renew(self, body: dict[str, Any], layer_id: str, part: str | None = None) -> None:
         """Let a body have one place as the model has it now, or one part of it (``"incubation"``)."""
-        name, place = next(
+        found = [
             (name, module)
-            for name, module in self._model.named_modules()
+            for name, module in self._model.named_modules(remove_duplicate=False)
             if isinstance(module, Place) and module.layer_id == layer_id
-        )
-        prefix = f"{name}." if part is None else f"{name}.{part}."
+        ]
+        place = found[0][1]
+        prefix = tuple(f"{name}." if part is None else f"{name}.{part}." for name, _ in found)
         others = {key: tensor for key, tensor in body["model"].items() if not key.startswith(prefix)}
         body["extra_state"] = body["extra_state"] | {
             key: value for key, value in self._extra_state().items() if key.startswith(prefix)
@@ -128,10 +129,20 @@ class Snapshots:
     def _extra_state(self) -> dict[str, Any]:
         """What modules keep besides tensors; of places, whose topology comes first, what lies below them."""
         found = {key: value for key, value in self._model.state_dict().items() if key.endswith("_extra_state")}
-        for name, module in self._model.named_modules():
+        for name, module in self._model.named_modules(remove_duplicate=False):  # a state dict has shared ones twice
             if isinstance(module, Place):
                 del found[f"{name}._extra_state"]
         return found
+
+    def _fixed_shapes(self, there: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tensors of the host here and there: shapes of parameters; of buffers, which a host may replace, the names."""
+        parameters = {name for name, _ in self._model.named_parameters()}
+        here = dict(_tensors(self._model))
+        one, other = (
+            {name: tuple(t.shape) if name in parameters else () for name, t in tensors.items() if not is_espers(name)}
+            for tensors in (here, there)
+        )
+        return one, other
 
     def _kinds(self) -> dict[str, str]:
         """Class of every object whose state is captured, by its name in the session."""
@@ -142,7 +153,7 @@ class Snapshots:
         pairs: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             ("place", {place.layer_id: None for place in places(self._model)}, dict.fromkeys(body["topology"])),
             ("object", self._kinds(), body["kinds"]),
-            ("tensor", _fixed_shapes(dict(_tensors(self._model))), _fixed_shapes(body["model"])),
+            ("tensor", *self._fixed_shapes(body["model"])),
             ("parameter group", _group_sizes(self._optimizer.state_dict()), _group_sizes(body["optimizer"])),
         ]
         remedy = "Build model, optimizer and session as they were when it was saved."
@@ -160,11 +171,6 @@ class Snapshots:
                     )
 
 
-def _fixed_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shapes that do not change when a model grows."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not is_espers(name)}
-
-
 def _group_sizes(optimizer: dict[str, Any]) -> dict[str, int]:
     return {str(index): len(group["params"]) for index, group in enumerate(optimizer["param_groups"])}
 
@@ -172,13 +178,30 @@ def _group_sizes(optimizer: dict[str, Any]) -> dict[str, int]:
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """All parameters and buffers, also those that a state dict leaves out; not the index tensors of groups."""
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if not ("_esper." in name and ".groups." in name):
+        if not (is_espers(name) and ".groups." in name.rpartition("_esper.")[2]):
             yield name, tensor.data
+
+
+def _put_back(model: nn.Module, name: str, tensor: Tensor, saved: Tensor) -> None:
+    """In place where that is possible: a buffer may have been replaced by a longer one, or share its own memory."""
+    has_own_memory = not any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    if tensor.shape == saved.shape and has_own_memory:
+        tensor.copy_(saved)
+        return
+    path, _, leaf = name.rpartition(".")
+    model.get_submodule(path)._buffers[leaf] = saved.to(tensor.device)
 
 
 def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """``load_state_dict`` casts states to their parameter's dtype; here they keep the dtype they were saved with."""
+    groups = optimizer.param_groups
     optimizer.load_state_dict(saved)
+    for group, restored in zip(groups, optimizer.param_groups, strict=True):  # callers may hold them
+        group.clear()
+        group.update(restored)
+    optimizer.param_groups = groups
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, state in saved["state"].items():
         current = optimizer.state[parameters[index]]

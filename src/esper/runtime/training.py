@@ -188,7 +188,7 @@ class Trainer:
     def _note_settings(self, optimizer: Optimizer, *_: Any) -> None:
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._noted = [
-            {name: clone(value) for name, value in group.items() if isinstance(value, float | tuple | Tensor)}
+            {name: clone(value) for name, value in group.items() if isinstance(value, int | float | tuple | Tensor)}
             for group in optimizer.param_groups
         ]
         if self._config.peak_lr is None:

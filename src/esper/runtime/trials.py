@@ -114,7 +114,8 @@ class Trials:
         window_steps = max(1, round(config.round_fraction * run.planned_steps))
         state = members[0].state
         if state is State.TRAINING and held >= round(config.incubation_fraction * run.planned_steps):
-            self._blend_in(trial, now)
+            if not run.in_state(*FALLING):  # the capture would hold them
+                self._blend_in(trial, now)
         elif state is State.GRAFTING and held >= window_steps and not self._rising(members):
             for one in members:
                 self._promote(one, State.STABILIZATION, alpha=self._alpha(one))
@@ -151,6 +152,7 @@ class Trials:
         trial = self.current
         if trial is None:
             return
+        self._run.arm = None
         self._close(trial, reason)
         for one in self._members(trial):
             if one.state is State.TRAINING or not spares_live:

@@ -120,6 +120,14 @@ def test_output_that_is_a_file_is_refused(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_output_that_cannot_be_made_is_refused(tmp_path, capsys):
+    """A link to nowhere: nothing is there, and yet nothing can be made there."""
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "where")
+    assert main(["run", *SHORT, "--output", str(tmp_path / "link")]) == 2
+    assert "link cannot be made: " in (said := capsys.readouterr().err)
+    assert "Name another directory." in said
+
+
 @pytest.mark.parametrize(
     "option", [["--epochs", "21"], ["--lr", "0.1"], ["--seed", "1"], ["--no-controls"], ["--data", "mine.npz"]]
 )

@@ -25,7 +25,7 @@ def test_chunks_cover_every_channel_once_and_differ_by_at_most_one(layer):
     assert int(sizes.max() - sizes.min()) <= 1
 
 
-@pytest.mark.parametrize(("channels", "seeds"), [(4, 5), (4, 0), (4, -1), (0, 1)])
+@pytest.mark.parametrize(("channels", "seeds"), [(4, 5), (4, 0), (4, -1), (0, 1), (4, 1.5)])
 def test_more_seeds_than_channels_or_none_are_refused_with_both_numbers(channels, seeds):
     with pytest.raises(ConfigError, match=f"{channels} channels .* not {seeds}"):
         chunk_bounds(channels, seeds)

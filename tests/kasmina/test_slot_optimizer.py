@@ -289,3 +289,24 @@ def test_an_optimizer_of_the_head_alone_is_refused_by_place():
     model = wrapped(mlp(6, 8, 4), ["0", "2"])
     with pytest.raises(ConfigError, match="the grafts of '0'"):
         SlotOptimizer(model, AdamW(model[2].parameters()), lambda: LR, 0.0)
+
+
+def test_layers_frozen_after_wrapping_are_refused_by_place():
+    model = wrapped(mlp(6, 8, 4), ["0", "2"])
+    model[0].requires_grad_(False)
+    optimizer = AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+    with pytest.raises(ConfigError, match=r"grafts of '0', .*Freeze them before"):
+        SlotOptimizer(model, optimizer, lambda: LR, 0.0)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_grafts_on_layers_frozen_before_wrapping_are_trained():
+    host = mlp(6, 8, 4)
+    host[0].requires_grad_(False)
+    model = wrapped(host, ["0"])
+    place, optimizer = place_of(model, "0"), SGD(model.parameters(), lr=LR)
+    SlotOptimizer(model, optimizer, lambda: LR, 0.0)
+    before = place.arena.params_of(place.arena.grafts[grow(place, 1, hidden=3)]).detach().clone()
+    model(torch.randn(5, 6)).square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(place.arena.params_of(place.arena.grafts[1]), before)

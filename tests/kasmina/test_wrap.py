@@ -11,7 +11,7 @@ from torch import nn
 
 import esper
 from esper import ConfigError, GrowthConfig
-from esper.kasmina.hosts import places
+from esper.kasmina.hosts import growth_config, place_named, places
 from tests.kasmina.growing import grow, mlp, place_of, wrapped
 
 
@@ -349,6 +349,17 @@ class DistributedDataParallel(nn.Module):
         return self.module(x)
 
 
+class Around(nn.Module):
+    """Like torch's data-parallel classes."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+
 def _traced_part():
     with pytest.warns(DeprecationWarning, match="torch.jit.trace"):
         traced = torch.jit.trace(mlp(6, 8, 4), torch.zeros(1, 6))
@@ -389,6 +400,24 @@ class WalkerSequence(nn.Sequential):
         return functools.reduce(lambda x, module: module(x), self._modules.values(), x)
 
 
+class Final(nn.Module):
+    """Takes no subclasses."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+
+    def __init_subclass__(cls, **options):
+        raise TypeError("Final is final")
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+def _final_part():
+    return nn.Sequential(OrderedDict(stem=nn.Linear(6, 6), body=Final()))
+
+
 def _with_list():
     class Listed(nn.Module):
         def __init__(self):
@@ -414,6 +443,8 @@ REFUSALS = {
     "walks _modules": (Walker, {"layers": [""]}, r"Walker\.forward walks self\._modules.*children"),
     "root walks _modules": (Walker, {"layers": ["first"]}, r"The model: Walker\.forward walks self\._modules"),
     "sequence walks _modules": (lambda: WalkerSequence(*mlp(6, 8, 4)), {}, r"WalkerSequence\.forward walks"),
+    "final root": (Final, {"layers": ["fc"]}, r"The model \(Final\) cannot be subclassed \(Final is final\)"),
+    "final part": (_final_part, {"layers": ["stem", "body"]}, r"'body' \(Final\) cannot be subclassed.*Leave it out"),
     "no match": (lambda: mlp(6, 8, 4), {"layers": ["0", "encoder.*"]}, r"'encoder\.\*' matches no module"),
     "no host": (lambda: mlp(6, 8, 4), {"layers": ["1"]}, r"Cannot tell the widths of '1' \(ReLU\)"),
     "never called": (_with_list, {"layers": ["items"]}, r"'items' is a ModuleList, which is never called"),
@@ -438,6 +469,55 @@ def test_what_cannot_be_wrapped_is_refused_by_name_and_left_alone(name):
     with pytest.raises(ConfigError, match=message):
         esper.wrap(model, GrowthConfig(**config))
     assert layout(model) == before
+
+
+def test_a_class_that_takes_no_subclasses_may_lie_between_places():
+    assert wrapped(_final_part(), ["stem", "body.fc"])(torch.zeros(1, 6)).shape == (1, 4)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x, *, scale):
+        return self.fc(x) * scale
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(2, 6), (torch.zeros(2, 6), torch.ones(1)), {"x": torch.zeros(2, 6), "size": 1}, [1], None]
+)
+def test_an_example_that_the_model_cannot_be_called_on_is_refused_with_the_forms_there_are(example):
+    model = TwoInputs()
+    before = layout(model)
+    if example is None:  # none was given
+        assert esper.wrap(model) is model
+        return
+    with pytest.raises(ConfigError, match=r"cannot be called on the example.*tuple.*positional.*mapping.*keyword"):
+        esper.wrap(model, example=example)
+    assert layout(model) == before
+
+
+@pytest.mark.parametrize("example", [{"x": torch.zeros(2, 6), "scale": 2.0}])
+def test_an_example_by_keywords_is_called_by_keywords(example):
+    assert place_of(esper.wrap(TwoInputs(), example=example), "fc").ports[:2] == (6, 4)
+
+
+@pytest.mark.parametrize(
+    "around", [lambda model: torch.compile(model, backend="eager"), Around], ids=["compiled", "wrapper"]
+)
+def test_a_model_around_a_wrapped_one_is_refused_with_the_remedy(around):
+    with pytest.raises(ConfigError, match=r"around a wrapped model\. Give Session the wrapped model.*model\.compile"):
+        growth_config(around(esper.wrap(mlp(6, 8, 4))))
+
+
+def test_a_wrapped_model_may_have_a_child_called_module():
+    assert growth_config(esper.wrap(Around(mlp(6, 8, 4)), GrowthConfig(layers=["module"]))).layers == ["module"]
+
+
+def test_the_whole_model_is_shown_among_the_valid_places():
+    with pytest.raises(ConfigError, match=r"no place 'nowhere'\. Valid: \"\", 0, 2\.$"):
+        place_named(wrapped(mlp(6, 8, 4), ["", "0", "2"]), "nowhere")
 
 
 def test_a_second_wrap_is_refused_and_changes_nothing():

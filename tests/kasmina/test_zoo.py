@@ -3,12 +3,14 @@
 import copy
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import esper
+from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.lifecycle import State
 from esper.kasmina.hosts import places, traced
 from esper.kasmina.place import Place
@@ -156,6 +158,105 @@ def test_the_grown_model_exports_to_plain_torch(name):
     assert not [module for module in plain.modules() if "esper" in type(module).__module__]
 
 
+def reversed_batch(host: Host, example: Any) -> Any:
+    if isinstance(example, dict):
+        return {key: value.flip(0) for key, value in example.items()}
+    if isinstance(example, tuple):
+        return tuple(value.flip(axis) for value, axis in zip(example, host.batch_axes, strict=True))
+    return example.flip(host.batch_axes[0])
+
+
+def grown_at_each(host: Host, *, with_example: bool, blueprint: str) -> dict[str, bool]:
+    """Whether samples stay apart, by place: a batch in reverse gives the outputs in reverse."""
+    torch.manual_seed(7)
+    example, found = host.example(), {}
+    every_layer = seeded(host, with_example=with_example, layers=["*"])
+    chosen = seeded(host, with_example=with_example)
+    for original in (every_layer, chosen):
+        with traced(original):
+            call(original.eval(), example)
+        for layer_id in [place.layer_id for place in places(original)]:
+            model = copy.deepcopy(original)
+            place = next(place for place in places(model) if place.layer_id == layer_id)
+            reads = "input" if place.ports.inputs else "chunk"
+            is_unfit = make_blueprint(blueprint, {"reads": reads}).misfit(place.ports) is not None
+            if is_unfit or layer_id in found:
+                continue
+            grow(place, "all", State.GRAFTING, blueprint=blueprint, scale=1.0, reads=reads)
+            with torch.no_grad():
+                outputs = host.output(call(model, example))
+                mirrored = host.output(call(model, reversed_batch(host, example)))
+                assert not torch.equal(outputs, host.output(call(original, example))), layer_id
+            found[layer_id] = torch.allclose(outputs.flip(0), mirrored, rtol=1e-4, atol=1e-5)
+    return found
+
+
+@every
+@pytest.mark.parametrize("with_example", [True, False], ids=["example", "layers"])
+@pytest.mark.parametrize("blueprint", ["bottleneck_mlp", "sliding_conv"])
+def test_a_graft_keeps_the_samples_of_a_batch_apart(name, with_example, blueprint):
+    apart = grown_at_each(ZOO[name], with_example=with_example, blueprint=blueprint)
+    assert [layer_id for layer_id, is_apart in apart.items() if not is_apart] == []
+
+
+@every
+def test_a_placebo_mixes_the_samples_of_a_batch(name):
+    """Negative control: it reads the sample before, or another token where nothing tells that the batch is second."""
+    apart = grown_at_each(ZOO[name], with_example=True, blueprint="placebo")
+    assert not all(apart.values())
+    if set(ZOO[name].batch_axes) == {0}:
+        same = {"encoder"} if name == "vision_transformer" else set()  # its head sees the class token, of all the same
+        assert {layer_id for layer_id, is_apart in apart.items() if is_apart} == same
+
+
+@pytest.mark.parametrize("with_example", [True, False], ids=["example", "layers"])
+def test_where_the_batch_may_be_second_only_layers_that_say_so_carry_tokens(with_example):
+    model = seeded(ZOO["tokens_first"], with_example=with_example, layers=["*"])
+    tokens = {place.layer_id for place in places(model) if place.ports.layout == "tokens"}
+    assert tokens == {"rnn", "encoder.self_attn"} | ({"encoder"} if with_example else set())
+
+
+class Packed(nn.Module):
+    """A recurrent layer on packed sequences, of which only the last state is a plain tensor."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rnn, self.head = kind(5, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = torch.full((len(x),), x.shape[1])
+        last = self.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True))[1]
+        return self.head((last[0] if isinstance(last, tuple) else last)[-1])
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
+def test_a_layer_on_packed_sequences_carries_no_seeds(kind):
+    x = torch.randn(4, 6, 5)
+    assert [place.layer_id for place in places(esper.wrap(Packed(kind), example=x))] == ["head"]
+    with pytest.raises(esper.ConfigError, match=r"'rnn'.*Name other layers"):
+        esper.wrap(Packed(kind), esper.GrowthConfig(layers=["rnn"]), x)
+
+
+def flat_ids() -> nn.Module:
+    """One id per sample: an embedding without tokens, which only a run shows."""
+    torch.manual_seed(0)
+    return esper.wrap(nn.Sequential(nn.Embedding(11, 8), nn.Linear(8, 3)), esper.GrowthConfig(layers=["0"]))
+
+
+def test_an_embedding_of_one_id_per_sample_is_of_features_once_that_was_seen():
+    model, x = flat_ids(), torch.arange(6)
+    assert chunks(model, "0").ports.layout == "tokens"
+    with traced(model):
+        model(x)
+    restored = flat_ids()
+    restored.load_state_dict(model.state_dict())
+    for other in (model, copy.deepcopy(model), restored):
+        place = chunks(other, "0")
+        assert place.ports.layout == "features"
+        grow(place, "all", State.GRAFTING, reads="chunk")
+        torch.testing.assert_close(other(x).flip(0), other(x.flip(0)))
+
+
 @every
 def test_it_can_be_copied_saved_and_loaded(name):
     """Grafts and all: by deepcopy, by pickle and by state dict."""
@@ -236,6 +337,18 @@ def test_rechunking_keeps_fossils_and_sums_and_versions_rise():
     assert place.state.version.max() == version + 1
     after = place.report().seeds.chunk_variance
     assert sum(after[i] * n for i, n in enumerate((2, 3, 3))) == pytest.approx(sum(value * 2 for value in before))
+
+
+@pytest.mark.parametrize("num_seeds", [1.5, 2.0, 0, -1, 9, "2", None])
+def test_a_refused_rechunk_changes_nothing(num_seeds):
+    model = esper.wrap(nn.Sequential(nn.Linear(6, 8)), esper.GrowthConfig(layers={"0": 4}))
+    place = chunks(model, "0")
+    before, bounds = {name: tensor.clone() for name, tensor in model.state_dict().items()}, list(place.bounds)
+    with pytest.raises(esper.ConfigError, match=f"carry 1 to 8 seeds, not {num_seeds!r}"):
+        place.rechunk(num_seeds)
+    assert place.bounds == bounds
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    place.rechunk(2)
 
 
 def test_rechunking_is_refused_while_a_seed_is_busy():

@@ -21,12 +21,14 @@ class Host:
     Args:
         build: makes it from the global random state.
         example: makes an input: a tensor, a tuple of positional or a dict of keyword arguments.
-        output: the tensor that a loss reads from what the model returns.
+        output: the tensor that a loss reads from what the model returns; its first axis is the batch.
+        batch_axes: of the example's tensors, each in turn.
     """
 
     build: Callable[[], nn.Module]
     example: Callable[[], Any]
     output: Callable[[Any], Tensor] = lambda result: result
+    batch_axes: tuple[int, ...] = (0,)
 
 
 def call(model: nn.Module, example: Any) -> Any:
@@ -120,6 +122,20 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         attended, _ = self.attend(query=x, key=x, value=x, key_padding_mask=mask)
         return self.head(self.norm(x + attended).mean(0))
+
+
+class TokensFirst(nn.Module):
+    """A language model with torch's default layout: the batch is the second axis of all that its layers see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.rnn = nn.Embedding(VOCABULARY, 8), nn.GRU(8, 8)
+        self.encoder, self.norm = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.1), nn.LayerNorm(8)
+        self.mlp, self.head = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.encoder(self.rnn(self.tokens(ids))[0])
+        return self.head(x + self.mlp(self.norm(x))).mean(0)
 
 
 class Recurrent(nn.Module):
@@ -281,7 +297,8 @@ ZOO: dict[str, Host] = {
     "vision_transformer": Host(VisionTransformer, lambda: torch.randn(3, 1, 8, 8)),
     "tied_language_model": Host(TiedLanguageModel, lambda: ids(3, 6)),
     "shared_layer": Host(Shared, lambda: torch.randn(5, 6)),
-    "attention": Host(Attention, padded),
+    "attention": Host(Attention, padded, batch_axes=(1, 0)),
+    "tokens_first": Host(TokensFirst, lambda: ids(5, 4), batch_axes=(1,)),
     "gru": Host(lambda: Recurrent(nn.GRU), lambda: torch.randn(4, 6, 5), lambda result: result[0]),
     "lstm": Host(lambda: Recurrent(nn.LSTM), lambda: torch.randn(4, 6, 5), lambda result: result[0]),
     "outputs": Host(Outputs, lambda: {"features": torch.randn(5, 6)}, lambda result: result["named"] + result["parts"]),

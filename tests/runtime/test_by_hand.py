@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import esper
 from esper.contracts.commands import Answer, Command
@@ -85,6 +86,31 @@ class TestGerminate:
             with pytest.raises(esper.TransitionError, match="finished"):
                 call()
         assert not trial.session.submit(Script({}).command("")).accepted
+
+
+class Words(nn.Module):
+    """A lookup whose layout only a step shows: here every sample is one word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(16, 8)
+        self.last = nn.Linear(8, toy.CLASSES)
+
+    def forward(self, x):
+        return self.last(self.table(x[:, 0].abs().mul(4).long().clamp(max=15)))
+
+
+@pytest.mark.parametrize(("blueprint", "fits"), [("sliding_conv", False), ("bottleneck_mlp", True)])
+def test_what_the_first_step_shows_not_to_fit_is_culled_with_the_reason(blueprint, fits):
+    config = growing(layers=["table"], round_fraction=0.1, keep_looks=(0.95,))
+    trial = Recipe(config, model=Words, policy=Script({})).build()
+    assert trial.session.germinate("table", 0, blueprint).accepted
+    trial.train(1)
+    assert trial.state("table") is (State.GRAFTING if fits else State.CULLED)
+    reasons = [report.reason for report in trial.session.field_reports]
+    fault = "sliding_conv does not fit: it grows on tokens, and the place has features"
+    assert reasons == ([] if fits else [fault])
+    trial.train(4)
 
 
 VETOES = {

@@ -318,3 +318,25 @@ def test_a_listener_cannot_reach_into_a_running_arm():
     assert len(answers) == 4
     assert all("arms of a round are running" in answer.reason for answer in answers)
     assert trial.events("round_ended")[0]["adopted"] is not None
+
+
+@pytest.mark.parametrize("heard", ["a loser's end", "the adoption"])
+def test_a_listener_may_take_back_a_winner_as_soon_as_it_hears_of_it(heard):
+    """Books and tensors agree on what became of it, and nothing of it stays in the run."""
+    target = State.CULLED if heard == "a loser's end" else State.FINE_TUNING
+    answers: list[Answer] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "transition" and event["target"] == target.name and not answers:
+            (winner,) = {"", "0"} - {event["layer_id"]} if target is State.CULLED else {event["layer_id"]}
+            answers.append(trial.session.submit(Command(winner, "all", State.CANCELLED, "no, thanks")))
+
+    config = growing(layers=["", "0"], gate_z=1e-4, keep_looks=(0.95,))
+    trial = Recipe(config, policy=Script({1: ["", "0"]})).build(on_event=listen)
+    trial.train(7)
+    assert [answer.accepted for answer in answers] == [True]
+    assert {report.outcome for report in trial.session.field_reports} == {"CULLED", "CANCELLED"}
+    assert not trial.run.books.alive
+    assert not any(place.arena.grafts for place in trial.run.places.values())
+    reason = trial.events("round_ended")[0]["reason"]
+    assert reason == ("the winner was taken back" if target is State.CULLED else "beat the twin")

@@ -183,6 +183,14 @@ def test_a_faulty_fossil_is_told_and_acts_as_the_identity():
     assert trial.session.field_reports[0].outcome == "FOSSILIZED"
 
 
+def test_a_faulty_fossil_is_told_once():
+    trial = Recipe(growing(keep_looks=(0.5,), freeze="at_once")).build()
+    trial.train_until(lambda trial: trial.session.epoch == 7)
+    trial.run.places[""].arena.fossil_bytes(0)[0, 0] = math.nan
+    trial.train(2)
+    assert len(trial.events("fault")) == 1
+
+
 def test_a_non_finite_batch_is_no_grafts_fault():
     trial = live_run()
     x, y = next(toy.batches(7))

@@ -312,6 +312,33 @@ def test_batches_are_kept_for_a_blend_out_only_as_long_as_one():
     assert len(trial.run.recent) == RAMP
 
 
+def test_no_batch_is_kept_when_nothing_is_left_to_blend_out():
+    trial = adopted()
+    trial.session.cancel("", "all")
+    trial.train(1)
+    assert not trial.run.books.alive
+    assert trial.run.recent == []
+
+
+def test_one_state_to_fall_back_to_is_kept_for_the_same_live_grafts():
+    """However many grafts come and go beside one that stays."""
+    config = growing(layers=["", "0"], gate_z=1e-4, ramp_fraction=0.01, round_fraction=0.02, keep_looks=(0.95,))
+    trial = Recipe(config, policy=Script({}), epochs=40).build().train(1)
+    trial.session.germinate("", "all", settings={"hidden": 8})
+    trial.train(5)
+    assert trial.state() is State.FINE_TUNING
+    for _ in range(3):
+        trial.session.germinate("0", "all", settings={"hidden": 2})
+        trial.train(1)
+        assert trial.state("0") is State.GRAFTING
+        trial.session.step(next(toy.batches(99)))
+        assert trial.session.cancel("0", "all").accepted
+        trial.train(4)
+    assert [report.layer_id for report in trial.session.field_reports] == ["0"] * 3
+    assert len(trial.events("recovery")) == 3
+    assert [len(fallback["live"]) for fallback in trial.recovery.fallbacks] == [0, 1]
+
+
 def at_step(step: int, config: esper.GrowthConfig | None = None) -> Trial:
     recipe = Recipe(config or growing(layers=["", "2"], keep_looks=(0.9,)), policy=Script({1: ["", "2"]}))
     trial = recipe.build()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import LBFGS, SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
 import esper
 from esper.checkpoint import store
@@ -138,6 +139,66 @@ def test_a_model_without_seeds_is_refused():
     model = toy.host()
     with pytest.raises(esper.ConfigError, match=r"Call esper\.wrap"):
         esper.Session(model, AdamW(model.parameters()), loss=toy.loss, evaluate=toy.evaluate, planned_steps=10)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")
+
+
+class Parallel(nn.Module):
+    """Holds the model as torch's data-parallel classes do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize("around", [compiled, Parallel])
+def test_a_model_around_the_wrapped_one_is_refused(around):
+    model = around(esper.wrap(toy.host(), growing()))
+    with pytest.raises(esper.ConfigError, match="Give Session the wrapped model itself"):
+        esper.Session(model, AdamW(model.parameters()), loss=toy.loss, evaluate=toy.evaluate, planned_steps=10)
+
+
+def test_layers_frozen_after_wrapping_are_refused():
+    model = esper.wrap(toy.host(), growing(layers=["0", "2"]))
+    model[2].requires_grad_(False)
+    with pytest.raises(esper.ConfigError, match=r"grafts of '2', .*frozen after esper\.wrap"):
+        esper.Session(model, AdamW(model.parameters()), loss=toy.loss, evaluate=toy.evaluate, planned_steps=10)
+
+
+class TestAnAverageOfTheWrappedModel:
+    """Its copy has no grafts, and gets none when the model does."""
+
+    @staticmethod
+    def build(**config: Any) -> esper.Session:
+        model = esper.wrap(toy.host(), growing(**config))
+        return esper.Session(
+            model,
+            AdamW(model.parameters()),
+            loss=toy.loss,
+            evaluate=toy.evaluate,
+            planned_steps=10,
+            extra={"ema": AveragedModel(model)},
+        )
+
+    def test_is_refused_where_the_model_may_grow(self):
+        with pytest.raises(
+            esper.ConfigError, match=r"ema is a AveragedModel with a copy of the wrapped model.*max_rounds=0"
+        ):
+            self.build()
+
+    def test_is_taken_where_it_never_grows(self, tmp_path):
+        self.build(max_rounds=0).save(tmp_path)
+
+
+@pytest.mark.parametrize("num_seeds", [1.5, 0, 9])
+def test_a_refused_rechunk_changes_nothing(num_seeds):
+    trial = Recipe().build()
+    before = TestCheckpoints.everything(trial)
+    with pytest.raises(esper.ConfigError, match=f"not {num_seeds}"):
+        trial.session.rechunk("", num_seeds)
+    assert TestCheckpoints.everything(trial) == before
 
 
 def test_a_plateau_scheduler_is_stepped_by_the_held_out_loss_after_epochs_only():
@@ -344,12 +405,24 @@ def test_few_gate_samples_are_said():
     assert Recipe(growing(max_rounds=0)).build().events("note") == []
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_held_out_losses_that_are_not_finite_are_said(value):
+    def evaluate(model: nn.Module) -> esper.Evaluation:
+        losses = toy.evaluate(model).losses.clone()
+        losses[:7] = value
+        return esper.Evaluation(losses)
+
+    texts = [note["text"] for note in Recipe().build(evaluate=evaluate).events("note")]
+    assert "7 of 300 held-out losses are not finite: nothing can be judged." in texts
+    assert not [note for note in Recipe().build().events("note") if "finite" in note["text"]]
+
+
 def test_an_unknown_blueprint_or_setting_is_an_answer_not_an_error():
     trial = Recipe().build()
     for command, reason in (
         (Script({}, blueprint="bottleneck_mpl").command(""), "Did you mean 'bottleneck_mlp'"),
         (Script({}, hidden=0).command(""), "hidden must be"),
-        (Script({}).command("nowhere"), "There is no place 'nowhere'"),
+        (Script({}).command("nowhere"), "There is no place 'nowhere'. Valid: \"\"."),
     ):
         answer = trial.session.submit(command)
         assert not answer.accepted

@@ -214,6 +214,69 @@ def test_a_round_that_is_interrupted_in_a_loop_of_ones_own_is_given_up():
     assert (ended["reason"], ended["step"]) == ("its arms were interrupted", 45)
 
 
+def test_strategies_that_read_gradient_norms_resume_to_the_byte_in_a_loop_of_ones_own(tmp_path):
+    """A resumed run counts a step anew, and undoes it; the norms of the caller's step before are still to be read."""
+
+    def build() -> Trial:
+        def train_step(batch):
+            loss = toy.loss(model, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        def step(batch):
+            session.after_step(batch, train_step(batch))
+
+        model = esper.wrap(toy.host(), growing(round_fraction=0.2, ramp_fraction=0.3, drift_threshold=0.12))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
+        session = esper.Session(
+            model, optimizer, train_step=train_step, evaluate=toy.evaluate, planned_steps=120, policy=Script({})
+        )
+        trial = Trial(model, optimizer, session, 12)
+        session.step = step
+        return trial
+
+    expected = build().train(1)
+    expected.session.germinate("", "all", settings={"hidden": 8}, strategy="grad_norm_gated")
+    expected.train_until(lambda trial: trial.session.step_count == 25)
+    expected.session.save(tmp_path)
+    resumed = build()
+    resumed.session.load(tmp_path)
+    assert resumed.state() is State.GRAFTING
+    for trial in (expected, resumed):
+        for batch in list(toy.batches(2))[5:]:
+            trial.session.step(batch)
+        trial.session.after_epoch()
+        trial.train(1)
+    assert resumed.digest() == expected.digest()
+
+
+class Grouped(torch.nn.Module):
+    """A host with a module of the name that Esper's own groups have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Module()
+        self.body.groups = toy.host()
+
+    def forward(self, x):
+        return self.body.groups(x)
+
+
+def test_a_place_below_a_module_named_groups_is_resumed_to_the_byte(tmp_path):
+    recipe = Recipe(growing(layers=["body.groups"]), model=Grouped, policy=Script({}))
+    trial = recipe.build().train(1)
+    trial.session.germinate("body.groups", "all", settings={"hidden": 8})
+    trial.train(2)
+    trial.session.save(tmp_path)
+    resumed = recipe.build()
+    resumed.session.load(tmp_path)
+    assert resumed.state("body.groups") is State.GRAFTING
+    assert torch.equal(resumed.live("body.groups"), trial.live("body.groups"))
+    assert any("_esper" in name for name in resumed.run.snapshots.body()["model"])
+
+
 def fails_once(get_trial: Callable[[], Trial], error: type[BaseException]) -> Callable[..., torch.Tensor]:
     """A loss that raises once, at the twelfth step of an arm."""
     calls: list[str] = []

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import esper
 from esper.checkpoint.store import tree_digest
@@ -279,6 +279,65 @@ def test_a_place_that_was_chunked_anew_keeps_its_seeds():
     assert trial.run.places["4"].state.num_seeds == 3
     for name, value in host_state_dict(trial.model).items():
         assert torch.equal(value, host[name])
+
+
+class Twice(nn.Module):
+    """Calls one of its layers under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(toy.FEATURES, 8)
+        self.mid = nn.Linear(8, 8)
+        self.again = self.mid
+        self.last = nn.Linear(8, toy.CLASSES)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.again(torch.relu(self.mid(self.first(x))))))
+
+
+def test_a_shared_place_that_was_chunked_anew_keeps_its_seeds():
+    trial = Recipe(growing(layers={"mid": 2}), model=Twice, policy=Script({})).build().train(2)
+    trial.session.rechunk("mid", 4)
+    assert trial.session.rollback().accepted
+    assert trial.run.places["mid"].state.num_seeds == 4
+    trial.train(1)
+
+
+class Caching(nn.Module):
+    """Keeps a table that a longer batch replaces by a longer one, or one that shares its memory with itself."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.body = nn.Linear(toy.FEATURES, toy.CLASSES)
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, x):
+        if self.training and len(x) > len(self.table):
+            self.register_buffer("table", torch.ones(len(x), toy.CLASSES), persistent=False)
+        return self.body(x) + self.table[:1]
+
+
+@pytest.mark.parametrize("table", [torch.zeros(8, 3), torch.zeros(1, 3).expand(32, 3)], ids=["grows", "expanded"])
+def test_buffers_that_cannot_be_filled_in_place_are_put_back_by_name(table):
+    trial = Recipe(growing(layers=["body"]), model=lambda: Caching(table), policy=Script({})).build()
+    x, y = next(toy.batches(0))
+    trial.session.step((x[:8], y[:8]))
+    trial.session.after_epoch()
+    trial.session.step((x, y))
+    trial.session.rollback()
+    assert trial.model.table.shape == table.shape
+    assert torch.equal(trial.model.table, table)
+    trial.train(1)
+
+
+def test_parameter_groups_that_the_caller_holds_stay_the_optimizers():
+    trial = build()
+    (held,) = groups = trial.optimizer.param_groups
+    steps(trial, 1)  # the first one is counted, and undone for that
+    trial.session.after_epoch()
+    trial.session.rollback()
+    assert trial.optimizer.param_groups is groups
+    assert trial.optimizer.param_groups[0] is held
 
 
 class TestAPolicyThatRemembers:

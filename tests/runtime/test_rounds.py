@@ -1,6 +1,8 @@
 """A round: the run is the twin, candidates replay it, the best is adopted, and nothing else changes."""
 
 import itertools
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -423,6 +425,41 @@ def test_no_round_begins_while_a_graft_is_blended_out():
     assert not any(event["layer_id"] == "2" for event in trial.events("transition"))
 
 
+def test_no_round_begins_when_the_controller_has_just_had_a_graft_taken_out():
+    """The capture would hold it, and every arm would bring it back."""
+
+    class Replaces(Script):
+        def decide(self, observation):
+            if observation.epoch == 6:
+                return [Command("", "all", State.CULLED, "replaced"), self.command("2")]
+            return super().decide(observation)
+
+    config = growing(layers=["", "2"], round_fraction=0.2, gate_z=1e-4, keep_looks=(0.95,))
+    trial = Recipe(config, policy=Replaces({1: [""]})).build().train(6)
+    assert (trial.state(""), trial.state("2")) == (State.CULLED, State.GERMINATED)
+    assert trial.rounds.current is None
+    trial.train_until(lambda trial: trial.rounds.current is not None)
+    assert trial.rounds.current.start["body"]["topology"][""] == json.dumps(trial.run.places[""].topology())
+    assert not trial.run.places[""].is_growing
+
+
+def test_a_graft_passes_the_gate_by_its_own_alpha_not_by_a_neighbours():
+    """Its neighbour is adopted and full; the strategy holds the graft at its first step."""
+
+    class Second(Script):
+        def decide(self, observation):
+            commands = super().decide(observation)
+            return [replace(one, strategy="drift_controlled") if one.seed_id == 1 else one for one in commands]
+
+    config = growing(layers={"0": 2}, round_fraction=0.2, gate_z=1e-4, keep_looks=(0.95,), drift_threshold=1e-9)
+    trial = Recipe(config, policy=Second({1: [("0", 0)], 6: [("0", 1)]})).build().train(9)
+    assert trial.state("0", 0) is State.FINE_TUNING
+    assert len(trial.events("arm_ended")) == 2
+    reached = [event["target"] for event in trial.events("transition") if event["seed_id"] == 1 and event["arm"]]
+    assert reached == ["TRAINING", "GRAFTING"]
+    assert "alpha is" in trial.events("refused")[0]["reason"]
+
+
 def test_a_metric_that_the_twin_has_and_the_arm_has_not_is_missing():
     def evaluate(model):
         result = toy.evaluate(model)
@@ -464,6 +501,22 @@ def test_learning_rates_may_be_tensors_and_optimizers_fused(optimizer):
     trial.session.finish()
     assert trial.session.field_reports[0].outcome == "FOSSILIZED"
     assert isinstance(trial.optimizer.param_groups[0]["lr"], type(rate))
+
+
+def test_arms_replay_learning_rates_that_are_whole_numbers():
+    trial = Recipe(scheduler=None, optimizer=lambda parameters: SGD(parameters, lr=0.5)).build()
+    used: dict[bool, list[float]] = {True: [], False: []}
+    trial.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used[trial.run.arm is not None].append(optimizer.param_groups[0]["lr"])
+    )
+    trial.train(1)
+    window = [1 if step < 20 else 0.5 for step in range(40)]
+    for epoch in range(4):
+        for index, batch in enumerate(toy.batches(1 + epoch)):
+            trial.optimizer.param_groups[0]["lr"] = window[10 * epoch + index]
+            trial.session.step(batch)
+        trial.session.after_epoch()
+    assert used[True] == [used[True][0], *window]  # what a step with the graft costs is counted once before
 
 
 def test_esper_is_out_of_the_optimizer_after_finish():

@@ -1,5 +1,6 @@
 """Live trials: grafts grow in the run itself, and a run that refuses them has become its twin, to the byte."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -478,3 +479,52 @@ def test_a_policy_may_ask_for_live_trials():
     trial = recipe(policy=Script({1: [""]}, trial="live")).build().train(6)
     assert trial.state() is State.FINE_TUNING
     assert trial.events("round_begun") == []
+
+
+def test_grafting_waits_until_no_other_graft_is_blended_out():
+    """The capture would hold it, and the twin would bring it back."""
+    config = live(objective="pseudo_residual", incubation_fraction=0.05, ramp_fraction=0.05, gate_z=1e-4)
+    trial = germinated(config).train(8)
+    assert trial.state() is State.FINE_TUNING
+    assert trial.session.germinate("4", "all", settings={"hidden": 4}).accepted
+    trial.train(1)
+    assert trial.state("4") is State.TRAINING
+    *batches, last = toy.batches(9)
+    for batch in batches:
+        trial.session.step(batch)
+    trial.session.cancel("", "all")
+    trial.session.step(last)
+    trial.session.after_epoch()
+    assert (trial.state(""), trial.state("4")) == (State.CANCELLED, State.TRAINING)
+    trial.train(1)
+    assert trial.state("4") is State.GRAFTING
+    assert json.loads(trial.growth.trials.current.window.start["body"]["topology"][""])["arena"]["grafts"] == []
+
+
+def test_a_twin_that_is_interrupted_in_a_loop_of_ones_own_is_given_up_and_the_run_grows_on():
+    """The run has gone on by a step of its own before the session hears of it; no arm is left standing."""
+
+    def train_step(batch):
+        if trial.run.arm is not None and not interruptions:
+            interruptions.append(trial.run.arm)
+            raise KeyboardInterrupt
+        loss = toy.loss(trial.model, batch)
+        loss.backward()
+        trial.optimizer.step()
+        trial.optimizer.zero_grad()
+        return loss
+
+    interruptions: list[str] = []
+    trial = recipe(scheduler=None).build(loss=None, train_step=train_step)
+    for epoch in range(7):
+        for batch in toy.batches(epoch):
+            trial.session.after_step(batch, train_step(batch))
+        try:
+            trial.session.after_epoch()
+        except KeyboardInterrupt:
+            assert trial.session.step_count == 60
+        if epoch == 0:
+            trial.session.germinate("", "all", settings={"hidden": 8})
+    assert interruptions == ["trial1/twin"]
+    assert trial.events("trial_ended")[0]["reason"] == "its arms were interrupted"
+    assert trial.session.germinate("4", "all", settings={"hidden": 8}).accepted

@@ -29,7 +29,7 @@ class CheckpointError(EsperError):
 
 
 def closest(word: str, valid: Iterable[str]) -> str:
-    """A hint naming the valid word most like ``word``, and all valid words; the empty one (the whole model) as ``""``."""
+    """A hint naming the valid word most like ``word``, and all valid words; the empty one as ``""``."""
     valid = sorted(name or '""' for name in valid)
     match = difflib.get_close_matches(word, valid, n=1)
     did_you_mean = f"Did you mean {match[0]!r}? " if match else ""

@@ -120,6 +120,11 @@ def test_output_that_is_a_file_is_refused(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_output_with_a_name_that_is_too_long_is_refused(tmp_path, capsys):
+    assert main(["run", *SHORT, "--output", str(tmp_path / ("x" * 300))]) == 2
+    assert "Name another directory." in capsys.readouterr().err
+
+
 def test_output_that_cannot_be_made_is_refused(tmp_path, capsys):
     """A link to nowhere: nothing is there, and yet nothing can be made there."""
     (tmp_path / "link").symlink_to(tmp_path / "no" / "where")

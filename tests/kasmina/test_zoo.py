@@ -179,8 +179,8 @@ def grown_at_each(host: Host, *, with_example: bool, blueprint: str) -> dict[str
             model = copy.deepcopy(original)
             place = next(place for place in places(model) if place.layer_id == layer_id)
             reads = "input" if place.ports.inputs else "chunk"
-            is_unfit = make_blueprint(blueprint, {"reads": reads}).misfit(place.ports) is not None
-            if is_unfit or layer_id in found:
+            ports = place.ports._replace(inputs=place.ports.inputs or place.ports.outputs)
+            if layer_id in found or make_blueprint(blueprint, {"reads": reads}).misfit(ports) is not None:
                 continue
             grow(place, "all", State.GRAFTING, blueprint=blueprint, scale=1.0, reads=reads)
             with torch.no_grad():
@@ -387,3 +387,36 @@ def test_param_groups_spare_norms_biases_and_embeddings():
     assert {names[id(p)] for p in decayed["params"]} == {"positions", *(f"{layer}.weight" for layer in layers)}
     assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+
+
+class Summary(nn.Module):
+    """Tokens first, as many of them as samples in a batch: nothing tells which axis is which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.blocks = nn.GRU(8, 8), nn.ModuleList([Mean()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[0](self.rnn(x)[0])
+
+
+class Mean(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).mean(0)
+
+
+def test_where_batch_and_tokens_cannot_be_told_apart_no_graft_reads_across():
+    model = esper.wrap(Summary(), example=torch.randn(4, 4, 8))
+    assert "blocks.0" not in [place.layer_id for place in places(model)]
+
+
+def test_a_layer_whose_output_holds_no_tensor_is_refused_once_that_was_seen():
+    """A packed LSTM that was wrapped without an example."""
+    model = esper.wrap(nn.LSTM(4, 6), esper.GrowthConfig(layers=[""]))
+    packed = nn.utils.rnn.pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
+    with pytest.raises(esper.ConfigError, match=r"gave no tensor.*Name other layers"), traced(model):
+        model(packed)

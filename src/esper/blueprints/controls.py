@@ -17,7 +17,10 @@ from esper.contracts.errors import ConfigError
 
 @dataclass(frozen=True)
 class Placebo(BottleneckMLP):
-    """A trained bottleneck that reads the previous sample of the batch instead of its own: it cannot know anything."""
+    """A trained bottleneck that reads the previous sample of the batch instead of its own: it cannot know anything.
+
+    Where the batch is not axis 0 and nothing tells so, it reads the previous token instead, and is no control.
+    """
 
     id: ClassVar[str] = "placebo"
     family: ClassVar[str] = "control"

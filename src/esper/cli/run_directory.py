@@ -36,7 +36,13 @@ def check_free(output: str) -> None:
         ConfigError: if it holds a run, is a file, or cannot be written.
     """
     directory = Path(output)
-    if directory.exists() and not directory.is_dir():
+    try:
+        exists = directory.exists()
+    except OSError as error:  # a name that is too long
+        raise ConfigError(
+            f"--output {output[:60]} cannot be used: {error.strerror}. Name another directory."
+        ) from error
+    if exists and not directory.is_dir():
         raise ConfigError(f"--output {directory} is a file. Name a directory.")
     held = [name for name in _OURS if (directory / name).exists()]
     if held:

@@ -157,6 +157,9 @@ def traced(model: nn.Module) -> Iterator[Trace]:
         yield trace
     for place in found:
         x, y = trace.inputs.get(place.layer_id), trace.outputs.get(place.layer_id)
+        if y is None and trace.calls[place.layer_id]:
+            name = repr(place.layer_id) if place.layer_id else "The model"
+            raise ConfigError(f"{name} gave no tensor that a graft could be added to. Name other layers.")
         if y is not None:
             place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
 

@@ -118,6 +118,9 @@ def _from_example(one: Candidate, config: GrowthConfig, x: Seen | None, y: Seen 
     if x is not None and x.is_float and len(x.shape) >= 2:
         input_axis = -1 if len(x.shape) == 2 else wanted or (edges[0].axis if edges else output_axis)
         inputs, geometry = _reading(x, y, replace(geometry, input_axis=input_axis))
+        has_tokens = "tokens" in (_layout(x, input_axis), _layout(y, output_axis))
+        if is_batch_second and has_tokens and geometry.adapter != "same":  # as many tokens as samples: nobody can tell
+            inputs, geometry = 0, Geometry(output_axis, output_axis, is_batch_first)
     if not one.is_named and one.kind != "layer" and (not inputs or _loses_positions(one, y)):
         raise ConfigError(f"{name} is no path that a graft could run beside.")
     field = _matching(config.output_fields, one.layer_id)

@@ -102,6 +102,7 @@ class Growth:
         """Decide every lifecycle that is still open."""
         self.rounds.abandon("the run was finished")
         self.trials.finish()
+        self._run.is_finished = True  # a listener may no longer ask for anything
         self.keeping.finish()
 
     def interrupt(self) -> None:

@@ -85,6 +85,7 @@ class Rounds:
         """Capture the run; from here on it is the twin of its candidates, which train in isolation meanwhile."""
         run = self._run
         run.books.rounds_begun += 1
+        live = numbers(run.in_state(*LIVE))  # if a listener takes one of them out now, the round is void
         if run.config.objective != "none":
             for one in candidates:
                 run.seeds.promote(one, State.TRAINING, has_slot=True)
@@ -95,7 +96,7 @@ class Rounds:
             start_step=run.step,
             end_step=run.step + window,
             candidates=[one.number for one in candidates],
-            live=numbers(run.in_state(*LIVE)),
+            live=live,
             start=run.capture(),
         )
         run.journal.write(

@@ -109,6 +109,8 @@ class Run:
 
     def begin_incubation(self, one: Lifecycle) -> None:
         """Let a graft in TRAINING train in isolation from the next step on, if the objective is any."""
+        if one.number not in self.books.alive:  # a listener may have taken it back when it heard of TRAINING
+            return
         place = self.places[one.layer_id]
         place.incubation.begin(
             place.arena.grafts[one.number], self.config.objective, place.seed, self.trainer.graft_lr()

@@ -76,6 +76,8 @@ class Seeds:
 
     def promote(self, one: Lifecycle, target: State, **measured: float | bool | None) -> Answer:
         """Move a lifecycle on if the gate lets it; the parameters' finiteness is always measured."""
+        if one.number not in self._run.books.alive:  # a listener may have taken it back a moment ago
+            return Answer(False, "It was taken back.")
         finite = is_finite(self._run.places[one.layer_id], one.number)
         return self.move(one, target, "gate passed", {"is_finite": finite, **measured})
 

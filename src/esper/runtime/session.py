@@ -218,7 +218,10 @@ class Session:
         run = self._run
         with run.lock:
             self._refuse_if_closed()
-            self._growth.finish()
+            with ExitStack() as undo:  # what was interrupted may be finished again
+                undo.callback(setattr, run, "is_finished", False)
+                self._growth.finish()
+                undo.pop_all()
             measured = run.judge.measure()
             select = run.judge.split.select
             run.journal.write(
@@ -228,7 +231,6 @@ class Session:
                 select_metric=measured.metric(select),
                 train_flops=self.train_flops,
             )
-            run.is_finished = True
             run.trainer.detach()
             self._checkpoint()
 

@@ -90,7 +90,7 @@ class Trials:
         for one in candidates:
             run.seeds.promote(one, State.TRAINING, has_slot=True)
             run.begin_incubation(one)
-        if run.config.objective == "none":
+        if run.config.objective == "none" and not run.in_state(*FALLING):  # a listener may have let one fall
             self._blend_in(self.current, now)
 
     def after_step(self, batch: Any, settings: Any, flops: int) -> None:
@@ -199,7 +199,7 @@ class Trials:
 
     def _promote(self, one: Lifecycle, target: State, **measured: float | None) -> None:
         answer = self._run.seeds.promote(one, target, **measured)
-        if not answer.accepted:
+        if not answer.accepted and one.number in self._run.books.alive:
             self._run.seeds.move(one, State.CULLED, answer.reason)
 
     def _time_out(self, members: list[Lifecycle]) -> None:

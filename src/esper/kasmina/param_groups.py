@@ -26,8 +26,7 @@ def param_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str,
     exempt = {
         id(parameter)
         for module in model.modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        or ((edge := edge_of(module)) is not None and edge.is_norm)
+        if _is_norm_or_embedding(module)
         for parameter in module.parameters(recurse=False)
     }
     decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from importlib import metadata
 
 import pytest
@@ -13,10 +12,8 @@ from esper.cli.main import main
 from esper.contracts.config import GrowthConfig
 
 
-def test_all_is_well_within_ten_seconds(capsys):
-    started = time.process_time()
+def test_all_is_well(capsys):
     assert main(["doctor"]) == 0
-    assert time.process_time() - started < 10
     out = capsys.readouterr().out
     for name in ("torch", "numpy", "safetensors"):
         assert f"{name:13}{metadata.version(name)}" in out

@@ -14,7 +14,7 @@ class LowRank(Blueprint):
     """``delta(x) = B A x`` with ``B = 0`` at birth (Hu et al., "LoRA", ICLR 2022, section 4.1).
 
     It is linear: across a block it is a shortcut that the block does not have, beside one layer it adds nothing that
-    the layer's weight could not learn. A linear graft lost 3.5 points against a nonlinear one.
+    the layer's weight could not learn.
 
     Args:
         rank: of the map.

@@ -6,8 +6,7 @@ sum over segments. Values are summed as deviations from a pivot of their channel
 channel of mean 30 and standard deviation 0.01 gets a negative variance.
 
 One pass in eight, because a look is some thirty small operations, and behind a large product each of them finds cold
-caches: 0.4 ms, and 0.3 ms for the gradient, beside the 2.8 ms that a Linear(1024, 1024) takes for 256 rows on two
-cores, however few vectors are looked at. A pass that is not looked at costs 0.016 ms.
+caches, however few vectors are looked at. ``python -m benchmarks.dormant`` measures what that costs.
 """
 
 # N sampled vectors, B samples, P positions, C channels
@@ -47,8 +46,7 @@ class Telemetry(KeepsDtype):
     Args:
         bounds: first channel of every seed's chunk, and the end; rising from 0.
         rows: vectors looked at in one forward pass, at most; 0 senses nothing. From 32768 values on, torch shares the
-            work among its threads, and a look waits until all have a core: 28 ms instead of 0.7 ms where others
-            compete for them.
+            work among its threads, and a look waits until all have a core.
         device: of the host.
     """
 

@@ -16,7 +16,7 @@ SILENT_NEED, CLOSED_NEED = MOST**2, 2 * MOST**2
 """Added to the need of a place where a chunk is silent, or all are closed: more than demand and ill health come to."""
 
 STANDS_OUT = 2.5
-"""A layer with so many times the usual need goes before larger ones. Layers of one width differ among each other too, by less."""
+"""A layer with so many times the usual need goes before larger ones. Layers of one width differ too, but by less."""
 
 ONE_SEED_STANDS_OUT = 4.0
 """A chunk of at least three with so many times the demand of the next one grows alone. Otherwise all chunks of a layer

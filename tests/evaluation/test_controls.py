@@ -9,6 +9,7 @@ from torch import nn
 
 from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import Setting, host_on, static, train_new, width_factor
+from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.row import measured
 from esper.evaluation.scoring import per_sample
 from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step, train
@@ -52,7 +53,7 @@ def test_counting_flops_changes_neither_model_nor_random_state(task):
 @pytest.mark.parametrize("budget", [1.0, 37.4, 100.0])
 def test_training_flops_are_the_budget_to_the_nearest_step(task, budget):
     cost = _cost(task)
-    _, flops = train_new(task, 1.0, round(budget * cost), SETTING, Recipe(1e-3, "cosine"))
+    _, flops = train_new(task, 1.0, round(budget * cost), SETTING, Recipe(1e-3, "cosine"), LearningCurve(task, 5))
     assert flops == round(budget) * cost
 
 
@@ -152,5 +153,21 @@ def test_training_goes_through_the_given_steps_of_the_schedule(task):
     model, seen = task.make_host(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=9.0)
     optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
-    train(model, optimizer, batches(task, 16, 3), Recipe(1.0, "constant_then_linear"), range(6, 10), 10)
+    train(
+        model,
+        optimizer,
+        batches(task, 16, 3),
+        Recipe(1.0, "constant_then_linear"),
+        range(6, 10),
+        10,
+        LearningCurve(task, 5),
+        7,
+    )
     assert seen == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3])
+
+
+def test_a_search_tells_how_far_it_is(task):
+    told = []
+    setting = Setting(16, 3, 5, rates=(1e-3, 1e-2), on_run=lambda done, total: told.append((done, total)))
+    host_on(task, 3 * _cost(task), setting)
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -102,7 +102,7 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def worth(run: Run, one: Any) -> float | None:
-        return run.measure().z_against(run.ablated(one), run.judge.split.gate)
+        return run.measure().gain_over(run.ablated(one), run.judge.split.gate).z
 
     def may_adopt(rounds: Rounds, one: Any) -> bool:
         z = worth(rounds._run, one)

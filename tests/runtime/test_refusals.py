@@ -271,7 +271,7 @@ class TestTheDirectory:
         session = build(directory=tmp_path)
         session.after_epoch()
         lines = (tmp_path / "audit.jsonl").read_text().splitlines()
-        assert [json.loads(line)["event"] for line in lines] == ["note", "transition", "round_begun"]
+        assert [json.loads(line)["event"] for line in lines] == ["model", "note", "transition", "round_begun"]
 
 
 def other_shape() -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from esper.contracts.errors import ConfigError
+from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.row import Row, measured
 from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step, optimizer_of, train
 from esper.tasks.task import Task
@@ -30,17 +31,19 @@ class Setting:
         seed: of first weights and order of batches.
         split_seed: of the deal of the held-out samples.
         rates: peak learning rates to search.
+        on_run: called with how many runs of a search are over, of how many.
     """
 
     batch_size: int
     seed: int
     split_seed: int
     rates: tuple[float, ...] = RATES
+    on_run: Callable[[int, int], None] | None = None
 
 
 def host_on(task: Task, train_flops: int, setting: Setting) -> Row:
     """The host from the grown run's first weights, trained for ``train_flops``."""
-    return search(task, setting, lambda recipe: train_new(task, 1.0, train_flops, setting, recipe))
+    return search(task, setting, lambda *how: train_new(task, 1.0, train_flops, setting, *how))
 
 
 def static(task: Task, train_flops: int, parameters: int, setting: Setting) -> Row:
@@ -49,39 +52,53 @@ def static(task: Task, train_flops: int, parameters: int, setting: Setting) -> R
     The row reports the parameters that it really has: widths are whole numbers.
     """
     factor = width_factor(task, parameters)
-    return search(task, setting, lambda recipe: train_new(task, factor, train_flops, setting, recipe))
+    return search(task, setting, lambda *how: train_new(task, factor, train_flops, setting, *how))
 
 
-def search(task: Task, setting: Setting, run: Callable[[Recipe], tuple[nn.Module, int]]) -> Row:
+def search(task: Task, setting: Setting, run: Callable[[Recipe, LearningCurve], tuple[nn.Module, int]]) -> Row:
     """Train once per learning rate and schedule; the row of the run that ends best on the *select* part.
 
     Args:
         task: what is learned.
         setting: with the rates to search.
-        run: trains to the end and gives the model and its training FLOPs. It is called with the global random state
-            seeded by ``setting.seed``, which is put back afterwards.
+        run: trains to the end by a recipe, notes its learning curve, and gives the model and its training FLOPs. It is
+            called with the global random state seeded by ``setting.seed``, which is put back afterwards.
     """
+    recipes = [Recipe(lr, schedule) for schedule in SCHEDULES for lr in setting.rates]
     rows = []
-    for schedule in SCHEDULES:
-        for lr in setting.rates:
-            started = time.perf_counter()
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(setting.seed)
-                model, flops = run(Recipe(lr, schedule))
-            seconds = time.perf_counter() - started
-            rows.append(
-                measured(model, task, setting.split_seed, train_flops=flops, seconds=seconds, lr=lr, schedule=schedule)
+    for recipe in recipes:
+        curve = LearningCurve(task, setting.split_seed)
+        started = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setting.seed)
+            model, flops = run(recipe, curve)
+        seconds = time.perf_counter() - started
+        rows.append(
+            measured(
+                model,
+                task,
+                setting.split_seed,
+                train_flops=flops,
+                seconds=seconds,
+                lr=recipe.lr,
+                schedule=recipe.schedule,
+                curve=curve.to_dict(),
             )
+        )
+        if setting.on_run is not None:
+            setting.on_run(len(rows), len(recipes))
     return min(rows, key=lambda row: math.inf if math.isnan(row.val_loss) else row.val_loss)
 
 
-def train_new(task: Task, factor: float, train_flops: int, setting: Setting, recipe: Recipe) -> tuple[nn.Module, int]:
+def train_new(
+    task: Task, factor: float, train_flops: int, setting: Setting, recipe: Recipe, curve: LearningCurve
+) -> tuple[nn.Module, int]:
     """A new host of ``factor`` times the widths, trained for as many steps as come closest to ``train_flops``."""
     model = task.make_host(width_factor=factor)
     cost = flops_per_step(model, next(batches(task, setting.batch_size, setting.seed)))
     steps = max(1, round(train_flops / cost))
     source = batches(task, setting.batch_size, setting.seed)
-    train(model, optimizer_of(model), source, recipe, range(steps), steps)
+    train(model, optimizer_of(model), source, recipe, range(steps), steps, curve, cost)
     return model, steps * cost
 
 

@@ -1,14 +1,21 @@
 """One row of a comparison: how large, how dear, how good."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from esper.evaluation.scoring import per_sample
 from esper.kasmina.worth import split_samples
 from esper.tasks.task import Samples, Task
+
+
+class PerSample(NamedTuple):
+    """Loss and share of right predictions of every test sample, both float32 ``[n]``."""
+
+    losses: Tensor
+    correct: Tensor
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Row:
         seconds: wall-clock time of its training.
         lr: peak learning rate.
         schedule: name of its learning-rate schedule.
+        curve: how it learned, see :class:`LearningCurve`; None where the run's own log tells.
+        test: the test samples one by one.
     """
 
     parameters: int
@@ -36,17 +45,28 @@ class Row:
     seconds: float
     lr: float
     schedule: str
+    curve: dict[str, Any] | None
+    test: PerSample = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; what is not finite is None."""
-        values = asdict(self).items()
+        """Plain values, ready for JSON, without the single samples; what is not finite is None."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "test"}
         return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
         }
 
 
 def measured(
-    model: nn.Module, task: Task, split_seed: int, *, train_flops: int, seconds: float, lr: float, schedule: str
+    model: nn.Module,
+    task: Task,
+    split_seed: int,
+    *,
+    train_flops: int,
+    seconds: float,
+    lr: float,
+    schedule: str,
+    curve: dict[str, Any] | None = None,
 ) -> Row:
     """The row of a trained model.
 
@@ -54,19 +74,21 @@ def measured(
         model: as trained; its mode is left as it was.
         task: what it learned.
         split_seed: of the deal of the held-out samples into select, gate and confirm part.
-        train_flops, seconds, lr, schedule: as in :class:`Row`.
+        train_flops, seconds, lr, schedule, curve: as in :class:`Row`.
     """
     select = split_samples(len(task.held_out.y), task.groups, split_seed).select
     val_losses, val_correct = per_sample(model, Samples(task.held_out.x[select], task.held_out.y[select]))
-    test_losses, test_correct = per_sample(model, task.test)
+    test = PerSample(*per_sample(model, task.test))
     return Row(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         train_flops=train_flops,
         val_loss=float(val_losses.double().mean()),
         val_metric=float(val_correct.double().mean()),
-        test_loss=float(test_losses.double().mean()),
-        test_metric=float(test_correct.double().mean()),
+        test_loss=float(test.losses.double().mean()),
+        test_metric=float(test.correct.double().mean()),
         seconds=seconds,
         lr=lr,
         schedule=schedule,
+        curve=curve,
+        test=test,
     )

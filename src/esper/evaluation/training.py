@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from esper.contracts.errors import CheckpointError
+from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.scoring import cross_entropy
 from esper.runtime.flops import count
 from esper.runtime.loader import BatchLoader
@@ -108,8 +109,10 @@ def train(
     recipe: Recipe,
     span: range,
     steps: int,
+    curve: LearningCurve,
+    flops: int,
 ) -> None:
-    """Train for the steps of ``span``, out of ``steps`` in the schedule."""
+    """Train for the steps of ``span``, each of ``flops``, out of ``steps`` in the schedule."""
     model.train()
     for step in span:
         for group in optimizer.param_groups:
@@ -118,6 +121,7 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        curve.after_step(model, loss, flops, step, steps)
 
 
 def flops_per_step(model: nn.Module, batch: tuple[Tensor, ...]) -> int:

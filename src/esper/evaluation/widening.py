@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import Setting, search, width_factor
+from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.row import Row
 from esper.evaluation.training import Recipe, batches, flops_per_step, optimizer_of, train
 from esper.tasks.task import Task
@@ -23,7 +24,7 @@ def widened(task: Task, train_flops: int, parameters: int, birth_step: int, sett
     """
     factor = max(1.0, width_factor(task, parameters))
 
-    def run(recipe: Recipe) -> tuple[nn.Module, int]:
+    def run(recipe: Recipe, curve: LearningCurve) -> tuple[nn.Module, int]:
         source = batches(task, setting.batch_size, setting.seed)
         probe = next(batches(task, setting.batch_size, setting.seed))
         model = task.make_host()
@@ -31,10 +32,10 @@ def widened(task: Task, train_flops: int, parameters: int, birth_step: int, sett
         wide = task.make_host(width_factor=factor)
         cost, wide_cost = flops_per_step(model, probe), flops_per_step(wide, probe)
         steps = birth_step + max(0, round((train_flops - birth_step * cost) / wide_cost))
-        train(model, optimizer, source, recipe, range(birth_step), steps)
+        train(model, optimizer, source, recipe, range(birth_step), steps, curve, cost)
         wide_optimizer = optimizer_of(wide)
         transplant(model, optimizer, wide, wide_optimizer)
-        train(wide, wide_optimizer, source, recipe, range(birth_step, steps), steps)
+        train(wide, wide_optimizer, source, recipe, range(birth_step, steps), steps, curve, wide_cost)
         return wide, birth_step * cost + (steps - birth_step) * wide_cost
 
     return search(task, setting, run)

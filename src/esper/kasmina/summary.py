@@ -1,9 +1,12 @@
-"""What a wrapped model carries, in words."""
+"""What a wrapped model carries: in words, and as plain values."""
+
+from typing import Any
 
 from torch import nn
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import host_parameters, places
+from esper.kasmina.hosts import host_parameters, is_espers, places
+from esper.kasmina.layer import KasminaLayer
 
 
 def summary(model: nn.Module) -> str:
@@ -24,3 +27,38 @@ def summary(model: nn.Module) -> str:
     host, total = host_parameters(model), sum(place.arena.num_parameters for place in places(model))
     lines.append(f"host {host:,} parameters, grown {total:,}")
     return "\n".join(lines)
+
+
+def anatomy(model: nn.Module) -> dict[str, Any]:
+    """The modules of a wrapped host and its places, ready for JSON.
+
+    Returns:
+        ``type`` and ``parameters`` of the host; ``modules``: name, type and parameters (with all beneath) of every
+        module but the host itself, in their order; ``places``: name, kind, widths, seeds, and the names of the
+        modules that each covers.
+    """
+    modules = [(name, module) for name, module in model.named_modules() if name and not is_espers(name)]
+    return {
+        "type": _type_name(model),
+        "parameters": host_parameters(model),
+        "modules": [
+            {"name": name, "type": _type_name(module), "parameters": host_parameters(module)}
+            for name, module in modules
+        ],
+        "places": [
+            {
+                "layer_id": place.layer_id,
+                "kind": place.kind,
+                "covers": [name for name in place.site.modules if name],
+                "inputs": place.ports.inputs,
+                "outputs": place.ports.outputs,
+                "layout": place.ports.layout,
+                "seeds": place.state.num_seeds,
+            }
+            for place in places(model)
+        ],
+    }
+
+
+def _type_name(module: nn.Module) -> str:
+    return (module.esper_base if isinstance(module, KasminaLayer) else type(module)).__name__

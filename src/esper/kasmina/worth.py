@@ -32,8 +32,24 @@ def split_samples(num_samples: int, groups: Tensor | None, seed: int) -> Split:
     return Split(*(torch.nonzero(part).flatten() for part in (share == 0, (share >= 1) & (share <= 3), share == 4)))
 
 
-def paired_z(losses: Tensor, reference: Tensor, groups: Tensor | None = None) -> float | None:
-    """z-score of the mean paired improvement ``reference - losses``.
+class Gain(NamedTuple):
+    """Mean paired improvement in loss, and its standard error; both None where they are not defined."""
+
+    mean: float | None
+    error: float | None
+
+    @property
+    def z(self) -> float | None:
+        """mean / error; None where it is not defined. No difference anywhere is 0."""
+        if self.mean is None or self.error is None:
+            return None
+        if self.error == 0:
+            return 0.0 if self.mean == 0 else math.copysign(math.inf, self.mean)
+        return self.mean / self.error
+
+
+def paired_gain(losses: Tensor, reference: Tensor, groups: Tensor | None = None) -> Gain:
+    """Mean paired improvement ``reference - losses``.
 
     Args:
         losses: float64 ``[n]``, of the model to be judged.
@@ -41,8 +57,8 @@ def paired_z(losses: Tensor, reference: Tensor, groups: Tensor | None = None) ->
         groups: int64 ``[n]``; samples of one number are averaged first, since they are not independent.
 
     Returns:
-        mean / (standard deviation / sqrt(units)); None where it is not defined: fewer than two units or values that
-        are not finite. No difference anywhere is 0.
+        The mean, and standard deviation / sqrt(units). Not defined with fewer than two units, or for values that are
+        not finite.
     """
     gain = reference - losses
     if groups is not None:
@@ -50,11 +66,13 @@ def paired_z(losses: Tensor, reference: Tensor, groups: Tensor | None = None) ->
         totals = torch.zeros(int(unit_of.max()) + 1, dtype=gain.dtype).index_add(0, unit_of, gain)
         gain = totals / torch.bincount(unit_of)
     if gain.numel() < 2 or not torch.isfinite(gain).all():
-        return None
-    error = gain.std() / math.sqrt(gain.numel())
-    if error == 0:
-        return 0.0 if gain.mean() == 0 else math.copysign(math.inf, gain.mean())
-    return float(gain.mean() / error)
+        return Gain(None, None)
+    return Gain(float(gain.mean()), float(gain.std()) / math.sqrt(gain.numel()))
+
+
+def paired_z(losses: Tensor, reference: Tensor, groups: Tensor | None = None) -> float | None:
+    """z-score of the mean paired improvement; see :func:`paired_gain`."""
+    return paired_gain(losses, reference, groups).z
 
 
 def one_sided_p(z: float) -> float:

@@ -213,7 +213,7 @@ class Emergency:
         loss, than = one.loss(select), other.loss(select)
         if not math.isfinite(than):
             return math.isfinite(loss)
-        z = one.z_against(other, select)
+        z = one.gain_over(other, select).z
         gap = self._run.config.emergency_rollback_threshold * abs(loss)
         return than - loss > gap and z is not None and z >= RISE_Z
 

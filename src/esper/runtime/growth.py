@@ -1,7 +1,7 @@
 """All that happens to seeds beside the training: rounds, live trials, keeping, emergencies, decisions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -24,6 +24,26 @@ from esper.runtime.trials import LiveTrial, Trials
 from esper.tamiyo import shield
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.sizing import budget_per_row, fitting, parameter_room, ports_at
+
+
+class Position(NamedTuple):
+    """Where a run stands.
+
+    Args:
+        step: batches of the run itself that are done, of ``planned_steps``.
+        planned_steps: batches that the run plans.
+        epoch: epochs that are over.
+        arm: name of the arm that runs; None where the run itself does.
+        arm_step: steps that it has done, of ``arm_steps``.
+        arm_steps: None until its first step has shown what it costs.
+    """
+
+    step: int
+    planned_steps: int
+    epoch: int
+    arm: str | None
+    arm_step: int
+    arm_steps: int | None
 
 
 class Growth:
@@ -68,6 +88,17 @@ class Growth:
         if self.trials.current is not None:
             self.trials.after_step(batch, settings, flops)
 
+    @property
+    def position(self) -> Position:
+        """Where the run stands; reads nothing from the device, and may be asked from another thread."""
+        run, now, trial = self._run, self.rounds.current, self.trials.current
+        window = now if now is not None else None if trial is None else trial.window
+        clock = None if window is None or window.run is None else window.run["clock"]
+        if clock is None or window is None:
+            return Position(run.step, run.planned_steps, run.epoch, None, 0, None)
+        steps = window.arm_steps if isinstance(window, Round) else len(window.batches)
+        return Position(clock["step"], run.planned_steps, clock["epoch"], run.arm, window.arm_step, steps)
+
     def run_arms(self) -> None:
         """Judge what is due. Goes on where it was cut."""
         if self.rounds.is_due:
@@ -83,6 +114,8 @@ class Growth:
         """
         run = self._run
         now = self._measure(train_loss)
+        if sensed := self.observer.sensed():
+            run.journal.write("telemetry", epoch=run.epoch, step=run.step, places=sensed)
         if not self.emergency.at_boundary(now):
             if self.trials.current is not None:
                 self.trials.at_boundary(now)

@@ -7,11 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-METRIC_EVENTS = frozenset({"epoch"})
+METRIC_EVENTS = frozenset({"epoch", "telemetry"})
+
+BULKY = frozenset({"telemetry"})
+"""Events of thousands of numbers, which are not kept in memory."""
+
+
+TELEMETRY = '{"event": "telemetry"'
 
 
 class Journal:
-    """Keeps all events in memory, appends them to ``audit.jsonl`` and ``metrics.jsonl``, and hands them on.
+    """Keeps events in memory, appends them to ``audit.jsonl`` and ``metrics.jsonl``, and hands them on.
+
+    Bulky events are not kept: where a run goes on from a checkpoint, those that its directory holds stay there.
 
     Args:
         directory: where the files are; None keeps events in memory only.
@@ -31,10 +39,11 @@ class Journal:
     def write(self, event: str, **fields: Any) -> None:
         """Record an event. A number that is not finite is written as null, what JSON does not know as a string."""
         record = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
-        self.events.append(record)
+        if event not in BULKY:
+            self.events.append(record)
         if self._writes:
             with self._file(event).open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(_line(record))
         if self._on_event is not None:
             self._on_event(record)
 
@@ -46,14 +55,34 @@ class Journal:
             self._rewrite()
 
     def _rewrite(self) -> None:
+        bulky = self._bulky_lines()
         for name in ("audit", "epoch"):
-            file = self._file(name)
-            lines = [json.dumps(event) for event in self.events if self._file(event["event"]) == file]
-            file.write_text("".join(line + "\n" for line in lines))
+            path = self._file(name)
+            unfinished = path.with_name(f".{path.name}.new")
+            with unfinished.open("w") as file:
+                for event in self.events:
+                    if self._file(event["event"]) == path:
+                        file.write(_line(event) + bulky.get((event["event"], event.get("step")), ""))
+            unfinished.replace(path)
+
+    def _bulky_lines(self) -> dict[tuple[str, int], str]:
+        """Lines of the file that no event in memory can write again, by the event and the step that they belong to."""
+        if not self.events or not self._file("telemetry").is_file():
+            return {}
+        lines = {}
+        with self._file("telemetry").open() as file:
+            for line in file:
+                if line.startswith(TELEMETRY) and line.endswith("}\n"):  # a last line may have been cut
+                    lines["epoch", int(json.loads(line)["step"])] = line
+        return lines
 
     def _file(self, event: str) -> Path:
         assert self._directory is not None
         return self._directory / ("metrics.jsonl" if event in METRIC_EVENTS else "audit.jsonl")
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.contracts.errors import EvaluationError
 from esper.contracts.reports import Evaluation
-from esper.kasmina.worth import Split, paired_z, split_samples
+from esper.kasmina.worth import Gain, Split, paired_gain, split_samples
 from esper.runtime.random_state import preserved_random_state
 
 FEW_GATE_SAMPLES = 500
@@ -38,22 +38,30 @@ class Measurement:
         """The measurement as plain values; ``Measurement(**saved)`` is the inverse."""
         return {"losses": self.losses, "correct": self.correct, "groups": self.groups}
 
-    def z_against(self, reference: "Measurement", part: Tensor) -> float | None:
-        """Paired z-score by which this beats ``reference`` on a part."""
+    def gain_over(self, reference: "Measurement", part: Tensor) -> Gain:
+        """Mean paired improvement in loss over ``reference`` on a part."""
         groups = None if self.groups is None else self.groups[part]
-        return paired_z(self.losses[part], reference.losses[part], groups)
+        return paired_gain(self.losses[part], reference.losses[part], groups)
 
 
 def against_twin(result: Measurement, twin: Measurement, part: Tensor) -> dict[str, Any]:
     """What the grow gate asks about a model and its twin, measured on one part of the samples."""
-    metric, twin_metric = result.metric(part), twin.metric(part)
+    metric, twin_metric, gain = result.metric(part), twin.metric(part), result.gain_over(twin, part)
     return {
-        "twin_z": result.z_against(twin, part),
+        "twin_z": gain.z,
+        "gain": gain.mean,
+        "gain_se": gain.error,
         "has_metric": metric is not None or twin_metric is not None,
         "metric_gain": None if metric is None or twin_metric is None else metric - twin_metric,
         "gate_loss": result.loss(part),
         "twin_gate_loss": twin.loss(part),
     }
+
+
+def without_it(result: Measurement, ablated: Measurement, part: Tensor) -> dict[str, float | None]:
+    """What a graft is worth to a model that leans on it, measured on one part of the samples."""
+    gain = result.gain_over(ablated, part)
+    return {"ablation_z": gain.z, "ablation_gain": gain.mean, "ablation_gain_se": gain.error}
 
 
 class Judge:

@@ -11,7 +11,7 @@ from esper.kasmina.guard import LIVE_FAULT
 from esper.kasmina.lifecycle import is_finite
 from esper.kasmina.worth import confirm_level, one_sided_p
 from esper.runtime.books import FALLING, Lifecycle
-from esper.runtime.judging import Measurement
+from esper.runtime.judging import Measurement, without_it
 from esper.runtime.late import Late
 from esper.runtime.recovery import Entry, Recovery
 from esper.runtime.run import Run
@@ -103,12 +103,13 @@ class Keeping:
         """Ablation on the gate samples; who passes is confirmed once on samples that nothing else has seen."""
         run, split = self._run, self._run.judge.split
         without = run.ablated(one)
-        z = now.z_against(without, split.gate)
+        worth = without_it(now, without, split.gate)
+        z = worth["ablation_z"]
         finite = is_finite(run.places[one.layer_id], one.number)
-        measured: dict[str, Any] = {"ablation_z": z, "is_finite": finite, "confirm_margin": None}
+        measured: dict[str, Any] = {**worth, "is_finite": finite, "confirm_margin": None}
         if z is not None and z >= run.config.gate_z:
             run.books.judged += 1
-            confirm_z = now.z_against(without, split.confirm)
+            confirm_z = now.gain_over(without, split.confirm).z
             level = confirm_level(run.books.judged)
             p_value = None if confirm_z is None else one_sided_p(confirm_z)
             margin = None if p_value is None else level - p_value

@@ -1,6 +1,8 @@
 """What the controller sees, and how far the host has moved since all was last well."""
 
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -57,6 +59,24 @@ class Observer:
                 seen.grown_multiply_adds + added["live"][1] + (command.trial == "live") * added["round"][1]
             ),
         )
+
+    def sensed(self) -> dict[str, dict[str, Any]]:
+        """What the seeds of every place have sensed since the last boundary, for the log; reads from the device.
+
+        Returns:
+            By place the columns of :class:`SeedReport` that were measured, with four significant digits, and ``awake``:
+            the state codes of the seeds that are not DORMANT, by their index.
+        """
+        scale = self._run.trainer.gradient_scale
+        found = {}
+        for layer_id, place in self._run.places.items():
+            columns = asdict(place.telemetry.report(scale)).items()
+            told: dict[str, Any] = {name: _rounded(column) for name, column in columns if column is not None}
+            states = place.state.lifecycle.tolist()
+            awake = {str(seed): code for seed, code in enumerate(states) if code}
+            if told | awake:
+                found[layer_id] = told | ({"awake": awake} if awake else {})
+        return found
 
     def note_weights(self) -> None:
         """All is well now: drift is measured from here."""
@@ -119,3 +139,8 @@ class Observer:
         stride = max(1, sum(parameter.numel() for parameter in parameters) // SAMPLED_WEIGHTS)
         parts = [parameter.detach().flatten()[::stride].float() for parameter in parameters]
         return torch.cat([part.cpu() for part in parts]) if parts else torch.zeros(0)
+
+
+def _rounded(values: Sequence[float]) -> list[float | None]:
+    """With four significant digits: telemetry is a sample, and its log large."""
+    return [float(f"{value:.4g}") if math.isfinite(value) else None for value in values]

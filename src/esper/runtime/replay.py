@@ -1,11 +1,51 @@
 """Steps of the run that can be taken once more: from a capture, on the same batches, with the same settings."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from torch import Tensor
 
 from esper.runtime.books import Lifecycle
 from esper.runtime.run import Run
 from esper.runtime.training import Settings
+
+CURVE_POINTS = 20
+"""Points of an arm's learning curve, at most one more."""
+
+
+@dataclass
+class Curve:
+    """Mean training losses along an arm.
+
+    Attributes:
+        steps: of the run that were taken again, up to every point.
+        flops: training FLOPs that the run had taken by then, this arm's and all others' among them.
+        train_losses: mean since the point before.
+        pending: sum of the losses since the last point, on the device, and
+        count: how many they are.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    flops: list[int] = field(default_factory=list)
+    train_losses: list[float] = field(default_factory=list)
+    pending: Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, loss: Tensor | float) -> None:
+        """One more step; nothing is read from the device."""
+        self.pending, self.count = self.pending + loss, self.count + 1
+
+    def close(self, step: int, flops: int) -> None:
+        """End a point here, if there was a step; reads from the device."""
+        if self.count:
+            self.steps.append(step)
+            self.flops.append(flops)
+            self.train_losses.append(float(self.pending) / self.count)
+            self.pending, self.count = 0.0, 0
+
+    def points(self) -> dict[str, list[int] | list[float]]:
+        """The curve for the audit log."""
+        return {"steps": self.steps, "flops": self.flops, "train_losses": self.train_losses}
 
 
 @dataclass(kw_only=True)
@@ -20,6 +60,7 @@ class Window:
         flops: training FLOPs of the run at every step.
         run: capture of the run at the end, once arms run.
         arm_step: steps that the arm under way has done.
+        curve: of the arm under way.
     """
 
     start: dict[str, Any]
@@ -29,6 +70,20 @@ class Window:
     flops: list[int] = field(default_factory=list)
     run: dict[str, Any] | None = None
     arm_step: int = 0
+    curve: Curve = field(default_factory=Curve)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The window as a nested state; :meth:`from_dict` is the inverse."""
+        return {**vars(self), "curve": asdict(self.curve)}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`."""
+        return cls(**{**saved, "curve": Curve(**saved["curve"])})
+
+    def rewind(self) -> None:
+        """The next arm starts from the beginning."""
+        self.arm_step, self.curve = 0, Curve()
 
     def remember(self, batch: Any, settings: Settings | None, flops: int) -> None:
         """One more step of the run."""
@@ -46,3 +101,6 @@ def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> None:
     window.arm_step += 1
     run.trainer.step += 1
     run.advance(loss)
+    window.curve.add(loss)
+    if window.arm_step % -(-len(window.batches) // CURVE_POINTS) == 0:
+        window.curve.close(run.step, run.train_flops)

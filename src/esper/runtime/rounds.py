@@ -9,7 +9,7 @@ arms' FLOPs.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -49,13 +49,18 @@ class Round(Window):
 
     def to_dict(self) -> dict[str, Any]:
         """The round as a nested state."""
-        return {**vars(self), "twin": None if self.twin is None else self.twin.to_dict()}
+        return {**super().to_dict(), "twin": None if self.twin is None else self.twin.to_dict()}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "Round":
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
         """Inverse of :meth:`to_dict`."""
         twin = None if saved["twin"] is None else Measurement(**saved["twin"])
-        return cls(**{**saved, "twin": twin})
+        return super().from_dict({**saved, "twin": twin})
+
+    def rewind(self) -> None:
+        """The next arm starts from the beginning, and has to see anew how long it will be."""
+        super().rewind()
+        self.arm_steps = None
 
 
 class Rounds:
@@ -158,7 +163,7 @@ class Rounds:
                 run.restore(now.run)
                 for one in self._waiting(now):
                     self._rest(now, one)
-                now.arm_step, now.arm_steps = 0, None
+                now.rewind()
         except Exception as error:  # passed on; an interruption leaves the round standing, to be resumed
             self.abandon(f"an arm failed: {error!r}")
             raise
@@ -171,7 +176,8 @@ class Rounds:
             run.arm = f"round{now.number}/{one.layer_id or 'model'}/{one.blueprint}"
             self._train_arm(now, one)
             self._judge_arm(now, one)
-            now.arm, now.arm_step, now.arm_steps = now.arm + 1, 0, None
+            now.arm += 1
+            now.rewind()
             if now.arm < len(now.candidates):
                 self._rest(now, one)
                 self._checkpoint()
@@ -215,6 +221,7 @@ class Rounds:
     def _judge_arm(self, now: Round, one: Lifecycle) -> None:
         run, split, twin = self._run, self._run.judge.split, now.twin
         assert twin is not None
+        now.curve.close(run.step, run.train_flops)
         result = run.measure()
         one.gates["twin"] = against_twin(result, twin, split.gate)
         has_passed = one.state is State.EVALUATING and self._may_adopt(one)
@@ -224,12 +231,14 @@ class Rounds:
             step=run.step,
             round=now.number,
             arm=run.arm,
+            lifecycle=one.number,
             steps=now.arm_steps,
             arm_flops=one.flops,
             select_loss=loss,
             twin_select_loss=twin.loss(split.select),
             passed=has_passed,
             **one.gates["twin"],
+            curve=now.curve.points(),
         )
         if has_passed and (now.best is None or loss < now.best["loss"]):
             now.best = {"lifecycle": one.number, "loss": loss, "body": run.snapshots.body()}

@@ -15,9 +15,10 @@ from esper.contracts.errors import CheckpointError, ConfigError
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.hosts import growth_config, places
+from esper.kasmina.summary import anatomy
 from esper.runtime.batches import check_storable
 from esper.runtime.books import Books
-from esper.runtime.growth import Growth
+from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
 from esper.runtime.journal import Journal
 from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
@@ -126,6 +127,7 @@ class Session:
         self._loader, self._policy = loader, policy
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
+        journal.write("model", step=0, planned_steps=planned_steps, **anatomy(model))
         if judge.num_not_finite:
             text = (
                 f"{judge.num_not_finite} of {judge.num_samples} held-out losses are not finite: nothing can be judged."
@@ -147,6 +149,11 @@ class Session:
         return self._run.step
 
     @property
+    def position(self) -> Position:
+        """Where the run stands, also within an arm. Reads nothing from the device; any thread may ask."""
+        return self._growth.position
+
+    @property
     def train_flops(self) -> int:
         """FLOPs of the run, of all arms and of the judging: what growth is compared with at equal cost."""
         return self._run.train_flops
@@ -163,7 +170,7 @@ class Session:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The audit log and the metrics so far."""
+        """The audit log and the metrics so far, but for what the seeds have sensed, which only the files hold."""
         return list(self._run.journal.events)
 
     def step(self, batch: Any) -> Tensor | float:

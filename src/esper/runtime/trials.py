@@ -14,9 +14,9 @@ from typing import Any
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import gate
 from esper.runtime.books import FALLING, Lifecycle, numbers
-from esper.runtime.judging import Measurement, against_twin
+from esper.runtime.judging import Measurement, against_twin, without_it
 from esper.runtime.recovery import Recovery
-from esper.runtime.replay import Window, replay_step
+from esper.runtime.replay import Curve, Window, replay_step
 from esper.runtime.run import Run
 
 ON_TRIAL = (State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING)
@@ -42,14 +42,14 @@ class LiveTrial:
         """The trial as a nested state."""
         return {
             **vars(self),
-            "window": None if self.window is None else vars(self.window),
+            "window": None if self.window is None else self.window.to_dict(),
             "grown": None if self.grown is None else self.grown.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "LiveTrial":
         """Inverse of :meth:`to_dict`."""
-        window = None if saved["window"] is None else Window(**saved["window"])
+        window = None if saved["window"] is None else Window.from_dict(saved["window"])
         grown = None if saved["grown"] is None else Measurement(**saved["grown"])
         return cls(**{**saved, "window": window, "grown": grown})
 
@@ -134,13 +134,13 @@ class Trials:
             self._judge_by_ablation(trial)
             return
         try:
-            twin, body = self._train_twin(trial, trial.window)
+            twin, body, curve = self._train_twin(trial, trial.window)
         except Exception as error:  # passed on; an interruption leaves the trial standing, to be resumed
             self._run.arm = None
             self.abandon(f"the arm of the twin failed: {error!r}")
             raise
         self._run.arm = None
-        self._judge_by_twin(trial, twin, body)
+        self._judge_by_twin(trial, twin, body, curve)
 
     def abandon(self, reason: str, *, spares_live: bool = False) -> None:
         """End the trial without a verdict; its grafts are cancelled.
@@ -210,8 +210,8 @@ class Trials:
             if run.step - one.since_step > limit:
                 run.seeds.move(one, State.CULLED, "timed_out")
 
-    def _train_twin(self, trial: LiveTrial, window: Window) -> tuple[Measurement, dict[str, Any]]:
-        """Evaluation and body of the run as it would be without its grafts."""
+    def _train_twin(self, trial: LiveTrial, window: Window) -> tuple[Measurement, dict[str, Any], Curve]:
+        """Evaluation, body and learning curve of the run as it would be without its grafts."""
         run, members = self._run, self._members(trial)
         if window.run is None:
             window.run = run.capture()
@@ -226,14 +226,15 @@ class Trials:
                 every, done = self._checkpoint_steps, window.arm_step
                 if every and done % every == 0 and done < len(window.batches):
                     self._checkpoint()
-            return run.measure(), run.snapshots.body()
+            window.curve.close(run.step, run.train_flops)
+            return run.measure(), run.snapshots.body(), window.curve
         finally:
             run.restore(window.run)
             for one in members:
                 one.state = State.EVALUATING
-            window.arm_step = 0
+            window.rewind()
 
-    def _judge_by_twin(self, trial: LiveTrial, twin: Measurement, body: dict[str, Any]) -> None:
+    def _judge_by_twin(self, trial: LiveTrial, twin: Measurement, body: dict[str, Any], curve: Curve) -> None:
         run, members, grown = self._run, self._members(trial), trial.grown
         assert grown is not None
         assert trial.window is not None
@@ -242,7 +243,7 @@ class Trials:
         verdict = gate(State.FINE_TUNING, measured | {"is_finite": True, "is_joint": False}, gate_z=run.config.gate_z)
         is_joint = len(members) > 1
         for one in members:
-            worth = {"ablation_z": grown.z_against(run.ablated(one), part)} if is_joint and verdict.passed else {}
+            worth = without_it(grown, run.ablated(one), part) if is_joint and verdict.passed else {}
             one.gates["twin"] = measured | worth
         if verdict.passed:
             self._recovery.remember_before(twin, trial.window.live, body, trial.number)
@@ -262,13 +263,14 @@ class Trials:
             select_loss=grown.loss(select),
             twin_select_loss=twin.loss(select),
             **measured,
+            curve=curve.points(),
         )
 
     def _judge_by_ablation(self, trial: LiveTrial) -> None:
         run, members, grown = self._run, self._members(trial), trial.grown
         assert grown is not None
         for one in members:
-            one.gates["twin"] = {"ablation_z": grown.z_against(run.ablated(one), run.judge.split.gate)}
+            one.gates["twin"] = without_it(grown, run.ablated(one), run.judge.split.gate)
         for one in members:
             self._promote(one, State.FINE_TUNING, **one.gates["twin"])
         passed = any(one.state is State.FINE_TUNING for one in members)

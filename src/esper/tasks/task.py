@@ -41,6 +41,7 @@ class Task:
         std: alike: ``x`` is ``(raw - mean) / std`` of what the data holds. None for tokens.
         groups: int64 ``[held-out samples]``: those of one number belong together and are judged as one. None where
             every sample stands by itself.
+        test_groups: int64 ``[test samples]``, alike.
         is_scalable: whether ``make_host`` follows its ``width_factor``.
         metric: name of the metric, the share of predictions that are right.
     """
@@ -55,6 +56,7 @@ class Task:
     mean: Tensor | None = None
     std: Tensor | None = None
     groups: Tensor | None = None
+    test_groups: Tensor | None = None
     is_scalable: bool = True
     metric: str = "accuracy"
 

@@ -43,7 +43,7 @@ def text(path: str | Path) -> Task:
     stretches = torch.from_numpy(codes).tensor_split(ends)
     train, held_out, test = (_windows(stretch, length) for stretch in stretches)
     held_out, groups = _spread(held_out)
-    test, _ = _spread(test)
+    test, test_groups = _spread(test)
     return Task(
         name=path.stem,
         train=train,
@@ -53,6 +53,7 @@ def text(path: str | Path) -> Task:
         labels=tuple(map(chr, vocabulary.tolist())),
         shape=(length,),
         groups=groups,
+        test_groups=test_groups,
     )
 
 

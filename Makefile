@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long check lint format bench clean
+.PHONY: help run browser test test-long check lint format bench clean
 
 # What is set in the caller's shell must not reach into our environment.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
@@ -28,7 +28,10 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY) ## run esper, for example: make run ARGS="--help"
 	@$(BIN)/esper run $(ARGS)
 
-test: $(READY) ## run the tests
+browser: ## make sure that there is a Chromium for the browser tests
+	@scripts/browser >/dev/null || echo "Without it the browser tests are skipped."
+
+test: $(READY) browser ## run the tests
 	$(PYTEST) $(ARGS)
 
 test-long: $(READY) ## run the tests that are marked long

@@ -9,7 +9,8 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from esper.cli.command_line import GROWTH_OPTIONS, parse
+from esper.cli.command_line import COMMANDS, parse
+from esper.cli.commands.run import GROWTH_OPTIONS
 from esper.cli.configuration_file import to_values
 from esper.cli.main import main
 from esper.cli.options import PACES, Options
@@ -111,11 +112,17 @@ def test_settings_of_every_type_fit_and_are_stored(write):
     assert to_values(parse(["run", "--config", stored]).options)["growth"]["axis"] == {"stem*": 1}
 
 
+def test_what_is_shown_belongs_to_one_call_and_is_not_stored():
+    asked = parse(["run", "--plain", "--log-format", "json"])
+    assert (asked.options.plain, asked.options.log_format) == (True, "json")
+    assert to_values(asked.options) == to_values(Options())
+
+
 def test_an_empty_file_changes_nothing(write):
     assert parse(["run", "--config", write("")]).options.growth == GrowthConfig()
 
 
-@pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize("command", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_answers_in_under_half_a_second_without_torch(command):
     code = (
         "import sys; from esper.cli.main import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
@@ -134,7 +141,7 @@ def test_help_shows_every_option_with_its_default(capsys):
     for one in fields(Options):
         if one.name != "growth":
             option = "--" + one.name.replace("_", "-")
-            default = "yes" if one.default is True else one.default
+            default = "yes" if one.default is True else None if one.metadata["shown"] else one.default
             shown = "" if default is None else re.escape(f"{default})")
             assert re.search(rf"{option}\b[^()]*(\([^()]*\))?[^()]*\(default: {shown}", text), option
     for name in GROWTH_OPTIONS:
@@ -145,11 +152,14 @@ def test_help_shows_every_option_with_its_default(capsys):
 
 
 BAD_LINES = {
-    "no command": ([], "Say what to do: 'esper run'"),
-    "unknown command": (["rnu"], "invalid choice: 'rnu'"),
+    "no command": ([], "Say what to do: 'esper run', 'esper report', 'esper compare', 'esper doctor'."),
+    "unknown command": (["rnu"], "no command 'rnu'. Did you mean 'run'? Valid: compare, doctor, report, run."),
+    "an option before the command": (["--epochs", "3", "run"], "no option '--epochs'. Valid: --help."),
     "unknown option": (["run", "--epoch", "3"], "no option '--epoch'. Did you mean '--epochs'"),
     "an abbreviation": (["run", "--bat=3"], "no option '--bat'"),
     "a stray word": (["run", "digits"], "takes options only, not 'digits'"),
+    "a value for a switch": (["run", "--plain=no"], "--plain: ignored explicit argument 'no'"),
+    "another log": (["run", "--log-format", "xml"], "--log-format must be 'text' or 'json', not 'xml'"),
     "no value": (["run", "--epochs"], "--epochs: expected one argument"),
     "text for a number": (["run", "--epochs", "many"], "--epochs must be a whole number, not 'many'"),
     "a broken number": (["run", "--epochs", "1.5"], "--epochs must be a whole number, not '1.5'"),
@@ -189,6 +199,12 @@ BAD_LINES = {
     "unknown layers": (["run", "--layers", "0,enc*"], "'enc*' matches no module"),
     "no steps": (["run", "--steps-per-epoch", "0"], "steps_per_epoch must be at least 1, not 0"),
     "an option of the doctor": (["doctor", "--fast"], "no option '--fast'. Valid: --help"),
+    "a report of nothing": (["report"], "required: DIR. See 'esper report --help'."),
+    "a report of two runs": (["report", "a", "b"], "'esper report' takes one run directory only, not 'b'"),
+    "an unknown option of the report": (["report", "a", "--outptu", "b"], "Did you mean '--output'? Valid: --help"),
+    "a report of no run": (["report", "runs/none"], "There is no directory runs/none."),
+    "one run to compare": (["compare", "a"], "needs two run directories at least, and not only a."),
+    "an unknown option of the comparison": (["compare", "a", "b", "--page"], "no option '--page'. Valid: --help"),
     "missing table": (["run", "--data", "none.csv"], "There is no file"),
     "missing text": (["run", "--data", "text:none.txt"], "There is no file"),
     "no text": (["run", "--data", "text:"], "is not a file"),
@@ -211,6 +227,8 @@ BAD_FILES = {
     "unknown option": ("epoch: 3", "there is no option 'epoch'. Did you mean 'epochs'"),
     "unknown setting": ("growth: {max_round: 1}", "growth has no setting 'max_round'. Did you mean 'max_rounds'"),
     "an option of one call": ("resume: last", "there is no option 'resume'"),
+    "what is shown": ("plain: true", "there is no option 'plain'"),
+    "the format of the log": ("log_format: json", "there is no option 'log_format'"),
     "a key that is no text": ("3: 4", "there is no option 3"),
     "a list": ("- epochs", "must be a mapping of options to values, not list"),
     "growth is no mapping": ("growth: 3", "growth must be a mapping"),

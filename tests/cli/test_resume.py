@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from esper.cli import run as run_module
+from esper.cli import conclusion
 from esper.cli.main import main
 
 STOPPED_RUN = """
@@ -93,10 +93,10 @@ def test_a_control_that_was_finished_is_not_trained_again(grows, tmp_path, monke
         raise AssertionError("host_on was trained twice")
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "static", interrupted)
+        patched.setattr(conclusion, "static", interrupted)
         assert main(["run", "--config", grows, "--output", str(tmp_path)]) == 130
     assert (tmp_path / "progress.json").exists()
-    monkeypatch.setattr(run_module, "host_on", forbidden)
+    monkeypatch.setattr(conclusion, "host_on", forbidden)
     assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert all(rows.values())
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_told_with_exit_code_1(tmp_path, monkeypatch, ca
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "_conclude", interrupted)
+    monkeypatch.setattr(conclusion.Conclusion, "conclude", interrupted)
     assert main(["run", "--epochs", "2", "--output", str(tmp_path)]) == 130
     for tensors in (tmp_path / "checkpoints").glob("*/tensors.safetensors"):
         content = bytearray(tensors.read_bytes())

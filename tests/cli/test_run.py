@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file
 
 from esper.cli.command_line import parse
 from esper.cli.configuration_file import to_values
@@ -35,7 +36,8 @@ def result(finished):
 
 
 def test_a_run_directory_holds_everything(finished):
-    names = {"config.yaml", "metrics.jsonl", "audit.jsonl", "checkpoints", "model", "result.json"}
+    names = {"config.yaml", "metrics.jsonl", "audit.jsonl", "checkpoints", "model", "result.json", "report.html"}
+    names.add("samples.safetensors")
     assert {entry.name for entry in finished.iterdir()} == names
     model = {"README.md", "labels.json", "model.pt2", "preparation.safetensors", "weights.safetensors"}
     assert {entry.name for entry in (finished / "model").iterdir()} == model
@@ -57,6 +59,35 @@ def test_the_result_has_its_schema(result):
     assert 0 < result["probe_flops"] < result["rows"]["grown"]["train_flops"]
 
 
+def test_gains_are_those_of_the_rows_and_of_the_single_samples(finished, result):
+    samples = load_file(finished / "samples.safetensors")
+    grown = result["rows"]["grown"]
+    for name in ("host_on", "static"):
+        row, gains = result["rows"][name], result["gains"][name]
+        assert gains["loss"]["mean"] == pytest.approx(row["test_loss"] - grown["test_loss"], abs=1e-6)
+        assert gains["metric"]["mean"] == pytest.approx(grown["test_metric"] - row["test_metric"], abs=1e-6)
+        assert gains["loss"]["low"] < gains["loss"]["mean"] < gains["loss"]["high"]
+        assert samples[f"{name}.loss"].mean() == pytest.approx(row["test_loss"], rel=1e-5)
+        assert len(samples[f"{name}.correct"]) == gains["units"] == result["test_set"]["samples"]
+
+
+def test_controls_tell_how_they_learned(result):
+    assert result["rows"]["grown"]["curve"] is None  # metrics.jsonl has it
+    for name in ("host_on", "static"):
+        row = result["rows"][name]
+        assert row["curve"]["val_losses"][-1] == row["val_loss"]
+        assert row["curve"]["flops"][-1] == row["train_flops"]
+
+
+def test_the_model_card_tells_what_grew_and_what_it_was_worth(finished, result):
+    card = (finished / "model" / "README.md").read_text()
+    gain = 100 * result["gains"]["host_on"]["metric"]["mean"]
+    assert f"{abs(gain):.1f} points {'more' if gain > 0 else 'less'} accuracy" in card
+    assert f"{result['rows']['grown']['parameters']:,} parameters" in card
+    assert all(f"`{one.name}`" in card for one in (finished / "model").iterdir() if one.name != "README.md")
+    assert "not trained yet" not in card
+
+
 def test_the_controls_have_equal_flops_and_static_the_grown_size(result):
     grown, host_on, static = (result["rows"][name] for name in ("grown", "host_on", "static"))
     for row in (host_on, static):
@@ -67,7 +98,8 @@ def test_the_controls_have_equal_flops_and_static_the_grown_size(result):
 
 def test_the_metrics_have_a_line_per_epoch(finished):
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    for kind in ("epoch", "telemetry"):
+        assert [line["epoch"] for line in lines if line["event"] == kind] == list(range(1, 13))
 
 
 def test_the_exported_model_needs_no_esper_and_computes_what_was_measured(finished, result, tmp_path):
@@ -165,7 +197,8 @@ def test_without_controls_their_rows_are_null_with_a_reason(tmp_path, capsys):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["rows"]["host_on"] is result["rows"]["static"] is None
     assert result["reasons"] == {"host_on": "left out by --no-controls", "static": "left out by --no-controls"}
-    assert "not measured: left out by --no-controls" in capsys.readouterr().out
+    assert result["gains"] == {"host_on": None, "static": None}
+    assert "compared with the host trained on: left out by --no-controls" in capsys.readouterr().out
 
 
 def test_an_archive_of_ones_own_is_learned(tmp_path):

@@ -170,4 +170,4 @@ def test_a_search_tells_how_far_it_is(task):
     told = []
     setting = Setting(16, 3, 5, rates=(1e-3, 1e-2), on_run=lambda done, total: told.append((done, total)))
     host_on(task, 3 * _cost(task), setting)
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]

@@ -1,136 +1,74 @@
-"""The command line: its parser, its help, and the values it gives."""
+"""The command line: its commands, their help, and one clear message for whatever is wrong with it."""
 
 import argparse
+import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
-from pathlib import Path
-from typing import Any, NoReturn, get_origin
+from typing import NoReturn
 
-from esper.cli.configuration_file import read_file
-from esper.cli.options import GROWTH_HINTS, HINTS, ON_COMMAND_LINE, Request, request
-from esper.cli.values import alternatives, fit
-from esper.contracts.config import GrowthConfig
+from esper.cli.commands.command import Command
+from esper.cli.commands.compare import Compare
+from esper.cli.commands.doctor import Doctor
+from esper.cli.commands.report import Report
+from esper.cli.commands.run import Run
 from esper.contracts.errors import ConfigError, closest
 
-GROWTH_OPTIONS = {
-    "layers": ("places that carry seeds: names, patterns, spans first:last, with commas between", "PATTERN,..."),
-    "seeds_per_layer": ("seeds of each layer, at most its channels", "N"),
-    "blueprints": ("what may grow, with commas between", "NAME,..."),
-    "selection": ("what a blueprint is chosen for", "NAME"),
-    "strategy": ("how grafts are blended in", "NAME"),
-    "trial": ("round tries candidates in arms of their own, live grows in the run itself", "round|live"),
-    "max_rounds": ("rounds of candidates; 0 never grows", "N"),
-    "max_growth": ("bound on all grown parameters, relative to the host's", "FACTOR"),
-}
-"""Settings of growth that have an option of their own; all others can be set in the file."""
-
-_SHOWN = {"layers": "chosen by itself", "strategy": "chosen by conditions"}
+COMMANDS: dict[str, type[Command]] = {"run": Run, "report": Report, "compare": Compare, "doctor": Doctor}
 
 
-def parse(argv: Sequence[str] | None) -> Request | None:
-    """Options from the command line, over those of the file that ``--config`` names, over the defaults.
+def parse(argv: Sequence[str] | None) -> Command:
+    """The command that is asked for.
 
-    Returns:
-        What ``esper run`` is asked to do; None for ``esper doctor``.
+    Args:
+        argv: what was typed behind ``esper``; None takes it from the process.
 
     Raises:
         ConfigError: if any of it is wrong.
         SystemExit: after help was printed.
     """
-    arguments, unknown = _parser().parse_known_args(argv)
-    command = getattr(arguments, "command", None)
-    valid = ["--help"]
-    if command != "doctor":
-        valid += [option for one in ON_COMMAND_LINE for option in _names(one.name)] + list(map(_flag, GROWTH_OPTIONS))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        offered = ", ".join(f"'esper {name}'" for name in COMMANDS)
+        raise ConfigError(f"Say what to do: {offered}. See 'esper --help'.")
+    name = words[0]
+    parser, parsers = _parsers()
+    if name in parser.option_names:
+        parser.print_help()
+        raise SystemExit
+    if name.startswith("-"):
+        _refuse(name, ["--help"])
+    if name not in COMMANDS:
+        raise ConfigError(f"There is no command {name!r}. {closest(name, COMMANDS)}")
+    command = COMMANDS[name]
+    arguments, unknown = parsers[name].parse_known_args(words[1:])
     for word in unknown:
         if not word.startswith("-"):
-            raise ConfigError(f"'esper {command}' takes options only, not {word!r}. See 'esper {command} --help'.")
-        name = word.partition("=")[0]
-        raise ConfigError(f"There is no option {name!r}. {closest(name, valid)}")
-    if command is None:
-        raise ConfigError("Say what to do: 'esper run' or 'esper doctor'. See 'esper --help'.")
-    if command == "doctor":
-        return None
-    line = {name: value for name, value in vars(arguments).items() if name != "command"}
-    growth = {name: _from_line(name, line.pop(name), GROWTH_HINTS) for name in GROWTH_OPTIONS if name in line}
-    typed = {name: _from_line(name, value, HINTS) for name, value in line.items()}
-    values = read_file(Path(typed["config"])) if typed.get("config") else {}
-    merged = values.get("growth", {}) | growth
-    return request(values | typed | ({"growth": merged} if merged else {}))
+            raise ConfigError(f"'esper {name}' takes {command.takes}, not {word!r}. See 'esper {name} --help'.")
+        _refuse(word, [one for one in parsers[name].option_names if one.startswith("--")])
+    return command.from_line(vars(arguments))
 
 
 class _Parser(argparse.ArgumentParser):
+    @property
+    def option_names(self) -> list[str]:
+        """All options; argparse has no public list of them."""
+        return list(self._option_string_actions)
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message[0].upper()}{message[1:]}. See '{self.prog} --help'.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    """The parser of the whole line, for its help, and one for each command."""
     parser = _Parser(prog="esper", description="Neural networks that grow while they train.", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    about = "grow a network on real data and tell what that was worth against fair controls"
-    run = commands.add_parser(
-        "run",
-        help=about,
-        description=about[0].upper() + about[1:] + ".",
-        epilog=_growth_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for one in ON_COMMAND_LINE:
-        text = _help(one.metadata["help"], _shown(one.default, one.metadata["shown"]))
-        if HINTS[one.name] is bool:
-            action = argparse.BooleanOptionalAction
-            run.add_argument(_flag(one.name), action=action, default=argparse.SUPPRESS, help=text)
-        else:
-            metavar = one.metadata["metavar"]
-            run.add_argument(_flag(one.name), metavar=metavar, default=argparse.SUPPRESS, help=text)
-    growth = run.add_argument_group("growth")
-    for name, (help_, metavar) in GROWTH_OPTIONS.items():
-        text = _help(help_, _shown(getattr(GrowthConfig, name), _SHOWN.get(name)))
-        growth.add_argument(_flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
-    about = "show versions and devices, and test in some seconds whether everything works here"
-    commands.add_parser("doctor", help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False)
-    return parser
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
+    parsers = {}
+    for name, command in COMMANDS.items():
+        description = f"{command.about[0].upper()}{command.about[1:]}."
+        parsers[name] = commands.add_parser(name, help=command.about, description=description, allow_abbrev=False)
+        command.declare(parsers[name])
+    return parser, parsers
 
 
-def _help(text: str, default: str) -> str:
-    return f"{text} (default: {default})".replace("%", "%%")
-
-
-def _growth_help() -> str:
-    lines = ["settings of the mapping 'growth' in --config, with their defaults:"]
-    for one in fields(GrowthConfig):
-        assert one.default is not MISSING
-        shown = "--seed" if one.name == "seed" else _shown(one.default, None)
-        lines.append(f"  {one.name + ':':30}{shown}")
-    return "\n".join(lines)
-
-
-def _shown(default: Any, shown: str | None) -> str:
-    if shown is not None:
-        return shown
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    if isinstance(default, tuple):
-        return f"[{', '.join(map(str, default))}]"
-    return "null" if default is None else str(default)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _names(name: str) -> list[str]:
-    flag = _flag(name)
-    return [flag, f"--no-{flag[2:]}"] if HINTS[name] is bool else [flag]
-
-
-def _from_line(name: str, value: Any, hints: dict[str, Any]) -> Any:
-    """A value as its first plain type wants it; lists have commas."""
-    hint = next(one for one in alternatives(hints[name]) if one is not type(None))
-    if hint is int:
-        try:
-            return int(value)
-        except ValueError:
-            pass  # fit says what is wrong with it
-    return fit(_flag(name), value.split(",") if get_origin(hint) is Sequence else value, hint)
+def _refuse(word: str, valid: list[str]) -> NoReturn:
+    name = word.partition("=")[0]
+    raise ConfigError(f"There is no option {name!r}. {closest(name, valid)}")

@@ -1,16 +1,21 @@
 """The first Ctrl-C asks for a stop at the end of the step, where everything can be saved; the second stops at once."""
 
-import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
 
 class Interrupt:
-    """While entered, Ctrl-C only raises :attr:`requested`, once."""
+    """While entered, Ctrl-C only raises :attr:`requested`, once.
 
-    def __init__(self) -> None:
+    Args:
+        announce: called when it is requested, from within a signal handler.
+    """
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self._announce = announce
         self.requested = False
 
     def __enter__(self) -> Self:
@@ -29,4 +34,4 @@ class Interrupt:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        os.write(2, b"\nesper: stopping after this step ...\n")  # print is not safe in a signal handler
+        self._announce()

@@ -4,37 +4,22 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import esper
+from esper.cli.run_directory import write_text
+from esper.observability.card import card
 from esper.tasks.task import Task
 
-README = """\
-# A grown network
+CARD = "README.md"
 
-Grown by Esper on `{task}`; nothing here needs Esper.
-
-| file | what |
-|---|---|
-| `model.pt2` | the network as a graph: {graph} |
-| `weights.safetensors` | its {parameters:,} parameters by name |
-{files}
-
-```python
-{usage}
-```
-
-| weight | shape |
-|---|---|
-{weights}
-"""
-
-CLASS_FILES = """\
-| `preparation.safetensors` | `mean` and `std` of the features: the network expects `(raw - mean) / std` |
-| `labels.json` | the name of every class, in the order of the logits |"""
+PREPARATION = "`mean` and `std` of the features: the network expects `(raw - mean) / std`"
+LABELS = "the name of every class, in the order of the logits"
+VOCABULARY = "the characters, in the order of tokens and logits"
 
 CLASS_USAGE = """\
 import json
@@ -48,8 +33,6 @@ mean, std = preparation["mean"], preparation["std"]
 
 x = (raw.reshape(-1, *mean.shape) - mean) / std  # raw: float32 [batch, ...]
 predicted = [labels[index] for index in model(x).argmax(1).tolist()]"""
-
-TEXT_FILES = "| `vocabulary.json` | the characters, in the order of tokens and logits |"
 
 TEXT_USAGE = """\
 import json
@@ -65,7 +48,25 @@ for _ in range(200):
 print("".join(vocabulary[token] for token in tokens))"""
 
 
-def write_model(directory: Path, plain: nn.Module, task: Task) -> str | None:
+class ModelFiles(NamedTuple):
+    """An exported model on disk.
+
+    Attributes:
+        directory: where it lies.
+        files: what each of its files is, in Markdown.
+        usage: Python lines that load it and use it.
+        weights: shape of every weight.
+        fault: why there is no graph; None if there is.
+    """
+
+    directory: Path
+    files: dict[str, str]
+    usage: str
+    weights: dict[str, list[int]]
+    fault: str | None
+
+
+def write_model(directory: Path, plain: nn.Module, task: Task) -> ModelFiles:
     """Write the folder ``directory`` as a whole; one that exists is replaced.
 
     torch cannot make a graph of every host that users bring; the weights are written all the same.
@@ -74,42 +75,56 @@ def write_model(directory: Path, plain: nn.Module, task: Task) -> str | None:
         directory: where.
         plain: from :func:`esper.export`.
         task: what it learned.
-
-    Returns:
-        Why there is no ``model.pt2``; None if there is.
     """
     unfinished = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     plain = plain.eval()
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in plain.state_dict().items()}
+    fault = _write_graph(unfinished / "model.pt2", plain, task)
+    graph = _signature(task) if fault is None else f"missing, since {fault}"
+    parameters = sum(parameter.numel() for parameter in plain.parameters())
+    files = {"model.pt2": f"the network as a graph: {graph}", "weights.safetensors": f"its {parameters:,} parameters"}
     save_file(weights, unfinished / "weights.safetensors")
     if task.mean is not None and task.std is not None:
         save_file({"mean": task.mean, "std": task.std}, unfinished / "preparation.safetensors")
-    (unfinished / ("vocabulary.json" if task.is_text else "labels.json")).write_text(json.dumps(task.labels))
-    features, classes, context = ", ".join(map(str, task.train.x.shape[1:])), task.num_classes, task.shape[0]
-    graph = f"float32 `[batch, {features}]` to logits `[batch, {classes}]`"
-    if task.is_text:
-        graph = f"int64 `[batch, tokens]`, up to {context} tokens, to logits `[batch, tokens, {classes}]`"
-    fault = None
-    try:
-        program = torch.export.export(plain, (task.train.x[:2],), dynamic_shapes=(_dynamic(task),))
-        torch.export.save(program, unfinished / "model.pt2")
-    except Exception as error:  # it traces the host's own code, which may raise anything
-        fault = f"torch.export failed with {type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        graph = f"missing, since {fault}"
-    text = README.format(
-        task=task.name,
-        graph=graph,
-        files=TEXT_FILES if task.is_text else CLASS_FILES,
-        usage=TEXT_USAGE.format(context=context) if task.is_text else CLASS_USAGE,
-        parameters=sum(parameter.numel() for parameter in plain.parameters()),
-        weights="\n".join(f"| `{name}` | {list(tensor.shape)} |" for name, tensor in weights.items()),
-    )
-    (unfinished / "README.md").write_text(text)
+        files["preparation.safetensors"] = PREPARATION
+    name, what = ("vocabulary.json", VOCABULARY) if task.is_text else ("labels.json", LABELS)
+    (unfinished / name).write_text(json.dumps(task.labels))
+    files[name] = what
     shutil.rmtree(directory, ignore_errors=True)
     unfinished.rename(directory)
-    return fault
+    usage = TEXT_USAGE.format(context=task.shape[0]) if task.is_text else CLASS_USAGE
+    return ModelFiles(directory, files, usage, {name: list(one.shape) for name, one in weights.items()}, fault)
+
+
+def write_card(model: ModelFiles, result: dict[str, Any], anatomy: dict[str, Any]) -> None:
+    """Write the folder's README: what the model is, how it came about, what may be said of it.
+
+    Args:
+        model: as written.
+        result: of the run, as ``result.json`` holds it or is going to.
+        anatomy: the run's ``model`` event.
+    """
+    text = card(result, anatomy, files=model.files, usage=model.usage, weights=model.weights, version=esper.__version__)
+    write_text(model.directory / CARD, text)
+
+
+def _write_graph(path: Path, plain: nn.Module, task: Task) -> str | None:
+    """Write the graph; gives why there is none."""
+    try:
+        program = torch.export.export(plain, (task.train.x[:2],), dynamic_shapes=(_dynamic(task),))
+        torch.export.save(program, path)
+    except Exception as error:  # it traces the host's own code, which may raise anything
+        return f"torch.export failed with {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+def _signature(task: Task) -> str:
+    if task.is_text:
+        return f"int64 `[batch, tokens]`, up to {task.shape[0]} tokens, to logits `[batch, tokens, {task.num_classes}]`"
+    features = ", ".join(map(str, task.train.x.shape[1:]))
+    return f"float32 `[batch, {features}]` to logits `[batch, {task.num_classes}]`"
 
 
 def _dynamic(task: Task) -> dict[int, Any]:

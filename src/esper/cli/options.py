@@ -78,6 +78,12 @@ class Options:
     resume: Literal["last"] | None = _option(
         None, "go on with the run in --output, or with the newest one under runs", "last", "start a new run"
     )
+    plain: bool = _option(
+        False, "print plain lines instead of a live display", shown="a live display where the output is a terminal"
+    )
+    log_format: Literal["text", "json"] = _option(
+        "text", "what to print: text, or one JSON object per event and line", "text|json"
+    )
     growth: GrowthConfig = field(default_factory=GrowthConfig)
 
     def __post_init__(self) -> None:
@@ -100,13 +106,16 @@ class Options:
             raise ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
 
 
-INVOCATION = ("output", "config", "resume")
+PRESENTATION = ("plain", "log_format")
+"""Options of what is shown; a run that is resumed may be shown otherwise."""
+
+INVOCATION = ("output", "config", "resume", *PRESENTATION)
 """Options of one call; all others describe the run and are stored with it."""
 
 HINTS = get_type_hints(Options)
 GROWTH_HINTS = get_type_hints(GrowthConfig)
 ON_COMMAND_LINE = tuple(one for one in fields(Options) if one.name != "growth")
-IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume"))
+IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", *PRESENTATION))
 
 
 @dataclass(frozen=True)

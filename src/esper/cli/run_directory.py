@@ -12,7 +12,8 @@ from esper.contracts.errors import ConfigError
 
 ROOT = Path("runs")
 CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL = "config.yaml", "result.json", "progress.json", "checkpoints", "model"
-_OURS = (CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL, "metrics.jsonl", "audit.jsonl")
+SAMPLES, REPORT = "samples.safetensors", "report.html"
+_OURS = (CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL, SAMPLES, REPORT, "metrics.jsonl", "audit.jsonl")
 
 
 def locate(asked: Request) -> tuple[Options, Path | None]:
@@ -128,6 +129,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a file as a whole or not at all; a number that is not finite becomes null."""
     write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def note_progress(directory: Path, seconds: float, rows: dict[str, Any]) -> None:
+    """Keep what an unfinished run must not do again.
+
+    Args:
+        directory: of the run.
+        seconds: that it has trained.
+        rows: of the controls that are finished.
+    """
+    write_json(directory / PROGRESS, {"seconds": seconds, "rows": rows})
 
 
 def read_json(path: Path) -> dict[str, Any]:

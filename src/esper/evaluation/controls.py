@@ -31,7 +31,7 @@ class Setting:
         seed: of first weights and order of batches.
         split_seed: of the deal of the held-out samples.
         rates: peak learning rates to search.
-        on_run: called with how many runs of a search are over, of how many.
+        on_run: called with how many runs of a search are over, of how many; first with 0.
     """
 
     batch_size: int
@@ -65,7 +65,9 @@ def search(task: Task, setting: Setting, run: Callable[[Recipe, LearningCurve], 
             called with the global random state seeded by ``setting.seed``, which is put back afterwards.
     """
     recipes = [Recipe(lr, schedule) for schedule in SCHEDULES for lr in setting.rates]
-    rows = []
+    rows: list[Row] = []
+    tell = setting.on_run or (lambda done, total: None)
+    tell(0, len(recipes))
     for recipe in recipes:
         curve = LearningCurve(task, setting.split_seed)
         started = time.perf_counter()
@@ -85,8 +87,7 @@ def search(task: Task, setting: Setting, run: Callable[[Recipe, LearningCurve], 
                 curve=curve.to_dict(),
             )
         )
-        if setting.on_run is not None:
-            setting.on_run(len(rows), len(recipes))
+        tell(len(rows), len(recipes))
     return min(rows, key=lambda row: math.inf if math.isnan(row.val_loss) else row.val_loss)
 
 

@@ -93,10 +93,10 @@ class Growth:
         """Where the run stands; reads nothing from the device, and may be asked from another thread."""
         run, now, trial = self._run, self.rounds.current, self.trials.current
         window = now if now is not None else None if trial is None else trial.window
-        clock = None if window is None or window.run is None else window.run["clock"]
-        if clock is None or window is None:
+        captured = None if window is None else window.run  # read once: it may go meanwhile
+        if captured is None or window is None:
             return Position(run.step, run.planned_steps, run.epoch, None, 0, None)
-        steps = window.arm_steps if isinstance(window, Round) else len(window.batches)
+        clock, steps = captured["clock"], window.arm_steps if isinstance(window, Round) else len(window.batches)
         return Position(clock["step"], run.planned_steps, clock["epoch"], run.arm, window.arm_step, steps)
 
     def run_arms(self) -> None:

@@ -62,18 +62,18 @@ class Journal:
             with unfinished.open("w") as file:
                 for event in self.events:
                     if self._file(event["event"]) == path:
-                        file.write(_line(event) + bulky.get((event["event"], event.get("step")), ""))
+                        file.write(_line(event) + (bulky.get(event["step"], "") if event["event"] == "epoch" else ""))
             unfinished.replace(path)
 
-    def _bulky_lines(self) -> dict[tuple[str, int], str]:
-        """Lines of the file that no event in memory can write again, by the event and the step that they belong to."""
+    def _bulky_lines(self) -> dict[int, str]:
+        """Lines of the file that no event in memory can write again, by the step of the epoch that they follow."""
         if not self.events or not self._file("telemetry").is_file():
             return {}
         lines = {}
         with self._file("telemetry").open() as file:
             for line in file:
                 if line.startswith(TELEMETRY) and line.endswith("}\n"):  # a last line may have been cut
-                    lines["epoch", int(json.loads(line)["step"])] = line
+                    lines[int(json.loads(line)["step"])] = line
         return lines
 
     def _file(self, event: str) -> Path:

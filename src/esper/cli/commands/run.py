@@ -1,0 +1,119 @@
+"""``esper run``: its options over those of a configuration file over the defaults."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self, get_origin
+
+from esper.cli.commands.command import Command
+from esper.cli.configuration_file import read_file
+from esper.cli.options import GROWTH_HINTS, HINTS, ON_COMMAND_LINE, PRESENTATION, Options, Request, request
+from esper.cli.run_directory import locate
+from esper.cli.values import alternatives, fit
+from esper.contracts.config import GrowthConfig
+
+GROWTH_OPTIONS = {
+    "layers": ("places that carry seeds: names, patterns, spans first:last, with commas between", "PATTERN,..."),
+    "seeds_per_layer": ("seeds of each layer, at most its channels", "N"),
+    "blueprints": ("what may grow, with commas between", "NAME,..."),
+    "selection": ("what a blueprint is chosen for", "NAME"),
+    "strategy": ("how grafts are blended in", "NAME"),
+    "trial": ("round tries candidates in arms of their own, live grows in the run itself", "round|live"),
+    "max_rounds": ("rounds of candidates; 0 never grows", "N"),
+    "max_growth": ("bound on all grown parameters, relative to the host's", "FACTOR"),
+}
+"""Settings of growth that have an option of their own; all others can be set in the file."""
+
+_SHOWN = {"layers": "chosen by itself", "strategy": "chosen by conditions"}
+
+
+@dataclass(frozen=True)
+class Run(Command):
+    """Start a run, or go on with one.
+
+    Args:
+        asked: the options, and which of them were given.
+    """
+
+    about = "grow a network on real data and tell what that was worth against fair controls"
+
+    asked: Request
+
+    @property
+    def options(self) -> Options:
+        """What was asked for; a run that is resumed has those it was started with."""
+        return self.asked.options
+
+    @staticmethod
+    def declare(parser: argparse.ArgumentParser) -> None:
+        parser.epilog, parser.formatter_class = _growth_help(), argparse.RawDescriptionHelpFormatter
+        for one in ON_COMMAND_LINE:
+            text = _help(one.metadata["help"], _shown(one.default, one.metadata["shown"]))
+            flag = _flag(one.name)
+            if HINTS[one.name] is not bool:
+                metavar = one.metadata["metavar"]
+                parser.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=text)
+            elif one.default:
+                action = argparse.BooleanOptionalAction
+                parser.add_argument(flag, action=action, default=argparse.SUPPRESS, help=text)
+            else:
+                parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
+        growth = parser.add_argument_group("growth")
+        for name, (help_, metavar) in GROWTH_OPTIONS.items():
+            text = _help(help_, _shown(getattr(GrowthConfig, name), _SHOWN.get(name)))
+            growth.add_argument(_flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
+
+    @classmethod
+    def from_line(cls, values: dict[str, Any]) -> Self:
+        line = dict(values)
+        growth = {name: _from_line(name, line.pop(name), GROWTH_HINTS) for name in GROWTH_OPTIONS if name in line}
+        typed = {name: _from_line(name, value, HINTS) for name, value in line.items()}
+        stored = read_file(Path(typed["config"])) if typed.get("config") else {}
+        merged = stored.get("growth", {}) | growth
+        return cls(request(stored | typed | ({"growth": merged} if merged else {})))
+
+    def do(self) -> bool:
+        options, directory = locate(self.asked)
+        from esper.cli.run import run  # torch is not loaded before the options are known to be right
+
+        run(replace(options, **{name: getattr(self.options, name) for name in PRESENTATION}), directory)
+        return True
+
+
+def _help(text: str, default: str) -> str:
+    return f"{text} (default: {default})".replace("%", "%%")
+
+
+def _growth_help() -> str:
+    lines = ["settings of the mapping 'growth' in --config, with their defaults:"]
+    for one in fields(GrowthConfig):
+        assert one.default is not MISSING
+        shown = "--seed" if one.name == "seed" else _shown(one.default, None)
+        lines.append(f"  {one.name + ':':30}{shown}")
+    return "\n".join(lines)
+
+
+def _shown(default: Any, shown: str | None) -> str:
+    if shown is not None:
+        return shown
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, tuple):
+        return f"[{', '.join(map(str, default))}]"
+    return "null" if default is None else str(default)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _from_line(name: str, value: Any, hints: dict[str, Any]) -> Any:
+    """A value as its first plain type wants it; lists have commas."""
+    hint = next(one for one in alternatives(hints[name]) if one is not type(None))
+    if hint is int:
+        try:
+            return int(value)
+        except ValueError:
+            pass  # fit says what is wrong with it
+    return fit(_flag(name), value.split(",") if get_origin(hint) is Sequence else value, hint)

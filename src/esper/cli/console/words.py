@@ -1,0 +1,96 @@
+"""Events in words: what the plain lines and the live display say about them."""
+
+from typing import Any, Literal, NamedTuple
+
+Event = dict[str, Any]
+Tone = Literal["plain", "good", "bad"]
+
+
+class Told(NamedTuple):
+    """An event in words.
+
+    Attributes:
+        what: one or two words for the kind of event.
+        places: where it happened, in words.
+        text: what happened, and why.
+        tone: whether it is good or bad news.
+    """
+
+    what: str
+    places: tuple[str, ...]
+    text: str
+    tone: Tone = "plain"
+
+    def __str__(self) -> str:
+        return ", ".join(self.places) + self.text
+
+
+def told(event: Event) -> Told | None:
+    """The event in words; None for epochs, telemetry and all that has no news for a person."""
+    match event["event"]:
+        case "note":
+            return Told("note", (), event["text"], "bad")
+        case "round_begun":
+            return Told(f"round {event['round']}", (), f"begins; to try: {_places(event['candidates'])}")
+        case "arm_ended":
+            return _arm(event)
+        case "round_ended":
+            adopted = event["adopted"]
+            verdict = f"adopted a graft on {place(adopted)}" if adopted else "nothing adopted"
+            tone: Tone = "good" if adopted else "plain"
+            return Told(f"round {event['round']}", (), f"ends; {verdict}: {event['reason']}", tone)
+        case "trial_begun":
+            return Told(f"trial {event['trial']}", (), f"begins in the run itself: {_places(event['candidates'])}")
+        case "trial_ended":
+            stays = _places(event["adopted"]) or "nothing"
+            tone = "good" if event["adopted"] else "plain"
+            return Told(f"trial {event['trial']}", (), f"ends; stays: {stays}: {event['reason']}", tone)
+        case "transition" if event["target"] == "GERMINATED":
+            return Told("germinated", (place(event),), f": {event['reason']}")
+        case "veto" | "refused":
+            return Told(event["event"], (place(event),), f": {event['reason']}")
+        case "emergency" if event["response"] == "rollback":
+            return Told("emergency", (), f"{event['reason']}; the run goes back", "bad")
+        case "emergency":
+            return Told("emergency", (), f"{event['reason']}; out with the graft on {place(event)}", "bad")
+        case "rollback":
+            return Told("rollback", (), f"to the state after step {event['to_step']}: {event['reason']}", "bad")
+        case "keep_look":
+            verdict = "keeps its place" if event["passed"] else "is not kept yet"
+            z = number(event.get("ablation_z"), "+.1f")
+            tone = "good" if event["passed"] else "plain"
+            return Told("look", (place(event),), f" {verdict} (without it: z = {z})", tone)
+        case "field_report":
+            tone = "good" if event["outcome"] == "FOSSILIZED" else "plain"
+            return Told("ended", (place(event),), f" {event['outcome']}: {event['reason']}", tone)
+        case "fault":
+            return Told("fault", (), f"non-finite values in a graft on {place(event)}", "bad")
+        case "recovery":
+            if event["recovered"]:
+                return Told("recovery", (), "the run has recovered after a graft was removed")
+            return Told("recovery", (), "the run has not recovered from a graft: it is as before that graft", "bad")
+    return None
+
+
+def place(event: Event) -> str:
+    """What the place of an event, or of a candidate, is called."""
+    return event["layer_id"] or "the whole model"
+
+
+def number(value: float | None, spec: str) -> str:
+    """A number; "-" for one that is undefined."""
+    return "-" if value is None else format(value, spec)
+
+
+def _places(candidates: list[Event]) -> str:
+    return ", ".join(map(place, candidates))
+
+
+def _arm(event: Event) -> Told:
+    verdict = "beats" if event["passed"] else "does not beat"
+    tried = "/".join(str(event["arm"]).split("/")[1:])
+    text = (
+        f" {verdict} the run itself: held-out loss {number(event['gate_loss'], '.4f')} "
+        f"against {number(event['twin_gate_loss'], '.4f')} (z = {number(event['twin_z'], '+.1f')})"
+    )
+    return Told("arm", (tried,), text, "good" if event["passed"] else "plain")

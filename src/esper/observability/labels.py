@@ -1,0 +1,16 @@
+"""What places and grafts are called wherever a reader sees them."""
+
+
+def place_label(layer_id: str) -> str:
+    """``"the whole model"``, ``"0 to 2"`` for a span, else the module's dotted name."""
+    return layer_id.replace(":", " to ") or "the whole model"
+
+
+def seed_label(layer_id: str, seed_id: int | str) -> str:
+    """A place, with the number of the seed where not all of its seeds grow together: ``"0, seed 3"``."""
+    return place_label(layer_id) + (f", seed {seed_id}" if isinstance(seed_id, int) else "")
+
+
+def graft_label(layer_id: str, seed_id: int | str, blueprint: str | None) -> str:
+    """A place and what grows there: ``"the whole model: bottleneck_mlp"``."""
+    return seed_label(layer_id, seed_id) + (f": {blueprint}" if blueprint else "")

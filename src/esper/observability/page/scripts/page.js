@@ -1,0 +1,95 @@
+// What every chart stands on: the data, making elements, and redrawing when the page changes.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** The data that the report was written with. */
+function readData() {
+  return JSON.parse(document.getElementById("report-data").textContent);
+}
+
+/** Set attributes (null leaves one out) and append children (text becomes a text node, never markup). */
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) if (value !== null && value !== undefined) node.setAttribute(name, value);
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** A new HTML element. */
+function html(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** A new SVG element. */
+function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+/** An SVG drawing of a size in pixels that shrinks with its box. */
+function picture(width, height, attributes, ...children) {
+  return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, ...attributes }, ...children);
+}
+
+/** Text in an SVG, cut with an ellipsis so that it takes about `width` pixels at most. */
+function label(text, width, attributes) {
+  const most = Math.max(4, Math.floor(width / (attributes.class === "strong" ? 7.4 : 6.6)));
+  return svg("text", attributes, text.length > most ? `${text.slice(0, most - 1)}\u2026` : text);
+}
+
+/** The value of a colour variable of the style sheet, as the page shows it now. */
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+/** Call `draw(width)` now and whenever the width of `box` changes. */
+function drawToFit(box, draw) {
+  let width = 0;
+  const fit = () => {
+    const now = Math.floor(box.clientWidth);
+    if (now === width || now === 0) return;
+    width = now;
+    draw(width);
+  };
+  new ResizeObserver(() => requestAnimationFrame(fit)).observe(box);
+  fit();
+}
+
+/** Call `draw()` whenever colours change: light, dark, print. */
+function onColours(draw) {
+  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", draw);
+}
+
+/** Start a chart in its figure, if the page has it; an error in one chart leaves the others alone. */
+function startChart(name, start) {
+  const figure = document.querySelector(`figure[data-chart="${name}"]`);
+  if (figure === null) return;
+  queueMicrotask(() => {
+    const box = figure.querySelector(".drawing");
+    box.replaceChildren();
+    start(box, document.getElementById(`${name}-summary`).textContent);
+  });
+}
+
+/** Open what is folded while the page is printed. */
+function openForPrint() {
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details:not([open])")];
+    for (const part of closed) part.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const part of closed) part.open = false;
+  });
+}
+
+/** Mark in the table of contents the section that is being read. */
+function followReading() {
+  const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
+  const parts = [...links.keys()].map((id) => document.getElementById(id)).filter((part) => part !== null);
+  const mark = () => {
+    const reached = parts.filter((part) => part.getBoundingClientRect().top < innerHeight / 3);
+    const current = reached.at(-1) ?? parts[0];
+    for (const [id, link] of links) id === current?.id ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+  };
+  addEventListener("scroll", mark, { passive: true });
+  mark();
+}

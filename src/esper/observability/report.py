@@ -1,0 +1,187 @@
+"""One HTML file that tells a run: sentences, tables, and the data of its pictures, with all scripts inside."""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from esper.contracts.errors import ConfigError
+from esper.observability.anatomy import anatomy
+from esper.observability.cited import Name
+from esper.observability.compare import Comparison
+from esper.observability.curves import curves, metric_name
+from esper.observability.lanes import lanes
+from esper.observability.lattice import lattice
+from esper.observability.record import Record, read
+from esper.observability.sheets import refusals_sheet, reports_sheet, rows_sheet, settings, sheet
+from esper.observability.story import story
+from esper.observability.summaries import facts, figures, summaries, title, why_empty
+from esper.observability.worth import worth
+
+REPORT = "report.html"
+
+
+def write(directory: Path) -> Path:
+    """Read a run directory and write its ``report.html``, as a whole or not at all.
+
+    Raises:
+        ConfigError: if there is no such directory, it holds nothing of a run, or it cannot be written.
+    """
+    return write_page(Path(directory) / REPORT, report(read(Path(directory))))
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write a page as a whole or not at all.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(page.encode("utf-8", "replace"))  # the log may hold half a surrogate pair
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Make room, or allow writing there.") from error
+    return path
+
+
+def report(record: Record) -> str:
+    """The page of a run."""
+    return render("report.html.j2", context(record))
+
+
+def context(record: Record) -> dict[str, Any]:
+    """What ``report.html.j2`` is filled with.
+
+    Returns:
+        ``title`` (text), ``headline``, ``story`` (paragraphs), ``faults`` and ``notes``; ``facts`` (``label``,
+        ``value``) and ``figures`` (``label``, ``value``, ``note``); the tables ``rows``, ``reports`` and ``refusals``
+        (``columns`` and ``rows``, or None); ``settings`` (groups of ``name`` and ``rows``); by section ``empty`` (why
+        it has nothing to show, or None) and ``summaries``; and ``data``: the JSON that the scripts draw.
+    """
+    told, notes = story(record), [event["text"] for _, event in record.of("note")]
+    # The story ends with the notes and with the faults, which have their own places on the page.
+    told = told[: len(told) - bool(notes) - bool(record.faults)]
+    comparisons = worth(record)
+    content = data(record, comparisons)
+    tables = {
+        "rows": None if record.result is None else rows_sheet(record.result),
+        "reports": reports_sheet(record, comparisons),
+        "refusals": refusals_sheet(record),
+        "settings": settings(record),
+    }
+    return {
+        "title": title(record),
+        "facts": facts(record),
+        "headline": told[0],
+        "story": told[1:],
+        "figures": figures(record),
+        "faults": record.faults,
+        "notes": [Name(text) for text in dict.fromkeys(notes)],
+        **tables,
+        "empty": why_empty(record, tables, content),
+        "summaries": summaries(record, content),
+        "data": as_script(content),
+    }
+
+
+def data(record: Record, comparisons: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the page's scripts draw, ready for JSON."""
+    models = record.of("model")
+    planned = (record.result or {}).get("planned_steps", models[0][1]["planned_steps"] if models else None)
+    epochs = (record.config or {}).get("epochs")
+    return {
+        "metric": metric_name(record),
+        "planned_steps": planned,
+        "epochs": epochs if isinstance(epochs, int) else None,
+        "curves": curves(record),
+        "lanes": lanes(record),
+        "worth": comparisons,
+        "anatomy": anatomy(record),
+        "lattice": lattice(record),
+    }
+
+
+def as_script(content: Any) -> Any:
+    """JSON that may stand in a script element: nothing in it ends the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Fill a template of ``page/``.
+
+    Raises:
+        ConfigError: if Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from markupsafe import Markup
+    except ImportError as error:
+        raise ConfigError("Jinja2 is not installed: pip install 'esper-morphogenetic[run]'.") from error
+    pages = resources.files("esper.observability") / "page"
+    environment = Environment(
+        loader=PackageLoader("esper.observability", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.globals["asset"] = lambda name: Markup((pages / name).read_text(encoding="utf-8"))
+    return environment.get_template(template).render(values)
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The page of several runs side by side."""
+    return render("compare.html.j2", comparison_context(comparison))
+
+
+def comparison_context(comparison: Comparison) -> dict[str, Any]:
+    """What ``compare.html.j2`` is filled with.
+
+    Returns:
+        ``title``, ``headline``, ``story`` and ``faults`` (texts); the tables ``runs``, ``pairs`` (gains over the first
+        run) and ``differences`` (options), or None; by section ``empty`` and ``summaries``; and ``data``.
+    """
+    size = next((at for at, name in enumerate(comparison.headings) if name.startswith("gain")), None)
+    headings = comparison.headings
+    metric = next((name[5:] for name in headings if name.startswith("test ") and name != "test loss"), None)
+    names = [Name(row.name) for row in comparison.rows]
+    runs = zip(names, (row.cells[: size and size - 1] for row in comparison.rows), strict=True)
+    pairs = zip(names[1:], (row.cells[size - 1 :] if size else () for row in comparison.rows[1:]), strict=True)
+    has_curves = any(one["steps"] for one in comparison.curves)
+    tables = {
+        "runs": sheet([("run", False), *((name, True) for name in headings[1:size])], ([n, *c] for n, c in runs)),
+        "pairs": sheet([("run", False), *((name, True) for name in headings[size:])], ([n, *c] for n, c in pairs)),
+        "differences": sheet(
+            [("option", False), *((label, False) for label in comparison.labels)],
+            ([Name(option), *map(Name, values)] for option, values in comparison.settings),
+        ),
+    }
+    reasons = {
+        "runs": "There is no run.",
+        "pairs": "There is one run only: nothing to compare it with.",
+        "differences": "No option differs, as far as is known.",
+        "curves": "No run has reached its first boundary.",
+    }
+    is_there = {**tables, "curves": has_curves}
+    return {
+        "title": "Comparison of runs",
+        "headline": "Runs side by side",
+        "story": comparison.remarks,
+        "faults": [],
+        **tables,
+        "empty": {name: None if is_there[name] else reason for name, reason in reasons.items()},
+        "summaries": {"curves": "The held-out loss of every run at its boundaries."},
+        "data": as_script({"metric": metric, "runs": [_run_data(one) for one in comparison.curves]}),
+    }
+
+
+def _run_data(curve: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = curve["val_metrics"] if any(one is not None for one in curve["val_metrics"]) else None
+    return {"name": curve["label"], **{key: curve[key] for key in curve if key != "label"}, "val_metrics": metrics}

@@ -1,0 +1,149 @@
+"""What happened in a run, in plain words."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from esper.observability.cited import Cited, Document, Name, Words, line, listed, quoted, ratio, sentences, total, words
+from esper.observability.grown import reports, what_grew
+from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, Record
+from esper.observability.shapes import is_whole
+from esper.observability.tried import what_was_tried
+from esper.observability.trouble import what_went_wrong
+from esper.observability.verdict import comparison, gains, headline, trying
+
+CONTROLS = ("host_on", "static")
+
+
+def story(record: Record) -> list[Words]:
+    """What happened, one paragraph each.
+
+    The first is one short sentence: the verdict, or how far the run came. Then the comparison with the controls, or how
+    to go on; what grew; what was tried and refused; what went wrong; what growth cost; what was not measured; notes, if
+    there are any; and last what could not be read, if there is anything.
+
+    Every paragraph prints as text, and is HTML in a template.
+    """
+    told = unfinished(record) if record.result is None else _finished(record.result)
+    told += [what_grew(record), *what_was_tried(record), what_went_wrong(record), _cost(record), _not_measured(record)]
+    told += [_notes(record), _faults(record)]
+    return [one for one in told if one]
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """Whether growth paid, as plain text, from the content of ``result.json`` alone."""
+    content = dict(result)
+    share = trying(content)
+    spent = [] if share is None else [words("Trying took ", share, " of the training FLOPs.")]
+    return str(sentences([headline(content), *comparison(content), *spent]))
+
+
+def _finished(result: dict[str, Any]) -> list[Words]:
+    is_compared = result["rows"]["host_on"] is not None or result["rows"]["grown"]["test_loss"] is None
+    return [headline(result), sentences(comparison(result)) if is_compared else Words()]
+
+
+def unfinished(record: Record) -> list[Words]:
+    """How far a run without a result came, and how to go on: one short sentence, and a paragraph."""
+    if any(fault.startswith(RESULT) for fault in record.faults):
+        return [words("The run has ended, but its result cannot be read: what growth was worth is not known.")]
+    ended, reached = record.of("finished"), _last(record)
+    if ended and record.config is None:
+        why = "What growth was worth is not known: controls are trained by "
+        return [_trained(line(AUDIT, ended[-1])) + words("."), words(why, Name("esper run"), " only.")]
+    if ended:
+        done = [Name(name) for name in CONTROLS if record.progress.get("rows", {}).get(name) is not None]
+        said = words("Of the controls ", listed(done), " is trained.") if done else Words()
+        opening = _trained(line(AUDIT, ended[-1])) + words("; what growth was worth is not measured yet.")
+    elif reached is None:
+        opening, said = words("The run is not finished: it has not come to its first boundary."), Words()
+    else:
+        opening = words("The run is not finished: its log reaches step ", reached.cite("step"))
+        opening += words(*_of_planned(record, reached), ".")
+        said = words("It still runs, or was interrupted.")
+    return [opening, sentences([said, _how_to_go_on(record)])]
+
+
+def _trained(ended: Document) -> Words:
+    return words("The network is trained, at step ", ended.cite("step"))
+
+
+def _last(record: Record) -> Document | None:
+    """The line that tells of the latest step."""
+    found = [line(METRICS, one) for one in record.epochs]
+    found += [line(AUDIT, one) for one in record.audit if is_whole(one[1].get("step")) and one[1]["step"] > 0]
+    return max(found, key=lambda one: int(one.content["step"]), default=None)
+
+
+def _of_planned(record: Record, reached: Document) -> list[str | Cited | Words]:
+    models = record.of("model")
+    if models and models[0][1]["planned_steps"] > 0:
+        planned = line(AUDIT, models[0]).cite("planned_steps")
+        return [" of ", planned, " (", ratio(reached.cite("step"), planned), ")"]
+    epochs = (record.config or {}).get("epochs")
+    if record.epochs and is_whole(epochs):
+        now = line(METRICS, record.epochs[-1]).cite("epoch")
+        return [", epoch ", now, " of ", Document(f"{CONFIG}#", record.config).cite("epochs")]
+    return []
+
+
+def _how_to_go_on(record: Record) -> Words:
+    where = str(record.directory)
+    if record.config is None:
+        return words("Go on by loading its newest checkpoint: ", Name(f"session.load({where + '/checkpoints'!r})"), ".")
+    return words("Go on with: ", Name(f"esper run --resume last --output {shlex.quote(where)}"))
+
+
+def _cost(record: Record) -> Words:
+    if record.result is not None:
+        document = Document(f"{RESULT}#", record.result)
+        said = words("Training took ", document.cite("rows", "grown", "train_flops", spec="flops"), "FLOPs and ")
+        said += words(document.cite("rows", "grown", "seconds", spec="seconds"))
+        share = trying(record.result)
+        if share is None:
+            return said + words(".")
+        spent = document.cite("probe_flops", spec="flops")
+        return said + words("; ", spent, "FLOPs of it, ", share, ", went into trying: into arms and judging.")
+    if not record.epochs:
+        return Words()
+    now = line(METRICS, record.epochs[-1])
+    run, arm, judging = (now.cite(f"{kind}_flops") for kind in ("run", "arm", "judging"))
+    said = words("Training has taken ", total([run, arm, judging], "flops"), "FLOPs so far")
+    if not reports(record) and not arm.value:
+        return said + words(".")
+    return said + words(", ", total([arm, judging], "flops"), "FLOPs of it for trying: arms and judging.")
+
+
+def _not_measured(record: Record) -> Words:
+    said: list[Words] = []
+    result = record.result
+    if result is not None:
+        for name in CONTROLS:
+            if result["rows"][name] is None:
+                why = result["reasons"].get(name, "no reason was recorded")
+                said.append(words("The control ", Name(name), " was not trained: ", quoted(why)))
+        compared = [name for name in CONTROLS if result["rows"][name] is not None]
+        if result["rows"]["grown"]["test_loss"] is not None and compared:
+            found = [one for name in compared for one in gains(result, name)]
+            if not any(one.low is not None for one in found):
+                said.append(
+                    words("No intervals were recorded, and one run is one seed: another may come out otherwise.")
+                )
+        if "metric" in result and result["metric"] is None:
+            said.append(words("The task has no metric beside its loss."))
+    elif record.config is not None and record.epochs:
+        said.append(words("Test samples and controls come at the end of the run."))
+    if record.epochs and not record.telemetry:
+        said.append(words("What the seeds sensed was not recorded."))
+    return sentences(said)
+
+
+def _notes(record: Record) -> Words:
+    notes = list(dict.fromkeys(one[1]["text"] for one in record.of("note")))
+    return sentences([words("The run noted:"), *map(quoted, notes)]) if notes else Words()
+
+
+def _faults(record: Record) -> Words:
+    if not record.faults:
+        return Words()
+    return sentences([words("Not all of the record could be read:"), *(words(Name(one)) for one in record.faults)])

@@ -1,0 +1,161 @@
+"""What was tried and refused, and why."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from esper.observability.cited import Cited, Document, Name, Words, count, line, quoted, sentences, words
+from esper.observability.grown import SHOWN, graft, reports, several
+from esper.observability.record import AUDIT, CONFIG, Numbered, Record
+from esper.observability.shapes import is_number
+
+REASONS = {
+    "keep gate refused": "it could not be shown that the run is worse without it",
+    "timed_out": "it stayed in one state for too long",
+    "non-finite values": "its values were not finite",
+    "the run was finished": "the run was over before it could be judged",
+    "the run went back to before this graft": "the run did not recover and went back to before it",
+}
+"""Why a lifecycle ended, in words; other reasons are quoted."""
+
+_LOST = ("lost_round", "lost to its twin")
+_ENDED = {"CULLED": "taken out", "CANCELLED": "taken back", "ROLLED_BACK": "lost in a rollback"}
+
+
+def what_was_tried(record: Record) -> list[Words]:
+    """Rounds, live trials, grafts that did not stay, and commands that were refused: one paragraph each."""
+    rounds = [_round(record, line(AUDIT, one)) for one in record.of("round_begun")]
+    trials = [_trial(record, line(AUDIT, one)) for one in record.of("trial_begun")]
+    told = [_first(rounds), _first(trials), _first(_lost(record)), _refused(record)]
+    if not rounds and not trials and not reports(record):
+        told.insert(0, _why_nothing(record))
+    return [one for one in told if one]
+
+
+def _first(found: Sequence[Words]) -> Words:
+    more = [words("There were more; the log has all of them.")] if len(found) > SHOWN else []
+    return sentences([*found[:SHOWN], *more])
+
+
+def _why_nothing(record: Record) -> Words:
+    config = record.config or {}
+    growth = config.get("growth", {})
+    if config.get("policy") == "never":
+        return words("Nothing was tried: the policy is ", Name("never"), ".")
+    if growth.get("max_rounds") == 0:
+        return words("Nothing was tried: ", Name("max_rounds"), " leaves no round.")
+    if record.of("veto"):
+        return words("Nothing was tried: every candidate was vetoed.")
+    if record.status == "unfinished" and not record.of("finished"):
+        return words("Nothing has been tried so far.")
+    return words("Nothing was tried: the controller asked for no candidate while growth was allowed.")
+
+
+def _round(record: Record, begun: Document) -> Words:
+    number, candidates = begun.content["round"], begun.content["candidates"]
+    said = words("Round ", begun.cite("round"), ", from step ", begun.cite("step"), ", tried ")
+    said += _candidates(begun)
+    ended = _of_number(record.of("round_ended"), "round", number)
+    if ended is None:
+        return said + _open_end(record)
+    arms = [line(AUDIT, one) for one in record.of("arm_ended") if one[1]["round"] == number]
+    adopted = ended.content["adopted"]
+    if adopted is not None:
+        said += words(": ", graft(adopted), " beat the twin and was adopted")
+        passed = [one.source("passed") for one in arms if one.content["passed"]]
+        return said + (words(", the best of ", count(passed), " that did.") if len(passed) > 1 else words("."))
+    if ended.content["reason"] != "no candidate beat the twin":
+        return said + words(", but adopted none: ", quoted(ended.content["reason"]))
+    said += words(", and none beat its twin, the run without it.")
+    nearest = max((one for one in arms if one.content["twin_z"] is not None), key=_z, default=None)
+    return said if nearest is None else said + words(" ") + _nearest(record, nearest, candidates)
+
+
+def _nearest(record: Record, arm: Document, candidates: list[dict[str, Any]]) -> Words:
+    """How far the best of the refused was from passing."""
+    lifecycle = arm.content.get("lifecycle")
+    known = next((graft(one) for one in candidates if one["lifecycle"] == lifecycle), words(Name(arm.content["arm"])))
+    said = words("The nearest was ", known)
+    if arm.content["gate_loss"] is not None and arm.content["twin_gate_loss"] is not None:
+        said += words(" with a loss of ", arm.cite("gate_loss", spec="loss"), " on the gate samples against ")
+        said += words(arm.cite("twin_gate_loss", spec="loss"))
+    z, asked = arm.cite("twin_z", spec="z"), _asked(record)
+    said += words(" (z = ", z)
+    if asked is not None and z.value < asked.value:
+        return said + words(", at least ", asked, " is asked for).")
+    metric_gain = arm.content["metric_gain"]
+    if metric_gain is not None and metric_gain < 0:
+        return said + words("), but its accuracy was ", arm.cite("metric_gain", spec="points_apart"), " points lower.")
+    return said + words(").")
+
+
+def _asked(record: Record) -> Cited | None:
+    """The z-score that the gates ask for."""
+    config = record.config or {}
+    value = config.get("growth", {}).get("gate_z")
+    return Document(f"{CONFIG}#", config).cite("growth", "gate_z", spec="plain") if is_number(value) else None
+
+
+def _trial(record: Record, begun: Document) -> Words:
+    said = words("Live trial ", begun.cite("trial"), ", from step ", begun.cite("step"), ", grew ")
+    said += _candidates(begun) + words(" in the run itself")
+    ended = _of_number(record.of("trial_ended"), "trial", begun.content["trial"])
+    if ended is None:
+        return said + _open_end(record)
+    adopted = ended.content["adopted"]
+    if adopted:
+        stayed = several([graft(one) for one in adopted])
+        return said + words("; ", stayed, " stayed: ", quoted(ended.content["reason"]))
+    return said + words("; nothing stayed: ", quoted(ended.content["reason"]))
+
+
+def _open_end(record: Record) -> Words:
+    is_over = record.result is not None or bool(record.of("finished"))
+    is_over |= any(fault.startswith(AUDIT) for fault in record.faults)
+    return words("; how it ended is not in the log." if is_over else "; it is under way.")
+
+
+def _candidates(begun: Document) -> Words:
+    candidates = begun.content["candidates"]
+    number = count([begun.source("candidates", index) for index in range(len(candidates))])
+    return words(
+        number,
+        " candidate (" if len(candidates) == 1 else " candidates (",
+        several([graft(one) for one in candidates]),
+        ")",
+    )
+
+
+def _lost(record: Record) -> list[Words]:
+    """Lifecycles that ended neither as a fossil nor by a lost comparison."""
+    said = []
+    for one in reports(record):
+        outcome, reason = one.content["outcome"], one.content["reason"]
+        if outcome == "FOSSILIZED" or reason in _LOST:
+            continue
+        why = words(f"{REASONS[reason]}.") if reason in REASONS else quoted(reason)
+        how = _ENDED.get(outcome, outcome)
+        said.append(graft(one.content) + words(f" was {how} at step ", one.cite("ended_step"), ": ", why))
+    return said
+
+
+def _refused(record: Record) -> Words:
+    """Commands that were not carried out; what the session refuses itself is told by the outcome."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for one in record.of("veto", "refused"):
+        if one[1]["who"] != "session":
+            key = (one[1]["event"], one[1]["reason"])
+            by_reason.setdefault(key, []).append(line(AUDIT, one).source("reason"))
+    said = []
+    for (event, reason), sources in by_reason.items():
+        how = "vetoed" if event == "veto" else "refused"
+        were = " command was " if len(sources) == 1 else " commands were "
+        said.append(words(count(sources), f"{were}{how}: ", quoted(reason)))
+    return _first(said)
+
+
+def _of_number(found: list[Numbered], key: str, number: int) -> Document | None:
+    return next((line(AUDIT, one) for one in found if one[1][key] == number), None)
+
+
+def _z(arm: Document) -> float:
+    return float(arm.content["twin_z"])

@@ -5,18 +5,15 @@ import statistics
 import numpy as np
 import pytest
 
-from esper.observability.lattice import decode, unpack_codes
 from tests.browser.test_charts import numbers
+from tests.observability.unpacking import unpack
 
 NOTICED_MS = 100
 
 
 def values_of(data) -> np.ndarray:
     """What the page packs: [measures, boundaries, seeds]."""
-    lattice = data["lattice"]
-    seeds = sum(place["seeds"] for place in lattice["places"])
-    shape = (len(lattice["measures"]), len(lattice["epochs"]), seeds)
-    return decode(unpack_codes(lattice["codes"], shape))
+    return unpack(data["lattice"])[0]
 
 
 def point_at(watched, row: int, column: int, rows: int, columns: int) -> None:

@@ -201,7 +201,7 @@ def test_a_long_curve_is_averaged_and_a_logarithm_shows_late_progress():
     assert sparkline([0.0, 10.0], 2, is_log=True) == "▁█"
 
 
-def test_plain_lines_say_what_they_always_said(capsys):
+def test_what_plain_lines_say(capsys):
     lines = PlainLines()
     lines.begin(HEADING)
     assert capsys.readouterr().out == "", "a run that cannot begin shows nothing"
@@ -219,23 +219,23 @@ run directory runs/digits-0
 
 note         360 gate samples are few.
 epoch   1/30 train loss 2.3000   held-out loss 2.1000   accuracy 21.0%
-round 1      begins; to try: the whole model, encoder.0:2, encoder.0
+round 1      tries the whole model, encoder.0:2, encoder.0
   arm        model/bottleneck_mlp beats the run itself: held-out loss 0.8100 against 1.0200 (z = +9.6)
   arm        encoder.0:2/glu does not beat the run itself: held-out loss 0.8100 against - (z = -)
   ended      encoder.0 CANCELLED: asked for
-  ended      encoder.0:2 CULLED: lost_round
+  ended      encoder.0:2 CULLED: it lost its round
 round 1      ends; adopted a graft on the whole model: beat the twin
 veto         encoder.0:2: no parameters left
-trial 1      begins in the run itself: encoder.0:2
-trial 1      ends; stays: nothing: lost
+trial 1      grows in the run itself: encoder.0:2
+trial 1      ends; nothing stays: lost
 fault        non-finite values in a graft on encoder.0
 recovery     the run has recovered after a graft was removed
-recovery     the run has not recovered from a graft: it is as before that graft
-emergency    losses spike; out with the graft on encoder.0
+recovery     the run has not recovered: it goes back to before the graft that was removed
+emergency    losses spike; the graft on encoder.0 is taken out
 emergency    not finite; the run goes back
 rollback     to the state after step 250: emergency
-  look       the whole model is not kept yet (without it: z = -)
-  look       the whole model keeps its place (without it: z = +17.7)
+  look       the whole model has not proved its worth yet (against the run without it: z = -)
+  look       the whole model stays (against the run without it: z = +17.7)
   ended      the whole model FOSSILIZED: gate passed
 control      host_on: 147.8 M training FLOPs, learning rate searched
 

@@ -100,7 +100,8 @@ def test_an_interrupted_run_leaves_the_terminal_clean_and_goes_on_where_it_was(l
     assert shown.written.rfind(SHOW) > shown.written.rfind(HIDE) > 0
     assert "stopped" in shown.end
     last = shown.written[shown.written.rfind(SHOW) :]
-    assert f"interrupted  everything is saved. Go on with: esper run --resume last --output {tmp_path / 'run'}" in last
+    again = f"esper run --resume last --output {tmp_path / 'run'}"
+    assert f"interrupted  go on from the last checkpoint with: {again}" in last
     assert "Traceback" not in shown.written
     shown = in_terminal("-m", "esper", "run", "--resume", "last", "--output", str(tmp_path / "run"))
     assert "resumed      after 41 steps" in shown.written
@@ -184,7 +185,7 @@ def test_of_several_processes_only_the_first_speaks(options, line, monkeypatch, 
 def test_the_first_process_speaks(line, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     assert main(line) == 0
-    assert "round 1      begins" in capsys.readouterr().out
+    assert "round 1      tries" in capsys.readouterr().out
 
 
 def test_without_rich_a_run_is_shown_line_by_line_and_says_why(monkeypatch, capsys):

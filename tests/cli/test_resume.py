@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 from esper.cli import conclusion
 from esper.cli.main import main
@@ -101,6 +102,26 @@ def test_a_control_that_was_finished_is_not_trained_again(grows, tmp_path, monke
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert all(rows.values())
     assert not (tmp_path / "progress.json").exists()
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["lost", "cut"])
+def test_a_control_whose_samples_are_gone_is_trained_again(spoil, grows, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(conclusion, "static", interrupted)
+        assert main(["run", "--config", grows, "--output", str(tmp_path)]) == 130
+    spoil(tmp_path / "samples.safetensors")
+    assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 0
+    samples = load_file(tmp_path / "samples.safetensors")
+    assert {name.partition(".")[0] for name in samples} == {"grown", "host_on", "static"}
+
+
+def test_where_nothing_grew_the_static_network_has_the_samples_of_the_host(tmp_path):
+    assert main(["run", "--epochs", "1", "--policy", "never", "--output", str(tmp_path)]) == 0
+    samples = load_file(tmp_path / "samples.safetensors")
+    assert (samples["static.loss"] == samples["host_on.loss"]).all()
 
 
 def test_a_damaged_checkpoint_is_told_with_exit_code_1(tmp_path, monkeypatch, capsys):

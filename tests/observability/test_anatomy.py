@@ -43,7 +43,7 @@ def test_places_tell_what_they_cover():
     places = anatomy(record(MODEL))["places"]
     assert [(one["label"], one["kind"], one["covers"]) for one in places] == [
         ("the whole model", "model", []),
-        ("a.0 to a.1", "span", ["a.0", "a.1"]),
+        ("a.0:a.1", "span", ["a.0", "a.1"]),
         ("b", "layer", ["b"]),
     ]
 
@@ -79,7 +79,7 @@ def test_the_grown_size_is_that_of_the_result():
 
 
 @pytest.mark.parametrize(
-    ("layer_id", "label"), [("", "the whole model"), ("0:2", "0 to 2"), ("encoder.0.linear", "encoder.0.linear")]
+    ("layer_id", "label"), [("", "the whole model"), ("0:2", "0:2"), ("encoder.0.linear", "encoder.0.linear")]
 )
 def test_places_have_one_label_everywhere(layer_id, label):
     assert place_label(layer_id) == label

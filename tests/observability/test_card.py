@@ -26,7 +26,7 @@ def test_it_says_what_grew_on_what_data_from_what_host():
     assert r"| host | `mlp`, a `Thin\|Net` of 700 parameters |" in said
     assert "| network | 1,292 parameters |" in said
     assert "| data | `digits`, 397 test samples |" in said
-    assert "| `bottleneck_mlp` (`hidden 8`) | `0 to 2` | 610 | 25 | 75 |" in said
+    assert "| `bottleneck_mlp` (`hidden 8`) | `0:2` | 610 | 25 | 75 |" in said
     assert said.count("| 610 |") == 1  # what was refused is no part of it
 
 

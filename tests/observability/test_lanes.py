@@ -125,7 +125,7 @@ def test_lanes_stand_in_order_of_birth_and_name_the_seed():
     )
     assert [(lane["lifecycle"], lane["label"]) for lane in told] == [
         (1, "0, seed 3"),
-        (2, "a.0 to a.2"),
+        (2, "a.0:a.2"),
         (3, "the whole model"),
     ]
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.observability import lattice as lattice_module
-from esper.observability.lattice import ABSENT, MEASURES, MISSING, ZERO, decode, encode, lattice, unpack
+from esper.observability.lattice import ABSENT, MEASURES, MISSING, ZERO, encode, lattice
 from tests.observability.events import record
+from tests.observability.unpacking import decode, unpack
 
 KEYS = tuple(MEASURES)
 

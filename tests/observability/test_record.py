@@ -215,7 +215,7 @@ def test_whatever_a_field_holds_the_run_can_be_told(tmp_path, odd):
         directories.finished(tmp_path / f"result{number}", result=changed)
     records = [read(directory) for directory in sorted(tmp_path.iterdir())]
     for record in records:
-        assert story(record)
+        assert story(record).headline
         assert record.result is None or text(record.result)
     assert compare(records).rows
 

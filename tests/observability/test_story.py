@@ -36,7 +36,7 @@ def _verdict(lifecycles=(FOSSIL,), grown=None, host_on=HOST, static=STATIC, **fi
         (
             row(0.18, 0.95),
             [FOSSIL],
-            "that had this size from the start it has 1.0 points more accuracy and 0.020 nats less",
+            "of about this size from the start it has 1.0 points more accuracy and 0.020 nats less",
         ),
         (row(0.18, 0.95), [FOSSIL], "Trying took 25% of the training FLOPs."),
         (row(0.18, 0.95), [FOSSIL, FOSSIL, lifecycle(2)], "The network grew 2 parts, and"),
@@ -72,21 +72,21 @@ def test_the_verdict_of_a_result_without_intervals(grown, lifecycles, says):
             WORSE,
             "5.0 points less accuracy (2.0 to 8.0 less) and 0.050 nats more test loss (0.020 to 0.080 more).",
         ),
-        (UNCLEAR, UNCLEAR, ", and whether that paid one run cannot tell."),
+        (UNCLEAR, UNCLEAR, ", but these test samples cannot tell whether that paid."),
         (
             UNCLEAR,
             UNCLEAR,
             "1.0 points more accuracy (2.0 less to 4.0 more) and 0.010 nats less test loss (0.020 more to",
         ),
-        (UNCLEAR, UNCLEAR, "0.040 less), which is no difference that one run can tell."),
+        (UNCLEAR, UNCLEAR, "0.040 less): too small a difference for these test samples to tell."),
         (BETTER, UNCLEAR, ", and that paid: 0.050 nats less test loss than the host trained on."),
-        (BETTER, UNCLEAR, "; the difference in accuracy is none that one run can tell."),
+        (BETTER, UNCLEAR, "; the difference in accuracy is too small for these test samples to tell."),
         (UNCLEAR, BETTER, ", and that paid: 5.0 points more accuracy than the host trained on."),
-        (UNCLEAR, BETTER, "; the difference in test loss is none that one run can tell."),
+        (UNCLEAR, BETTER, "; the difference in test loss is too small for these test samples to tell."),
         (WORSE, UNCLEAR, ", but that did not pay: 0.050 nats more test loss than the host trained on."),
         (BETTER, WORSE, ", but test loss and accuracy disagree about whether it paid."),
         (BETTER, (0.0, 0.0, 0.0), ", and that paid: 0.050 nats less"),
-        (UNCLEAR, None, ", and whether that paid one run cannot tell."),
+        (UNCLEAR, None, ", but these test samples cannot tell whether that paid."),
     ],
 )
 def test_the_verdict_goes_by_the_intervals(loss, metric, says):
@@ -99,9 +99,9 @@ def test_the_verdict_goes_by_the_intervals(loss, metric, says):
 
 def test_a_refusal_within_the_interval_is_no_difference():
     gains = {"host_on": gain(UNCLEAR, UNCLEAR), "static": None}
-    assert "which is no difference that one run can tell" in _verdict([lifecycle(1)], gains=gains)
+    assert "too small a difference for these test samples to tell" in _verdict([lifecycle(1)], gains=gains)
     gains = {"host_on": gain(WORSE, WORSE), "static": None}
-    assert "no difference" not in _verdict([lifecycle(1)], gains=gains)
+    assert "too small" not in _verdict([lifecycle(1)], gains=gains)
 
 
 def test_intervals_that_are_not_defined_are_left_out():
@@ -124,13 +124,18 @@ def test_what_was_not_measured_is_said(lifecycles, says):
 def test_a_control_that_diverged_is_beaten():
     said = _verdict([FOSSIL], row(0.18, 0.95), row(None, 0.10))
     assert ", and that paid: the loss of the host trained on is not finite." in said
-    assert "85.0 points more accuracy; the loss of that one is not finite." in said
-    assert "the loss of that one is not finite" in _verdict([FOSSIL], row(0.18, 0.95), HOST, row(None, 0.10))
-    assert "the loss of that one is not finite" not in _verdict([FOSSIL], row(0.18, 0.95))
+    assert "85.0 points more accuracy; the test loss of that control is not finite." in said
+    assert "the test loss of that control is not finite" in _verdict([FOSSIL], row(0.18, 0.95), HOST, row(None, 0.10))
+    assert "the test loss of that control is not finite" not in _verdict([FOSSIL], row(0.18, 0.95))
+
+
+def _parts(directory):
+    told = story(read(directory))
+    return [told.headline, *told.paragraphs]
 
 
 def _told(directory):
-    return "\n".join(map(str, story(read(directory))))
+    return "\n".join(map(str, _parts(directory)))
 
 
 def test_what_grew_is_told_with_its_steps_and_sizes(tmp_path):
@@ -144,7 +149,7 @@ def test_what_grew_is_told_with_its_steps_and_sizes(tmp_path):
 def test_a_round_is_told_with_its_winner(tmp_path):
     told = _told(directories.finished(tmp_path))
     assert (
-        "Round 1, from step 25, tried 2 candidates (bottleneck_mlp on the whole model and bottleneck_mlp on 0 to 2)"
+        "Round 1, from step 25, tried 2 candidates (bottleneck_mlp on the whole model and bottleneck_mlp on 0:2)"
         in told
     )
     assert ": bottleneck_mlp on the whole model beat the twin and was adopted." in told
@@ -158,8 +163,8 @@ def _refused(tmp_path, *arms, reason="no candidate beat the twin", reports=(), *
 
 def test_a_round_that_refused_all_tells_how_near_the_best_came(tmp_path):
     told = _refused(tmp_path, directories.arm_ended(1, z=-4.0), directories.arm_ended(2, z=1.5))
-    assert "and none beat its twin, the run without it. The nearest was bottleneck_mlp on 0 to 2 with a loss of" in told
-    assert "1.0600 on the gate samples against 1.0000 (z = +1.5, at least 2.33 is asked for)." in told
+    assert "and none beat its twin, the run without it. The nearest was bottleneck_mlp on 0:2 with a loss of" in told
+    assert "1.0600 on the gate samples against 1.0000 (z = +1.5; it takes at least 2.33)." in told
 
 
 def test_a_candidate_refused_for_its_accuracy_is_told_so(tmp_path):
@@ -207,14 +212,20 @@ def test_commands_that_were_not_carried_out_are_counted_by_reason(tmp_path):
     told = _told(directories.finished(tmp_path, audit=audit, result=result([])))
     assert "2 commands were vetoed: too large. 1 command was refused: no place." in told.replace("\n", " ")
     assert "gate shut" not in told
-    assert "Nothing was tried: every candidate was vetoed." in told
+    assert "Nothing was tried: every candidate was vetoed or refused." in told
+
+
+def test_a_refused_candidate_was_asked_for(tmp_path):
+    asked = {"event": "refused", "time": 1.0, "step": 25, "arm": None, "target": "GERMINATED", "who": "user"}
+    told = _told(directories.finished(tmp_path, audit=[asked | {"reason": "embargo"}], result=result([])))
+    assert "the controller asked for no candidate" not in told
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
         ({"policy": "never"}, "Nothing was tried: the policy is never."),
-        ({"growth": {"max_rounds": 0}}, "Nothing was tried: max_rounds leaves no round."),
+        ({"growth": {"max_rounds": 0}}, "Nothing was tried: max_rounds allows no round."),
         ({}, "Nothing was tried: the controller asked for no candidate while growth was allowed."),
     ],
 )
@@ -251,9 +262,9 @@ TROUBLE = {
         ("emergency", {"response": "cull", "layer_id": "0"}, "; the graft on 0 was at fault and taken out."),
         ("rollback", {}, "the run went back to its state after step 25 (asked for); what was adopted since is gone."),
         ("rollback", {"reason": "emergency: x", "lifecycles": []}, "the run went back to its state after step 25."),
-        ("fault", {}, "At step 50 a graft on 0 to 2 gave values that are not finite."),
-        ("fault", {"lifecycles": []}, "a fossil on 0 to 2 gave"),
-        ("recovery", {}, "had not recovered from the removal of a graft and was restored from before it."),
+        ("fault", {}, "At step 50 a graft on 0:2 gave values that are not finite."),
+        ("fault", {"lifecycles": []}, "a fossil on 0:2 gave"),
+        ("recovery", {}, "had not recovered from the removal of a graft and went back to before that graft."),
         ("recovery", {"recovered": True}, "the run had recovered from the removal of a graft."),
     ],
 )
@@ -265,18 +276,14 @@ def test_trouble_is_told(tmp_path, kind, fields, says):
 
 def test_what_growth_cost_is_told(tmp_path):
     told = _told(directories.finished(tmp_path))
-    assert "Training took 4.0 MFLOPs and 1 min 20 s; 1.0 MFLOPs of it, 25%, went into trying" in told
+    assert "Training took 4.0 MFLOPs and 1 min 20 s; 1.0 MFLOPs of that (25%) went into arms and judging." in told
 
 
-def test_what_is_missing_and_noted_is_told(tmp_path):
-    note = {"event": "note", "time": 1.0, "text": "360 gate samples are few."}
-    directory = directories.finished(tmp_path, audit=[note, note], result=result([], metric=None))
-    (directory / "metrics.jsonl").unlink()
-    told = _told(directory)
-    assert "The control host_on was not trained: left out by --no-controls." in told
+def test_what_was_not_trained_or_measured_is_told(tmp_path):
+    told = _told(directories.finished(tmp_path, result=result([], metric=None)))
+    assert "The controls host_on and static were not trained: left out by --no-controls." in told
     assert "The task has no metric beside its loss." in told
-    assert told.count("360 gate samples are few.") == 1
-    assert "Not all of the record could be read: metrics.jsonl is missing" in told
+    assert "What the seeds sensed was not recorded." in told
 
 
 def _unfinished(tmp_path, audit=(), epochs=2, **fields):
@@ -286,9 +293,11 @@ def _unfinished(tmp_path, audit=(), epochs=2, **fields):
 
 def test_an_unfinished_run_tells_how_far_it_came_and_how_to_go_on(tmp_path):
     directory = _unfinished(tmp_path / "a run", [directories.model()])
-    first, second, *_ = map(str, story(read(directory)))
+    first, second, *_ = map(str, _parts(directory))
     assert first == "The run is not finished: its log reaches step 50 of 100 (50%)."
-    assert second == f"It still runs, or was interrupted. Go on with: esper run --resume last --output '{directory}'"
+    assert (
+        second == f"It is still running, or was interrupted. Go on with: esper run --resume last --output '{directory}'"
+    )
     assert "Nothing has been tried so far." in _told(directory)
 
 
@@ -315,7 +324,7 @@ def test_controls_that_were_interrupted(tmp_path):
     progress = {"seconds": 1.0, "rows": {"host_on": HOST}}
     told = _told(_unfinished(tmp_path, directories.log()[-1:], progress=progress))
     assert told.startswith("The network is trained, at step 100; what growth was worth is not measured yet.")
-    assert "Of the controls host_on is trained. Go on with: esper run" in told
+    assert "The control host_on is trained. Go on with: esper run" in told
 
 
 def test_a_run_of_the_users_own_loop(tmp_path):
@@ -334,7 +343,7 @@ def test_a_damaged_result_is_not_taken_for_an_unfinished_run(tmp_path):
 
 def test_the_first_paragraph_is_one_short_sentence(tmp_path):
     for directory in _all_kinds(tmp_path):
-        first = str(story(read(directory))[0])
+        first = str(story(read(directory)).headline)
         assert first.endswith(".")
         assert ". " not in first
         assert len(first.split()) <= 18
@@ -363,7 +372,7 @@ class _Numbers(HTMLParser):
 
 def _numbers(directory):
     parser = _Numbers()
-    parser.feed("\n".join(part.__html__() for part in story(read(directory))))
+    parser.feed("\n".join(part.__html__() for part in _parts(directory)))
     return parser
 
 
@@ -409,7 +418,8 @@ def test_a_number_whose_source_says_otherwise_is_caught(tmp_path):
 
 
 def test_text_from_the_log_cannot_become_html(tmp_path):
-    note = {"event": "note", "time": 1.0, "text": "<script>alert(1)</script>"}
-    html = "".join(part.__html__() for part in story(read(directories.finished(tmp_path, audit=[note]))))
+    ended = directories.round_ended(None, "<script>alert(1)</script>")
+    audit = [directories.round_begun(directories.candidate(1)), ended]
+    html = "".join(part.__html__() for part in _parts(directories.finished(tmp_path, audit=audit)))
     assert "<script" not in html
     assert "&lt;script&gt;" in html

@@ -13,7 +13,7 @@ MEASURED = {"twin_z": 2.0, "gain": 0.2, "gain_se": 0.1}
 def test_an_arm_is_compared_with_its_twin():
     (row,) = worth(record(arm_ended(1, 20, passed=True)))
     assert (row["against"], row["mean"], row["z"], row["passed"], row["step"]) == ("its twin", 0.5, 4.0, True, 20)
-    assert (row["low"], row["high"]) == pytest.approx((0.5 - 1.96 * 0.125, 0.5 + 1.96 * 0.125))
+    assert (row["low"], row["high"]) == pytest.approx((0.5 - 1.959964 * 0.125, 0.5 + 1.959964 * 0.125))
 
 
 def test_a_look_compares_with_the_run_without_the_graft():

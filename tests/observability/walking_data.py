@@ -96,7 +96,7 @@ def check_worth(rows: list[dict[str, Any]], files: Files) -> None:
         mean, error = measured[f"{prefix}gain"], measured[f"{prefix}gain_se"]
         assert (row["mean"], row["z"], row["step"]) == (mean, measured[z], event["step"])
         assert row["passed"] == event.get("passed", True)
-        assert math.isclose((row["high"] - row["low"]) / 2, 1.96 * error, rel_tol=1e-9)
+        assert math.isclose((row["high"] - row["low"]) / 2, 1.959964 * error, rel_tol=1e-6)
         assert math.isclose(row["high"] + row["low"], 2 * mean, rel_tol=1e-9, abs_tol=1e-12)
     looks = files.events("arm_ended", "keep_look")
     assert len(rows) >= len(looks)

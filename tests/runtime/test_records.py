@@ -111,6 +111,16 @@ def test_a_resumed_run_keeps_what_was_sensed_before_and_has_nothing_twice(cut, t
     assert timeless(runs[0]) == timeless(runs[1])
 
 
+def test_a_damaged_line_does_not_keep_a_run_from_being_resumed(tmp_path):
+    first = _recipe().build(directory=tmp_path, loader=(source := toy.loader()))
+    train_from(first, source)
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"telemetry"', b'"tele\xff\xffry"', 1))
+    resumed = _recipe().build(directory=tmp_path, loader=toy.loader())
+    resumed.session.load(tmp_path / "checkpoints")
+    assert len(_metrics(tmp_path, "telemetry")) == len(_metrics(tmp_path, "epoch")) - 1
+
+
 def test_an_arm_tells_how_it_learned(tmp_path):
     trial = _recipe().build().train()
     (ended,) = trial.events("arm_ended")
@@ -189,6 +199,23 @@ def test_another_thread_may_ask_for_the_position_at_any_time():
     steps = [one.step for one in seen]
     assert steps == sorted(steps)
     assert any(one.arm for one in seen)
+
+
+def test_an_arm_that_begins_while_the_position_is_read_is_not_taken_for_the_run():
+    class Begins:
+        """A window whose capture is there from the second time on that it is asked for."""
+
+        batches, arm_step = [None] * 40, 1
+        asked = 0
+
+        @property
+        def run(self):
+            self.asked += 1
+            return None if self.asked == 1 else {"clock": {"step": 50, "epoch": 5}}
+
+    trial = _recipe().build()
+    trial.growth.rounds.current = Begins()
+    assert trial.session.position.step == 50
 
 
 def test_counting_a_place_that_is_not_called_leaves_its_columns_out(tmp_path):

@@ -20,7 +20,9 @@ from torch import Tensor
 from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
+"""Of what is stored; raised by every change after which older checkpoints do not fit."""
+
 GENERATIONS = 2
 
 
@@ -74,7 +76,10 @@ def read(directory: Path) -> Any:
             raise CheckpointError(_damaged(source, "the manifest does not match its digest"))
         manifest = json.loads(text)
         if manifest["format"] != FORMAT:
-            raise CheckpointError(f"{source} has format {manifest['format']}; this version of Esper reads {FORMAT}.")
+            raise CheckpointError(
+                f"{source} has format {manifest['format']}; this version of Esper reads {FORMAT}. "
+                "Go on with the version that wrote it, or start anew."
+            )
         # cloned: where a file puts a tensor decides its alignment, and unaligned batches sum in another order
         tensors = {name: tensor.clone() for name, tensor in load_file(source / "tensors.safetensors").items()}
     except (OSError, KeyError, ValueError, SafetensorError) as error:

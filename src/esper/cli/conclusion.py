@@ -56,7 +56,7 @@ class Conclusion:
             lr=options.lr,
             schedule=SCHEDULE,
         )
-        self._note("grown", grown)
+        self._note("grown", grown.to_dict(), grown.test)
         model = write_model(self._directory / MODEL, plain, task)
         write_card(model, self._result(), self._anatomy())  # what if the controls are interrupted
         if model.fault is not None:
@@ -73,7 +73,8 @@ class Conclusion:
         show_closing(self._directory, self._shown)
 
     def _train_controls(self, grown: Row) -> None:
-        self._rows |= read_json(self._directory / PROGRESS).get("rows", {})
+        done = read_json(self._directory / PROGRESS).get("rows", {})
+        self._rows |= {name: row for name, row in done.items() if name in self._tests}
         budget = grown.train_flops
         setting = Setting(self._options.batch_size, self._options.seed, split_seed=self._options.growth.seed)
         kinds: dict[str, Callable[[Setting], Row]] = {
@@ -86,7 +87,7 @@ class Conclusion:
                 continue
             if name == "static" and self._rows["host_on"]["parameters"] == grown.parameters:
                 # nothing grew: the same network, from the same bytes
-                self._rows[name], self._tests[name] = self._rows["host_on"], self._tests["host_on"]
+                self._note(name, self._rows["host_on"], self._tests["host_on"])
                 continue
             if name == "static" and not self._task.is_scalable:
                 self._reasons[name] = "the host's factory takes no width_factor"
@@ -100,13 +101,13 @@ class Conclusion:
             except ConfigError as error:  # a factory whose size does not follow its width_factor
                 self._reasons[name] = str(error)
                 continue
-            self._note(name, row)
+            self._note(name, row.to_dict(), row.test)
             done = {name: row for name, row in self._rows.items() if name in CONTROLS and row is not None}
             note_progress(self._directory, self._seconds, done)
 
-    def _note(self, name: str, row: Row) -> None:
+    def _note(self, name: str, row: dict[str, Any], test: PerSample) -> None:
         """Keep a row and its test samples."""
-        self._rows[name], self._tests[name] = row.to_dict(), row.test
+        self._rows[name], self._tests[name] = row, test
         write_samples(self._directory / SAMPLES, self._tests, self._task.test_groups)
 
     def _result(self) -> dict[str, Any]:

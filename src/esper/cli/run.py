@@ -56,7 +56,7 @@ def run(options: Options, directory: Path | None) -> None:
         except KeyboardInterrupt:
             shown.stop()
             again = f"esper run --resume last --output {directory}"
-            shown.say("interrupted", f"everything is saved. Go on with: {again}")
+            shown.say("interrupted", f"go on from the last checkpoint with: {again}")
             raise
 
 

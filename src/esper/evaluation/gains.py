@@ -7,10 +7,8 @@ from torch import Tensor
 
 from esper.evaluation.row import PerSample
 from esper.kasmina.worth import paired_gain
+from esper.observability.pairing import Z_95
 from esper.tasks.task import Samples
-
-Z_95 = 1.959964
-"""Two-sided 95 % of a standard normal distribution."""
 
 
 def gains(grown: PerSample, control: PerSample, groups: Tensor | None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Row:
     test: PerSample = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON, without the single samples; what is not finite is None."""
+        """Plain values without the single samples; what is not finite is None, but for points of the curve."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "test"}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value

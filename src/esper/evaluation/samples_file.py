@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,7 +28,10 @@ def write_samples(path: Path, rows: Mapping[str, PerSample], groups: Tensor | No
 
 
 def read_samples(path: Path) -> dict[str, PerSample]:
-    """What :func:`write_samples` wrote; empty if there is no such file."""
-    tensors = load_file(path) if path.is_file() else {}
+    """What :func:`write_samples` wrote; empty if there is no such file, or none that can be read."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError):
+        return {}
     names = {name.removesuffix(".loss") for name in tensors if name.endswith(".loss")}
     return {name: PerSample(tensors[f"{name}.loss"], tensors[f"{name}.correct"]) for name in sorted(names)}

@@ -46,6 +46,7 @@ class Comparison:
         curves: learning curves of each run with its ``label``, and ``steps``, ``flops``, ``train_losses``,
             ``val_losses``, ``val_metrics``.
         remarks: what has to be known to read the table, one sentence each.
+        metric: name of the tasks' metric; None if they have none.
     """
 
     labels: tuple[str, ...]
@@ -54,6 +55,12 @@ class Comparison:
     settings: tuple[tuple[str, tuple[str, ...]], ...]
     curves: tuple[dict[str, Any], ...]
     remarks: tuple[Words, ...]
+    metric: str | None
+
+    @property
+    def size(self) -> int:
+        """Columns before the gains, that of the labels among them."""
+        return next(index for index, name in enumerate(self.headings) if name.startswith("gain"))
 
 
 def compare(records: Sequence[Record]) -> Comparison:
@@ -81,12 +88,13 @@ def compare(records: Sequence[Record]) -> Comparison:
         settings=tuple(settings_apart(unique)),
         curves=tuple({"label": run.label, **curves(run.record)["run"]} for run in runs),
         remarks=tuple(remarks),
+        metric=metric,
     )
 
 
 def text(comparison: Comparison) -> str:
     """The comparison for a terminal: the table, the options that differ, and the remarks."""
-    size = next(index for index, name in enumerate(comparison.headings) if name.startswith("gain"))
+    size = comparison.size
     tables = [aligned(comparison.headings[:size], [(row, row.cells[: size - 1]) for row in comparison.rows])]
     if len(comparison.rows) > 1:
         others = [(row, row.cells[size - 1 :]) for row in comparison.rows[1:]]

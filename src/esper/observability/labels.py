@@ -2,8 +2,8 @@
 
 
 def place_label(layer_id: str) -> str:
-    """``"the whole model"``, ``"0 to 2"`` for a span, else the module's dotted name."""
-    return layer_id.replace(":", " to ") or "the whole model"
+    """``"the whole model"``, else the name by which it is configured: ``"encoder.0"``, ``"0:2"`` for a span."""
+    return layer_id or "the whole model"
 
 
 def seed_label(layer_id: str, seed_id: int | str) -> str:

@@ -3,7 +3,7 @@
 A value keeps two significant digits, which is finer than any colour scale. It becomes a 16 bit code that counts such
 numbers upwards, so that a value that hardly changes from boundary to boundary gives a small difference. Differences are
 written alternately as even and odd numbers (0, -1, 1, -2, ... become 0, 1, 2, 3, ...), which leaves nearly all high
-bytes 0. Without that, noisy values take a fifth more text and are slow to compress: high bytes then repeat the sign.
+bytes 0. Without that, noisy values take more text and longer to compress: high bytes then repeat the sign.
 """
 
 # M measures, B boundaries, S seeds of all places
@@ -87,13 +87,6 @@ def encode(values: NDArray[np.float64]) -> NDArray[np.uint16]:
     return codes.astype(np.uint16)
 
 
-def decode(codes: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """Inverse of :func:`encode`, to two significant digits; NaN where a value is missing."""
-    exponent, digits = np.divmod(codes.astype(np.int64) - FIRST, STEPS)
-    values = (digits + 10) / 10 * 10.0 ** np.where(codes == ZERO, 0, exponent + SMALLEST_EXPONENT)
-    return np.where(codes == ZERO, 0.0, np.where(codes == MISSING, np.nan, values))
-
-
 def pack_codes(codes_MBS: NDArray[np.uint16]) -> str:
     """Differences from boundary to boundary, alternating; all low bytes, then all high bytes; zlib, base64."""
     change = np.diff(codes_MBS, axis=1, prepend=np.uint16(0)).view(np.int16)
@@ -101,38 +94,14 @@ def pack_codes(codes_MBS: NDArray[np.uint16]) -> str:
     return _pack((folded & 0xFF).astype(np.uint8).tobytes() + (folded >> 8).astype(np.uint8).tobytes())
 
 
-def unpack_codes(text: str, shape: tuple[int, int, int]) -> NDArray[np.uint16]:
-    """Inverse of :func:`pack_codes`; ``shape`` is ``[measures, boundaries, seeds]``."""
-    low, high = _unpack(text).astype(np.uint16).reshape(2, *shape)
-    folded = low | (high << 8)
-    change = (folded >> 1) ^ (0 - (folded & 1))
-    return np.cumsum(change, axis=1, dtype=np.uint16)
-
-
 def pack_states(states_BS: NDArray[np.uint8]) -> str:
     """Differences from boundary to boundary modulo 256; zlib, base64."""
     return _pack(np.diff(states_BS, axis=0, prepend=np.uint8(0)).tobytes())
 
 
-def unpack_states(text: str, boundaries: int) -> NDArray[np.uint8]:
-    """Inverse of :func:`pack_states`."""
-    return np.cumsum(_unpack(text).reshape(boundaries, -1), axis=0, dtype=np.uint8)
-
-
-def unpack(packed: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """What :func:`lattice` packed: values ``[measures, boundaries, seeds]`` and states ``[boundaries, seeds]``."""
-    boundaries, seeds = len(packed["steps"]), sum(place["seeds"] for place in packed["places"])
-    codes = unpack_codes(packed["codes"], (len(packed["measures"]), boundaries, seeds))
-    return decode(codes), unpack_states(packed["states"], boundaries)
-
-
 def _pack(content: bytes) -> str:
     packer = zlib.compressobj(9, strategy=zlib.Z_FILTERED)
     return base64.b64encode(packer.compress(content) + packer.flush()).decode("ascii")
-
-
-def _unpack(text: str) -> NDArray[np.uint8]:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
 
 
 def _fitting(codes_MBS: NDArray[np.uint16], *, can_spare_last: bool) -> tuple[str, int, int]:

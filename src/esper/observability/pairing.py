@@ -7,7 +7,7 @@ from typing import Any
 
 from esper.observability.record import SAMPLES, Record
 
-WIDTH = 1.959963984540054
+Z_95 = 1.959963984540054
 """Standard errors on either side of a 95 % normal interval."""
 
 
@@ -87,4 +87,4 @@ def interval_of(gain: Any, groups: Any) -> Paired | Unpaired:
     if gain.size < 2 or not np.isfinite(gain).all():
         return Unpaired("the results of their samples are not all finite")
     mean, error = float(gain.mean()), float(gain.std(ddof=1)) / math.sqrt(gain.size)
-    return Paired(mean, mean - WIDTH * error, mean + WIDTH * error)
+    return Paired(mean, mean - Z_95 * error, mean + Z_95 * error)

@@ -62,10 +62,7 @@ def context(record: Record) -> dict[str, Any]:
         (``columns`` and ``rows``, or None); ``settings`` (groups of ``name`` and ``rows``); by section ``empty`` (why
         it has nothing to show, or None) and ``summaries``; and ``data``: the JSON that the scripts draw.
     """
-    told, notes = story(record), [event["text"] for _, event in record.of("note")]
-    # The story ends with the notes and with the faults, which have their own places on the page.
-    told = told[: len(told) - bool(notes) - bool(record.faults)]
-    comparisons = worth(record)
+    told, comparisons = story(record), worth(record)
     content = data(record, comparisons)
     tables = {
         "rows": None if record.result is None else rows_sheet(record.result),
@@ -76,11 +73,11 @@ def context(record: Record) -> dict[str, Any]:
     return {
         "title": title(record),
         "facts": facts(record),
-        "headline": told[0],
-        "story": told[1:],
+        "headline": told.headline,
+        "story": told.paragraphs,
         "figures": figures(record),
         "faults": record.faults,
-        "notes": [Name(text) for text in dict.fromkeys(notes)],
+        "notes": [Name(text) for text in dict.fromkeys(event["text"] for _, event in record.of("note"))],
         **tables,
         "empty": why_empty(record, tables, content),
         "summaries": summaries(record, content),
@@ -148,12 +145,10 @@ def comparison_context(comparison: Comparison) -> dict[str, Any]:
         ``title``, ``headline``, ``story`` and ``faults`` (texts); the tables ``runs``, ``pairs`` (gains over the first
         run) and ``differences`` (options), or None; by section ``empty`` and ``summaries``; and ``data``.
     """
-    size = next((at for at, name in enumerate(comparison.headings) if name.startswith("gain")), None)
-    headings = comparison.headings
-    metric = next((name[5:] for name in headings if name.startswith("test ") and name != "test loss"), None)
+    size, headings = comparison.size, comparison.headings
     names = [Name(row.name) for row in comparison.rows]
-    runs = zip(names, (row.cells[: size and size - 1] for row in comparison.rows), strict=True)
-    pairs = zip(names[1:], (row.cells[size - 1 :] if size else () for row in comparison.rows[1:]), strict=True)
+    runs = zip(names, (row.cells[: size - 1] for row in comparison.rows), strict=True)
+    pairs = zip(names[1:], (row.cells[size - 1 :] for row in comparison.rows[1:]), strict=True)
     has_curves = any(one["steps"] for one in comparison.curves)
     tables = {
         "runs": sheet([("run", False), *((name, True) for name in headings[1:size])], ([n, *c] for n, c in runs)),
@@ -178,7 +173,7 @@ def comparison_context(comparison: Comparison) -> dict[str, Any]:
         **tables,
         "empty": {name: None if is_there[name] else reason for name, reason in reasons.items()},
         "summaries": {"curves": "The held-out loss of every run at its boundaries."},
-        "data": as_script({"metric": metric, "runs": [_run_data(one) for one in comparison.curves]}),
+        "data": as_script({"metric": comparison.metric, "runs": [_run_data(one) for one in comparison.curves]}),
     }
 
 

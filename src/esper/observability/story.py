@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from esper.observability.cited import Cited, Document, Name, Words, line, listed, quoted, ratio, sentences, total, words
 from esper.observability.grown import reports, what_grew
@@ -15,19 +15,25 @@ from esper.observability.verdict import comparison, gains, headline, trying
 CONTROLS = ("host_on", "static")
 
 
-def story(record: Record) -> list[Words]:
-    """What happened, one paragraph each.
+class Story(NamedTuple):
+    """What happened in a run. Everything prints as text, and is HTML in a template.
 
-    The first is one short sentence: the verdict, or how far the run came. Then the comparison with the controls, or how
-    to go on; what grew; what was tried and refused; what went wrong; what growth cost; what was not measured; notes, if
-    there are any; and last what could not be read, if there is anything.
-
-    Every paragraph prints as text, and is HTML in a template.
+    Attributes:
+        headline: one short sentence: the verdict, or how far the run came.
+        paragraphs: the comparison with the controls, or how to go on; what grew; what was tried and refused; what went
+            wrong; what growth cost; what was not measured.
     """
-    told = unfinished(record) if record.result is None else _finished(record.result)
-    told += [what_grew(record), *what_was_tried(record), what_went_wrong(record), _cost(record), _not_measured(record)]
-    told += [_notes(record), _faults(record)]
-    return [one for one in told if one]
+
+    headline: Words
+    paragraphs: list[Words]
+
+
+def story(record: Record) -> Story:
+    """What happened. Notes of the run and faults of its record are no part of it."""
+    headline, first = _unfinished(record) if record.result is None else _finished(record.result)
+    told = [first, what_grew(record), *what_was_tried(record), what_went_wrong(record)]
+    told += [_cost(record), _not_measured(record)]
+    return Story(headline, [one for one in told if one])
 
 
 def verdict(result: Mapping[str, Any]) -> str:
@@ -38,30 +44,30 @@ def verdict(result: Mapping[str, Any]) -> str:
     return str(sentences([headline(content), *comparison(content), *spent]))
 
 
-def _finished(result: dict[str, Any]) -> list[Words]:
+def _finished(result: dict[str, Any]) -> tuple[Words, Words]:
     is_compared = result["rows"]["host_on"] is not None or result["rows"]["grown"]["test_loss"] is None
-    return [headline(result), sentences(comparison(result)) if is_compared else Words()]
+    return headline(result), sentences(comparison(result)) if is_compared else Words()
 
 
-def unfinished(record: Record) -> list[Words]:
+def _unfinished(record: Record) -> tuple[Words, Words]:
     """How far a run without a result came, and how to go on: one short sentence, and a paragraph."""
     if any(fault.startswith(RESULT) for fault in record.faults):
-        return [words("The run has ended, but its result cannot be read: what growth was worth is not known.")]
+        return words("The run has ended, but its result cannot be read: what growth was worth is not known."), Words()
     ended, reached = record.of("finished"), _last(record)
     if ended and record.config is None:
         why = "What growth was worth is not known: controls are trained by "
-        return [_trained(line(AUDIT, ended[-1])) + words("."), words(why, Name("esper run"), " only.")]
+        return _trained(line(AUDIT, ended[-1])) + words("."), words(why, Name("esper run"), " only.")
     if ended:
         done = [Name(name) for name in CONTROLS if record.progress.get("rows", {}).get(name) is not None]
-        said = words("Of the controls ", listed(done), " is trained.") if done else Words()
+        said = _controls(done, " is trained.", " are trained.") if done else Words()
         opening = _trained(line(AUDIT, ended[-1])) + words("; what growth was worth is not measured yet.")
     elif reached is None:
         opening, said = words("The run is not finished: it has not come to its first boundary."), Words()
     else:
         opening = words("The run is not finished: its log reaches step ", reached.cite("step"))
         opening += words(*_of_planned(record, reached), ".")
-        said = words("It still runs, or was interrupted.")
-    return [opening, sentences([said, _how_to_go_on(record)])]
+        said = words("It is still running, or was interrupted.")
+    return opening, sentences([said, _how_to_go_on(record)])
 
 
 def _trained(ended: Document) -> Words:
@@ -103,7 +109,7 @@ def _cost(record: Record) -> Words:
         if share is None:
             return said + words(".")
         spent = document.cite("probe_flops", spec="flops")
-        return said + words("; ", spent, "FLOPs of it, ", share, ", went into trying: into arms and judging.")
+        return said + words("; ", spent, "FLOPs of that (", share, ") went into arms and judging.")
     if not record.epochs:
         return Words()
     now = line(METRICS, record.epochs[-1])
@@ -111,17 +117,19 @@ def _cost(record: Record) -> Words:
     said = words("Training has taken ", total([run, arm, judging], "flops"), "FLOPs so far")
     if not reports(record) and not arm.value:
         return said + words(".")
-    return said + words(", ", total([arm, judging], "flops"), "FLOPs of it for trying: arms and judging.")
+    return said + words(", ", total([arm, judging], "flops"), "FLOPs of that in arms and judging.")
 
 
 def _not_measured(record: Record) -> Words:
     said: list[Words] = []
     result = record.result
     if result is not None:
+        missing: dict[str, list[Name]] = {}
         for name in CONTROLS:
             if result["rows"][name] is None:
-                why = result["reasons"].get(name, "no reason was recorded")
-                said.append(words("The control ", Name(name), " was not trained: ", quoted(why)))
+                missing.setdefault(result["reasons"].get(name, "no reason was recorded"), []).append(Name(name))
+        for why, names in missing.items():
+            said.append(_controls(names, " was not trained: ", " were not trained: ") + quoted(why))
         compared = [name for name in CONTROLS if result["rows"][name] is not None]
         if result["rows"]["grown"]["test_loss"] is not None and compared:
             found = [one for name in compared for one in gains(result, name)]
@@ -138,12 +146,6 @@ def _not_measured(record: Record) -> Words:
     return sentences(said)
 
 
-def _notes(record: Record) -> Words:
-    notes = list(dict.fromkeys(one[1]["text"] for one in record.of("note")))
-    return sentences([words("The run noted:"), *map(quoted, notes)]) if notes else Words()
-
-
-def _faults(record: Record) -> Words:
-    if not record.faults:
-        return Words()
-    return sentences([words("Not all of the record could be read:"), *(words(Name(one)) for one in record.faults)])
+def _controls(names: list[Name], was: str, were: str) -> Words:
+    one = len(names) == 1
+    return words("The control " if one else "The controls ", listed(names), was if one else were)

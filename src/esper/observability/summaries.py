@@ -57,7 +57,7 @@ def _finished_figures(result: dict[str, Any]) -> list[Figure]:
         ends = None
         if first.low is not None and first.high is not None:
             ends = words(first.low.written(spec), " to ", first.high.written(spec))
-        label = f"{unit} better in {first.measure} than the host trained on"
+        label = f"gain in {first.measure} over the host trained on, {unit}"
         shown.append(_figure(first.mean.written(spec), label, ends))
     before = result["rows"]["host_on"]
     note = None
@@ -140,7 +140,7 @@ def _of_anatomy(record: Record) -> Words:
     said += words(count(places), " places at which it could grow. ")
     kept = [one.label for one in lifecycles(record) if one.outcome == "FOSSILIZED"]
     if not kept:
-        return said + words("No graft was kept.")
+        return said + words("No graft was kept." if record.result is not None else "No graft has been kept so far.")
     return said + words("Kept: ", listed([Name(label) for label in kept]), ".")
 
 
@@ -181,7 +181,7 @@ def _of_lattice(record: Record, packed: dict[str, Any] | None) -> Words:
         model = line(AUDIT, models[0])
         seeds = [model.cite("places", index, "seeds") for index in range(len(model.content["places"]))]
         said += words(", at first ", total(seeds, "number"), " seeds")
-    said += words(". Values have two digits.")
+    said += words(". Values are rounded to two digits.")
     if packed["left_out"]:
         said += words(" To keep this file small, ", " and ".join(packed["left_out"]), " is left out.")
     if packed["every"] > 1:

@@ -10,6 +10,7 @@ from esper.observability.shapes import is_number
 
 REASONS = {
     "keep gate refused": "it could not be shown that the run is worse without it",
+    "lost_round": "it lost its round",
     "timed_out": "it stayed in one state for too long",
     "non-finite values": "its values were not finite",
     "the run was finished": "the run was over before it could be judged",
@@ -42,9 +43,9 @@ def _why_nothing(record: Record) -> Words:
     if config.get("policy") == "never":
         return words("Nothing was tried: the policy is ", Name("never"), ".")
     if growth.get("max_rounds") == 0:
-        return words("Nothing was tried: ", Name("max_rounds"), " leaves no round.")
-    if record.of("veto"):
-        return words("Nothing was tried: every candidate was vetoed.")
+        return words("Nothing was tried: ", Name("max_rounds"), " allows no round.")
+    if any(event["target"] == "GERMINATED" for _, event in record.of("veto", "refused")):
+        return words("Nothing was tried: every candidate was vetoed or refused.")
     if record.status == "unfinished" and not record.of("finished"):
         return words("Nothing has been tried so far.")
     return words("Nothing was tried: the controller asked for no candidate while growth was allowed.")
@@ -81,7 +82,7 @@ def _nearest(record: Record, arm: Document, candidates: list[dict[str, Any]]) ->
     z, asked = arm.cite("twin_z", spec="z"), _asked(record)
     said += words(" (z = ", z)
     if asked is not None and z.value < asked.value:
-        return said + words(", at least ", asked, " is asked for).")
+        return said + words("; it takes at least ", asked, ").")
     metric_gain = arm.content["metric_gain"]
     if metric_gain is not None and metric_gain < 0:
         return said + words("), but its accuracy was ", arm.cite("metric_gain", spec="points_apart"), " points lower.")

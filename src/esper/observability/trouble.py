@@ -45,4 +45,6 @@ def _fault(event: Document) -> Words:
 def _recovery(event: Document) -> Words:
     if event.content["recovered"]:
         return _at(event) + words("the run had recovered from the removal of a graft.")
-    return _at(event) + words("the run had not recovered from the removal of a graft and was restored from before it.")
+    return _at(event) + words(
+        "the run had not recovered from the removal of a graft and went back to before that graft."
+    )

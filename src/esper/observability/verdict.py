@@ -137,7 +137,7 @@ def comparison(result: dict[str, Any]) -> list[Words]:
     ]
     said[0] += _told(rows["host_on"], gains(result, "host_on"))
     if kept_of(result) and rows["static"] is not None:
-        static = words("Against a network that had this size from the start it has ")
+        static = words("Against a network of about this size from the start it has ")
         said.append(static + _told(rows["static"], gains(result, "static")))
     return said
 
@@ -174,13 +174,13 @@ def _told(row: dict[str, Any], found: list[Gain]) -> Words:
     """All gains over a control, and which of them one run cannot tell."""
     said = listed([one.told() for one in found]) if found else words("nothing to compare with")
     if row["test_loss"] is None:
-        return said + words("; the loss of that one is not finite.")
+        return said + words("; the test loss of that control is not finite.")
     unclear = [one.measure for one in found if one.side == "unclear"]
     if not unclear:
         return said + words(".")
     if len(unclear) == len(found):
-        return said + words(", which is no difference that one run can tell.")
-    return said + words(f"; the difference in {unclear[0]} is none that one run can tell.")
+        return said + words(": too small a difference for these test samples to tell.")
+    return said + words(f"; the difference in {unclear[0]} is too small for these test samples to tell.")
 
 
 def _verdict(found: list[Gain]) -> Words:
@@ -190,7 +190,7 @@ def _verdict(found: list[Gain]) -> Words:
         measures = " and ".join(sorted((one.measure for one in (*better, *worse)), reverse=True))
         return words(f", but {measures} disagree about whether it paid.")
     if unclear and not better and not worse:
-        return words(", and whether that paid one run cannot tell.")
+        return words(", but these test samples cannot tell whether that paid.")
     paid = "and that paid" if better else "but that did not pay"
     if not better and not worse:
         return words(f", {paid}: it is no better than the host trained on.")

@@ -3,10 +3,9 @@
 from typing import Any
 
 from esper.observability.lifecycles import Lifecycle, lifecycles
+from esper.observability.pairing import Z_95
 from esper.observability.record import Event, Record
 from esper.observability.shapes import is_number
-
-Z_95 = 1.96
 
 TWIN, ABLATED = "its twin", "the run without it"
 

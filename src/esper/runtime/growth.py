@@ -91,13 +91,17 @@ class Growth:
     @property
     def position(self) -> Position:
         """Where the run stands; reads nothing from the device, and may be asked from another thread."""
-        run, now, trial = self._run, self.rounds.current, self.trials.current
-        window = now if now is not None else None if trial is None else trial.window
-        captured = None if window is None else window.run  # read once: it may go meanwhile
-        if captured is None or window is None:
-            return Position(run.step, run.planned_steps, run.epoch, None, 0, None)
-        clock, steps = captured["clock"], window.arm_steps if isinstance(window, Round) else len(window.batches)
-        return Position(clock["step"], run.planned_steps, clock["epoch"], run.arm, window.arm_step, steps)
+        run = self._run
+        while True:
+            now, trial = self.rounds.current, self.trials.current
+            window = now if now is not None else None if trial is None else trial.window
+            captured = None if window is None else window.run  # read once: it may go meanwhile
+            if window is not None and captured is not None:
+                clock, steps = captured["clock"], window.arm_steps if isinstance(window, Round) else len(window.batches)
+                return Position(clock["step"], run.planned_steps, clock["epoch"], run.arm, window.arm_step, steps)
+            position = Position(run.step, run.planned_steps, run.epoch, None, 0, None)
+            if window is None or window.run is None:  # else an arm began meanwhile, and its step may have been read
+                return position
 
     def run_arms(self) -> None:
         """Judge what is due. Goes on where it was cut."""

@@ -2,18 +2,18 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 METRIC_EVENTS = frozenset({"epoch", "telemetry"})
 
 BULKY = frozenset({"telemetry"})
 """Events of thousands of numbers, which are not kept in memory."""
 
-
-TELEMETRY = '{"event": "telemetry"'
+_BULKY_LINE = re.compile(rb'{"event": "telemetry", "time": [\d.]+, "epoch": \d+, "step": (\d+), .*}\n')
 
 
 class Journal:
@@ -55,30 +55,36 @@ class Journal:
             self._rewrite()
 
     def _rewrite(self) -> None:
-        bulky = self._bulky_lines()
         for name in ("audit", "epoch"):
             path = self._file(name)
+            path.touch()
             unfinished = path.with_name(f".{path.name}.new")
-            with unfinished.open("w") as file:
+            with path.open("rb") as old, unfinished.open("wb") as file:
+                bulky = _bulky_lines(old)
                 for event in self.events:
                     if self._file(event["event"]) == path:
-                        file.write(_line(event) + (bulky.get(event["step"], "") if event["event"] == "epoch" else ""))
+                        file.write(_line(event).encode())
+                        if event["event"] == "epoch" and event["step"] in bulky:
+                            old.seek(bulky[event["step"]])
+                            file.write(old.readline())
             unfinished.replace(path)
-
-    def _bulky_lines(self) -> dict[int, str]:
-        """Lines of the file that no event in memory can write again, by the step of the epoch that they follow."""
-        if not self.events or not self._file("telemetry").is_file():
-            return {}
-        lines = {}
-        with self._file("telemetry").open() as file:
-            for line in file:
-                if line.startswith(TELEMETRY) and line.endswith("}\n"):  # a last line may have been cut
-                    lines[int(json.loads(line)["step"])] = line
-        return lines
 
     def _file(self, event: str) -> Path:
         assert self._directory is not None
         return self._directory / ("metrics.jsonl" if event in METRIC_EVENTS else "audit.jsonl")
+
+
+def _bulky_lines(file: BinaryIO) -> dict[int, int]:
+    """Where the lines begin that no event in memory can write again, by the step of the epoch that they follow.
+
+    They stay on disk: together they may be large. One that was cut is left out.
+    """
+    begins, at = {}, 0
+    for line in file:
+        if found := _BULKY_LINE.fullmatch(line):
+            begins[int(found[1])] = at
+        at += len(line)
+    return begins
 
 
 def _line(record: dict[str, Any]) -> str:

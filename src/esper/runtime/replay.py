@@ -10,7 +10,7 @@ from esper.runtime.run import Run
 from esper.runtime.training import Settings
 
 CURVE_POINTS = 20
-"""Points of an arm's learning curve, at most one more."""
+"""Points of an arm's learning curve, at most."""
 
 
 @dataclass

@@ -56,7 +56,7 @@ class Session:
             ``load_state_dict``.
         directory: where ``audit.jsonl``, ``metrics.jsonl`` and ``checkpoints/`` go; None writes nothing.
         checkpoint_steps: with ``directory``: checkpoint within arms every so many steps, besides every boundary.
-        on_event: called with every audit record and every epoch's metrics, a dict with the key ``"event"``.
+        on_event: called with every line of both logs, a dict with the key ``"event"``, from the constructor on.
 
     Raises:
         ConfigError: if something does not fit together.

@@ -40,5 +40,5 @@ class Report(Command):
 
         record = read(self.directory)
         page = write_page(self.output or self.directory / REPORT, report(record))
-        print(f"{story(record)[0]}\nWritten to {page}")
+        print(f"{story(record).headline}\nWritten to {page}")
         return True

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from esper.cli.console.words import Event, Told, place, told
+from esper.observability.labels import place_label
 
 if TYPE_CHECKING:
     from esper.runtime.growth import Position
@@ -217,7 +218,7 @@ def _candidates(event: Event) -> list[Candidate]:
 
 def _by_gradient(places: dict[str, dict[str, list[float | None]]]) -> list[tuple[str, float]]:
     norms = [
-        (layer_id or "the whole model", max((norm for norm in measures.get("gradient_norm", ()) if norm), default=0.0))
+        (place_label(layer_id), max((norm for norm in measures.get("gradient_norm", ()) if norm), default=0.0))
         for layer_id, measures in places.items()
     ]
     return sorted((one for one in norms if one[1]), key=lambda one: -one[1])

@@ -2,6 +2,9 @@
 
 from typing import Any, Literal, NamedTuple
 
+from esper.observability.labels import place_label
+from esper.observability.tried import REASONS
+
 Event = dict[str, Any]
 Tone = Literal["plain", "good", "bad"]
 
@@ -31,7 +34,7 @@ def told(event: Event) -> Told | None:
         case "note":
             return Told("note", (), event["text"], "bad")
         case "round_begun":
-            return Told(f"round {event['round']}", (), f"begins; to try: {_places(event['candidates'])}")
+            return Told(f"round {event['round']}", (), f"tries {_places(event['candidates'])}")
         case "arm_ended":
             return _arm(event)
         case "round_ended":
@@ -40,11 +43,11 @@ def told(event: Event) -> Told | None:
             tone: Tone = "good" if adopted else "plain"
             return Told(f"round {event['round']}", (), f"ends; {verdict}: {event['reason']}", tone)
         case "trial_begun":
-            return Told(f"trial {event['trial']}", (), f"begins in the run itself: {_places(event['candidates'])}")
+            return Told(f"trial {event['trial']}", (), f"grows in the run itself: {_places(event['candidates'])}")
         case "trial_ended":
-            stays = _places(event["adopted"]) or "nothing"
+            stayed = f"the graft on {_places(event['adopted'])}" if event["adopted"] else "nothing"
             tone = "good" if event["adopted"] else "plain"
-            return Told(f"trial {event['trial']}", (), f"ends; stays: {stays}: {event['reason']}", tone)
+            return Told(f"trial {event['trial']}", (), f"ends; {stayed} stays: {event['reason']}", tone)
         case "transition" if event["target"] == "GERMINATED":
             return Told("germinated", (place(event),), f": {event['reason']}")
         case "veto" | "refused":
@@ -52,29 +55,33 @@ def told(event: Event) -> Told | None:
         case "emergency" if event["response"] == "rollback":
             return Told("emergency", (), f"{event['reason']}; the run goes back", "bad")
         case "emergency":
-            return Told("emergency", (), f"{event['reason']}; out with the graft on {place(event)}", "bad")
+            return Told("emergency", (), f"{event['reason']}; the graft on {place(event)} is taken out", "bad")
         case "rollback":
             return Told("rollback", (), f"to the state after step {event['to_step']}: {event['reason']}", "bad")
         case "keep_look":
-            verdict = "keeps its place" if event["passed"] else "is not kept yet"
+            verdict = "stays" if event["passed"] else "has not proved its worth yet"
             z = number(event.get("ablation_z"), "+.1f")
             tone = "good" if event["passed"] else "plain"
-            return Told("look", (place(event),), f" {verdict} (without it: z = {z})", tone)
+            return Told("look", (place(event),), f" {verdict} (against the run without it: z = {z})", tone)
         case "field_report":
             tone = "good" if event["outcome"] == "FOSSILIZED" else "plain"
-            return Told("ended", (place(event),), f" {event['outcome']}: {event['reason']}", tone)
+            why = REASONS.get(event["reason"], event["reason"])
+            return Told("ended", (place(event),), f" {event['outcome']}: {why}", tone)
         case "fault":
-            return Told("fault", (), f"non-finite values in a graft on {place(event)}", "bad")
+            what = "a graft" if event["lifecycles"] else "a fossil"
+            return Told("fault", (), f"non-finite values in {what} on {place(event)}", "bad")
         case "recovery":
             if event["recovered"]:
                 return Told("recovery", (), "the run has recovered after a graft was removed")
-            return Told("recovery", (), "the run has not recovered from a graft: it is as before that graft", "bad")
+            return Told(
+                "recovery", (), "the run has not recovered: it goes back to before the graft that was removed", "bad"
+            )
     return None
 
 
 def place(event: Event) -> str:
     """What the place of an event, or of a candidate, is called."""
-    return event["layer_id"] or "the whole model"
+    return place_label(event["layer_id"])
 
 
 def number(value: float | None, spec: str) -> str:

@@ -95,7 +95,7 @@ function drawModel(width, anatomy, open, summary, toggle) {
     return node;
   });
   const graftNodes = leaves.map((leaf) => graftMark(leaf, labelX, labelWidth, narrow));
-  for (const leaf of leaves) if (leaf.left > 0) graftNodes.push(svg("text", { x: labelX, y: leaf.y - 2, class: "more" }, `and ${leaf.left} more refused here`));
+  for (const leaf of leaves) if (leaf.left > 0) graftNodes.push(label(`and ${count(leaf.left)} more, not kept`, labelWidth, { x: labelX, y: leaf.y - 2 }));
   drawing.append(trunk(boxes, bottom), ...boxNodes, ...d3.sort(brackets, (one) => one.fate === "kept").map(bracketMark), ...graftNodes);
   roam([...drawing.querySelectorAll(".graft"), ...boxNodes]);
   return drawing;

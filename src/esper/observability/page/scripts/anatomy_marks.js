@@ -22,8 +22,8 @@ function boxWords(box, isBare, middle) {
   const total = d3.sum(members, (one) => one.parameters);
   const amount = isBare ? "" : width < 220 ? large(total) : count(total);
   const margin = width < 220 ? 7 : 12;
-  const room = width - 2 * margin - amount.length * 7 - 6;
-  const typeAt = name.length * 7.6 + 8;
+  const room = width - 2 * margin - textWidth(amount) - 8;
+  const typeAt = textWidth(name, true) + 8;
   const at = { y: middle, dy: "0.33em" };
   return [
     label(name, room, { class: "strong", x: x + margin, ...at }),
@@ -102,14 +102,16 @@ function graftMark(one, labelX, labelWidth, narrow) {
   const tipX = one.px + one.size * 0.87 + 3;
   const tipY = one.py - one.size * 0.5 - 1;
   const size = graft.parameters === null ? "" : `+${count(graft.parameters)}`;
-  const gain = graft.gain === null ? "" : narrow ? "" : `, gain ${signed(graft.gain.mean)}`;
+  const gain = graft.gain === null ? "" : `, gain ${signed(graft.gain.mean)}`;
   const said = ending(graft.outcome, null);
-  const second = size === "" ? said : narrow ? `${size}, ${fate}` : `${size} parameters${gain}, ${said}`;
+  const brief = `${size}, ${said}`;
+  const isBrief = narrow && textWidth(brief) <= labelWidth + 4;
+  const second = size === "" || (narrow && !isBrief) ? said : isBrief ? brief : `${size} parameters${gain}, ${said}`;
   const node = svg("g", { class: `graft ${fate}`, role: "img", "aria-label": tipText(content) },
     svg("path", { class: "leader", d: `M${tipX},${tipY} C${(tipX + labelX) / 2},${tipY} ${(tipX + labelX) / 2},${middle} ${labelX - 5},${middle}` }),
     svg("rect", { x: labelX - 4, y: one.y, width: labelWidth + 4, height: one.height, fill: "transparent" }),
     leafMark(one, fate),
-    label(narrow ? graft.blueprint : graft.label, labelWidth + (narrow ? 12 : 0), { class: "strong", x: labelX, y: middle - 3 }),
-    label(second, labelWidth + (narrow ? 14 : 0), { x: labelX, y: middle + 13 }));
+    label(narrow ? graft.blueprint : graft.label, labelWidth + 4, { class: "strong", x: labelX, y: middle - 3 }),
+    label(second, labelWidth + 4, { x: labelX, y: middle + 13 }));
   return explain(node, content);
 }

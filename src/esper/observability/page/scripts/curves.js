@@ -1,6 +1,9 @@
 // Learning curves: which lines there are, for a report (run, arms, controls) and for a comparison (runs).
 
-const CONTROL_NAMES = { host_on: ["host trained on", "host on"], static: ["static network", "static"] };
+const CONTROLS = {
+  host_on: { name: "host trained on", brief: "host on", colour: "var(--control-1)" },
+  static: { name: "static network", brief: "static", colour: "var(--control-2)" },
+};
 
 /** The measures that can be chosen: [key of the column, words]. */
 function curveMeasures(metric) {
@@ -16,14 +19,25 @@ function curvePoints(curve, name, { measure, axis }, measureWords) {
   }));
 }
 
+/** An arm, or the twin of a live trial, in words. */
+function armName(arm) {
+  return arm.kind === "twin" ? arm.label : `arm: ${arm.label}`;
+}
+
+/** What became of an arm, or of the twin of a live trial. */
+function armFate(arm) {
+  if (arm.kind === "twin") return arm.adopted ? "The run went on as its twin." : "The run with its grafts went on.";
+  return arm.adopted ? "Adopted." : arm.passed ? "Beat the twin; another was adopted." : "Did not beat the twin.";
+}
+
 /** The lines of a report. */
 function reportSeries({ run, arms, controls }, choice, measureWords) {
-  const lines = controls.map((control, i) => {
-    const [name, brief] = CONTROL_NAMES[control.name];
-    return { name, label: name, brief, colour: `var(--control-${i + 1})`, width: 1.75, points: curvePoints(control, name, choice, measureWords) };
+  const lines = controls.map((control) => {
+    const { name, brief, colour } = CONTROLS[control.name];
+    return { name, label: name, brief, colour, width: 1.75, points: curvePoints(control, name, choice, measureWords) };
   });
   for (const arm of arms) {
-    const name = `arm: ${arm.label}`;
+    const name = armName(arm);
     lines.push({ name, label: null, colour: arm.adopted ? "var(--growth)" : "var(--faint)", width: 1.25, dash: arm.adopted ? null : "3 3", points: curvePoints(arm, name, choice, measureWords) });
   }
   lines.push({ name: "this run", label: "this run", colour: "var(--growth)", width: 2.75, points: curvePoints(run, "this run", choice, measureWords) });
@@ -38,7 +52,7 @@ function armEnds(arms, choice) {
     y: arm.select_loss,
     colour: arm.adopted ? "var(--growth)" : "var(--faint)",
     filled: arm.adopted,
-    content: { title: `End of the arm: ${arm.label}`, pairs: [["held-out loss", exact(arm.select_loss)], ["step", count(arm.end_step)], ["training FLOPs", large(arm.end_flops)]], note: arm.adopted ? "Adopted." : arm.passed ? "Beat the twin; another was adopted." : "Did not beat the twin." },
+    content: { title: `End of the ${armName(arm)}`, pairs: [["held-out loss", exact(arm.select_loss)], ["step", count(arm.end_step)], ["training FLOPs", large(arm.end_flops)]], note: armFate(arm) },
   }));
 }
 
@@ -59,23 +73,26 @@ function drawCurves(box, summary, { metric, seriesOf, flagsOf, dotsOf }) {
   let width = 0;
   const draw = () => {
     const [, measureWords] = curveMeasures(metric).find(([key]) => key === choice.measure);
+    const isLoss = choice.measure !== "val_metrics";
+    logTick.querySelector("input").disabled = !isLoss;
     place.replaceChildren(lineChart(width, {
       series: seriesOf(choice, measureWords), flags: flagsOf(choice), dots: dotsOf(choice),
       xLabel: choice.axis === "steps" ? "steps" : "training FLOPs",
-      yLabel: measureWords, log: choice.log && choice.measure !== "val_metrics", summary,
+      yLabel: measureWords, log: choice.log && isLoss, summary,
     }));
   };
   const set = (name) => (value) => {
     choice[name] = value;
     draw();
   };
+  const logTick = tick("log scale", choice.log, set("log"));
   box.append(
     html("div", { class: "controls" },
       oneOf("Measure", curveMeasures(metric), choice.measure, set("measure")),
       html("span", { class: "divider" }),
       oneOf("Over", [["steps", "over steps"], ["flops", "over training FLOPs"]], choice.axis, set("axis")),
       html("span", { class: "divider" }),
-      tick("log scale", choice.log, set("log"))),
+      logTick),
     place,
   );
   drawToFit(place, (now) => {

@@ -34,7 +34,7 @@ function laneRow(lane, { x, top, row, left, narrow, width }) {
   const bars = [...spans.filter((span) => !span.arm), ...spans.filter((span) => span.arm)].map((span) => spanBar(lane, span, x, middle));
   const [start, end] = [x(d3.min(spans, (span) => span.from) ?? 0), x(d3.max(spans, (span) => span.to) ?? 0)];
   const said = ending(lane.outcome, narrow ? null : lane.reason);
-  const isRight = end + said.length * 6.6 < width - 8 || width - end >= start - left;
+  const isRight = end + textWidth(said) + 8 < width || width - end >= start - left;
   const outcome = narrow
     ? svg("text", { class: "ended", x: width, y: top + 14, "text-anchor": "end" }, said)
     : label(said, (isRight ? width - end : start - left) - 8, { class: "ended", x: isRight ? end + 8 : start - 8, y: middle, dy: "0.32em", "text-anchor": isRight ? "start" : "end" });
@@ -42,7 +42,7 @@ function laneRow(lane, { x, top, row, left, narrow, width }) {
     bars: bars.map((bar, i) => ({ bar, from: Number(bar.getAttribute("x")), i })).sort((a, b) => a.from - b.from || a.i - b.i).map(({ bar }) => bar),
     node: svg("g", { class: `row ${fate(lane.outcome)}` },
       svg("rect", { class: "ground", x: 0, y: top, width, height: row, rx: 3 }),
-      label(lane.label, narrow ? width - said.length * 6.6 - 16 : left - 12, { x: narrow ? 0 : left - 12, y: narrow ? top + 14 : middle, dy: narrow ? 0 : "0.32em", "text-anchor": narrow ? "start" : "end", class: fate(lane.outcome) === "kept" ? "strong" : null }),
+      label(lane.label, narrow ? width - textWidth(said, true) - 16 : left - 12, { x: narrow ? 0 : left - 12, y: narrow ? top + 14 : middle, dy: narrow ? 0 : "0.32em", "text-anchor": narrow ? "start" : "end", class: fate(lane.outcome) === "kept" ? "strong" : null }),
       ...bars, outcome),
   };
 }
@@ -70,23 +70,7 @@ function laneChart(width, lanes, steps, summary) {
 function startLanes({ lanes, planned_steps }) {
   startChart("lanes", (box, summary) => {
     const steps = Math.max(planned_steps ?? 0, d3.max(lanes, (lane) => d3.max(lane.spans, (span) => span.to)) ?? 0);
-    const place = html("div");
-    let [shown, width] = [lanes.slice(0, FIRST_LANES), 0];
-    const draw = () => place.replaceChildren(laneChart(width, shown, steps, summary));
-    box.append(place);
-    if (lanes.length > FIRST_LANES) {
-      const more = html("button", { type: "button", class: "plain" }, `Show all ${count(lanes.length)} lifecycles`);
-      more.addEventListener("click", () => {
-        shown = lanes;
-        more.remove();
-        draw();
-      });
-      box.append(more);
-    }
+    drawFirst(box, lanes, FIRST_LANES, "lifecycles", (shown, width) => [laneChart(width, shown, steps, summary)]);
     box.append(stateKey(new Set(lanes.flatMap((lane) => lane.spans.map((span) => span.state)))));
-    drawToFit(place, (now) => {
-      width = now;
-      draw();
-    });
   });
 }

@@ -111,7 +111,7 @@ function showLattice(box, lattice, unpacked) {
           cursors.seeds.row = row;
           go(view.place, row);
         });
-    const { frame } = heatMap(grid, {
+    const frame = heatMap(grid, {
       name: isTop ? "Places over time" : `Seeds of ${view.place.label} over time`, cursor: isTop ? cursors.places : cursors.seeds, height,
       showStates: view.measure !== "state" && height >= 4, columnLabel: (column) => (column === 0 ? `epoch ${lattice.epochs[0]}` : count(lattice.epochs[column])),
     });
@@ -152,5 +152,8 @@ function prepare(lattice, cache) {
 
 /** The lattice, once it is unpacked. */
 function startLattice({ lattice }) {
-  startChart("lattice", async (box) => showLattice(box, lattice, await unpackLattice(lattice)));
+  startChart("lattice", async (box) => {
+    if (typeof DecompressionStream === "undefined") sayInstead(box, "This browser is too old to unpack what the seeds sensed. Open the report in a newer one: any since the year 2023.");
+    else showLattice(box, lattice, await unpackLattice(lattice));
+  });
 }

@@ -35,7 +35,7 @@ function drawStates(canvas, grid, height) {
   }
 }
 
-/** Build the map of a grid; `cursor` {row, column} is kept up to date. */
+/** Build the map of a grid, with its ticks; `cursor` {row, column} is kept up to date. */
 function heatMap(grid, { name, cursor, height, showStates, columnLabel }) {
   const canvas = html("canvas", { width: grid.columns, height: grid.rows });
   const image = new ImageData(grid.columns, grid.rows);
@@ -89,17 +89,20 @@ function heatMap(grid, { name, cursor, height, showStates, columnLabel }) {
     event.stopPropagation();
   });
   const ticks = html("div", { class: "ticks", "aria-hidden": "true" });
-  const frame = html("div", { class: "lattice" }, map, html("div", { style: "display: grid" }, ticks));
+  const more = html("p", { class: "how" });
+  const frame = html("div", { class: "lattice" }, map, html("div", { style: "display: grid" }, ticks), more);
   drawToFit(field, (width) => {
     ticks.style.marginLeft = `${labels.offsetWidth}px`;
     ticks.style.width = `${width}px`;
     const every = Math.max(1, Math.ceil(grid.columns / Math.max(2, Math.floor(width / 90))));
     ticks.replaceChildren(...d3.range(0, grid.columns, every).map((column) => html("span", { style: `left: ${(100 * (column + 0.5)) / grid.columns}%` }, columnLabel(column))));
+    const inView = Math.floor(map.clientHeight / height);
+    more.textContent = inView < grid.rows ? `${count(inView)} of ${count(grid.rows)} rows are in view; scroll for the others.` : "";
     field.querySelector(".marks")?.remove();
     if (!showStates) return;
     const marks = html("canvas", { class: "marks", width, height: grid.rows * height });
     drawStates(marks, grid, height);
     mark.before(marks);
   });
-  return { frame, map };
+  return frame;
 }

@@ -29,10 +29,21 @@ function picture(width, height, attributes, ...children) {
   return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, ...attributes }, ...children);
 }
 
-/** Text in an SVG, cut with an ellipsis so that it takes about `width` pixels at most. */
+const ruler = document.createElement("canvas").getContext("2d");
+
+/** Width of a text in an SVG in pixels, rounded up. */
+function textWidth(text, isStrong = false) {
+  ruler.font = `${isStrong ? 600 : 400} 12px ${getComputedStyle(document.body).fontFamily}`;
+  return Math.ceil(ruler.measureText(text).width);
+}
+
+/** Text in an SVG, cut with an ellipsis so that it takes `width` pixels at most. */
 function label(text, width, attributes) {
-  const most = Math.max(4, Math.floor(width / (attributes.class === "strong" ? 7.4 : 6.6)));
-  return svg("text", attributes, text.length > most ? `${text.slice(0, most - 1)}\u2026` : text);
+  const isStrong = attributes.class === "strong";
+  if (textWidth(text, isStrong) <= width) return svg("text", attributes, text);
+  const letters = [...text];
+  const most = d3.bisector((size) => textWidth(`${letters.slice(0, size).join("")}\u2026`, isStrong)).right(d3.range(1, letters.length), width);
+  return svg("text", attributes, `${letters.slice(0, Math.max(1, most)).join("")}\u2026`);
 }
 
 /** The value of a colour variable of the style sheet, as the page shows it now. */
@@ -58,14 +69,44 @@ function onColours(draw) {
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", draw);
 }
 
-/** Start a chart in its figure, if the page has it; an error in one chart leaves the others alone. */
-function startChart(name, start) {
+/** Start a chart in its figure, if the page has it; an error in one chart leaves the others alone and is told in its place. */
+async function startChart(name, start) {
   const figure = document.querySelector(`figure[data-chart="${name}"]`);
   if (figure === null) return;
-  queueMicrotask(() => {
-    const box = figure.querySelector(".drawing");
-    box.replaceChildren();
-    start(box, document.getElementById(`${name}-summary`).textContent);
+  const box = figure.querySelector(".drawing");
+  box.replaceChildren();
+  try {
+    await start(box, document.getElementById(`${name}-summary`).textContent);
+  } catch (error) {
+    sayInstead(box, "This picture could not be drawn. The sentences and tables tell the same.");
+    throw error;
+  }
+}
+
+/** A sentence in the place of a picture. */
+function sayInstead(box, text) {
+  box.replaceChildren(html("p", { class: "empty" }, text));
+}
+
+/** Draw the first of many items, and a button that shows all of them. `draw(items, width)` returns what is shown. */
+function drawFirst(box, items, most, name, draw) {
+  const place = html("div");
+  let [shown, width] = [items.slice(0, most), 0];
+  const redraw = () => place.replaceChildren(...draw(shown, width));
+  box.append(place);
+  if (items.length > most) {
+    const more = html("button", { type: "button", class: "plain" }, `Show all ${count(items.length)} ${name}`);
+    more.addEventListener("click", () => {
+      shown = items;
+      redraw();
+      more.remove();
+      place.querySelector("[tabindex='0']")?.focus({ preventScroll: true });
+    });
+    box.append(more);
+  }
+  drawToFit(place, (now) => {
+    width = now;
+    redraw();
   });
 }
 

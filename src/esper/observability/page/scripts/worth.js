@@ -1,5 +1,7 @@
 // What each graft was worth: a dot and an interval, sorted.
 
+const FIRST_COMPARISONS = 40;
+
 /** One panel: all grafts against one thing. */
 function worthPanel(width, against, items, summary) {
   const narrow = width < 560;
@@ -29,23 +31,25 @@ function worthRow(item, against, { x, y, left, width, narrow, row }) {
     pairs: [["loss saved", item.mean === null ? MISSING : interval(item)], ["z", plainly(item.z)], ["at step", count(item.step)], ["gate", item.passed ? "passed" : "not passed"]],
     note: `Against ${against}, on the gate samples.`,
   };
-  const name = narrow ? label(item.label, width, { x: 0, y: y - 12 }) : label(item.label, left, { x: left, y, dy: "0.32em", "text-anchor": "end" });
-  if (item.passed) name.setAttribute("class", "strong");
+  const strong = item.passed ? "strong" : null;
+  const name = narrow ? label(item.label, width, { x: 0, y: y - 12, class: strong }) : label(item.label, left, { x: left, y, dy: "0.32em", "text-anchor": "end", class: strong });
   const node = svg("g", { class: "item", role: "img", "aria-label": tipText(content) }, svg("rect", { x: 0, y: y - row / 2, width, height: row, fill: "transparent" }), name);
   if (item.mean === null) node.append(svg("text", { x: x(0) + 8, y, dy: "0.32em" }, MISSING));
   else {
     if (item.low !== null && item.high !== null) node.append(svg("line", { x1: x(item.low), x2: x(item.high), y1: y, y2: y, style: `stroke: ${tint}; stroke-width: 3; stroke-linecap: round; opacity: 0.55` }));
     node.append(svg("circle", { cx: x(item.mean), cy: y, r: 5, style: `fill: ${item.passed ? tint : "var(--paper)"}; stroke: ${tint}; stroke-width: 2` }));
-    if (!narrow) node.append(svg("text", { x: width, y, dy: "0.32em", "text-anchor": "end", class: item.passed ? "strong" : null }, interval(item)));
+    if (!narrow) node.append(svg("text", { x: width, y, dy: "0.32em", "text-anchor": "end", class: strong }, interval(item)));
   }
   return explain(node, content);
 }
 
-/** Both panels, each with its own scale. */
+/** A panel for each thing that grafts were compared with, each with its own scale, the best first. */
 function startWorth({ worth }) {
-  startChart("worth", (box, summary) => drawToFit(box, (width) => {
-    const panels = d3.groups(worth, (item) => item.against).map(([against, items]) => worthPanel(width, against, d3.sort(items, (item) => -(item.mean ?? -Infinity)), summary));
-    panels.slice(1).forEach((panel) => panel.setAttribute("style", "margin-top: 1.75rem"));
-    box.replaceChildren(...panels);
-  }));
+  startChart("worth", (box, summary) => {
+    for (const [against, items] of d3.groups(worth, (item) => item.against)) {
+      const place = box.appendChild(html("div", { class: "panel" }));
+      const sorted = d3.sort(items, (item) => -(item.mean ?? -Infinity));
+      drawFirst(place, sorted, FIRST_COMPARISONS, "comparisons", (shown, width) => [worthPanel(width, against, shown, summary)]);
+    }
+  });
 }

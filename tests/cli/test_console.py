@@ -209,7 +209,7 @@ def test_what_plain_lines_say(capsys):
         lines(event)
     lines.control("host_on", 0, 6, 147831744)
     lines.control("host_on", 1, 6, 147831744)
-    lines.closing(Closing({}, "All is told.", "runs/digits-0"))
+    lines.closing(Closing({}, "a table", "All is told.", "runs/digits-0"))
     assert capsys.readouterr().out.splitlines() == PLAIN.splitlines()
 
 
@@ -239,6 +239,8 @@ rollback     to the state after step 250: emergency
   ended      the whole model FOSSILIZED: gate passed
 control      host_on: 147.8 M training FLOPs, learning rate searched
 
+a table
+
 All is told.
 """
 
@@ -251,5 +253,5 @@ def test_the_quiet_one_says_nothing(capsys):
             quiet(event)
         quiet.say("note", "something")
         quiet.control("host_on", 0, 6, 1)
-        quiet.closing(Closing({}, "All is told.", "runs/digits-0"))
+        quiet.closing(Closing({}, "a table", "All is told.", "runs/digits-0"))
     assert capsys.readouterr() == ("", "")

@@ -25,8 +25,8 @@ how, *line = sys.argv[1:]
 step = Session.step
 
 def stop_in_a_step(session, batch):
-    if session.step_count == 40 and how == "interrupt":
-        signal.raise_signal(signal.SIGINT)
+    if session.step_count == 40 and how.startswith("SIG"):
+        signal.raise_signal(getattr(signal, how))
     if session.step_count == 40 and how == "error":
         raise RuntimeError("the training step is broken")
     return step(session, batch)
@@ -94,8 +94,9 @@ def test_a_pipe_gets_plain_lines(line):
     assert "epoch  12/12 train loss" in piped.stdout
 
 
-def test_an_interrupted_run_leaves_the_terminal_clean_and_goes_on_where_it_was(line, tmp_path):
-    shown = in_terminal("-c", STOPPED_RUN, "interrupt", *line)
+@pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interrupted_run_leaves_the_terminal_clean_and_goes_on_where_it_was(asked, line, tmp_path):
+    shown = in_terminal("-c", STOPPED_RUN, asked, *line)
     assert shown.code == 130
     assert shown.written.rfind(SHOW) > shown.written.rfind(HIDE) > 0
     assert "stopped" in shown.end

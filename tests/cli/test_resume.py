@@ -137,3 +137,29 @@ def test_a_damaged_checkpoint_is_told_with_exit_code_1(tmp_path, monkeypatch, ca
     capsys.readouterr()
     assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 1
     assert "does not match its digest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["nonsense", "{}", "[1]", ""])
+def test_a_damaged_result_is_told_and_can_be_made_anew(content, tmp_path, capsys):
+    assert main(["run", "--epochs", "2", "--no-controls", "--output", str(tmp_path)]) == 0
+    whole = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(content)
+    again = ["run", "--resume", "last", "--output", str(tmp_path)]
+    assert main(again) == 2
+    assert "result.json is damaged. Delete it, and go on with" in capsys.readouterr().err
+    (tmp_path / "result.json").unlink()
+    assert main(again) == 0
+    anew = json.loads((tmp_path / "result.json").read_text())
+    assert anew["rows"]["grown"] | {"seconds": 0} == whole["rows"]["grown"] | {"seconds": 0}
+
+
+def test_damaged_progress_is_told(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(conclusion.Conclusion, "conclude", interrupted)
+        assert main(["run", "--epochs", "2", "--output", str(tmp_path)]) == 130
+    (tmp_path / "progress.json").write_text("{")
+    assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 2
+    assert "progress.json is damaged" in capsys.readouterr().err

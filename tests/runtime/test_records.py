@@ -121,6 +121,12 @@ def test_a_damaged_line_does_not_keep_a_run_from_being_resumed(tmp_path):
     assert len(_metrics(tmp_path, "telemetry")) == len(_metrics(tmp_path, "epoch")) - 1
 
 
+def test_nothing_is_read_from_the_device_for_a_log_that_nobody_reads(monkeypatch):
+    trial = _recipe().build()
+    monkeypatch.setattr(trial.growth.observer, "sensed", lambda: pytest.fail("asked what was sensed"))
+    trial.train(1)
+
+
 def test_an_arm_tells_how_it_learned(tmp_path):
     trial = _recipe().build().train()
     (ended,) = trial.events("arm_ended")

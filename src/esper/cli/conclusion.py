@@ -17,6 +17,7 @@ from esper.evaluation.row import PerSample, Row, measured
 from esper.evaluation.samples_file import read_samples, write_samples
 from esper.kasmina.export import export
 from esper.observability import report, rows, story
+from esper.observability.record import read
 from esper.tasks.task import Task
 
 CONTROLS = ("host_on", "static")
@@ -136,7 +137,15 @@ class Conclusion:
 
 
 def show_closing(directory: Path, shown: Presentation) -> None:
-    """The last words of a finished run: its table, what growth was worth, and where all of it lies."""
-    result = read_json(directory / RESULT)
-    text = f"{rows.text(result)}\n\n{story.verdict(result)}\n\nLook at {directory / REPORT}"
-    shown.closing(Closing(result, text, directory))
+    """The last words of a finished run: its table, what growth was worth, and where all of it lies.
+
+    Raises:
+        ConfigError: if the result is damaged.
+    """
+    record = read(directory)
+    if record.result is None:
+        raise ConfigError(
+            f"{directory / RESULT} is damaged. Delete it, and go on with: esper run --resume last --output {directory}"
+        )
+    words = f"{story.verdict(record.result)}\n\nLook at {directory / REPORT}"
+    shown.closing(Closing(record.result, rows.text(record.result), words, directory))

@@ -115,7 +115,9 @@ def _write_graph(path: Path, plain: nn.Module, task: Task) -> str | None:
     try:
         program = torch.export.export(plain, (task.train.x[:2],), dynamic_shapes=(_dynamic(task),))
         torch.export.save(program, path)
+        torch.export.load(path).module()  # as the card says it is used
     except Exception as error:  # it traces the host's own code, which may raise anything
+        path.unlink(missing_ok=True)
         return f"torch.export failed with {type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return None
 

@@ -37,7 +37,7 @@ def run(options: Options, directory: Path | None) -> None:
     Raises:
         KeyboardInterrupt: if interrupted; the run can be resumed then.
     """
-    with presentation(options) as shown:
+    with presentation(options) as shown, Interrupt(shown.announce_stop) as interrupt:
         if directory is not None and (directory / RESULT).exists():
             shown.say("note", f"the run in {directory} is finished")
             show_closing(directory, shown)
@@ -51,9 +51,10 @@ def run(options: Options, directory: Path | None) -> None:
         directory = run_directory.create(options, task.name) if directory is None else directory
         try:
             growth = _prepare(options, task, policy, directory, shown, is_new=is_new)
-            seconds = _train(growth, directory, shown)
+            seconds = _train(growth, directory, interrupt)
             Conclusion(options, task, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
+            interrupt.ignore()
             shown.stop()
             again = f"esper run --resume last --output {directory}"
             shown.say("interrupted", f"go on from the last checkpoint with: {again}")
@@ -100,14 +101,14 @@ def _prepare(
     return growth
 
 
-def _train(growth: Growing, directory: Path, shown: Presentation) -> float:
+def _train(growth: Growing, directory: Path, interrupt: Interrupt) -> float:
     """Train to the end; gives the seconds that it took, interruptions left out."""
     session = growth.session
     spent = float(read_json(directory / PROGRESS).get("seconds", 0.0))
     if any(event["event"] == "finished" for event in session.events):
         return spent
     started = time.perf_counter() - spent
-    with Interrupt(shown.announce_stop) as interrupt:
+    with interrupt.deferred():
         for _ in range(session.epoch, growth.epochs):
             for batch in growth.loader:
                 session.step(batch)

@@ -143,8 +143,18 @@ def note_progress(directory: Path, seconds: float, rows: dict[str, Any]) -> None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote; empty if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What :func:`write_json` wrote; empty if there is no such file.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}. Delete it and try again.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is damaged: it holds no JSON object. Delete it and try again.")
+    return value
 
 
 def _finite(value: Any) -> Any:

@@ -118,7 +118,7 @@ class Growth:
         """
         run = self._run
         now = self._measure(train_loss)
-        if sensed := self.observer.sensed():
+        if run.journal.is_read and (sensed := self.observer.sensed()):
             run.journal.write("telemetry", epoch=run.epoch, step=run.step, places=sensed)
         if not self.emergency.at_boundary(now):
             if self.trials.current is not None:

@@ -36,6 +36,11 @@ class Journal:
         if self._writes:
             self._rewrite()
 
+    @property
+    def is_read(self) -> bool:
+        """Whether anybody is told of events that are not kept."""
+        return self._writes or self._on_event is not None
+
     def write(self, event: str, **fields: Any) -> None:
         """Record an event. A number that is not finite is written as null, what JSON does not know as a string."""
         record = {"event": event, "time": round(time.time(), 3), **_plain(fields)}

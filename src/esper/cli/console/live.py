@@ -90,8 +90,7 @@ class LiveDisplay(Presentation):
 
     def closing(self, closing: Closing) -> None:
         self.stop()
-        self._print("")
-        for line in closing.text.splitlines():
+        for line in f"\n{closing.table}\n\n{closing.words}".splitlines():
             self._print(textwrap.fill(line, self._console.width, break_long_words=False, break_on_hyphens=False))
 
     def stop(self) -> None:

@@ -48,7 +48,7 @@ class PlainLines(Presentation):
         os.write(2, b"\nesper: stopping after this step ...\n")  # print is not safe in a signal handler
 
     def closing(self, closing: Closing) -> None:
-        self._print(f"\n{closing.text}")
+        self._print(f"\n{closing.table}\n\n{closing.words}")
 
     def stop(self) -> None: ...
 

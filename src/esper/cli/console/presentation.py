@@ -50,10 +50,11 @@ class Heading:
 
 
 class Closing(NamedTuple):
-    """The end of a run: its result as it is stored, and the same in words."""
+    """The end of a run: its result as it is stored, as a table, and in words."""
 
     result: dict[str, Any]
-    text: str
+    table: str
+    words: str
     directory: Path
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--disable-quic"),
 ]
+PATIENCE_MS = 60_000
+"""How long to wait for what must happen: machines may be slow."""
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Watched:
     def point(self, node: Any) -> str:
         """Move the pointer to the middle of an element; the tooltip's text."""
         node.scroll_into_view_if_needed()
-        self.page.wait_for_timeout(50)  # a scroll, which takes the tooltip away, is told of in the next frame
+        self.next_frame()  # only then is a scroll told of, which takes the tooltip away
         box = node.bounding_box()
         self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         return self.tip
@@ -58,11 +61,15 @@ class Watched:
         """Choose one of the alternatives above a chart."""
         self.page.locator(f"#{section}").get_by_label(words, exact=True).check(force=True)
 
+    def next_frame(self) -> None:
+        """Wait until what has happened is told to the page and painted."""
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def settled(self) -> None:
-        """Wait until everything is drawn."""
+        """Wait until everything is drawn, or said instead."""
         self.page.wait_for_selector("figure .unscripted", state="detached")
         if self.page.locator("figure[data-chart=lattice]").count():
-            self.page.wait_for_selector("figure[data-chart=lattice] canvas")
+            self.page.wait_for_selector("figure[data-chart=lattice] :is(canvas, .empty)")
 
 
 def missing(reason: str) -> None:
@@ -91,6 +98,13 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def visit(browser) -> Iterator[Callable[..., Watched]]:
     """Open a file: ``visit(path, width=1440, scheme="light", scripts=True)``."""
+    with visitor(browser) as visit:
+        yield visit
+
+
+@contextmanager
+def visitor(browser: Any) -> Iterator[Callable[..., Watched]]:
+    """What ``visit`` gives, for as long as wanted."""
     contexts = []
 
     def visit(path: Path, *, width: int = 1440, scheme: str = "light", scripts: bool = True, **options: Any) -> Watched:
@@ -101,6 +115,7 @@ def visit(browser) -> Iterator[Callable[..., Watched]]:
             **{"reduced_motion": "reduce", **options},
         )
         contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
         context.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
         watched = Watched(context.new_page())
         watched.page.on("request", lambda request: watched.requests.append(request.url))
@@ -118,9 +133,11 @@ def visit(browser) -> Iterator[Callable[..., Watched]]:
             watched.settled()
         return watched
 
-    yield visit
-    for context in contexts:
-        context.close()
+    try:
+        yield visit
+    finally:
+        for context in contexts:
+            context.close()
 
 
 def page_of(directory: Path) -> Path:

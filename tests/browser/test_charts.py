@@ -24,7 +24,7 @@ def numbers(text: str) -> list[float]:
 def end_of_line(page, name: str) -> tuple[float, float]:
     """Where on the screen the line of that name ends."""
     return tuple(
-        page.locator(f"#curves svg.lines g[aria-label='{name}'] path").evaluate(
+        line_of(page, name).evaluate(
             "(line) => { const end = line.getPointAtLength(line.getTotalLength()).matrixTransform(line.getScreenCTM());"
             " return [end.x, end.y]; }"
         )
@@ -33,8 +33,26 @@ def end_of_line(page, name: str) -> tuple[float, float]:
 
 def lefts_of_line(page, name: str) -> list[float]:
     """Distances of a line's points from the left, in pixels."""
-    path = page.locator(f"#curves svg.lines g[aria-label='{name}'] path").get_attribute("d")
-    return [float(point.split(",")[0]) for point in re.findall(r"[ML]([^MLZ]+)", path)]
+    return [left for left, _ in points_of_line(page, name)]
+
+
+def points_of_line(page, name: str) -> list[tuple[float, float]]:
+    """Where a line's points stand in the drawing, in pixels from the left and from the top."""
+    path = line_of(page, name).get_attribute("d")
+    return [tuple(map(float, point.split(","))) for point in re.findall(r"[ML]([^MLZ]+)", path)]
+
+
+def line_of(page, name: str):
+    return page.locator(f"#curves svg.lines path[aria-label='{name}']")
+
+
+def press_until(watched, key: str, words: str) -> None:
+    """Press a key until the tooltip has these words, but not for ever."""
+    for _ in range(50):
+        watched.page.keyboard.press(key)
+        if words in watched.tip:
+            return
+    pytest.fail(f"{words!r} was not reached")
 
 
 def point_at_end(watched, name: str) -> str:
@@ -47,6 +65,9 @@ def point_at_end(watched, name: str) -> str:
 def test_a_curve_tells_its_exact_values(watched):
     run = watched.data["curves"]["run"]
     told = point_at_end(watched, "this run")
+    halo = watched.page.locator("#curves svg.lines .halo")
+    shown = [float(halo.get_attribute(name)) for name in ("cx", "cy")]
+    assert shown == pytest.approx(points_of_line(watched.page, "this run")[-1], abs=0.01)
     assert "this run" in told
     assert numbers(told.split("held-out loss")[1])[:2] == [
         pytest.approx(run["val_losses"][-1], rel=1e-5),
@@ -58,8 +79,7 @@ def test_a_curve_is_read_by_arrow_keys(watched):
     page, run = watched.page, watched.data["curves"]["run"]
     chart = page.locator("#curves svg.lines")
     chart.focus()
-    while "this run" not in watched.tip:
-        page.keyboard.press("ArrowDown")
+    press_until(watched, "ArrowDown", "this run")
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     assert numbers(watched.tip.split("held-out loss")[1])[:2] == [
@@ -92,6 +112,38 @@ def test_the_loss_can_be_logarithmic(watched):
     shown = dict(page.evaluate(heights))
     assert {0.5, 1, 2} <= shown.keys()
     assert shown[0.5] - shown[1] == pytest.approx(shown[1] - shown[2], abs=1)
+
+
+def test_each_line_is_named_after_what_it_draws(watched):
+    watched.choose("curves", "training loss")
+    curves = watched.data["curves"]
+    named = {"this run": curves["run"]} | {
+        f"arm: {arm['label']}": arm for arm in curves["arms"] if arm["kind"] == "arm"
+    }
+    named |= {arm["label"]: arm for arm in curves["arms"] if arm["kind"] == "twin"}
+    named |= dict(zip(("host trained on", "static network"), curves["controls"], strict=True))
+    assert len(named) == 8
+    told, drawn = [], []
+    for name, curve in named.items():
+        told += zip(curve["steps"], curve["train_losses"], strict=True)
+        drawn += points_of_line(watched.page, name)
+    for values, places in zip(zip(*told, strict=True), zip(*drawn, strict=True), strict=True):
+        assert abs(np.corrcoef(values, places)[0, 1]) > 1 - 1e-6
+
+
+def test_the_twin_of_a_live_trial_is_no_arm(watched):
+    page = watched.page
+    page.locator("#curves svg.lines").focus()
+    press_until(watched, "ArrowDown", "live trial")
+    assert "End of the twin of live trial 1" in watched.tip
+    assert "The run with its grafts went on." in watched.tip
+
+
+def test_no_log_scale_of_what_is_no_loss(watched):
+    tick = watched.page.locator("#curves").get_by_label("log scale")
+    assert tick.is_enabled()
+    watched.choose("curves", "accuracy")
+    assert tick.is_disabled()
 
 
 @pytest.mark.parametrize(("words", "column"), [("training loss", "train_losses"), ("accuracy", "val_metrics")])

@@ -46,12 +46,6 @@ def test_each_run_has_its_row_and_its_line(compared, visit):
         ]
 
 
-def test_curves_can_be_drawn_over_training_flops(compared, visit):
-    watched = visit(compared)
-    watched.choose("curves", "over training FLOPs")
-    assert watched.page.locator("#curves svg.lines [aria-label='x-axis label']").text_content() == "training FLOPs"
-
-
 def test_options_that_differ_are_listed(compared, visit):
     cells = visit(compared).page.locator("#differences tr", has_text="epochs").locator("td").all_inner_texts()
     assert cells == ["20", "12", "30"]

@@ -1,10 +1,9 @@
 """The lattice: from all places to one seed and back, and fast also with ten thousand seeds."""
 
-import statistics
-
 import numpy as np
 import pytest
 
+from tests.browser.conftest import visitor
 from tests.browser.test_charts import numbers
 from tests.observability.unpacking import unpack
 
@@ -149,10 +148,7 @@ HOVER = """() => {
 }"""
 CURSOR = """() => document.querySelector('#lattice .map').dispatchEvent(
   new KeyboardEvent('keydown', { key: 'ArrowDown', bubbles: true }))"""
-MEASURE = """() => {
-  const all = [...document.querySelectorAll('#lattice input[type=radio]')];
-  all[(all.findIndex((one) => one.checked) + 1) % all.length].click();
-}"""
+CHOOSE = "() => document.querySelectorAll('#lattice input[type=radio]')[INDEX].click()"
 ZOOM = """() => {
   const field = document.querySelector('#lattice .field');
   const box = field.getBoundingClientRect();
@@ -162,10 +158,23 @@ ZOOM = """() => {
 BACK = """() => document.querySelector('#lattice .drawing').dispatchEvent(
   new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }))"""
 SLOW = "() => { const end = performance.now() + 150; while (performance.now() < end); }"
+TRIES = 5
 
 
-def milliseconds(page, act: str) -> float:
-    return page.evaluate(TIMED.replace("ACT", act))
+def fastest(page, acts: dict[str, str]) -> dict[str, float]:
+    """Milliseconds that each act takes, the best of several tries.
+
+    The claim is about the page, and not about what else its machine does meanwhile.
+    """
+    taken = [{name: page.evaluate(TIMED.replace("ACT", act)) for name, act in acts.items()} for _ in range(TRIES)]
+    return {name: min(one[name] for one in taken) for name in acts}
+
+
+def in_place(data) -> dict[str, str]:
+    """What can be done without leaving a level; the measures in an order in which each of them is a change."""
+    last = len(data["lattice"]["measures"])
+    chosen = {f"choice {index}": CHOOSE.replace("INDEX", str(index)) for index in (*range(1, last + 1), 0)}
+    return {"hover": HOVER, "cursor": CURSOR, **chosen}
 
 
 def zoom(row: int, rows: int) -> str:
@@ -173,13 +182,20 @@ def zoom(row: int, rows: int) -> str:
     return ZOOM.replace("ROWS", str(rows)).replace("ROW", str(row))
 
 
-@pytest.fixture(params=["many_places", "large_places"])
-def huge(request, visit):
-    """Ten thousand seeds in many places, and in few."""
-    watched = visit(request.getfixturevalue(request.param))
-    watched.page.locator("#lattice").scroll_into_view_if_needed()
-    watched.page.wait_for_timeout(1500)
-    return watched
+@pytest.fixture(scope="module", params=["many_places", "large_places"])
+def opened(request, browser):
+    """Ten thousand seeds in many places, and in few; opened once, for it takes long."""
+    with visitor(browser) as visit:
+        yield visit(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def huge(opened):
+    """The same page, at the level of all places."""
+    for act in (BACK, BACK, CHOOSE.replace("INDEX", "0")):
+        opened.page.evaluate(act)
+    opened.page.locator("#lattice").scroll_into_view_if_needed()
+    return opened
 
 
 @pytest.fixture
@@ -189,32 +205,31 @@ def into_largest(huge) -> str:
     return zoom(seeds.index(max(seeds)), len(seeds))
 
 
-@pytest.mark.parametrize("act", [HOVER, CURSOR, MEASURE], ids=["hover", "cursor", "measure"])
-def test_all_places_answer_at_once(huge, act):
-    taken = [milliseconds(huge.page, act) for _ in range(7)]
-    assert statistics.median(taken) < NOTICED_MS, taken
+def test_all_places_answer_at_once(huge):
+    taken = fastest(huge.page, in_place(huge.data))
+    assert crumbs(huge.page) == "all places"
+    assert max(taken.values()) < NOTICED_MS, taken
 
 
-@pytest.mark.parametrize("act", [HOVER, CURSOR, MEASURE], ids=["hover", "cursor", "measure"])
-def test_the_seeds_of_one_place_answer_at_once(huge, into_largest, act):
-    milliseconds(huge.page, into_largest)
-    taken = [milliseconds(huge.page, act) for _ in range(7)]
-    assert statistics.median(taken) < NOTICED_MS, taken
+def test_the_seeds_of_one_place_answer_at_once(huge, into_largest):
+    huge.page.evaluate(into_largest)
+    assert "all places" in crumbs(huge.page) != "all places"
+    taken = fastest(huge.page, in_place(huge.data))
+    assert max(taken.values()) < NOTICED_MS, taken
 
 
 def test_zooming_answers_at_once(huge, into_largest):
-    into_place, into_seed, out = [], [], []
-    for _ in range(5):
-        into_place.append(milliseconds(huge.page, into_largest))
-        assert "seed" not in crumbs(huge.page)
-        into_seed.append(milliseconds(huge.page, zoom(1, 100)))
-        assert "seed" in crumbs(huge.page)
-        out += [milliseconds(huge.page, BACK), milliseconds(huge.page, BACK)]
-        assert crumbs(huge.page) == "all places"
-    for taken in (into_place, into_seed, out):
-        assert statistics.median(taken) < NOTICED_MS, taken
+    ways = {"into place": into_largest, "into seed": zoom(1, 100), "out of seed": BACK, "out of place": BACK}
+    taken = fastest(huge.page, ways)
+    assert max(taken.values()) < NOTICED_MS, taken
+    levels = [crumbs(huge.page)]
+    for act in ways.values():
+        huge.page.evaluate(act)
+        levels.append(crumbs(huge.page))
+    assert ["seed " in level for level in levels] == [False, False, True, False, False]
+    assert [level == "all places" for level in levels] == [True, False, False, False, True]
 
 
 def test_a_slow_page_would_be_noticed(huge):
     """The clock of the tests above counts what a handler takes."""
-    assert milliseconds(huge.page, SLOW) > NOTICED_MS
+    assert fastest(huge.page, {"slow": SLOW})["slow"] > NOTICED_MS

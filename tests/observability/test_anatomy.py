@@ -39,6 +39,11 @@ def test_a_module_whose_container_is_not_listed_hangs_on_the_nearest_that_is():
     assert names(told["modules"]) == [("a", [("a.x.0", [])]), ("c.y.1", [])]
 
 
+def test_a_host_without_submodules_is_one_box():
+    (box,) = anatomy(record({**MODEL, "type": "Linear", "modules": []}))["modules"]
+    assert box == {"name": "Linear", "type": "Linear", "parameters": 40, "children": []}
+
+
 def test_places_tell_what_they_cover():
     places = anatomy(record(MODEL))["places"]
     assert [(one["label"], one["kind"], one["covers"]) for one in places] == [

@@ -23,7 +23,7 @@ def _grown(**fields):
 def test_it_says_what_grew_on_what_data_from_what_host():
     said = _card(_grown(test_set={"samples": 397, "digest": "a1"}), directories.model(type="Thin|Net", parameters=700))
     assert "# A grown network\n\nTrained by Esper 9.8.7 on `digits`; a part of it grew while it trained." in said
-    assert r"| host | `mlp`, a `Thin\|Net` of 700 parameters |" in said
+    assert r"| host | `mlp`, of type `Thin\|Net`, with 700 parameters |" in said
     assert "| network | 1,292 parameters |" in said
     assert "| data | `digits`, 397 test samples |" in said
     assert "| `bottleneck_mlp` (`hidden 8`) | `0:2` | 610 | 25 | 75 |" in said

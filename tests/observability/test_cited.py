@@ -40,5 +40,5 @@ def test_how_a_number_is_written(value, spec, text):
 def test_words_print_as_text_and_as_html():
     said = words("a < b: ", Cited(0.5, ('x"#/y',), spec="share"), " of ", Name("f<g>"))
     assert str(said) == "a < b: 50% of f<g>"
-    shown = '<data value="0.5" data-from="[&#34;value&#34;, &#34;x\\&#34;#/y&#34;]">50%</data>'
+    shown = '<data value="0.5" data-from="[&#34;value&#34;, &#34;x\\&#34;#/y&#34;]" data-spec="share">50%</data>'
     assert str(said.__html__()) == f"a &lt; b: {shown} of <code>f&lt;g&gt;</code>"

@@ -1,5 +1,6 @@
 """Runs side by side: paired where they were tested on the same samples, and honest where they were not."""
 
+import json
 import math
 
 import numpy as np
@@ -56,11 +57,15 @@ def test_runs_tested_on_the_same_samples_are_paired(tmp_path, groups):
 def test_every_number_is_what_its_sources_say(tmp_path):
     runs = [_run(tmp_path, name, which=name, groups=np.arange(N) // 2) for name in "ab"]
     (tmp_path / "b" / "result.json").rename(tmp_path / "kept")
+    trained = _compared(*runs)
+    log = (tmp_path / "b" / "audit.jsonl").read_text()
+    (tmp_path / "b" / "audit.jsonl").write_text("".join(log.splitlines(keepends=True)[:-1]))
     unfinished = _compared(*runs)
+    (tmp_path / "b" / "audit.jsonl").write_text(log)
     (tmp_path / "kept").rename(tmp_path / "b" / "result.json")
     numbers = [
         number
-        for comparison in (_compared(*runs), unfinished)
+        for comparison in (_compared(*runs), trained, unfinished)
         for one in comparison.rows
         for cell in one.cells
         for number in _numbers(cell)
@@ -145,7 +150,8 @@ def test_a_directory_named_twice_counts_once(tmp_path):
 def test_unfinished_and_damaged_runs_are_shown_as_far_as_known(tmp_path):
     whole, cut, damaged = (_run(tmp_path, name) for name in ("whole", "cut", "damaged"))
     (cut / "result.json").unlink()
-    (cut / "metrics.jsonl").write_text("".join((cut / "metrics.jsonl").read_text().splitlines(keepends=True)[:2]))
+    for name in ("metrics.jsonl", "audit.jsonl"):
+        (cut / name).write_text("".join((cut / name).read_text().splitlines(keepends=True)[:2]))
     (damaged / "result.json").write_text("{")
     (damaged / "config.yaml").write_text("[")
     comparison = _compared(whole, cut, damaged)
@@ -154,6 +160,25 @@ def test_unfinished_and_damaged_runs_are_shown_as_far_as_known(tmp_path):
     assert "Not all of damaged could be read: config.yaml is not valid YAML" in _remarks(comparison)
     assert "Not all of cut" not in _remarks(comparison)
     assert "no gain over it can be told" in _remarks(_compared(cut, whole))
+
+
+def test_a_trained_run_without_a_result_tells_what_its_log_ends_with(tmp_path):
+    runs = [_run(tmp_path, name) for name in "ab"]
+    (runs[1] / "result.json").unlink()
+    with (runs[1] / "audit.jsonl").open("a") as log:
+        log.write(json.dumps({"event": "field_report", "step": 75, **FOSSIL}) + "\n")
+    cells = _compared(*runs).rows[1].cells
+    assert [str(cell) for cell in cells[3:8]] == ["trained", "grew 1", "-", "0.0 k", "-"]
+
+
+def test_a_run_whose_loss_is_not_finite_is_not_compared(tmp_path):
+    runs = [_run(tmp_path, name, which=name) for name in "ab"]
+    broken = json.loads((runs[1] / "result.json").read_text())
+    broken["rows"]["grown"]["test_loss"] = None
+    (runs[1] / "result.json").write_text(json.dumps(broken))
+    comparison = _compared(*runs)
+    assert [str(cell) for cell in comparison.rows[1].cells[-2:]] == ["-", "-"]
+    assert "The test loss of b is not finite: it is not compared." in _remarks(comparison)
 
 
 @pytest.mark.parametrize(

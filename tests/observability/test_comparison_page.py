@@ -66,14 +66,14 @@ def test_paired_numbers_follow_from_the_samples(pair):
     root = pair[0].parent
     paired = split_paired(page_of(*pair))
     assert paired
-    for value, origin, text in paired:
+    for value, origin, text, spec in paired:
         how, *sources = json.loads(origin)
         columns = [load_file(root / source.split("#")[0])[source.split("#")[1]].astype(float) for source in sources]
         apart = columns[0] - columns[1]
         mean, error = apart.mean(), apart.std(ddof=1) / math.sqrt(apart.size)
         expected = {"paired_mean": mean, "paired_low": mean - 1.96 * error, "paired_high": mean + 1.96 * error}[how]
         assert np.isclose(json.loads(value), expected, rtol=1e-4, atol=1e-9)
-        assert shows(text, json.loads(value))
+        assert shows(text, json.loads(value), spec)
 
 
 def test_there_are_no_others(pair):

@@ -113,6 +113,18 @@ class TestPacking:
         assert packed["measures"] == []
         assert unpack(packed)[1].tolist() == [[1, ABSENT, ABSENT, ABSENT], [ABSENT, 0, 0, 1]]
 
+    def test_a_boundary_at_which_nothing_was_sensed_has_its_column(self):
+        epochs = [{"event": "epoch", "epoch": number, "step": 10 * number} for number in (1, 2, 3)]
+        told = record(model(a=2, b=1), epochs=epochs, telemetry=[line(20, a={KEYS[0]: [1.0, 2.0]})])
+        packed = lattice(told)
+        values, states = unpack(packed)
+        assert (packed["steps"], packed["epochs"]) == ([10, 20, 30], [1, 2, 3])
+        assert [place["layer_id"] for place in packed["places"]] == ["a", "b"]
+        assert np.isnan(values[0]).tolist() == [[True] * 3, [False, False, True], [True] * 3]
+        assert states.tolist() == [[0, 0, 0]] * 3
+        told.faults.append("metrics.jsonl line 4 is damaged and was left out: what it told is missing here.")
+        assert unpack(lattice(told))[1].tolist() == [[ABSENT] * 3, [0, 0, 0], [ABSENT] * 3]
+
     def test_without_telemetry_there_is_none(self):
         assert lattice(record(model(a=1))) is None
         assert lattice(record(model(a=0), telemetry=[line(10, a={})])) is None

@@ -29,6 +29,37 @@ def test_an_unfinished_run_has_no_faults(tmp_path):
     assert (record.faults, record.status, record.progress) == ([], "unfinished", progress)
 
 
+@pytest.mark.parametrize(
+    ("audit", "result", "status"),
+    [
+        (directories.log(), directories.result([]), "finished"),
+        (directories.log(), None, "trained"),
+        (directories.log(), {}, "damaged"),
+        (directories.log()[:-1], None, "unfinished"),
+    ],
+)
+def test_how_far_a_run_came(tmp_path, audit, result, status):
+    assert read(directories.write(tmp_path, audit=audit, result=result)).status == status
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_fault"), [({}, False), ({"progress": {"seconds": 1, "rows": {}}}, True), ({"result": {}}, True)]
+)
+def test_only_a_session_of_ones_own_may_lack_a_configuration(tmp_path, fields, is_fault):
+    record = read(directories.write(tmp_path, config=None, audit=directories.log(), **fields))
+    assert bool(record.faults_of("config.yaml")) == is_fault
+    assert record.is_of_own_loop != is_fault
+
+
+def test_a_run_whose_logs_are_lost_has_begun(tmp_path):
+    (directories.write(tmp_path) / "checkpoints").mkdir()
+    for name in ("audit.jsonl", "metrics.jsonl"):
+        (tmp_path / name).unlink()
+    record = read(tmp_path)
+    assert record.has_begun
+    assert len(record.faults) == 2
+
+
 def test_telemetry_is_apart_from_epochs(tmp_path):
     sensed = {"chunk_variance": [0.1, None], "awake": {"1": 6}}
     line = {"event": "telemetry", "time": 1.0, "epoch": 1, "step": 25, "places": {"0": sensed}}
@@ -247,5 +278,12 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path):
 def test_a_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds nothing of a run"):
         read(tmp_path)
-    with pytest.raises(ConfigError, match="There is no directory"):
-        read(tmp_path / "nowhere")
+    for name in ("nowhere", "x" * 300):
+        with pytest.raises(ConfigError, match=f"There is no directory .*{name}. Name the directory of a run"):
+            read(tmp_path / name)
+
+
+def test_a_file_is_no_run(tmp_path):
+    path = directories.finished(tmp_path) / "result.json"
+    with pytest.raises(ConfigError, match=f"is a file. Name the directory of a run instead, for example {tmp_path}"):
+        read(path)

@@ -1,16 +1,19 @@
 """A report tells what the files of the run say, whatever state they are in, and asks for nothing outside of itself."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import sys
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from esper.contracts.errors import ConfigError
 from esper.observability.record import read
-from esper.observability.report import context, report, write
+from esper.observability.report import context, report, write, write_page
 from tests.observability.recorded import write_synthetic
 from tests.observability.walking import Files, Page, check_numbers
 from tests.observability.walking_data import check_data
@@ -88,6 +91,23 @@ class TestNumbers:
         number[2] = spoil(number[2])
         with pytest.raises(AssertionError):
             check_numbers(page, Files(grown))
+
+    def test_a_flag_that_is_not_set_is_not_counted(self, synthetic, tmp_path):
+        directory = shutil.copytree(synthetic, tmp_path / "run")
+        page = Page(report(read(directory)))
+        counted = [json.loads(one[1]) for one in page.numbers if '["count"' in one[1] and "/passed" in one[1]]
+        number = int(counted[0][1].partition("#")[2].partition("/")[0])
+        lines = (directory / "audit.jsonl").read_text().splitlines()
+        lines[number - 1] = json.dumps(json.loads(lines[number - 1]) | {"passed": False})
+        (directory / "audit.jsonl").write_text("\n".join(lines) + "\n")
+        with pytest.raises(AssertionError):
+            check_numbers(page, Files(directory))
+
+    def test_a_comparison_that_is_not_drawn_is_noticed(self, synthetic):
+        page = rendered(synthetic)
+        page.data["worth"].pop()
+        with pytest.raises(AssertionError):
+            check_data(page.data, Files(synthetic))
 
     def test_there_are_no_others_in_sentences_and_tables(self, real_run):
         loose = [text for text in rendered(real_run).loose if re.search(r"\d", text)]
@@ -201,6 +221,43 @@ class TestFile:
         with pytest.raises(ConfigError, match=r"report\.html cannot be written"):
             write(directory)
         assert sorted(directory.iterdir()) == before
+
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            ("", "it is a directory. Name a file, for example {root}/report.html."),
+            ("there", "it is a directory. Name a file, for example {root}/there/report.html."),
+            ("file/x.html", "{root}/file is a file. Name a directory that there is, or make it."),
+            ("no/x.html", "{root}/no is not there. Name a directory that there is, or make it."),
+            ("x" * 300, "File name too long. Choose a shorter name."),
+        ],
+    )
+    def test_where_it_cannot_be_written_the_advice_is_right(self, name, says, tmp_path):
+        (tmp_path / "there").mkdir()
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match=f"cannot be written: {re.escape(says.format(root=tmp_path))}$"):
+            write_page(tmp_path / name, "page")
+        assert {path.name for path in tmp_path.iterdir()} == {"there", "file"}
+
+    def test_the_working_directory_is_no_file(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match=r"^\. cannot be written: it is a directory. Name a file"):
+            write_page(Path(), "page")
+
+    def test_a_long_name_is_written(self, tmp_path):
+        assert write_page(tmp_path / f"{'x' * 250}.html", "page").read_text() == "page"
+
+    @pytest.mark.parametrize(
+        ("code", "advice"),
+        [(errno.ENOSPC, "Make room, or write"), (errno.EROFS, "Allow writing there, or"), (errno.EIO, "Write it else")],
+    )
+    def test_a_medium_that_refuses_is_told(self, code, advice, tmp_path, monkeypatch):
+        def refuse(*_):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(ConfigError, match=f"{os.strerror(code)}. {advice}"):
+            write_page(tmp_path / "x.html", "page")
 
     def test_a_second_report_replaces_the_first(self, synthetic, tmp_path):
         directory = shutil.copytree(synthetic, tmp_path / "run")

@@ -33,6 +33,12 @@ def test_a_loss_that_is_not_finite_is_a_dash():
     assert text(_result(grown=row(None, 0.1))).splitlines()[1].split()[4:8] == ["-", "10.0%", "-", "10.0%"]
 
 
+def test_a_network_whose_loss_is_not_finite_has_no_gains():
+    shown = table(_result(grown=row(None, 0.1), gains=GAINS))
+    assert not any(heading.startswith("gain") for heading in shown.headings)
+    assert shown.note == ""
+
+
 def test_gains_stand_below_the_text_and_in_the_table_itself():
     whole = _result(gains=GAINS)
     shown = table(whole)

@@ -7,126 +7,13 @@ from html.parser import HTMLParser
 import pytest
 
 from esper.observability.record import read
-from esper.observability.story import story, verdict
+from esper.observability.story import story
 from tests.observability import directories
 from tests.observability.directories import gain, lifecycle, result, row
 
 FOSSIL = lifecycle(1, outcome="FOSSILIZED", reason="gate passed")
 HOST, STATIC = row(0.30, 0.90), row(0.20, 0.94, 1290)
 BETTER, WORSE, UNCLEAR = (0.05, 0.02, 0.08), (-0.05, -0.08, -0.02), (0.01, -0.02, 0.04)
-
-
-def _verdict(lifecycles=(FOSSIL,), grown=None, host_on=HOST, static=STATIC, **fields):
-    return verdict(result(list(lifecycles), grown=grown, host_on=host_on, static=static, **fields))
-
-
-@pytest.mark.parametrize(
-    ("grown", "lifecycles", "says"),
-    [
-        (
-            row(0.18, 0.95),
-            [FOSSIL],
-            "The network grew 1 part, and that paid: 5.0 points more accuracy than the host trained on.",
-        ),
-        (
-            row(0.18, 0.95),
-            [FOSSIL],
-            "the network has 5.0 points more accuracy and 0.120 nats less test loss. Against a network",
-        ),
-        (
-            row(0.18, 0.95),
-            [FOSSIL],
-            "of about this size from the start it has 1.0 points more accuracy and 0.020 nats less",
-        ),
-        (row(0.18, 0.95), [FOSSIL], "Trying took 25% of the training FLOPs."),
-        (row(0.18, 0.95), [FOSSIL, FOSSIL, lifecycle(2)], "The network grew 2 parts, and"),
-        (row(0.29, 0.90), [FOSSIL], ", and that paid: 0.010 nats less test loss than the host trained on."),
-        (row(0.31, 0.89), [FOSSIL], ", but that did not pay: 1.0 points less accuracy than the host trained on."),
-        (row(0.31, 0.89), [FOSSIL], "1.0 points less accuracy and 0.010 nats more test loss."),
-        (row(0.30, 0.90), [FOSSIL], ", but that did not pay: it is no better than the host trained on."),
-        (row(0.31, 0.91), [FOSSIL], ", but test loss and accuracy disagree about whether it paid."),
-        (row(0.31, 0.88), [lifecycle(1)], "Nothing grew: no candidate proved its worth. Against the host trained on"),
-        (row(0.31, 0.88), [lifecycle(1)], "at a learning rate searched for it, the network has 2.0 points less"),
-        (row(0.31, 0.88), [], "No growth was tried. Against"),
-        (row(None, 0.10), [lifecycle(1)], "its loss is not finite. Nothing can be compared; try a smaller --lr."),
-        (row(0.31, 0.88), [lifecycle(1, outcome="CANCELLED")], "every candidate was taken back before it was judged"),
-        (row(0.31, 0.88), [lifecycle(1, outcome="ROLLED_BACK")], "the run went back to before what had grown"),
-    ],
-)
-def test_the_verdict_of_a_result_without_intervals(grown, lifecycles, says):
-    assert says in _verdict(lifecycles, grown)
-
-
-@pytest.mark.parametrize(
-    ("loss", "metric", "says"),
-    [
-        (BETTER, BETTER, ", and that paid: 5.0 points more accuracy than the host trained on."),
-        (
-            BETTER,
-            BETTER,
-            "5.0 points more accuracy (2.0 to 8.0 more) and 0.050 nats less test loss (0.020 to 0.080 less).",
-        ),
-        (WORSE, WORSE, ", but that did not pay: 5.0 points less accuracy than the host trained on."),
-        (
-            WORSE,
-            WORSE,
-            "5.0 points less accuracy (2.0 to 8.0 less) and 0.050 nats more test loss (0.020 to 0.080 more).",
-        ),
-        (UNCLEAR, UNCLEAR, ", but these test samples cannot tell whether that paid."),
-        (
-            UNCLEAR,
-            UNCLEAR,
-            "1.0 points more accuracy (2.0 less to 4.0 more) and 0.010 nats less test loss (0.020 more to",
-        ),
-        (UNCLEAR, UNCLEAR, "0.040 less): too small a difference for these test samples to tell."),
-        (BETTER, UNCLEAR, ", and that paid: 0.050 nats less test loss than the host trained on."),
-        (BETTER, UNCLEAR, "; the difference in accuracy is too small for these test samples to tell."),
-        (UNCLEAR, BETTER, ", and that paid: 5.0 points more accuracy than the host trained on."),
-        (UNCLEAR, BETTER, "; the difference in test loss is too small for these test samples to tell."),
-        (WORSE, UNCLEAR, ", but that did not pay: 0.050 nats more test loss than the host trained on."),
-        (BETTER, WORSE, ", but test loss and accuracy disagree about whether it paid."),
-        (BETTER, (0.0, 0.0, 0.0), ", and that paid: 0.050 nats less"),
-        (UNCLEAR, None, ", but these test samples cannot tell whether that paid."),
-    ],
-)
-def test_the_verdict_goes_by_the_intervals(loss, metric, says):
-    fields = {} if metric else {"metric": None}
-    grown, host_on = (row(0.18, 0.95), HOST) if metric else (row(0.18, None), row(0.30, None))
-    said = _verdict([FOSSIL], grown, host_on, None, gains={"host_on": gain(loss, metric), "static": None}, **fields)
-    assert says in said
-    assert metric or "accuracy" not in said
-
-
-def test_a_refusal_within_the_interval_is_no_difference():
-    gains = {"host_on": gain(UNCLEAR, UNCLEAR), "static": None}
-    assert "too small a difference for these test samples to tell" in _verdict([lifecycle(1)], gains=gains)
-    gains = {"host_on": gain(WORSE, WORSE), "static": None}
-    assert "too small" not in _verdict([lifecycle(1)], gains=gains)
-
-
-def test_intervals_that_are_not_defined_are_left_out():
-    undefined = dict.fromkeys(("mean", "low", "high"))
-    said = _verdict(gains={"host_on": {"loss": undefined, "metric": undefined, "units": 1}, "static": None})
-    assert "5.0 points more accuracy and 0.120 nats less test loss" in said
-
-
-@pytest.mark.parametrize(
-    ("lifecycles", "says"),
-    [
-        ([FOSSIL], "The network grew 1 part; what that was worth was not measured. It was not compared with the host"),
-        ([lifecycle(1)], "It was not compared with the host trained on: left out by --no-controls."),
-    ],
-)
-def test_what_was_not_measured_is_said(lifecycles, says):
-    assert says in _verdict(lifecycles, host_on=None, static=None)
-
-
-def test_a_control_that_diverged_is_beaten():
-    said = _verdict([FOSSIL], row(0.18, 0.95), row(None, 0.10))
-    assert ", and that paid: the loss of the host trained on is not finite." in said
-    assert "85.0 points more accuracy; the test loss of that control is not finite." in said
-    assert "the test loss of that control is not finite" in _verdict([FOSSIL], row(0.18, 0.95), HOST, row(None, 0.10))
-    assert "the test loss of that control is not finite" not in _verdict([FOSSIL], row(0.18, 0.95))
 
 
 def _parts(directory):
@@ -230,9 +117,33 @@ def test_a_refused_candidate_was_asked_for(tmp_path):
     ],
 )
 def test_why_nothing_was_tried(tmp_path, config, says):
-    directory = directories.finished(tmp_path, audit=[], config=directories.CONFIG | config, result=result([]))
+    fields = {"audit": [directories.model()], "config": directories.CONFIG | config}
+    directory = directories.finished(tmp_path, result=result([]), **fields)
     assert says in _told(directory)
     assert "No growth was tried" in _told(directory)
+
+
+def test_a_round_without_a_finite_loss_says_so(tmp_path):
+    nothing = dict.fromkeys(("gate_loss", "twin_gate_loss", "twin_z", "metric_gain"))
+    arms = [directories.arm_ended(number, **nothing) for number in (1, 2)]
+    assert "the run without it. No loss on the gate samples was finite." in _refused(tmp_path, *arms)
+    arms = [one | {"twin_gate_loss": 1.0} for one in arms]
+    assert "the run without it. The loss of no candidate was finite." in _refused(tmp_path, *arms)
+
+
+def test_a_round_of_one_candidate_is_told_in_the_singular(tmp_path):
+    begun = directories.round_begun(directories.candidate(1))
+    audit = [begun, directories.arm_ended(1), directories.round_ended(None, "no candidate beat the twin")]
+    told = _told(directories.finished(tmp_path, audit=audit, result=result([])))
+    assert "tried 1 candidate (bottleneck_mlp on the whole model), and it did not beat its twin, the run with" in told
+    assert "It had a loss of 1.0600 on the gate samples against 1.0000 (z = -3.0; it takes at least 2.33)." in told
+
+
+def test_one_parameter_is_told_in_the_singular(tmp_path):
+    fossil = lifecycle(1, outcome="FOSSILIZED", reason="gate passed", parameters=1)
+    assert "bottleneck_mlp on the whole model has 1 parameter: it" in _told(
+        directories.finished(tmp_path, result=result([fossil]))
+    )
 
 
 def test_live_trials_are_told(tmp_path):
@@ -262,6 +173,7 @@ TROUBLE = {
         ("emergency", {"response": "cull", "layer_id": "0"}, "; the graft on 0 was at fault and taken out."),
         ("rollback", {}, "the run went back to its state after step 25 (asked for); what was adopted since is gone."),
         ("rollback", {"reason": "emergency: x", "lifecycles": []}, "the run went back to its state after step 25."),
+        ("rollback", {"to_step": 50, "lifecycles": []}, "its state after step 50 (asked for); nothing was lost."),
         ("fault", {}, "At step 50 a graft on 0:2 gave values that are not finite."),
         ("fault", {"lifecycles": []}, "a fossil on 0:2 gave"),
         ("recovery", {}, "had not recovered from the removal of a graft and went back to before that graft."),
@@ -331,7 +243,39 @@ def test_a_run_of_the_users_own_loop(tmp_path):
     directory = _unfinished(tmp_path, directories.log()[-1:], config=None)
     assert "What growth was worth is not known: controls are trained by esper run only." in _told(directory)
     directory = _unfinished(tmp_path, [], config=None)
-    assert "Go on by loading its newest checkpoint: session.load(" in _told(directory)
+    assert "If the session is gone, go on by loading its newest checkpoint: session.load(" in _told(directory)
+
+
+def test_a_session_that_ended_is_trained_and_lacks_nothing(tmp_path):
+    record = read(_unfinished(tmp_path, directories.log(), config=None))
+    told = "\n".join(map(str, [story(record).headline, *story(record).paragraphs]))
+    assert (record.status, record.faults) == ("trained", [])
+    assert told.startswith("The network is trained, at step 100.\n")
+    assert "Training took 0.0 kFLOPs, " in told  # 9 of them, by the line that ends the log
+    assert "so far" not in told
+    assert "end of the run" not in told
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (None, "All 100 steps are done; call session.finish().\nIf the session is gone, go on by loading its newest"),
+        (directories.CONFIG, "All 100 steps are done, but the run is not finished.\nGo on with: esper run --resume"),
+    ],
+)
+def test_all_steps_are_done_but_the_run_is_not_finished(tmp_path, config, says):
+    assert _told(_unfinished(tmp_path, [directories.model()], 4, config=config)).startswith(says)
+    assert "steps are done" not in _told(_unfinished(tmp_path, [directories.model()], 3, config=config))
+
+
+@pytest.mark.parametrize("has_logs", [True, False])
+def test_a_run_that_has_not_begun(tmp_path, has_logs):
+    directory = directories.write(tmp_path)
+    if not has_logs:
+        (directory / "audit.jsonl").unlink()
+        (directory / "metrics.jsonl").unlink()
+    assert read(directory).faults == []
+    assert _told(directory).startswith("The run has not begun yet.\nGo on with: esper run --resume last")
 
 
 def test_a_damaged_result_is_not_taken_for_an_unfinished_run(tmp_path):
@@ -339,6 +283,11 @@ def test_a_damaged_result_is_not_taken_for_an_unfinished_run(tmp_path):
     told = _told(tmp_path)
     assert told.startswith("The run has ended, but its result cannot be read")
     assert "not finished" not in told
+    assert "so far" not in told
+    assert "end of the run" not in told
+    (tmp_path / "audit.jsonl").write_text("x\n")
+    assert "Nothing was tried" not in _told(tmp_path)  # for the log is lost
+    assert "To the last boundary that is known, training took 4.0 MFLOPs, " in _told(tmp_path)
 
 
 def test_the_first_paragraph_is_one_short_sentence(tmp_path):

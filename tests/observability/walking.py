@@ -10,7 +10,20 @@ from typing import Any
 
 import yaml
 
-SCALES = {"": 1.0, "%": 0.01, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+UNITS = {"%": 0.01, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+SPECS = {
+    **dict.fromkeys(("number", "plain", "loss"), ("", 1.0)),
+    **dict.fromkeys(("percent", "share"), ("%", 1.0)),
+    **{"points": ("signed", 0.01), "nats": ("signed", 1.0), "z": ("signed", 1.0)},
+    **{"points_apart": ("apart", 0.01), "nats_apart": ("apart", 1.0)},
+    **{"flops": ("kMGT", 1.0), "seconds": ("s", 1.0), "date": ("date", 1.0)},
+}
+"""By its name, what a way of writing a number must look like, and of what it counts: points are hundredths. What is
+signed always has its sign; what is apart never has, for the words around it say which way."""
+
+SAME = ("outcome", "target", "reason")
+"""What is counted by these fields has one value in all of them."""
 UNQUOTED = {"code", "data", "script", "style", "title", "h1", "h2", "h3"}
 
 
@@ -18,7 +31,7 @@ class Page(HTMLParser):
     """A page taken apart.
 
     Attributes:
-        numbers: ``(value, data-from, text)`` of every ``data`` element.
+        numbers: ``[value, data-from, text, data-spec]`` of every ``data`` element.
         loose: text of the main part that is in no number, name, heading, script or style.
         elements: names and attributes of all elements.
         data: what the scripts draw.
@@ -39,7 +52,7 @@ class Page(HTMLParser):
         if tag not in {"meta", "link", "br", "input"}:
             self._open.append((tag, attributes))
         if tag == "data":
-            self.numbers.append([attributes["value"], attributes["data-from"], ""])
+            self.numbers.append([attributes["value"], attributes["data-from"], "", attributes["data-spec"]])
 
     def handle_endtag(self, tag):
         while self._open and self._open.pop()[0] != tag:
@@ -82,34 +95,51 @@ class Files:
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """Lines of these kinds, or of all, of both logs; damaged ones are left out."""
+        both = [*self.numbered("audit.jsonl"), *self.numbered("metrics.jsonl")]
+        return [event for _, event in both if not kinds or event.get("event") in kinds]
+
+    def numbered(self, name: str) -> list[tuple[int, dict[str, Any]]]:
+        """Lines of a log with their numbers; damaged ones are left out."""
         found = []
-        for name in ("audit.jsonl", "metrics.jsonl"):
-            for text in self.content(name) if (self._directory / name).exists() else []:
-                try:
-                    event = json.loads(text)
-                except ValueError:
-                    continue
-                if isinstance(event, dict) and (not kinds or event.get("event") in kinds):
-                    found.append(event)
+        for number, text in enumerate(self.content(name) if (self._directory / name).exists() else [], start=1):
+            try:
+                event = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                found.append((number, event))
         return found
 
     def result(self) -> dict[str, Any] | None:
-        """What the run ended with, if that can be read."""
+        """What the run ended with, if that can be read and is whole."""
         try:
-            return self.content("result.json")
+            result = self.content("result.json")
         except (OSError, ValueError):
             return None
+        return result if {"task", "rows", "lifecycles"} <= result.keys() else None
 
 
 def check_numbers(page: Page, files: Files) -> int:
     """Every ``data`` element has the value that its sources give, and shows it. Returns how many there are."""
-    for value, origin, text in page.numbers:
+    for value, origin, text, spec in page.numbers:
         how, *sources = json.loads(origin)
         assert sources
-        expected, actual = evaluate(how, [files.look_up(source) for source in sources]), json.loads(value)
+        values = [files.look_up(source) for source in sources]
+        if how == "count":
+            check_counted(sources, values)
+        expected, actual = evaluate(how, values), json.loads(value)
         assert math.isclose(expected, actual, rel_tol=1e-12, abs_tol=1e-15), (value, origin)
-        assert shows(text, actual), (value, text)
+        assert shows(text, actual, spec), (value, text, spec)
     return len(page.numbers)
+
+
+def check_counted(sources: list[str], values: list[Any]) -> None:
+    """Nothing is counted twice, no flag that is not set, and nothing that differs in what it is counted for."""
+    assert len(set(sources)) == len(sources), sources
+    assert all(value for value in values if isinstance(value, bool)), sources
+    for field in SAME:
+        told = {value for source, value in zip(sources, values, strict=True) if source.endswith(f"/{field}")}
+        assert len(told) <= 1, (sources, told)
 
 
 def evaluate(how: str, values: list[Any]) -> float:
@@ -125,19 +155,24 @@ def evaluate(how: str, values: list[Any]) -> float:
     return {"ratio": lambda: first / second if second else 0.0, "difference": lambda: first - second}[how]()
 
 
-def shows(text: str, value: float) -> bool:
-    """Whether a text is the value, rounded to the digits that it has."""
-    if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+def shows(text: str, value: float, spec: str) -> bool:
+    """Whether a text is the value, rounded to the digits that it has, and written as the spec says."""
+    form, scale = SPECS[spec]
+    if form == "date":
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d") == text
-    if re.fullmatch(r"(\d+ (h|min|s) ?)+", text):
+    if form == "s" and re.fullmatch(r"(\d+ (h|min|s) ?)+", text):
         times = re.findall(r"(\d+) (h|min|s)", text)
         seconds = sum(int(number) * {"h": 3600, "min": 60, "s": 1}[unit] for number, unit in times)
         return abs(value - seconds) <= 30.5
-    match = re.fullmatch(r"([+-]?)([\d,]*\.?\d+(?:e[+-]?\d+)?) ?(%|[kMGT]?)(?: s)? ?", text)
+    match = re.fullmatch(r"([+-]?)([\d,]*\.?\d+(?:e[+-]?\d+)?) ?(%|[kMGTs]?) ?", text)
     assert match, text
     sign, digits, unit = match.groups()
+    if unit not in {"%": "%", "kMGT": "kMGT", "s": "s"}.get(form, "") or (not unit and form in {"%", "kMGT", "s"}):
+        return False
+    if (form == "signed" and not sign) or (form == "apart" and sign) or (form != "signed" and sign == "+"):
+        return False
     number = float(digits.replace(",", "")) * (-1 if sign == "-" else 1)
     mantissa, _, power = digits.partition("e")
     half = 0.5 * 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2])) * (1 + 1e-9)
-    targets = [value / SCALES[unit]] + ([100 * value] if not unit else [])  # points are hundredths
-    return any(abs(number - target) <= half or (not sign and abs(number - abs(target)) <= half) for target in targets)
+    target = (abs(value) if form == "apart" else value) / UNITS.get(unit, scale)
+    return abs(number - target) <= half

@@ -10,6 +10,7 @@ import numpy as np
 from tests.observability.walking import Files
 
 FLOPS = ("run_flops", "arm_flops", "judging_flops")
+ABSENT = 255
 OUTCOMES = ("FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK")
 
 
@@ -96,10 +97,26 @@ def check_worth(rows: list[dict[str, Any]], files: Files) -> None:
         mean, error = measured[f"{prefix}gain"], measured[f"{prefix}gain_se"]
         assert (row["mean"], row["z"], row["step"]) == (mean, measured[z], event["step"])
         assert row["passed"] == event.get("passed", True)
+        if mean is None or error is None:
+            assert (row["low"], row["high"]) == (None, None)
+            continue
         assert math.isclose((row["high"] - row["low"]) / 2, 1.959964 * error, rel_tol=1e-6)
         assert math.isclose(row["high"] + row["low"], 2 * mean, rel_tol=1e-9, abs_tol=1e-12)
-    looks = files.events("arm_ended", "keep_look")
-    assert len(rows) >= len(looks)
+    assert [row["line"] for row in rows] == compared_lines(files)
+
+
+def compared_lines(files: Files) -> list[int]:
+    """Lines of the log that compare a graft with what it had to beat."""
+    return [number for number, event in files.numbered("audit.jsonl") if compares(event)]
+
+
+def compares(event: dict[str, Any]) -> bool:
+    if event.get("event") == "trial_ended":
+        return "twin_z" in event
+    if event.get("event") == "transition":
+        is_adopted = event["target"] == "FINE_TUNING" and event["lifecycle"] is not None
+        return is_adopted and event["gates"].get("ablation_gain") is not None
+    return event.get("event") in ("arm_ended", "keep_look")
 
 
 def check_anatomy(anatomy: dict[str, Any], files: Files) -> None:
@@ -109,7 +126,8 @@ def check_anatomy(anatomy: dict[str, Any], files: Files) -> None:
     def flat(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [one for node in nodes for one in ({**node, "children": None}, *flat(node["children"]))]
 
-    assert [{**one, "children": None} for one in model["modules"]] == flat(anatomy["modules"])
+    alone = {"name": model["type"], "type": model["type"], "parameters": model["parameters"]}
+    assert [{**one, "children": None} for one in model["modules"] or [alone]] == flat(anatomy["modules"])
     for shown, place in zip(anatomy["places"], model["places"], strict=True):
         assert all(shown[name] == place[name] for name in ("layer_id", "kind", "covers", "seeds", "inputs", "outputs"))
     result = files.result()
@@ -127,8 +145,14 @@ def check_anatomy(anatomy: dict[str, Any], files: Files) -> None:
 
 def check_lattice(lattice: dict[str, Any], files: Files) -> None:
     """Value by value, as the page's script reads it."""
-    lines = files.events("telemetry")[:: lattice["every"]]
-    assert lattice["steps"] == [line["step"] for line in lines]
+    told_at = {line["step"]: line for line in files.events("telemetry")}
+    epoch_at = {line["step"]: line["epoch"] for line in files.events("epoch", "telemetry")}
+    steps = sorted(epoch_at)[:: lattice["every"]]
+    assert lattice["steps"] == steps
+    assert lattice["epochs"] == [epoch_at[step] for step in steps]
+    lines = [told_at.get(step, {"places": {}}) for step in steps]
+    of_model = {(one["layer_id"], one["seeds"]) for event in files.events("model") for one in event["places"]}
+    assert of_model <= {(one["layer_id"], one["seeds"]) for one in lattice["places"]} or files.events("rechunked")
     seeds = sum(place["seeds"] for place in lattice["places"])
     packed = zlib.decompress(base64.b64decode(lattice["codes"]))
     states = np.frombuffer(zlib.decompress(base64.b64decode(lattice["states"])), np.uint8).reshape(-1, seeds)
@@ -149,6 +173,8 @@ def check_lattice(lattice: dict[str, Any], files: Files) -> None:
                     check_code(code[at], value)
                     if told:
                         assert states[boundary, at] == told.get("awake", {}).get(str(seed), 0)
+                    else:
+                        assert states[boundary, at] in (0, ABSENT)
 
 
 def check_code(code: int, value: float | None) -> None:

@@ -24,7 +24,7 @@ def anatomy(record: Record) -> dict[str, Any] | None:
         "type": model["type"],
         "parameters": model["parameters"],
         "grown_parameters": None if grown is None else grown["parameters"],
-        "modules": _nested(model["modules"]),
+        "modules": _nested(model["modules"]) or [_alone(model)],
         "places": [
             {
                 "layer_id": place["layer_id"],
@@ -54,6 +54,11 @@ def _nested(modules: list[dict[str, Any]]) -> list[dict[str, Any]]:
         siblings.append(node)
         nodes[module["name"]] = node
     return roots
+
+
+def _alone(model: dict[str, Any]) -> dict[str, Any]:
+    """A host without submodules is a box of its own, named by its type."""
+    return {"name": model["type"], "type": model["type"], "parameters": model["parameters"], "children": []}
 
 
 def _graft(one: Lifecycle, comparisons: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from esper.observability.cited import Document, Name, Words, sentences, words
+from esper.observability.cited import Document, Name, Words, counted, sentences, words
 from esper.observability.grown import fossils, result_reports
 from esper.observability.labels import seed_label
 from esper.observability.record import RESULT
@@ -132,11 +132,15 @@ def _facts(document: Document, model: Mapping[str, Any] | None, kept: Sequence[D
     host = code(result["host"]) if "host" in result else "a host"
     if model is not None:
         before = model["parameters"]
-        host += f", a {code(model['type'])}"
-    facts = [("host", f"{host} of {before:,} parameters"), ("network", f"{now} parameters")]
+        host += f", of type {code(model['type'])}"
+    size = f"{before:,} parameter{'s' * (before != 1)}"
+    facts = [
+        ("host", f"{host} of {size}" if model is None else f"{host}, with {size}"),
+        ("network", str(counted(now, "parameter"))),
+    ]
     data = code(result["task"])
     if "test_set" in result:
-        data += f", {document.cite('test_set', 'samples')} test samples"
+        data += f", {counted(document.cite('test_set', 'samples'), 'test sample')}"
     facts.append(("data", data))
     row = result["rows"]["grown"]
     for name, field, spec in (("test loss", "test_loss", "loss"), (result.get("metric"), "test_metric", "percent")):

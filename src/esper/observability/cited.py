@@ -2,7 +2,7 @@
 
 A source is a place in a file of a run directory: ``result.json#/rows/grown/test_loss`` (a JSON pointer, RFC 6901),
 ``audit.jsonl#17/gate_loss`` (line 17, counted from 1, and a pointer into it), ``config.yaml#/epochs``. On a page every
-number is a ``<data>`` element that carries its value and its sources, so that anyone can look it up.
+number is a ``<data>`` element that carries its value, its sources and how it is written, so that anyone can look it up.
 """
 
 import json
@@ -79,7 +79,8 @@ class Cited:
 
     def __html__(self) -> Markup:
         origin = json.dumps([self.how, *self.sources])
-        return Markup('<data value="{}" data-from="{}">{}</data>').format(json.dumps(self.value), origin, str(self))
+        element = Markup('<data value="{}" data-from="{}" data-spec="{}">{}</data>')
+        return element.format(json.dumps(self.value), origin, self.spec, str(self))
 
     def written(self, spec: str) -> "Cited":
         """The same number, written in another way."""
@@ -183,6 +184,11 @@ def difference(one: Cited, other: Cited, spec: str = "number") -> Cited:
 def count(sources: Sequence[str]) -> Cited:
     """How many there are."""
     return Cited(len(sources), tuple(sources), "count")
+
+
+def counted(number: Cited, one: str, many: str = "") -> Words:
+    """1 seed, 2 seeds. ``many`` is said where an s alone does not make the plural."""
+    return words(number, " ", one if number.value == 1 else many or f"{one}s")
 
 
 def total(parts: Sequence[Cited], spec: str) -> Cited:

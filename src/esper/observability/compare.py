@@ -20,10 +20,11 @@ from esper.observability.cited import (
     words,
 )
 from esper.observability.curves import curves
+from esper.observability.grown import fossils, reports
 from esper.observability.pairing import Paired, paired
-from esper.observability.record import CONFIG, METRICS, RESULT, SAMPLES, Record
+from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, SAMPLES, Record
 from esper.observability.rows import NOTHING, TableRow, aligned, interval
-from esper.observability.verdict import INTERVALS, kept_of
+from esper.observability.verdict import INTERVALS
 
 INVOCATION = ("output", "config", "resume")
 """Options of one call: that they differ says nothing about the runs."""
@@ -180,6 +181,9 @@ class _Run:
 
     def number(self, field: str, spec: str = "number") -> Cited | None:
         """A field of the grown row; None if it is not known."""
+        ended = self.record.of("finished")
+        if self.record.result is None and ended and field == "train_flops":
+            return Document(f"{self.label}/{AUDIT}#{ended[-1][0]}", ended[-1][1]).cite(field, spec=spec)
         if self.record.result is None or self.record.result["rows"]["grown"][field] is None:
             return None
         return self.result.cite("rows", "grown", field, spec=spec)
@@ -191,10 +195,8 @@ class _Run:
         return words("?")
 
     def _status(self) -> Words:
-        if self.record.result is not None:
-            return words("finished")
-        if any(fault.startswith(RESULT) for fault in self.record.faults):
-            return words("damaged")
+        if self.record.status != "unfinished":
+            return words(self.record.status)
         planned = self.record.config or {}
         if self.record.epochs and type(planned.get("epochs")) is int and planned["epochs"] > 0:
             last = self.record.epochs[-1]
@@ -203,13 +205,13 @@ class _Run:
         return words("unfinished")
 
     def _outcome(self) -> Words:
-        result = self.record.result
-        if result is None:
+        if self.record.status not in ("finished", "trained"):
             return NOTHING
-        kept = kept_of(result)
+        ended = reports(self.record)
+        kept = [f"{self.label}/{one.source('outcome')}" for one in fossils(ended)]
         if kept:
-            return words("grew ", count([self.result.source("lifecycles", index, "outcome") for index in kept]))
-        return words("grew nothing" if result["lifecycles"] else "tried nothing")
+            return words("grew ", count(kept))
+        return words("grew nothing" if ended else "tried nothing")
 
 
 class _Gains:
@@ -226,6 +228,10 @@ class _Gains:
 
     def _cell(self, first: _Run, run: _Run, column: str) -> Words:
         field, spec = ("test_loss", "nats") if column == "loss" else ("test_metric", "points")
+        diverged = next((one for one in (first, run) if one.number("test_loss") is None), None)
+        if diverged is not None:
+            self.remark = words("The test loss of ", Name(diverged.label), " is not finite: it is not compared.")
+            return NOTHING
         plain = [one.number(field) for one in (first, run)]
         if plain[0] is None or plain[1] is None:
             return NOTHING

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from esper.observability.cited import Document, Name, Words, line, listed, sentences, words
+from esper.observability.cited import Document, Name, Words, counted, line, listed, sentences, words
 from esper.observability.labels import seed_label
 from esper.observability.record import AUDIT, RESULT, Record
 
@@ -70,8 +70,8 @@ def what_grew(record: Record) -> Words:
 
 def _life(record: Record, report: Document) -> Words:
     adopted = adopted_at(record, report.content["lifecycle"])
-    said = graft(report.content) + words(" has ", report.cite("parameters"), " parameters: it began at step ")
-    said += words(report.cite("born_step"))
+    said = graft(report.content) + words(" has ", counted(report.cite("parameters"), "parameter"))
+    said += words(": it began at step ", report.cite("born_step"))
     if adopted is not None:
         said += words(", was adopted at step ", adopted.cite("step"))
     return said + words(" and became a fossil at step ", report.cite("ended_step"), ".")
@@ -81,6 +81,6 @@ def _size(record: Record, result: dict[str, Any]) -> Words:
     now = Document(f"{RESULT}#", result).cite("rows", "grown", "parameters")
     models = record.of("model")
     if not models:
-        return words("The network now has ", now, " parameters.")
+        return words("The network now has ", counted(now, "parameter"), ".")
     before = line(AUDIT, models[0]).cite("parameters")
-    return words("The host had ", before, " parameters, the network now has ", now, ".")
+    return words("The host had ", counted(before, "parameter"), ", the network now has ", now, ".")

@@ -12,14 +12,13 @@ import base64
 import itertools
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esper.observability.labels import place_label
-from esper.observability.record import Record
+from esper.observability.record import METRICS, Record
 
 MEASURES = {
     "chunk_variance": "variance",
@@ -47,10 +46,13 @@ Entry = tuple[str, int]
 def lattice(record: Record) -> dict[str, Any] | None:
     """What the seeds of a run sensed, ready for JSON; None where no telemetry was recorded.
 
-    A place whose number of seeds changed has one entry for every number.
+    A place whose number of seeds changed has one entry for every number. All boundaries are shown, also those where
+    nothing was sensed, and all places.
     """
-    lines = [line for _, line in record.telemetry]
-    counts = [_seeds_of(line, known) for line, known in zip(lines, _known_seeds(record, lines), strict=True)]
+    if not record.telemetry:
+        return None
+    lines = _boundaries(record)
+    counts = _seeds(record, lines)
     entries = _in_order(record, counts)
     if not entries:
         return None
@@ -134,25 +136,37 @@ def _places(record: Record, entries: list[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def _known_seeds(record: Record, lines: list[dict[str, Any]]) -> Iterator[dict[str, int]]:
-    """Seeds of every place at every line, as the audit log tells."""
+def _boundaries(record: Record) -> list[dict[str, Any]]:
+    """A line for every boundary, in order: its telemetry, else one without places."""
+    epochs = [event for _, event in record.epochs]
+    lines = {one["step"]: {"epoch": one["epoch"], "step": one["step"], "places": {}} for one in epochs}
+    lines |= {event["step"]: event for _, event in record.telemetry}
+    return [lines[step] for step in sorted(lines)]
+
+
+def _seeds(record: Record, lines: list[dict[str, Any]]) -> list[dict[str, int]]:
+    """Seeds of every place at every boundary: as long as its columns are, else as many as were last told.
+
+    What has measured nothing and sleeps is not in the log. Where lines are damaged, a missing one may be lost instead:
+    nothing is known of its boundary then.
+    """
+    is_told = {event["step"] for _, event in record.telemetry}
+    is_whole = not record.faults_of(METRICS)
     known = {place["layer_id"]: place["seeds"] for _, event in record.of("model") for place in event["places"]}
     changes = [event for _, event in record.of("rechunked")]
+    counts = []
     for line in lines:
         while changes and changes[0]["step"] < line["step"]:
             change = changes.pop(0)
             known[change["layer_id"]] = change["num_seeds"]
-        yield dict(known)
-
-
-def _seeds_of(line: dict[str, Any], known: dict[str, int]) -> dict[str, int]:
-    """Seeds of every place of a line: as long as its columns are, else what the audit log tells."""
-    seeds = {}
-    for layer_id, place in line["places"].items():
-        lengths = [len(place[key]) for key in MEASURES if place.get(key)]
-        told = known.get(layer_id, 0)
-        seeds[layer_id] = max(lengths) if lengths else told if 0 < told <= MOST_SEEDS else 0
-    return seeds
+        for layer_id, place in line["places"].items():
+            known[layer_id] = max((len(place.get(key, ())) for key in MEASURES), default=0) or known.get(layer_id, 0)
+        columns = {name for name, place in line["places"].items() if any(place.get(key) for key in MEASURES)}
+        is_known = is_whole or line["step"] in is_told
+        counts.append(
+            {name: seeds for name, seeds in known.items() if is_known and (name in columns or 0 < seeds <= MOST_SEEDS)}
+        )
+    return counts
 
 
 def _in_order(record: Record, counts: list[dict[str, int]]) -> list[Entry]:
@@ -160,7 +174,7 @@ def _in_order(record: Record, counts: list[dict[str, int]]) -> list[Entry]:
     found = dict.fromkeys(itertools.chain.from_iterable(count.items() for count in counts))
     of_model = [place["layer_id"] for _, event in record.of("model") for place in event["places"]]
     rank = {layer_id: index for index, layer_id in enumerate(dict.fromkeys([*of_model, *(name for name, _ in found)]))}
-    return sorted((entry for entry in found if entry[1]), key=lambda entry: rank[entry[0]])
+    return sorted(found, key=lambda entry: rank[entry[0]])
 
 
 def _values(
@@ -171,7 +185,7 @@ def _values(
     for line, count in zip(lines, counts, strict=True):
         row: list[float | None] = []
         for layer_id, seeds in entries:
-            column = line["places"][layer_id].get(key) if count.get(layer_id) == seeds else None
+            column = line["places"].get(layer_id, {}).get(key) if count.get(layer_id) == seeds else None
             row.extend(column if column is not None and len(column) == seeds else [None] * seeds)
         rows.append(np.array(row, dtype=np.float64))
     return np.stack(rows)
@@ -185,7 +199,7 @@ def _states(lines: list[dict[str, Any]], counts: list[dict[str, int]], entries: 
         for layer_id, seeds in entries:
             if count.get(layer_id) == seeds:
                 states_S[start : start + seeds] = 0
-                for seed, code in line["places"][layer_id].get("awake", {}).items():
+                for seed, code in line["places"].get(layer_id, {}).get("awake", {}).items():
                     if int(seed) < seeds and 0 <= code < ABSENT:
                         states_S[start + int(seed)] = code
             start += seeds

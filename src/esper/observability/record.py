@@ -1,6 +1,7 @@
 """Reading a run directory: all that it holds, and in plain words what is missing or damaged in it."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ from esper.observability.shapes import (
 )
 
 T = TypeVar("T")
+Status = Literal["finished", "trained", "damaged", "unfinished"]
+"""A run that is finished has a result, one that is damaged has one that cannot be read. A trained one has done all its
+steps and was ended, but has no result: a session of one's own never writes one, ``esper run`` after its controls."""
+
 Event = dict[str, Any]
 Numbered = tuple[int, Event]
 
@@ -32,6 +37,9 @@ _UNKNOWN = {
     METRICS: "there are no learning curves and no telemetry",
 }
 """What it means for the reader that a file cannot be used."""
+
+_TRACES = frozenset({RESULT, PROGRESS, AUDIT, METRICS, "checkpoints"})
+"""Where one of them is, the run has begun, so that there must be logs."""
 
 _NAMED_LINES = 5
 
@@ -61,9 +69,28 @@ class Record:
     faults: list[str] = field(default_factory=list)
 
     @property
-    def status(self) -> Literal["finished", "unfinished"]:
-        """Whether the run has a result that can be read."""
-        return "unfinished" if self.result is None else "finished"
+    def status(self) -> Status:
+        """How far the run came."""
+        if self.result is not None:
+            return "finished"
+        if self.faults_of(RESULT):
+            return "damaged"
+        return "trained" if self.of("finished") else "unfinished"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything but its options is there."""
+        told = (self.result, self.progress, self.audit, self.epochs, self.telemetry)
+        return any(told) or len(self.faults) > len(self.faults_of(CONFIG))
+
+    @property
+    def is_of_own_loop(self) -> bool:
+        """Whether a session of one's own wrote it: one has neither options nor a result."""
+        return self.config is None and self.result is None and not self.faults_of(CONFIG, RESULT, PROGRESS)
+
+    def faults_of(self, *files: str) -> list[str]:
+        """Faults of these files."""
+        return [fault for fault in self.faults if fault.startswith(files)]
 
     def of(self, *kinds: str) -> list[Numbered]:
         """Audit events of these kinds, in order."""
@@ -74,23 +101,27 @@ def read(directory: Path) -> Record:
     """Read a run directory. Damage in it is told by ``faults`` and never raises.
 
     Raises:
-        ConfigError: if there is no such directory, or it holds nothing of a run.
+        ConfigError: if there is no such directory, it cannot be read, or it holds nothing of a run.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise ConfigError(f"There is no directory {directory}. Name the directory of a run, for example runs/digits-0.")
-    if not any((directory / name).exists() for name in _UNKNOWN):
+    names = _names_in(directory)
+    if names.isdisjoint(_UNKNOWN):
         raise ConfigError(
             f"{directory} holds nothing of a run. A run directory has {CONFIG}, {METRICS}, {AUDIT} and, once the run "
             f"is finished, {RESULT}."
         )
     faults: list[str] = []
-    config = _or_fault(lambda: _config(directory), None, faults)
+    config = None
+    if names & {CONFIG, RESULT, PROGRESS}:  # a session of one's own writes none of them
+        config = _or_fault(lambda: _config(directory), None, faults)
     result = _or_fault(lambda: _result(directory), None, faults)
     progress: dict[str, Any] = _or_fault(lambda: _progress(directory), {}, faults)
-    is_finished = (directory / RESULT).exists()
-    audit: list[Numbered] = _or_fault(lambda: _log(directory / AUDIT, faults, must_tell=is_finished), [], faults)
-    metrics: list[Numbered] = _or_fault(lambda: _log(directory / METRICS, faults, must_tell=is_finished), [], faults)
+    audit: list[Numbered] = []
+    metrics: list[Numbered] = []
+    if names & _TRACES:
+        is_finished = RESULT in names
+        audit = _or_fault(lambda: _log(directory / AUDIT, faults, must_tell=is_finished), [], faults)
+        metrics = _or_fault(lambda: _log(directory / METRICS, faults, must_tell=is_finished), [], faults)
     return Record(
         directory=directory,
         config=config,
@@ -101,6 +132,19 @@ def read(directory: Path) -> Record:
         telemetry=[one for one in metrics if one[1]["event"] == "telemetry"],
         faults=faults,
     )
+
+
+def _names_in(directory: Path) -> set[str]:
+    if os.path.isfile(directory):
+        raise ConfigError(
+            f"{directory} is a file. Name the directory of a run instead, for example {directory.parent}."
+        )
+    if not os.path.isdir(directory):  # no name is too long for it
+        raise ConfigError(f"There is no directory {directory}. Name the directory of a run, for example runs/digits-0.")
+    try:
+        return set(os.listdir(directory))
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be read: {error.strerror}. Allow reading it.") from error
 
 
 class _DamageError(Exception):
@@ -140,7 +184,7 @@ def _has_names(loaded: Any) -> bool:
 
 
 def _result(directory: Path) -> dict[str, Any] | None:
-    if not (directory / RESULT).exists():
+    if not os.path.exists(directory / RESULT):
         return None
     loaded = _object(directory / RESULT)
     wrong = misfit(loaded, RESULT_NEEDED, RESULT_OPTIONAL)
@@ -150,7 +194,7 @@ def _result(directory: Path) -> dict[str, Any] | None:
 
 
 def _progress(directory: Path) -> dict[str, Any]:
-    if not (directory / PROGRESS).exists():
+    if not os.path.exists(directory / PROGRESS):
         return {}
     loaded = _object(directory / PROGRESS)
     wrong = misfit(loaded, PROGRESS_NEEDED, {})
@@ -215,10 +259,10 @@ def _is_whole(event: Event) -> bool:
 
 
 def _bytes(path: Path) -> bytes:
-    if not path.exists():
-        raise _DamageError(path.name, "is missing")
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise _DamageError(path.name, "is missing") from error
     except OSError as error:
         raise _DamageError(path.name, f"cannot be read ({error.strerror})") from error
 

@@ -1,5 +1,6 @@
 """One HTML file that tells a run: sentences, tables, and the data of its pictures, with all scripts inside."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -12,15 +13,22 @@ from esper.observability.anatomy import anatomy
 from esper.observability.cited import Name
 from esper.observability.compare import Comparison
 from esper.observability.curves import curves, metric_name
+from esper.observability.head import facts, figures, title
 from esper.observability.lanes import lanes
 from esper.observability.lattice import lattice
 from esper.observability.record import Record, read
 from esper.observability.sheets import refusals_sheet, reports_sheet, rows_sheet, settings, sheet
 from esper.observability.story import story
-from esper.observability.summaries import facts, figures, summaries, title, why_empty
+from esper.observability.summaries import summaries, why_empty
 from esper.observability.worth import worth
 
 REPORT = "report.html"
+
+_ADVICE = {
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room, or write it elsewhere"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Allow writing there, or write it elsewhere"),
+}
 
 
 def write(directory: Path) -> Path:
@@ -38,13 +46,21 @@ def write_page(path: Path, page: str) -> Path:
     Raises:
         ConfigError: if it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    if os.path.isdir(path):
+        raise ConfigError(f"{path} cannot be written: it is a directory. Name a file, for example {path / REPORT}.")
+    if not os.path.isdir(path.parent):
+        what = "is a file" if os.path.isfile(path.parent) else "is not there"
+        raise ConfigError(
+            f"{path} cannot be written: {path.parent} {what}. Name a directory that there is, or make it."
+        )
+    unfinished = path.with_name(f".{os.getpid()}.unfinished")
     try:
         unfinished.write_bytes(page.encode("utf-8", "replace"))  # the log may hold half a surrogate pair
         unfinished.replace(path)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Make room, or allow writing there.") from error
+        advice = _ADVICE.get(error.errno or 0, "Write it elsewhere")
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. {advice}.") from error
     return path
 
 

@@ -44,7 +44,7 @@ class Table:
 def table(result: dict[str, Any]) -> Table:
     """The rows of ``result.json``, with the paired gains of the grown network where the result has them."""
     metric = result.get("metric", "accuracy")
-    with_gains = any((result.get("gains") or {}).values())
+    with_gains = any((result.get("gains") or {}).values()) and result["rows"]["grown"]["test_loss"] is not None
     of_metric = [metric] if metric else []
     headings = ["", "parameters", "training FLOPs", "test loss", *of_metric]
     if with_gains:

@@ -4,9 +4,22 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from esper.observability.cited import Cited, Document, Name, Words, line, listed, quoted, ratio, sentences, total, words
-from esper.observability.grown import reports, what_grew
-from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, Record
+from esper.observability.cited import (
+    Cited,
+    Document,
+    Name,
+    Words,
+    counted,
+    line,
+    listed,
+    quoted,
+    ratio,
+    sentences,
+    words,
+)
+from esper.observability.cost import cost
+from esper.observability.grown import what_grew
+from esper.observability.record import AUDIT, CONFIG, METRICS, Record
 from esper.observability.shapes import is_whole
 from esper.observability.tried import what_was_tried
 from esper.observability.trouble import what_went_wrong
@@ -32,7 +45,7 @@ def story(record: Record) -> Story:
     """What happened. Notes of the run and faults of its record are no part of it."""
     headline, first = _unfinished(record) if record.result is None else _finished(record.result)
     told = [first, what_grew(record), *what_was_tried(record), what_went_wrong(record)]
-    told += [_cost(record), _not_measured(record)]
+    told += [cost(record), _not_measured(record)]
     return Story(headline, [one for one in told if one])
 
 
@@ -51,10 +64,12 @@ def _finished(result: dict[str, Any]) -> tuple[Words, Words]:
 
 def _unfinished(record: Record) -> tuple[Words, Words]:
     """How far a run without a result came, and how to go on: one short sentence, and a paragraph."""
-    if any(fault.startswith(RESULT) for fault in record.faults):
+    if record.status == "damaged":
         return words("The run has ended, but its result cannot be read: what growth was worth is not known."), Words()
+    if not record.has_begun:
+        return words("The run has not begun yet."), _how_to_go_on(record)
     ended, reached = record.of("finished"), _last(record)
-    if ended and record.config is None:
+    if ended and record.is_of_own_loop:
         why = "What growth was worth is not known: controls are trained by "
         return _trained(line(AUDIT, ended[-1])) + words("."), words(why, Name("esper run"), " only.")
     if ended:
@@ -63,6 +78,11 @@ def _unfinished(record: Record) -> tuple[Words, Words]:
         opening = _trained(line(AUDIT, ended[-1])) + words("; what growth was worth is not measured yet.")
     elif reached is None:
         opening, said = words("The run is not finished: it has not come to its first boundary."), Words()
+    elif (planned := _all_steps(record, reached)) is not None:
+        opening = words("All ", counted(planned, "step"), " are done")
+        if record.is_of_own_loop:
+            return opening + words("; call ", Name("session.finish()"), "."), _how_to_go_on(record)
+        opening, said = opening + words(", but the run is not finished."), Words()
     else:
         opening = words("The run is not finished: its log reaches step ", reached.cite("step"))
         opening += words(*_of_planned(record, reached), ".")
@@ -93,31 +113,20 @@ def _of_planned(record: Record, reached: Document) -> list[str | Cited | Words]:
     return []
 
 
+def _all_steps(record: Record, reached: Document) -> Cited | None:
+    """The planned steps, if all of them are done."""
+    models = record.of("model")
+    if not models or not 0 < models[0][1]["planned_steps"] <= reached.content["step"]:
+        return None
+    return line(AUDIT, models[0]).cite("planned_steps")
+
+
 def _how_to_go_on(record: Record) -> Words:
     where = str(record.directory)
-    if record.config is None:
-        return words("Go on by loading its newest checkpoint: ", Name(f"session.load({where + '/checkpoints'!r})"), ".")
+    if record.is_of_own_loop:
+        load = Name(f"session.load({where + '/checkpoints'!r})")
+        return words("If the session is gone, go on by loading its newest checkpoint: ", load, ".")
     return words("Go on with: ", Name(f"esper run --resume last --output {shlex.quote(where)}"))
-
-
-def _cost(record: Record) -> Words:
-    if record.result is not None:
-        document = Document(f"{RESULT}#", record.result)
-        said = words("Training took ", document.cite("rows", "grown", "train_flops", spec="flops"), "FLOPs and ")
-        said += words(document.cite("rows", "grown", "seconds", spec="seconds"))
-        share = trying(record.result)
-        if share is None:
-            return said + words(".")
-        spent = document.cite("probe_flops", spec="flops")
-        return said + words("; ", spent, "FLOPs of that (", share, ") went into arms and judging.")
-    if not record.epochs:
-        return Words()
-    now = line(METRICS, record.epochs[-1])
-    run, arm, judging = (now.cite(f"{kind}_flops") for kind in ("run", "arm", "judging"))
-    said = words("Training has taken ", total([run, arm, judging], "flops"), "FLOPs so far")
-    if not reports(record) and not arm.value:
-        return said + words(".")
-    return said + words(", ", total([arm, judging], "flops"), "FLOPs of that in arms and judging.")
 
 
 def _not_measured(record: Record) -> Words:
@@ -139,7 +148,7 @@ def _not_measured(record: Record) -> Words:
                 )
         if "metric" in result and result["metric"] is None:
             said.append(words("The task has no metric beside its loss."))
-    elif record.config is not None and record.epochs:
+    elif record.status != "damaged" and record.config is not None and record.epochs:
         said.append(words("Test samples and controls come at the end of the run."))
     if record.epochs and not record.telemetry:
         said.append(words("What the seeds sensed was not recorded."))

@@ -1,104 +1,47 @@
-"""The head of a page and the sentences beside its pictures: what a reader gets who sees no picture."""
+"""The sentences beside the pictures of a page, for a reader who sees none, and why a section has nothing to show."""
 
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-from markupsafe import Markup
-
-from esper.observability.cited import Document, Name, Words, count, line, listed, total, words
+from esper.observability.cited import Document, Name, Words, count, counted, line, listed, total, words
+from esper.observability.lattice import MEASURES
 from esper.observability.lifecycles import ENDINGS, lifecycles
-from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, Numbered, Record
-from esper.observability.shapes import is_number
-from esper.observability.verdict import gains
-
-Figure = dict[str, Any]
-
-
-def title(record: Record) -> str:
-    """Task and host, or the directory's name where neither is known."""
-    known = {**(record.config or {}), **(record.result or {})}
-    names = [known.get("task", known.get("data")), known.get("host")]
-    return ", ".join(str(name) for name in names if name is not None) or record.directory.absolute().name
-
-
-def facts(record: Record) -> list[dict[str, Any]]:
-    """Seed, status, date."""
-    told = []
-    config = record.config or {}
-    if record.result is not None and is_number(record.result.get("seed")):
-        told.append({"label": "seed", "value": Document(f"{RESULT}#", record.result).cite("seed", spec="plain")})
-    elif is_number(config.get("seed")):
-        told.append({"label": "seed", "value": Document(f"{CONFIG}#", config).cite("seed", spec="plain")})
-    told.append({"label": "status", "value": record.status})
-    begun = next((line(AUDIT, one) for one in record.audit if is_number(one[1].get("time"))), None)
-    if begun is not None:
-        told.append({"label": "begun", "value": _date(begun)})
-    return told
-
-
-def figures(record: Record) -> list[Figure]:
-    """Three or four numbers that matter most."""
-    return _unfinished_figures(record) if record.result is None else _finished_figures(record.result)
-
-
-def _finished_figures(result: dict[str, Any]) -> list[Figure]:
-    document, grown = Document(f"{RESULT}#", result), result["rows"]["grown"]
-    shown = []
-    if grown["test_metric"] is not None:
-        value = document.cite("rows", "grown", "test_metric", spec="percent")
-        shown.append(_figure(value, f"test {result.get('metric') or 'accuracy'}"))
-    elif grown["test_loss"] is not None:
-        shown.append(_figure(document.cite("rows", "grown", "test_loss", spec="loss"), "test loss"))
-    if result["rows"]["host_on"] is not None and (found := gains(result, "host_on")):
-        first = found[0]
-        unit, spec = ("nats", "nats") if first.is_loss else ("points", "points")
-        ends = None
-        if first.low is not None and first.high is not None:
-            ends = words(first.low.written(spec), " to ", first.high.written(spec))
-        label = f"gain in {first.measure} over the host trained on, {unit}"
-        shown.append(_figure(first.mean.written(spec), label, ends))
-    before = result["rows"]["host_on"]
-    note = None
-    if before is not None:
-        note = words("the host has ", document.cite("rows", "host_on", "parameters"))
-    shown.append(_figure(document.cite("rows", "grown", "parameters"), "parameters", note))
-    spent = document.cite("probe_flops", spec="flops")
-    note = words(spent, " of them for trying") if result["probe_flops"] else None
-    shown.append(_figure(document.cite("rows", "grown", "train_flops", spec="flops"), "training FLOPs", note))
-    return shown
-
-
-def _unfinished_figures(record: Record) -> list[Figure]:
-    if not record.epochs:
-        return []
-    last = line(METRICS, record.epochs[-1])
-    shown = [_figure(last.cite("step"), "steps")]
-    if last.content["val_loss"] is not None:
-        shown.append(_figure(last.cite("val_loss", spec="loss"), "held-out loss"))
-    if last.content["val_metric"] is not None:
-        shown.append(_figure(last.cite("val_metric", spec="percent"), "held-out accuracy"))
-    spent = [last.cite(name) for name in ("run_flops", "arm_flops", "judging_flops")]
-    return [*shown, _figure(total(spent, "flops"), "training FLOPs")]
+from esper.observability.record import AUDIT, CONFIG, METRICS, Numbered, Record
 
 
 def why_empty(record: Record, tables: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, str | None]:
     """Why a section of the page has nothing to show; None where it has."""
-    unread = "The log does not tell: this run was recorded by an older version, or the line was lost."
+    is_open = record.status == "unfinished"
     reasons = {
-        "rows": "There is no result yet: rows and controls are measured at the end of a run by esper run.",
-        "curves": "No boundary was reached yet, so there is nothing to draw.",
-        "anatomy": unread,
+        "curves": "No boundary was reached yet, so there is nothing to draw."
+        if is_open
+        else "The log tells of no boundary, so there is nothing to draw.",
+        "anatomy": "The log does not tell: this run was recorded by an older version, or the line was lost.",
         "lanes": "No seed has germinated.",
-        "worth": "No graft has been compared with its twin yet.",
+        "worth": "No graft has been compared with its twin yet." if is_open else "No graft was compared with its twin.",
         "lattice": "What the seeds sensed was not recorded.",
         "reports": "No lifecycle has ended.",
         "refusals": "Every command was carried out.",
-        "settings": "There is no configuration: the run was not started by esper run, or its file was lost.",
     }
+    if not record.has_begun:
+        reasons = dict.fromkeys(reasons, "The run has not begun yet.")
+    reasons |= {"rows": _why_no_rows(record), "settings": _why_no_settings(record)}
     is_there = {**tables, **content, "curves": content["curves"]["run"]["steps"]}
     return {name: None if is_there[name] else reason for name, reason in reasons.items()}
+
+
+def _why_no_rows(record: Record) -> str:
+    if record.status == "damaged":
+        return "The result cannot be read."
+    if record.is_of_own_loop:
+        return "A session of your own trains no controls: only esper run does, at the end of a run."
+    return "There is no result yet: rows and controls are measured at the end of a run by esper run."
+
+
+def _why_no_settings(record: Record) -> str:
+    if record.is_of_own_loop:
+        return "A session of your own writes no configuration: only esper run does."
+    return "The configuration is missing, or cannot be read."
 
 
 def summaries(record: Record, content: Mapping[str, Any]) -> dict[str, Words]:
@@ -107,7 +50,7 @@ def summaries(record: Record, content: Mapping[str, Any]) -> dict[str, Words]:
         "curves": _of_curves(record),
         "anatomy": _of_anatomy(record),
         "lanes": _of_lanes(record),
-        "worth": _of_worth(content["worth"]),
+        "worth": _of_worth(record, content["worth"]),
         "lattice": _of_lattice(record, content["lattice"]),
     }
 
@@ -127,7 +70,7 @@ def _of_curves(record: Record) -> Words:
 
 
 def _boundaries(lines: list[Numbered]) -> Words:
-    return words(count([line(METRICS, one).source("step") for one in lines]), " boundaries")
+    return counted(count([line(METRICS, one).source("step") for one in lines]), "boundary", "boundaries")
 
 
 def _of_anatomy(record: Record) -> Words:
@@ -136,11 +79,13 @@ def _of_anatomy(record: Record) -> Words:
         return Words()
     model = line(AUDIT, models[0])
     places = [model.source("places", index) for index in range(len(model.content["places"]))]
-    said = words("The host is a ", Name(model.content["type"]), " of ", model.cite("parameters"), " parameters with ")
-    said += words(count(places), " places at which it could grow. ")
+    said = words("The host is of type ", Name(model.content["type"]), ", with ")
+    said += counted(model.cite("parameters"), "parameter")
+    said += words(" and ", counted(count(places), "place"), " at which it could grow. " if places else ". ")
     kept = [one.label for one in lifecycles(record) if one.outcome == "FOSSILIZED"]
     if not kept:
-        return said + words("No graft was kept." if record.result is not None else "No graft has been kept so far.")
+        is_open = record.status == "unfinished"
+        return said + words("No graft has been kept so far." if is_open else "No graft was kept.")
     return said + words("Kept: ", listed([Name(label) for label in kept]), ".")
 
 
@@ -154,34 +99,30 @@ def _of_lanes(record: Record) -> Words:
             said.append(words(count(ended), " ", outcome))
     if not born:
         return listed(said)
-    return (
-        words(count(born), " lifecycles" if len(born) > 1 else " lifecycle", ": ", listed(said), ".")
-        if said
-        else (
-            words(count(born), " lifecycles, none of which has ended." if len(born) > 1 else " lifecycle, still open.")
-        )
-    )
+    lived = counted(count(born), "lifecycle")
+    if said:
+        return lived + words(": ", listed(said), ".")
+    return lived + words(", none of which has ended." if len(born) > 1 else ", still open.")
 
 
-def _of_worth(rows: list[dict[str, Any]]) -> Words:
+def _of_worth(record: Record, rows: list[dict[str, Any]]) -> Words:
     if not rows:
         return Words()
+    events = dict(record.audit)
     asked = [f"{AUDIT}#{row['line']}/event" for row in rows]
-    passed = [f"{AUDIT}#{row['line']}/event" for row in rows if row["passed"]]
-    said = words(count(asked), " comparisons" if len(asked) > 1 else " comparison")
+    passed = [
+        f"{AUDIT}#{row['line']}/{'passed' if 'passed' in events[row['line']] else 'target'}"  # where it was adopted
+        for row in rows
+        if row["passed"]
+    ]
+    said = counted(count(asked), "comparison")
     return said + (words("; in ", count(passed), " the graft passed.") if passed else words("; no graft passed."))
 
 
 def _of_lattice(record: Record, packed: dict[str, Any] | None) -> Words:
     if packed is None:
         return Words()
-    said = words("What the seeds sensed at ", _boundaries(record.telemetry))
-    models = record.of("model")
-    if models:
-        model = line(AUDIT, models[0])
-        seeds = [model.cite("places", index, "seeds") for index in range(len(model.content["places"]))]
-        said += words(", at first ", total(seeds, "number"), " seeds")
-    said += words(". Values are rounded to two digits.")
+    said = _sensed(record)
     if packed["left_out"]:
         said += words(" To keep this file small, ", " and ".join(packed["left_out"]), " is left out.")
     if packed["every"] > 1:
@@ -189,16 +130,32 @@ def _of_lattice(record: Record, packed: dict[str, Any] | None) -> Words:
     return said
 
 
-def _figure(value: Any, label: str, note: Words | None = None) -> Figure:
-    return {"value": value, "label": label, "note": note}
+def _sensed(record: Record) -> Words:
+    """What the picture of seeds shows, of how many of them and how often."""
+    measured = [one for one in record.telemetry if _is_measured(one[1])]
+    if not measured:
+        config = record.config or {}
+        said = words("Nothing was measured")
+        if config.get("growth", {}).get("telemetry_rows") == 0:
+            rows = Document(f"{CONFIG}#", config).cite("growth", "telemetry_rows")
+            said += words(" (", Name("telemetry_rows"), " is ", rows, ")")
+        else:
+            said += words(", as where ", Name("telemetry_rows"), " is zero")
+        return said + words("; only the states of seeds are shown.")
+    said, models = words("What the seeds"), record.of("model")
+    if models:
+        model = line(AUDIT, models[0])
+        seeds = [model.cite("places", index, "seeds") for index in range(len(model.content["places"]))]
+        number = total(seeds, "number") if seeds else None
+        if number is not None and record.of("rechunked"):
+            said += words(", ", number, " of them before their number changed,")
+        elif number is not None:
+            said = words("What ", counted(number, "seed"))
+    said += words(" sensed at ")
+    if len(measured) < len(record.epochs):
+        said += words(count([line(METRICS, one).source("step") for one in measured]), " of ")
+    return said + words(_boundaries(max(measured, record.epochs, key=len)), ", with two digits.")
 
 
-def _date(event: Document) -> Markup:
-    """The day of an event, citing its time."""
-    value = event.content["time"]
-    try:
-        day = datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d")
-    except (OverflowError, OSError, ValueError):  # a number that is no time
-        day = "not known"
-    cited = json.dumps(["value", event.source("time")])
-    return Markup('<data value="{}" data-from="{}">{}</data>').format(json.dumps(value), cited, day)
+def _is_measured(event: Mapping[str, Any]) -> bool:
+    return any(place.get(key) for place in event["places"].values() for key in MEASURES)

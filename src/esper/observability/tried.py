@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from esper.observability.cited import Cited, Document, Name, Words, count, line, quoted, sentences, words
+from esper.observability.cited import Document, Name, Words, count, counted, line, quoted, sentences, words
+from esper.observability.gate_words import asked, why_shut
 from esper.observability.grown import SHOWN, graft, reports, several
-from esper.observability.record import AUDIT, CONFIG, Numbered, Record
-from esper.observability.shapes import is_number
+from esper.observability.record import AUDIT, Numbered, Record
 
 REASONS = {
     "keep gate refused": "it could not be shown that the run is worse without it",
@@ -46,8 +46,10 @@ def _why_nothing(record: Record) -> Words:
         return words("Nothing was tried: ", Name("max_rounds"), " allows no round.")
     if any(event["target"] == "GERMINATED" for _, event in record.of("veto", "refused")):
         return words("Nothing was tried: every candidate was vetoed or refused.")
-    if record.status == "unfinished" and not record.of("finished"):
+    if record.status == "unfinished":
         return words("Nothing has been tried so far.")
+    if record.faults_of(AUDIT):
+        return Words()
     return words("Nothing was tried: the controller asked for no candidate while growth was allowed.")
 
 
@@ -65,8 +67,15 @@ def _round(record: Record, begun: Document) -> Words:
         passed = [one.source("passed") for one in arms if one.content["passed"]]
         return said + (words(", the best of ", count(passed), " that did.") if len(passed) > 1 else words("."))
     if ended.content["reason"] != "no candidate beat the twin":
-        return said + words(", but adopted none: ", quoted(ended.content["reason"]))
-    said += words(", and none beat its twin, the run without it.")
+        return said + words(", but adopted none: ", why_shut(record, ended.content["reason"], arms))
+    if len(candidates) == 1:
+        said += words(", and it did not beat its twin, the run without it.")
+    else:
+        said += words(", and none beat its twin, the run without it.")
+    if arms and all(one.content["gate_loss"] is None for one in arms):
+        is_twin_too = all(one.content["twin_gate_loss"] is None for one in arms)
+        whose = "No loss on the gate samples was finite" if is_twin_too else "The loss of no candidate was finite"
+        return said + words(f" {whose}.")
     nearest = max((one for one in arms if one.content["twin_z"] is not None), key=_z, default=None)
     return said if nearest is None else said + words(" ") + _nearest(record, nearest, candidates)
 
@@ -77,23 +86,17 @@ def _nearest(record: Record, arm: Document, candidates: list[dict[str, Any]]) ->
     known = next((graft(one) for one in candidates if one["lifecycle"] == lifecycle), words(Name(arm.content["arm"])))
     said = words("The nearest was ", known)
     if arm.content["gate_loss"] is not None and arm.content["twin_gate_loss"] is not None:
-        said += words(" with a loss of ", arm.cite("gate_loss", spec="loss"), " on the gate samples against ")
+        said = said + words(" with") if len(candidates) > 1 else words("It had")
+        said += words(" a loss of ", arm.cite("gate_loss", spec="loss"), " on the gate samples against ")
         said += words(arm.cite("twin_gate_loss", spec="loss"))
-    z, asked = arm.cite("twin_z", spec="z"), _asked(record)
+    z, least = arm.cite("twin_z", spec="z"), asked(record)
     said += words(" (z = ", z)
-    if asked is not None and z.value < asked.value:
-        return said + words("; it takes at least ", asked, ").")
+    if least is not None and z.value < least.value:
+        return said + words("; it takes at least ", least, ").")
     metric_gain = arm.content["metric_gain"]
     if metric_gain is not None and metric_gain < 0:
         return said + words("), but its accuracy was ", arm.cite("metric_gain", spec="points_apart"), " points lower.")
     return said + words(").")
-
-
-def _asked(record: Record) -> Cited | None:
-    """The z-score that the gates ask for."""
-    config = record.config or {}
-    value = config.get("growth", {}).get("gate_z")
-    return Document(f"{CONFIG}#", config).cite("growth", "gate_z", spec="plain") if is_number(value) else None
 
 
 def _trial(record: Record, begun: Document) -> Words:
@@ -102,28 +105,22 @@ def _trial(record: Record, begun: Document) -> Words:
     ended = _of_number(record.of("trial_ended"), "trial", begun.content["trial"])
     if ended is None:
         return said + _open_end(record)
-    adopted = ended.content["adopted"]
+    adopted, reason = ended.content["adopted"], ended.content["reason"]
     if adopted:
-        stayed = several([graft(one) for one in adopted])
-        return said + words("; ", stayed, " stayed: ", quoted(ended.content["reason"]))
-    return said + words("; nothing stayed: ", quoted(ended.content["reason"]))
+        return said + words("; ", several([graft(one) for one in adopted]), " stayed: ", quoted(reason))
+    of_several = len(begun.content["candidates"]) > 1
+    return said + words("; nothing stayed: ", why_shut(record, reason, [ended], of_several=of_several))
 
 
 def _open_end(record: Record) -> Words:
-    is_over = record.result is not None or bool(record.of("finished"))
-    is_over |= any(fault.startswith(AUDIT) for fault in record.faults)
+    is_over = record.status != "unfinished" or bool(record.faults_of(AUDIT))
     return words("; how it ended is not in the log." if is_over else "; it is under way.")
 
 
 def _candidates(begun: Document) -> Words:
     candidates = begun.content["candidates"]
     number = count([begun.source("candidates", index) for index in range(len(candidates))])
-    return words(
-        number,
-        " candidate (" if len(candidates) == 1 else " candidates (",
-        several([graft(one) for one in candidates]),
-        ")",
-    )
+    return words(counted(number, "candidate"), " (", several([graft(one) for one in candidates]), ")")
 
 
 def _lost(record: Record) -> list[Words]:
@@ -133,10 +130,15 @@ def _lost(record: Record) -> list[Words]:
         outcome, reason = one.content["outcome"], one.content["reason"]
         if outcome == "FOSSILIZED" or reason in _LOST:
             continue
-        why = words(f"{REASONS[reason]}.") if reason in REASONS else quoted(reason)
+        gates = [Document(one.source("gates", name), values) for name, values in _gates(one).items()]
+        why = words(f"{REASONS[reason]}.") if reason in REASONS else why_shut(record, reason, gates)
         how = _ENDED.get(outcome, outcome)
         said.append(graft(one.content) + words(f" was {how} at step ", one.cite("ended_step"), ": ", why))
     return said
+
+
+def _gates(report: Document) -> dict[str, dict[str, Any]]:
+    return {name: values for name, values in report.content["gates"].items() if isinstance(values, dict)}
 
 
 def _refused(record: Record) -> Words:
@@ -149,8 +151,8 @@ def _refused(record: Record) -> Words:
     said = []
     for (event, reason), sources in by_reason.items():
         how = "vetoed" if event == "veto" else "refused"
-        were = " command was " if len(sources) == 1 else " commands were "
-        said.append(words(count(sources), f"{were}{how}: ", quoted(reason)))
+        commands = counted(count(sources), "command was", "commands were")
+        said.append(words(commands, f" {how}: ", quoted(reason)))
     return _first(said)
 
 

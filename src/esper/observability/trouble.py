@@ -32,7 +32,9 @@ def _rollback(event: Document) -> Words:
     said = _at(event) + words("the run went back to its state after step ", event.cite("to_step"))
     if not event.content["reason"].startswith("emergency"):
         said += words(" (", Name(event.content["reason"]), ")")
-    return said + words("; what was adopted since is gone." if event.content["lifecycles"] else ".")
+    if event.content["lifecycles"]:
+        return said + words("; what was adopted since is gone.")
+    return said + words("; nothing was lost." if event.content["step"] == event.content["to_step"] else ".")
 
 
 def _fault(event: Document) -> Words:

@@ -11,6 +11,7 @@ from esper.observability.cited import (
     Name,
     Words,
     count,
+    counted,
     difference,
     listed,
     quoted,
@@ -88,11 +89,14 @@ def result_document(result: dict[str, Any]) -> Document:
 def gains(result: dict[str, Any], control: str) -> list[Gain]:
     """What the grown network is better by: in the metric, if the task has one, and in test loss.
 
-    From the paired intervals if the result has them, else from the rows alone. What is not finite is left out.
+    From the paired intervals if the result has them, else from the rows alone. What is not finite is left out; a
+    network whose loss is not finite is not compared at all.
     """
-    document, found = result_document(result), []
+    document, found = result_document(result), list[Gain]()
     paired = (result.get("gains") or {}).get(control) or {}
     rows = result["rows"]
+    if rows["grown"]["test_loss"] is None:
+        return found
     for key, field in (("metric", "test_metric"), ("loss", "test_loss")):
         is_loss = key == "loss"
         measure = "test loss" if is_loss else result.get("metric") or "accuracy"
@@ -109,12 +113,19 @@ def gains(result: dict[str, Any], control: str) -> list[Gain]:
     return found
 
 
+def deciding(found: Sequence[Gain]) -> Gain | None:
+    """The gain by which the headline says whether growth paid; the first if it says that none does."""
+    sides = {one.side for one in found}
+    told = sides & {"better", "worse"}
+    return next((one for one in found if len(told) != 1 or one.side in told), None)
+
+
 def headline(result: dict[str, Any]) -> Words:
     """One short sentence: what grew, whether it paid, and the number that says so."""
     rows, kept = result["rows"], kept_of(result)
-    said = _opening(result, kept)
     if rows["grown"]["test_loss"] is None:
-        return said + words("; its loss is not finite.")
+        return _opening(result, kept, is_finite=False) + words("; the loss of the network is not finite.")
+    said = _opening(result, kept)
     if not kept:
         return said + words(".")
     if rows["host_on"] is None:
@@ -136,6 +147,11 @@ def comparison(result: dict[str, Any]) -> list[Words]:
         words("Against the host trained on for as many FLOPs, at a learning rate searched for it, the network has ")
     ]
     said[0] += _told(rows["host_on"], gains(result, "host_on"))
+    if not result["probe_flops"] and {one["outcome"] for one in result["lifecycles"]} <= {"CANCELLED"}:
+        said.append(
+            words("Both are the same network: only learning rate and schedule differ, and those of the control ")
+            + words("were searched, so that the difference says nothing about growth.")
+        )
     if kept_of(result) and rows["static"] is not None:
         static = words("Against a network of about this size from the start it has ")
         said.append(static + _told(rows["static"], gains(result, "static")))
@@ -155,16 +171,18 @@ def kept_of(result: dict[str, Any]) -> list[int]:
     return [index for index, one in enumerate(result["lifecycles"]) if one["outcome"] == "FOSSILIZED"]
 
 
-def _opening(result: dict[str, Any], kept: Sequence[int]) -> Words:
+def _opening(result: dict[str, Any], kept: Sequence[int], *, is_finite: bool = True) -> Words:
     if kept:
         document = result_document(result)
         parts = count([document.source("lifecycles", index, "outcome") for index in kept])
-        return words("The network grew ", parts, " part" if len(kept) == 1 else " parts")
+        return words("The network grew ", counted(parts, "part"))
     outcomes = {one["outcome"] for one in result["lifecycles"]}
     if not outcomes:
         return words("No growth was tried")
     if "ROLLED_BACK" in outcomes:
         return words("Nothing stayed: the run went back to before what had grown")
+    if not is_finite:  # no worth can be told of a candidate then
+        return words("Nothing grew")
     if outcomes == {"CANCELLED"}:
         return words("Nothing grew: every candidate was taken back before it was judged")
     return words("Nothing grew: no candidate proved its worth")
@@ -194,5 +212,6 @@ def _verdict(found: list[Gain]) -> Words:
     paid = "and that paid" if better else "but that did not pay"
     if not better and not worse:
         return words(f", {paid}: it is no better than the host trained on.")
-    first = (better or worse)[0]
-    return words(f", {paid}: ", first.size(), " than the host trained on.")
+    decided = deciding(found)
+    assert decided is not None
+    return words(f", {paid}: ", decided.size(), " than the host trained on.")

@@ -1,11 +1,14 @@
 // The model as a picture: boxes from input to output, places as brackets, grafts as leaves.
 
-const REFUSED_SHOWN = 4;
+/** How many grafts that were not kept are drawn at each place: fewer where there are many. */
+function refusedShown(grafts) {
+  return grafts.length > 30 ? 1 : 4;
+}
 
-/** The grafts of a place that are drawn: all that were kept or are open, and the last ones that were refused. */
-function drawnGrafts(grafts) {
+/** The grafts of a place that are drawn: all that were kept or are open, and the last ones that were not. */
+function drawnGrafts(grafts, most) {
   const refused = grafts.filter((graft) => fate(graft.outcome) === "refused");
-  const left = new Set(refused.slice(0, Math.max(0, refused.length - REFUSED_SHOWN)));
+  const left = new Set(refused.slice(0, Math.max(0, refused.length - most)));
   return { drawn: grafts.filter((graft) => !left.has(graft)), left: left.size };
 }
 
@@ -49,9 +52,9 @@ function placeBrackets(anatomy, boxes, { right, deepest }) {
 }
 
 /** The leaves of all places, with the labels spread over the height. */
-function growLeaves(sites, most, narrow, top) {
+function growLeaves(sites, most, shown, narrow, top) {
   const leaves = sites.flatMap((site) => {
-    const { drawn, left } = drawnGrafts(site.grafts);
+    const { drawn, left } = drawnGrafts(site.grafts, shown);
     const middle = (site.top + site.bottom) / 2;
     const room = Math.min(30, (site.bottom - site.top) / Math.max(1, drawn.length));
     return drawn.map((graft, i) => ({
@@ -59,7 +62,7 @@ function growLeaves(sites, most, narrow, top) {
       size: (narrow ? 16 : 26) + (narrow ? 12 : 28) * Math.sqrt((graft.parameters ?? 0) / most),
     }));
   });
-  for (const leaf of leaves) Object.assign(leaf, { want: leaf.py - leaf.size * 0.5, height: 40 });
+  for (const leaf of leaves) Object.assign(leaf, { want: leaf.py - leaf.size * 0.5, height: leaf.left > 0 ? 56 : 40 });
   const sorted = d3.sort(leaves, (leaf) => leaf.want);
   return { leaves: sorted, edge: spread(sorted, top) };
 }
@@ -84,7 +87,7 @@ function drawModel(width, anatomy, open, summary, toggle) {
   const labelX = width - labelWidth;
   const { sites, brackets } = placeBrackets(anatomy, flat, { right: boxWidth + 1, deepest: labelX - (narrow ? 14 : 34) });
   const most = Math.max(1, ...allModules(anatomy.modules).map((module) => module.parameters), ...anatomy.grafts.map((graft) => graft.parameters ?? 0));
-  const { leaves, edge } = growLeaves(sites, most, narrow, 24);
+  const { leaves, edge } = growLeaves(sites, most, refusedShown(anatomy.grafts), narrow, 24);
   const placesByModule = d3.group(anatomy.places.filter((place) => place.covers.length === 1), (place) => place.covers[0]);
   const height = Math.max(bottom + 68, edge + 8);
   const drawing = picture(width, height, { class: "anatomy", role: "group", "aria-label": summary });
@@ -95,7 +98,6 @@ function drawModel(width, anatomy, open, summary, toggle) {
     return node;
   });
   const graftNodes = leaves.map((leaf) => graftMark(leaf, labelX, labelWidth, narrow));
-  for (const leaf of leaves) if (leaf.left > 0) graftNodes.push(label(`and ${count(leaf.left)} more, not kept`, labelWidth, { x: labelX, y: leaf.y - 2 }));
   drawing.append(trunk(boxes, bottom), ...boxNodes, ...d3.sort(brackets, (one) => one.fate === "kept").map(bracketMark), ...graftNodes);
   roam([...drawing.querySelectorAll(".graft"), ...boxNodes]);
   return drawing;

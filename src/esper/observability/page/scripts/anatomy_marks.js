@@ -98,7 +98,7 @@ function leafMark({ px, py, size }, fate) {
 function graftMark(one, labelX, labelWidth, narrow) {
   const { graft, fate } = one;
   const content = graftContent(graft);
-  const middle = one.y + one.height / 2;
+  const middle = one.y + 20;
   const tipX = one.px + one.size * 0.87 + 3;
   const tipY = one.py - one.size * 0.5 - 1;
   const size = graft.parameters === null ? "" : `+${count(graft.parameters)}`;
@@ -112,6 +112,7 @@ function graftMark(one, labelX, labelWidth, narrow) {
     svg("rect", { x: labelX - 4, y: one.y, width: labelWidth + 4, height: one.height, fill: "transparent" }),
     leafMark(one, fate),
     label(narrow ? graft.blueprint : graft.label, labelWidth + 4, { class: "strong", x: labelX, y: middle - 3 }),
-    label(second, labelWidth + 4, { x: labelX, y: middle + 13 }));
+    label(second, labelWidth + 4, { x: labelX, y: middle + 13 }),
+    one.left > 0 ? label(`and ${count(one.left)} more, not kept`, labelWidth + 4, { x: labelX, y: middle + 29 }) : null);
   return explain(node, content);
 }

@@ -10,8 +10,7 @@ function lineChart(width, { series, flags = [], dots = [], xLabel, yLabel, log, 
   const narrow = width < 560;
   const height = narrow ? 300 : 400;
   const isDrawn = (point) => Number.isFinite(point.x) && Number.isFinite(point.y) && (!log || point.y > 0);
-  const withGaps = (points) => points.map((point) => (isDrawn(point) ? point : { ...point, y: NaN }));
-  const visible = series.map((one) => ({ ...one, line: withGaps(one.points), points: one.points.filter(isDrawn) })).filter((one) => one.points.length > 0);
+  const visible = series.map((one) => ({ ...one, withGaps: one.points, points: one.points.filter(isDrawn) })).filter((one) => one.points.length > 0);
   const ends = dots.filter(isDrawn);
   const chart = Plot.plot({
     width, height, marginTop: TOP, marginLeft: 46, marginRight: narrow ? 84 : 150, marginBottom: 42,
@@ -21,7 +20,7 @@ function lineChart(width, { series, flags = [], dots = [], xLabel, yLabel, log, 
     marks: [
       Plot.gridY({ stroke: "var(--line)", strokeOpacity: 1, ticks: 5 }),
       ...(flags.length ? [Plot.ruleX(flags, { x: "x", stroke: "var(--line)", strokeDasharray: "2 3" })] : []),
-      ...visible.map((one) => Plot.lineY(one.line, { x: "x", y: "y", stroke: one.colour, strokeWidth: one.width, strokeDasharray: one.dash, curve: "linear", ariaLabel: () => one.name, marker: one.points.length === 1 ? "dot" : null })),
+      ...visible.map((one) => Plot.lineY(one.withGaps, { x: "x", y: "y", stroke: one.colour, strokeWidth: one.width, strokeDasharray: one.dash, curve: "linear", ariaLabel: () => one.name, marker: one.points.length === 1 ? "dot" : null })),
       ...ends.map((dot) => Plot.dot([dot], { x: "x", y: "y", r: 4, stroke: dot.colour, strokeWidth: 1.75, fill: dot.filled ? dot.colour : "var(--paper)" })),
     ],
   });

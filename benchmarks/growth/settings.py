@@ -32,6 +32,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"round_fraction": 0.15},
     {"grow_at": 0.15},
     {"max_candidates": 3},
+    {"race": False},
     {"ramp_fraction": 0.008},
     {"compare": "steps"},
     {"blueprints": ("bottleneck_mlp",)},

@@ -13,6 +13,7 @@ from esper.cli.console.presentation import Closing, Heading, Quiet
 from esper.cli.console.scene import ControlRuns, Scene
 from esper.cli.console.screen import screen, sparkline
 from esper.cli.console.time_left import TimeLeft, clock
+from esper.cli.console.words import told
 from esper.runtime.growth import Position
 from tests.cli.told_events import EVENTS, ROUND
 
@@ -83,6 +84,16 @@ def test_a_round_shows_its_arms_waiting_running_and_judged():
     ended = "\n".join(_lines(_scene(ROUND), START._replace(step=150)))
     assert "round 1        ends; adopted a graft on the whole model: beat the twin" in ended
     assert "encoder.0        taken back" in ended
+
+
+def test_an_arm_that_was_given_up_says_so():
+    at = next(index for index, event in enumerate(ROUND) if event["event"] == "arm_ended" and not event["passed"])
+    given_up = ROUND[at] | {"given_up": True} | dict.fromkeys(("twin_z", "gate_loss", "twin_gate_loss", "select_loss"))
+    shown = "\n".join(_lines(_scene([*ROUND[:at], given_up])))
+    assert "· encoder.0:2      given up halfway" in shown
+    assert str(told(given_up)).strip() == (
+        "encoder.0:2/glu is given up halfway: one that beat the run itself is ahead of it"
+    )
 
 
 def test_seeds_that_wait_for_their_round_stand_there_and_nowhere_else():

@@ -372,3 +372,16 @@ def test_text_from_the_log_cannot_become_html(tmp_path):
     html = "".join(part.__html__() for part in _parts(directories.finished(tmp_path, audit=audit)))
     assert "<script" not in html
     assert "&lt;script&gt;" in html
+
+
+def test_arms_that_were_given_up_are_counted(tmp_path):
+    unjudged = dict.fromkeys(("z", "select_loss", "gate_loss", "twin_gate_loss", "metric_gain"))
+    first = directories.candidate(1)
+    arms = [
+        directories.arm_ended(1, passed=True, z=9.5, gate_loss=0.8, metric_gain=0.1),
+        directories.arm_ended(2, given_up=True, **unjudged),
+    ]
+    audit = [directories.round_begun(first, directories.candidate(2)), *arms]
+    audit.append(directories.round_ended(first, "beat the twin"))
+    told = _told(directories.finished(tmp_path, audit=audit, result=result([lifecycle(1)])))
+    assert "beat the twin and was adopted; 1 was given up halfway." in told

@@ -20,6 +20,7 @@ from esper.kasmina.hosts import host_state_dict
 from esper.runtime.flops import FlopMeter
 from esper.runtime.judging import Judge
 from esper.runtime.random_state import random_state
+from esper.runtime.rounds import Round
 from esper.runtime.run import Run
 from esper.runtime.training import Trainer
 from tests.runtime import toy
@@ -207,13 +208,63 @@ def test_the_best_of_several_winners_is_adopted():
     assert best["arm"] == f"round1/{adopted}/bottleneck_mlp"
 
 
+class TestRace:
+    """An arm that is behind one that has beaten the twin, when both are half over, is not trained to its end."""
+
+    LAYERS = ("", "2", "0:2")
+
+    def judged(self, **settings: Any) -> Trial:
+        recipe = Recipe(growing(layers=self.LAYERS, **settings), policy=Script({1: list(self.LAYERS)}))
+        return recipe.build().train_until(lambda trial: bool(trial.events("round_ended")))
+
+    def test_who_is_behind_is_given_up_and_the_same_one_is_adopted_at_less_cost(self):
+        raced, whole = self.judged(), self.judged(race=False)
+        given_up = [arm for arm in raced.events("arm_ended") if arm["given_up"]]
+        assert given_up
+        assert not any(arm["given_up"] for arm in whole.events("arm_ended"))
+        assert raced.digest() == whole.digest()
+        assert raced.session.train_flops < whole.session.train_flops
+        full = {arm["arm"]: arm for arm in whole.events("arm_ended")}
+        for arm in given_up:
+            assert arm["steps"] == -(-full[arm["arm"]]["steps"] // 2)
+            assert not arm["passed"]
+            assert arm["twin_z"] is arm["select_loss"] is None
+            assert arm["curve"]["train_losses"][:10] == full[arm["arm"]]["curve"]["train_losses"][:10]
+
+    def test_only_behind_one_that_beat_the_twin(self):
+        """Placebos never do: each of their arms is trained to its end, however far behind."""
+        policy = Script({1: list(self.LAYERS)}, blueprint="placebo", hidden=4)
+        recipe = Recipe(growing(layers=self.LAYERS), policy=policy)
+        arms = recipe.build().train_until(lambda trial: bool(trial.events("round_ended"))).events("arm_ended")
+        assert len(arms) == 3
+        assert not any(arm["given_up"] or arm["passed"] for arm in arms)
+
+    def test_a_seed_whose_arm_was_given_up_is_culled_and_its_flops_are_booked(self):
+        trial = self.judged()
+        arms = {arm["lifecycle"]: arm for arm in trial.events("arm_ended") if arm["given_up"]}
+        for report in trial.session.field_reports:
+            if report.lifecycle in arms:
+                assert (report.outcome, report.reason) == ("CULLED", "lost_round")
+                assert report.flops == arms[report.lifecycle]["arm_flops"] > 0
+                assert "twin" not in report.gates
+
+    @pytest.mark.parametrize(
+        ("halfway", "lead", "behind"),
+        [(1.0, None, False), (None, 1.0, False), (1.0, 1.0, False), (1.1, 1.0, True), (float("nan"), 1.0, True)],
+    )
+    def test_who_is_behind(self, halfway, lead, behind):
+        now = Round(start={}, live=[], number=1, start_step=0, end_step=1, candidates=[], halfway=halfway, lead=lead)
+        assert now.is_behind is behind
+
+
 class TestCost:
     """Arms are paid from the twin's FLOPs, and FLOPs are torch's."""
 
     LAYERS = ("", "2", "0:2")
 
     def arms(self, compare: str, sizes: tuple[int, ...] = (16,)) -> tuple[Trial, list[dict[str, Any]]]:
-        recipe = Recipe(growing(layers=self.LAYERS, compare=compare), policy=Script({1: list(self.LAYERS)}))
+        config = growing(layers=self.LAYERS, compare=compare, race=False)
+        recipe = Recipe(config, policy=Script({1: list(self.LAYERS)}))
         trial = recipe.build()
         size = itertools.cycle(sizes)
         for epoch in range(6):

@@ -48,6 +48,8 @@ class GrowthConfig:
         target_metric: no growth once the held-out metric has reached this; None is never reached.
         round_fraction: length of the twin's window, and of GRAFTING in a live trial.
         compare: ``"flops"`` gives a candidate as many steps as the twin's FLOPs pay for, ``"steps"`` as many steps.
+        race: give an arm up that is half over if its training loss is above that of one that has beaten the twin, when
+            that was half over.
         ramp_fraction: length of the rise of alpha.
         hold_fraction: share of an arm for which the graft is frozen before it is judged, at most 0.1.
         drift_threshold: ``drift_controlled`` pauses while host weights are further than this from their average,
@@ -103,6 +105,7 @@ class GrowthConfig:
     target_metric: float | None = None
     round_fraction: float = 0.10
     compare: Literal["flops", "steps"] = "flops"
+    race: bool = True
     ramp_fraction: float = 0.015
     hold_fraction: float = 0.05
     drift_threshold: float = 0.12
@@ -143,6 +146,7 @@ class GrowthConfig:
         boundary = self.boundary_steps
         is_right = boundary is None or (self._is_whole("boundary_steps") and boundary >= 1)
         self._check("boundary_steps", is_right, "a whole number >= 1, or None")
+        self._check("race", isinstance(self.race, bool), "true or false")
         self._check("seed", self._is_whole("seed"), "a whole number")
         self._check("min_confidence", self._is_whole("min_confidence") and 0 <= self.min_confidence <= 3, "0 to 3")
         self._check("hold_fraction", self._is_number("hold_fraction") and 0 < self.hold_fraction <= 0.1, "in (0, 0.1]")

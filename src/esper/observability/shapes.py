@@ -168,7 +168,7 @@ NEEDED: dict[str, dict[str, Shape]] = {
 
 OPTIONAL: dict[str, dict[str, Shape]] = {
     "transition": {"seed_id": is_seed},
-    "arm_ended": {"lifecycle": is_whole, "curve": or_null(is_curve), **_judged},
+    "arm_ended": {"lifecycle": is_whole, "curve": or_null(is_curve), "given_up": is_flag, **_judged},
     "trial_ended": {
         **_judged | {"select_loss": _number, "twin_select_loss": _number},
         **{"passed": is_flag, "steps": is_whole, "curve": or_null(is_curve)},

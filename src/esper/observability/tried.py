@@ -65,7 +65,13 @@ def _round(record: Record, begun: Document) -> Words:
     if adopted is not None:
         said += words(": ", graft(adopted), " beat the twin and was adopted")
         passed = [one.source("passed") for one in arms if one.content["passed"]]
-        return said + (words(", the best of ", count(passed), " that did.") if len(passed) > 1 else words("."))
+        if len(passed) > 1:
+            said += words(", the best of ", count(passed), " that did")
+        given_up = [one.source("given_up") for one in arms if one.content.get("given_up")]
+        if given_up:
+            were = " was given up halfway" if len(given_up) == 1 else " were given up halfway"
+            said += words("; ", count(given_up), were)
+        return said + words(".")
     if ended.content["reason"] != "no candidate beat the twin":
         return said + words(", but adopted none: ", why_shut(record, ended.content["reason"], arms))
     if len(candidates) == 1:

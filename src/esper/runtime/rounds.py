@@ -9,6 +9,7 @@ arms' FLOPs.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Self
 
 import torch
@@ -21,6 +22,12 @@ from esper.runtime.recovery import Recovery
 from esper.runtime.replay import Window, replay_step
 from esper.runtime.run import Run
 from esper.runtime.training import Settings
+
+RECENT = 3
+"""Points of an arm's learning curve by which it is compared halfway, of twenty in one as long as the window."""
+
+UNJUDGED = dict.fromkeys(("twin_z", "gain", "gain_se", "has_metric", "metric_gain", "gate_loss", "twin_gate_loss"))
+"""What is not known of an arm that was given up."""
 
 
 @dataclass(kw_only=True)
@@ -36,6 +43,8 @@ class Round(Window):
         arm: index of the candidate whose arm runs.
         arm_steps: how many steps it will take, once that is known.
         best: the best arm so far that beat the twin: its lifecycle, body and select loss.
+        halfway: training loss of the arm under way, once it is half over.
+        lead: the least of them among the arms that beat the twin; who is behind it halfway is given up.
     """
 
     number: int
@@ -46,6 +55,8 @@ class Round(Window):
     arm: int = 0
     arm_steps: int | None = None
     best: dict[str, Any] | None = None
+    halfway: float | None = None
+    lead: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The round as a nested state."""
@@ -60,7 +71,17 @@ class Round(Window):
     def rewind(self) -> None:
         """The next arm starts from the beginning, and has to see anew how long it will be."""
         super().rewind()
-        self.arm_steps = None
+        self.arm_steps = self.halfway = None
+
+    @property
+    def is_halfway(self) -> bool:
+        """Whether the step just taken is the one after which an arm can be given up."""
+        return self.arm_steps is not None and self.arm_step == -(-self.arm_steps // 2)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the arm under way has learned less, halfway, than one that beat the twin."""
+        return self.lead is not None and self.halfway is not None and not self.halfway <= self.lead
 
 
 class Rounds:
@@ -174,8 +195,10 @@ class Rounds:
         while now.arm < len(now.candidates):
             one = run.books.alive[now.candidates[now.arm]]
             run.arm = f"round{now.number}/{one.layer_id or 'model'}/{one.blueprint}"
-            self._train_arm(now, one)
-            self._judge_arm(now, one)
+            if self._train_arm(now, one):
+                self._judge_arm(now, one)
+            else:
+                self._give_up(now, one)
             now.arm += 1
             now.rewind()
             if now.arm < len(now.candidates):
@@ -189,7 +212,8 @@ class Rounds:
         else:
             one.state, one.since_step = State.TRAINING, now.start_step
 
-    def _train_arm(self, now: Round, one: Lifecycle) -> None:
+    def _train_arm(self, now: Round, one: Lifecycle) -> bool:
+        """Gives whether the arm came to its end."""
         run, config = self._run, self._run.config
         if now.arm_step == 0:
             run.restore(now.start)
@@ -200,6 +224,10 @@ class Rounds:
             if now.arm_steps is None:  # the first step tells what the others will cost
                 now.arm_steps = self._arm_steps(now.flops, run.cost(now.batches[0]))
             replay_step(run, now, [one])
+            if now.is_halfway and len(now.curve.train_losses) >= RECENT:
+                now.halfway = fmean(now.curve.train_losses[-RECENT:])
+                if config.race and now.is_behind:
+                    return False
             hold = max(1, int(config.hold_fraction * now.arm_steps))
             if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
                 place = run.places[one.layer_id]
@@ -208,6 +236,29 @@ class Rounds:
             if self._checkpoint_steps and now.arm_step % self._checkpoint_steps == 0 and now.arm_step < now.arm_steps:
                 self._checkpoint()
         run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
+        return True
+
+    def _give_up(self, now: Round, one: Lifecycle) -> None:
+        """End an arm early, unjudged: one that beat the twin is ahead of it."""
+        run, twin = self._run, now.twin
+        assert twin is not None
+        now.curve.close(run.step, run.train_flops)
+        self._log_arm(now, one, twin, select_loss=None, passed=False, given_up=True, **UNJUDGED)
+
+    def _log_arm(self, now: Round, one: Lifecycle, twin: Measurement, **judged: Any) -> None:
+        run = self._run
+        run.journal.write(
+            "arm_ended",
+            step=run.step,
+            round=now.number,
+            arm=run.arm,
+            lifecycle=one.number,
+            steps=now.arm_step,
+            arm_flops=one.flops,
+            twin_select_loss=twin.loss(run.judge.split.select),
+            **judged,
+            curve=now.curve.points(),
+        )
 
     def _arm_steps(self, run_flops: list[int], first_flops: int) -> int:
         """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
@@ -226,20 +277,9 @@ class Rounds:
         one.gates["twin"] = against_twin(result, twin, split.gate)
         has_passed = one.state is State.EVALUATING and self._may_adopt(one)
         loss = result.loss(split.select)
-        run.journal.write(
-            "arm_ended",
-            step=run.step,
-            round=now.number,
-            arm=run.arm,
-            lifecycle=one.number,
-            steps=now.arm_steps,
-            arm_flops=one.flops,
-            select_loss=loss,
-            twin_select_loss=twin.loss(split.select),
-            passed=has_passed,
-            **one.gates["twin"],
-            curve=now.curve.points(),
-        )
+        self._log_arm(now, one, twin, select_loss=loss, passed=has_passed, given_up=False, **one.gates["twin"])
+        if has_passed and now.halfway is not None:
+            now.lead = now.halfway if now.lead is None else min(now.lead, now.halfway)
         if has_passed and (now.best is None or loss < now.best["loss"]):
             now.best = {"lifecycle": one.number, "loss": loss, "body": run.snapshots.body()}
 

@@ -170,6 +170,8 @@ def _contest(scene: Scene, contest: Contest, position: "Position", width: int, m
 
 
 def _candidate(one: Candidate, name: str, contest: Contest, width: int) -> Text:
+    if one.end is not None and one.end["given_up"]:
+        return Text.assemble(("  · ", _QUIET), f"{name}  ", ("given up halfway", _QUIET))
     if one.end is not None:
         has_won = one.end["passed"]
         sign, verdict, style = ("✓", "beats the twin", _GOOD) if has_won else ("·", "lost          ", _QUIET)

@@ -96,6 +96,8 @@ def _places(candidates: list[Event]) -> str:
 def _arm(event: Event) -> Told:
     verdict = "beats" if event["passed"] else "does not beat"
     tried = "/".join(str(event["arm"]).split("/")[1:])
+    if event["given_up"]:
+        return Told("arm", (tried,), " is given up halfway: one that beat the run itself is ahead of it")
     text = (
         f" {verdict} the run itself: held-out loss {number(event['gate_loss'], '.4f')} "
         f"against {number(event['twin_gate_loss'], '.4f')} (z = {number(event['twin_z'], '+.1f')})"

@@ -14,20 +14,9 @@ from esper.evaluation.row import measured
 from esper.evaluation.scoring import per_sample
 from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step, train
 from esper.runtime.loader import BatchLoader
-from esper.tasks.mlp import MLPHost
-from esper.tasks.task import Samples, Task
+from esper.tasks.task import Task
 
 SETTING = Setting(batch_size=16, seed=3, split_seed=5, rates=(1e-4, 1e-2))
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(400, 6, generator=generator)
-    y = (x[:, 0] * x[:, 1] > 0).long()
-    parts = [Samples(x[rows], y[rows]) for rows in torch.arange(400).split([200, 100, 100])]
-    host = MLPHost((6, 8, 8, 2))
-    return Task("xor", *parts, make_host=host, labels=("0", "1"), shape=(6,))
 
 
 def _cost(task: Task) -> int:

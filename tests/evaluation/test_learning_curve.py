@@ -7,19 +7,9 @@ from torch import nn
 from esper.evaluation.controls import Setting, host_on
 from esper.evaluation.learning_curve import POINTS, LearningCurve
 from esper.evaluation.training import Recipe, batches, optimizer_of, train
-from esper.tasks.mlp import MLPHost
-from esper.tasks.task import Samples, Task
+from esper.tasks.task import Task
 
 RECIPE = Recipe(1e-2, "cosine")
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(400, 6, generator=generator)
-    y = (x[:, 0] * x[:, 1] > 0).long()
-    parts = [Samples(x[rows], y[rows]) for rows in torch.arange(400).split([200, 100, 100])]
-    return Task("xor", *parts, make_host=MLPHost((6, 8, 8, 2)), labels=("0", "1"), shape=(6,))
 
 
 class Unwatched(LearningCurve):

@@ -17,7 +17,7 @@ from esper.evaluation.row import PerSample, Row, measured
 from esper.evaluation.samples_file import read_samples, write_samples
 from esper.kasmina.export import export
 from esper.observability import report, rows, story
-from esper.observability.record import read
+from esper.observability.record import read_result
 from esper.tasks.task import Task
 
 CONTROLS = ("host_on", "static")
@@ -142,10 +142,10 @@ def show_closing(directory: Path, shown: Presentation) -> None:
     Raises:
         ConfigError: if the result is damaged.
     """
-    record = read(directory)
-    if record.result is None:
+    result = read_result(directory)
+    if result is None:
         raise ConfigError(
             f"{directory / RESULT} is damaged. Delete it, and go on with: esper run --resume last --output {directory}"
         )
-    words = f"{story.verdict(record.result)}\n\nLook at {directory / REPORT}"
-    shown.closing(Closing(record.result, rows.text(record.result), words, directory))
+    words = f"{story.verdict(result)}\n\nLook at {directory / REPORT}"
+    shown.closing(Closing(result, rows.text(result), words, directory))

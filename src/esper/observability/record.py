@@ -183,6 +183,11 @@ def _has_names(loaded: Any) -> bool:
     return isinstance(loaded, dict) and all(isinstance(key, str) for key in loaded)
 
 
+def read_result(directory: Path) -> dict[str, Any] | None:
+    """The result alone; None if it is missing or damaged."""
+    return _or_fault(lambda: _result(Path(directory)), None, [])
+
+
 def _result(directory: Path) -> dict[str, Any] | None:
     if not os.path.exists(directory / RESULT):
         return None

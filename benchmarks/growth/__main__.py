@@ -1,80 +1,85 @@
 """``python -m benchmarks.growth``: the tables of growth against its controls.
 
-Every cell is a file, so an interrupted benchmark goes on where it stopped; ``--fresh`` starts over.
+Learning rates are searched on seeds of their own; then every row is trained from fresh, paired seeds. Every cell is a
+file, so an interrupted benchmark goes on where it stopped, and can be computed in pieces on several machines whose
+cells are put together; ``--tables`` then says what they come to.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
-import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.growth.cases import ALL_ROWS, Case, cases
-from benchmarks.growth.cells import CONTROL_ROWS, GROWN_ROWS, run_rows
-from benchmarks.growth.tables import compare, kept_trials, machines, markdown
+from benchmarks.growth.cases import cases
+from benchmarks.growth.computing import compute, forget
+from benchmarks.growth.plan import Plan
+from benchmarks.growth.results import collected, meanings, pictures, told
+from benchmarks.growth.rows import ROWS
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"
-TRIALS = ("placebo", "random_frozen")
 
 
-def main() -> None:
-    """Compute what is missing, print the tables, write ``results.json``."""
-    options = _parser().parse_args()
-    if options.fresh:
-        shutil.rmtree(options.output / "cells", ignore_errors=True)
+def main() -> int:
+    """Compute what is missing, print the tables, write ``results.json`` and the pictures; 1 if a cell failed."""
+    parser = _parser()
+    options = parser.parse_args()
+    known = cases(options.text, tuple(options.npz))
+    chosen = [case for case in known if options.cases is None or case.name in options.cases]
+    unknown = set(options.cases or ()) - {case.name for case in known}
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(case.name for case in known)}")
+    plan = Plan(options.output, chosen, options.rows, options.seeds, range(options.trials))
     if options.text is None:
-        print("text-gpt is left out: name a text to learn from, --text PATH.")
-    chosen = [case for case in cases(options.text) if options.cases is None or case.name in options.cases]
-    trials = range(options.trials if chosen and chosen[0].name == "digits" else 0)
-    seeds = {case.name: range(options.seeds or case.seeds) for case in chosen}
-    jobs = [(case, case.rows, seed) for case in reversed(chosen) for seed in seeds[case.name]]  # the longest first
-    jobs += [(chosen[0], (row,), seed) for row in TRIALS for seed in trials]
-    _compute(options.output, jobs, options.workers)
-
-    results: dict[str, Any] = {
-        "machines": machines(options.output),
-        "settings": {case.name: {"host": case.host, **case.pace._asdict()} for case in chosen},
-        "tasks": {},
-    }
-    for case in chosen:
-        table = compare(options.output, case.name, case.rows, seeds[case.name])
-        results["tasks"][case.name] = table
-        print(f"\n{markdown(case.name, table)}")
-    results["trials"] = {row: kept_trials(options.output, "digits", row, trials) for row in TRIALS}
-    for row, counts in results["trials"].items():
-        print(f"\n{row}: kept in {counts['kept']} of {counts['trials']} trials on digits")
-    (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{results['machines']}\nWritten to {options.output / 'results.json'}")
+        print("The tables of a text are left out: name one to learn from, --text PATH.")
+    if options.fresh:
+        forget(plan)
+    failed = [] if options.tables else compute(plan, options.workers)
+    for row, reason in plan.waiting().items():
+        print(f"not computed: {row}: {reason}")
+    write(plan)
+    if failed:
+        print(f"{len(failed)} cells FAILED and are missing from the tables: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
-def _compute(directory: Path, jobs: list[tuple[Case, tuple[str, ...], int]], workers: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(run_rows, directory, *job) for job in jobs]
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            if done % 10 == 0 or done == len(jobs):
-                print(f"{done} of {len(jobs)} jobs", flush=True)
+def write(plan: Plan) -> None:
+    """Print what the cells say, and write it."""
+    results = collected(plan)
+    if not any(plan.directory.glob("cells/**/*.json")):
+        print(f"There are no cells in {plan.directory}: what is published stays as it is.")
+        return
+    print(f"\n{told(results)}\n\n{meanings()}\n\n{results['machines']}")
+    folder = plan.directory / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    (plan.directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    for name, svg in pictures(results).items():
+        (folder / name).write_text(svg)
+    print(f"Written to {plan.directory / 'results.json'} and {folder}")
+
+
+def _seeds(text: str) -> Sequence[int]:
+    """``"3"`` or ``"0-4"``."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="benchmarks.growth", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", help="names of the tables to compute; left out: all")
-    parser.add_argument("--text", type=Path, help="a text to learn from, for the table text-gpt")
-    parser.add_argument("--seeds", type=int, help="paired seeds of every row; left out: 10 for perceptrons, else 5")
+    parser.add_argument("--cases", nargs="+", help="names of the tables; left out: all")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="left out: all, or the main ones")
+    parser.add_argument("--seeds", type=_seeds, help="N or FIRST-LAST; left out: 0-9 of main rows, 0-4 of others")
+    parser.add_argument("--text", type=Path, help="a text to learn from, for the tables text-mlp and text-gpt")
+    parser.add_argument("--npz", type=Path, nargs="+", default=[], help="files with x, y; each is a table")
     parser.add_argument("--trials", type=int, default=100, help="trials of each control blueprint on digits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where cells and results are kept")
-    parser.add_argument("--fresh", action="store_true", help="forget cells that are finished")
+    parser.add_argument("--tables", action="store_true", help="compute nothing: only tell what the cells say")
+    parser.add_argument("--fresh", action="store_true", help="forget the cells of these cases, rows and seeds")
     return parser
 
 
-assert set(ALL_ROWS) <= {*GROWN_ROWS, *CONTROL_ROWS}
-
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

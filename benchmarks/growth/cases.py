@@ -1,4 +1,4 @@
-"""What the tables are about: data, host and pace, as ``esper run`` has them by default."""
+"""What the tables are about: data, host, pace, and what is asked of growth there."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,33 +14,29 @@ class Case:
         name: of the table.
         data: as ``esper run --data``.
         host: as ``esper run --host``.
-        rows: of the table, the grown one first.
-        seeds: paired seeds of every row unless told otherwise.
+        pace: how long and fast the host trains; its learning rate is that of ``grown_default``.
+        margin: points of accuracy below a static network at which growth still counts as no worse.
+        wide: factor of the hidden widths at which growth should be refused, for the rows of wide hosts.
+        rates: peak learning rates to search, of all rows alike.
     """
 
     name: str
     data: str
     host: str
-    rows: tuple[str, ...]
-    seeds: int
-
-    @property
-    def pace(self) -> Pace:
-        """How long and fast the host trains."""
-        return PACES[self.host]
+    pace: Pace
+    margin: float = 0.5
+    wide: float = 16.0
+    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
 
 
-ALL_ROWS = ("grown", "host_on", "static", "widened", "placebo")
-MAIN_ROWS = ("grown", "host_on", "static")
-
-
-def cases(text: Path | None) -> list[Case]:
-    """All tables; that of the transformer needs a text to learn from."""
+def cases(text: Path | None = None, npz: tuple[Path, ...] = ()) -> list[Case]:
+    """All tables; those of the text need a text to learn from, and any ``.npz`` is a table of its own."""
     found = [
-        Case("digits", "digits", "mlp", ALL_ROWS, 10),
-        Case("mnist1d", "mnist1d", "mlp", ALL_ROWS, 10),
-        Case("mnist1d-cnn", "mnist1d", "cnn", MAIN_ROWS, 5),
+        Case("digits", "digits", "mlp", PACES["mlp"], margin=1.5),
+        Case("mnist1d", "mnist1d", "mlp", PACES["mlp"], margin=1.5),
+        Case("mnist1d-cnn", "mnist1d", "cnn", PACES["cnn"], margin=1.5, wide=4.0),
     ]
     if text is not None:
-        found.append(Case("text-gpt", f"text:{text}", "gpt", MAIN_ROWS, 5))
-    return found
+        found.append(Case("text-mlp", f"text:{text}", "mlp", PACES["gpt"], wide=4.0))
+        found.append(Case("text-gpt", f"text:{text}", "gpt", PACES["gpt"], wide=4.0))
+    return found + [Case(path.stem, str(path), "mlp", PACES["mlp"]) for path in npz]

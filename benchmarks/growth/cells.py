@@ -1,77 +1,117 @@
-"""One cell of the tables: one row of one task from one seed. Finished cells are files, so a run can be resumed."""
+"""Cells: one row of one case, by one recipe, from one seed. Finished cells are files, so a benchmark can be resumed."""
 
+import hashlib
 import json
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.growth.cases import Case
 from benchmarks.machine import machine
-from esper.contracts.config import GrowthConfig
-from esper.evaluation.controls import Setting, host_on, static
-from esper.evaluation.growing import SCHEDULE, growing
-from esper.evaluation.row import measured
-from esper.evaluation.widening import widened
-from esper.kasmina.export import export
+from esper.evaluation.controls import Setting
+from esper.evaluation.training import Recipe
 from esper.tasks.catalogue import load_task
-
-WIDENING_BIRTH = 0.2  # share of the steps at which a first graft is adopted, if one is
-GROWN_ROWS = {"grown": GrowthConfig().blueprints, "placebo": ("placebo",), "random_frozen": ("random_frozen",)}
-CONTROL_ROWS = ("host_on", "static", "widened")
+from esper.tasks.task import Task
 
 
-def run_rows(directory: Path, case: Case, rows: tuple[str, ...], seed: int) -> None:
-    """Compute all rows of one case and seed that are still missing; controls follow the grown run's FLOPs and size."""
-    torch.set_num_threads(1)
-    for row in rows:
-        path = cell_path(directory, case.name, row, seed)
-        if path.exists():
-            continue
-        if row in GROWN_ROWS:
-            cell = _grown(case, GROWN_ROWS[row], seed)
-        else:
-            grown = json.loads(cell_path(directory, case.name, "grown", seed).read_text())
-            cell = _control(case, row, grown, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps({"machine": machine(), **cell}, indent=1))
-        unfinished.rename(path)
+@dataclass(frozen=True)
+class Job:
+    """One cell to compute.
+
+    Args:
+        directory: where cells are kept.
+        case: what is learned.
+        row: name of the row.
+        recipe: its learning rate and schedule.
+        seed: of data, first weights, batches and grafts.
+        followed: the grown cell of the same seed whose FLOPs and size the row is given; None for rows that grow.
+    """
+
+    directory: Path
+    case: Case
+    row: str
+    recipe: Recipe
+    seed: int
+    followed: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the cell is kept."""
+        return cell_path(self.directory, self.case.name, self.row, self.recipe, self.seed)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.case.name}, {self.row}, {told(self.recipe)}, seed {self.seed}"
+
+    @property
+    def setting(self) -> Setting:
+        """What the row shares with the grown run, and its one recipe."""
+        pace = self.case.pace
+        return Setting(pace.batch_size, self.seed, self.seed, recipes=(self.recipe,))
+
+    def load_task(self) -> Task:
+        """Data and host of the case."""
+        return load_task(self.case.data, self.seed, self.case.host)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the cell is there, and follows the grown cell as it is now."""
+        return self.path.exists() and read_cell(self.path).get("followed") == fingerprint(self.followed)
+
+    def grown(self) -> dict[str, Any]:
+        """The cell that the row follows."""
+        assert self.followed is not None
+        return read_cell(self.followed)
 
 
-def cell_path(directory: Path, case: str, row: str, seed: int) -> Path:
+def cell_path(directory: Path, case: str, row: str, recipe: Recipe, seed: int) -> Path:
     """Where a cell is kept."""
-    return directory / "cells" / case / row / f"{seed:03d}.json"
+    return directory / "cells" / case / row / told(recipe) / f"{seed:03d}.json"
 
 
-def _grown(case: Case, blueprints: Sequence[str], seed: int) -> dict[str, Any]:
-    task, pace = load_task(case.data, seed, case.host), case.pace
-    started = time.perf_counter()
-    config = replace(GrowthConfig(seed=seed), blueprints=blueprints)
-    run = growing(task, config, **pace._asdict(), seed=seed)
-    run.finish()
-    seconds = time.perf_counter() - started
-    reports = [report.to_dict() for report in run.session.field_reports]
-    kept = sum(report["outcome"] == "FOSSILIZED" for report in reports)
-    cell: dict[str, Any] = {"kept": kept, "lifecycles": reports, "probe_flops": run.session.probe_flops}
-    if blueprints == GROWN_ROWS["grown"] or not kept:  # a control that was kept cannot be exported
-        flops = run.session.train_flops
-        row = measured(export(run.model), task, seed, train_flops=flops, seconds=seconds, lr=pace.lr, schedule=SCHEDULE)
-        cell |= row.to_dict()
+def told(recipe: Recipe) -> str:
+    """A recipe as a name of a folder."""
+    return f"{recipe.lr:g}-{recipe.schedule}"
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """A finished cell."""
+    cell: dict[str, Any] = json.loads(path.read_text())
     return cell
 
 
-def _control(case: Case, row: str, grown: dict[str, Any], seed: int) -> dict[str, Any]:
-    task, pace = load_task(case.data, seed, case.host), case.pace
-    setting = Setting(batch_size=pace.batch_size, seed=seed, split_seed=seed)
-    flops, parameters = grown["train_flops"], grown["parameters"]
-    if row == "host_on":
-        return host_on(task, flops, setting).to_dict()
-    if row == "static":
-        return static(task, flops, parameters, setting).to_dict()
-    birth = round(WIDENING_BIRTH * pace.epochs * (len(task.train.y) // pace.batch_size))
-    return widened(task, flops, parameters, birth, setting).to_dict()
+def read_cells(directory: Path, case: str, row: str, recipe: Recipe, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Finished cells of a row, by seed."""
+    paths = {seed: cell_path(directory, case, row, recipe, seed) for seed in seeds}
+    return {seed: read_cell(path) for seed, path in paths.items() if path.exists()}
+
+
+def fingerprint(path: Path | None) -> str | None:
+    """Tells whether a row followed this very cell; None for rows that grow by themselves."""
+    if path is None:
+        return None
+    about = {name: value for name, value in read_cell(path).items() if name not in ("machine", "seconds")}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_cell(path: Path, cell: dict[str, Any]) -> None:
+    """Write a cell with the machine that it was computed on."""
+    text = json.dumps({"machine": machine(), **cell}) + "\n"
+    write_whole(path, lambda unfinished: unfinished.write_text(text))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all: ``write`` gets another name for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    write(unfinished)
+    unfinished.rename(path)
+
+
+def machines(directory: Path) -> list[dict[str, Any]]:
+    """What the cells were computed on, each kind once."""
+    found = {json.dumps(read_cell(path)["machine"]) for path in directory.glob("cells/**/*.json")}
+    return [json.loads(text) for text in sorted(found)]

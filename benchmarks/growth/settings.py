@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.growth.cases import Case, cases
-from benchmarks.growth.tables import interval
+from benchmarks.growth.claims import interval
 from benchmarks.machine import machine
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.growing import SCHEDULE, growing
@@ -25,7 +25,11 @@ from esper.tasks.catalogue import load_task
 FIRST_SEED = 100
 CHANGES: tuple[dict[str, Any], ...] = (
     {},
+    {"compare": "flops"},
+    {"compare": "steps"},
+    {"graft_lr": 0.5},
     {"graft_lr": 1.0},
+    {"graft_lr": 1.5},
     {"graft_lr": 2.0},
     {"capacity_per_round": 0.5},
     {"capacity_per_round": 0.7},
@@ -34,7 +38,6 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"max_candidates": 3},
     {"race": False},
     {"ramp_fraction": 0.008},
-    {"compare": "steps"},
     {"blueprints": ("bottleneck_mlp",)},
 )
 

@@ -1,99 +1,168 @@
 """From cells to tables: means with bootstrap intervals, and paired differences to the grown run."""
 
-import json
-from pathlib import Path
+import math
+from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
-import numpy as np
-from scipy import stats
+from benchmarks.growth.claims import interval
 
-from benchmarks.growth.cells import GROWN_ROWS, cell_path
+KEPT_BY_SEED = (
+    "parameters",
+    "train_flops",
+    "test_metric",
+    "test_loss",
+    "val_metric",
+    "val_loss",
+    "seconds",
+    "lr",
+    "schedule",
+)
 
-RESAMPLES = 10_000
-KEPT_BY_SEED = ("parameters", "train_flops", "test_metric", "test_loss", "lr", "schedule")
-
-
-def read_cells(directory: Path, case: str, row: str, seeds: range) -> dict[int, dict[str, Any]]:
-    """Finished cells of a row, by seed."""
-    paths = {seed: cell_path(directory, case, row, seed) for seed in seeds}
-    return {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval (percentile, over seeds)."""
-    array = np.asarray(values, dtype=float)
-    if len(array) < 2 or np.ptp(array) == 0:
-        return float(array.mean()), float(array.mean()), float(array.mean())
-    random = np.random.default_rng(0)
-    found = stats.bootstrap((array,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=random)
-    return float(array.mean()), float(found.confidence_interval.low), float(found.confidence_interval.high)
+Cells = Mapping[int, dict[str, Any]]
 
 
-def compare(directory: Path, case: str, rows: tuple[str, ...], seeds: range) -> dict[str, Any]:
-    """All rows of a table: accuracy in percent, loss in nats, and grown minus row, seed by seed."""
-    grown = read_cells(directory, case, "grown", seeds)
+def compare(grown: Cells, rows: Mapping[str, Cells]) -> dict[str, Any]:
+    """All rows of a table: accuracy in percent, loss in nats, and grown minus row, seed by seed.
+
+    Args:
+        grown: cells of the grown row that all are compared with, by seed.
+        rows: cells of every row, by seed; seeds that the grown row lacks are left out, and so are rows without any.
+    """
     table: dict[str, Any] = {}
-    for row in rows:
-        cells = {seed: cell for seed, cell in read_cells(directory, case, row, seeds).items() if "test_loss" in cell}
-        shared = [seed for seed in cells if seed in grown]
+    for row, all_cells in rows.items():
+        shared = [seed for seed in all_cells if seed in grown]
         if not shared:
             continue
-        gains = [100 * (grown[seed]["test_metric"] - cells[seed]["test_metric"]) for seed in shared]
-        losses = [grown[seed]["test_loss"] - cells[seed]["test_loss"] for seed in shared]
-        probes = [cells[seed]["probe_flops"] / cells[seed]["train_flops"] for seed in shared if row in GROWN_ROWS]
+        cells = {seed: all_cells[seed] for seed in shared}
+        pairs = [(grown[seed], cells[seed]) for seed in shared]
+        losses = [_loss(one) - _loss(other) for one, other in pairs]
+        grows = "kept" in cells[shared[0]]
         table[row] = {
             "seeds": len(shared),
-            "parameters": interval([cells[seed]["parameters"] for seed in shared]),
-            "train_flops_relative": interval([cells[s]["train_flops"] / grown[s]["train_flops"] for s in shared]),
-            "accuracy": interval([100 * cells[seed]["test_metric"] for seed in shared]),
-            "loss": interval([cells[seed]["test_loss"] for seed in shared]),
-            "points_gained": interval(gains),
+            "parameters": interval([cell["parameters"] for cell in cells.values()]),
+            "train_flops_relative": interval([other["train_flops"] / one["train_flops"] for one, other in pairs]),
+            "accuracy": interval([100 * cell["test_metric"] for cell in cells.values()]),
+            "loss": interval([_loss(cell) for cell in cells.values()]),
+            "points_gained": interval(points_gained(grown, cells)),
             "loss_difference": interval(losses),
-            "seeds_won_on_accuracy": sum(gain > 0 for gain in gains),
+            "seeds_won_on_accuracy": sum(gain > 0 for gain in points_gained(grown, cells)),
             "seeds_won_on_loss": sum(loss < 0 for loss in losses),
             "losses_won_among_grown": [
-                sum(grown[s]["test_loss"] < cells[s]["test_loss"] for s in shared if grown[s]["kept"]),
-                sum(bool(grown[s]["kept"]) for s in shared),
+                sum(_loss(one) < _loss(other) for one, other in pairs if one["kept"]),
+                sum(bool(one["kept"]) for one, _ in pairs),
             ],
-            "by_seed": {seed: {name: cells[seed][name] for name in KEPT_BY_SEED} for seed in shared},
-            "share_of_arms_and_judging": interval(probes) if probes else None,
-            "kept": sum(bool(cells[seed].get("kept")) for seed in shared) if "kept" in cells[shared[0]] else None,
+            "recipe": {name: cells[shared[0]][name] for name in ("lr", "schedule")},
+            "by_seed": {seed: {name: cell[name] for name in KEPT_BY_SEED} for seed, cell in cells.items()},
+            "share_of_arms_and_judging": interval(
+                [cell["probe_flops"] / cell["train_flops"] for cell in cells.values()]
+            )
+            if grows
+            else None,
+            "kept": sum(bool(cell["kept"]) for cell in cells.values()) if grows else None,
+            "flops_to_accuracy": None if grows else flops_to_accuracy(pairs),
         }
     return table
 
 
-def markdown(name: str, table: dict[str, Any]) -> str:
+def points_gained(grown: Cells, cells: Cells) -> list[float]:
+    """Grown minus row in points of test accuracy, for every seed that both have."""
+    return [100 * (grown[seed]["test_metric"] - cell["test_metric"]) for seed, cell in cells.items() if seed in grown]
+
+
+def flops_to_accuracy(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float | None]:
+    """Share of a row's FLOPs at which its final accuracy on the *select* part is first reached, median over seeds.
+
+    Args:
+        pairs: cells of the grown run and of the row, for every seed.
+
+    Returns:
+        ``grown``: by the grown run, arms and judging among its FLOPs; ``itself``: by the row, which is below 1 where
+        its curve is noisy and tells what of the other number is luck. None where it is not reached in most seeds.
+    """
+    shares = {
+        "grown": [_reached(one, other) for one, other in pairs],
+        "itself": [_reached(row, row) for _, row in pairs],
+    }
+    medians = {name: median(values) for name, values in shares.items()}
+    return {name: value if math.isfinite(value) else None for name, value in medians.items()}
+
+
+def markdown(name: str, table: Mapping[str, Any]) -> str:
     """A table as the README shows it."""
+    most = max(cells["seeds"] for cells in table.values())
     lines = [
-        f"**{name}**, {next(iter(table.values()))['seeds']} paired seeds",
+        f"**{name}**, {most} paired seeds",
         "",
         "| row | parameters | FLOPs | test accuracy % | test loss | grown minus row: points | loss | won on loss |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    first = next(iter(table))
     for row, cells in table.items():
         grew = f" (grew {cells['kept']} of {cells['seeds']})" if cells["kept"] is not None else ""
-        own = row == "grown"
+        fewer = f", {cells['seeds']} seeds" if cells["seeds"] < most else ""
+        own = row == first
         lines.append(
-            f"| {row}{grew} | {cells['parameters'][0]:,.0f} | {cells['train_flops_relative'][0]:.2f} | "
-            f"{_shown(cells['accuracy'], '.1f')} | {_shown(cells['loss'], '.3f')} | "
-            f"{'' if own else _shown(cells['points_gained'], '+.1f')} | "
-            f"{'' if own else _shown(cells['loss_difference'], '+.3f')} | "
+            f"| {row}{grew}{fewer} | {cells['parameters'][0]:,.0f} | {cells['train_flops_relative'][0]:.2f} | "
+            f"{shown(cells['accuracy'], '.1f')} | {shown(cells['loss'], '.3f')} | "
+            f"{'' if own else shown(cells['points_gained'], '+.1f')} | "
+            f"{'' if own else shown(cells['loss_difference'], '+.3f')} | "
             f"{'' if own else str(cells['seeds_won_on_loss']) + ' of ' + str(cells['seeds'])} |"
         )
     return "\n".join(lines)
 
 
-def kept_trials(directory: Path, case: str, row: str, seeds: range) -> dict[str, int]:
-    """How often a control blueprint was kept."""
-    cells = read_cells(directory, case, row, seeds)
-    return {"trials": len(cells), "kept": sum(bool(cell["kept"]) for cell in cells.values())}
+def details(table: Mapping[str, Any]) -> str:
+    """What the main table leaves out, row by row."""
+    lines = [
+        "| row | learning rate | schedule | won on accuracy | arms and judging | its accuracy at: grown | itself |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    first = next(iter(table))
+    for row, cells in table.items():
+        won = "" if row == first else f"{cells['seeds_won_on_accuracy']} of {cells['seeds']}"
+        arms, reached = cells["share_of_arms_and_judging"], cells["flops_to_accuracy"]
+        share = "" if arms is None else f"{100 * arms[0]:.0f} %"
+        by = ["", ""] if reached is None else [_share(reached[name]) for name in ("grown", "itself")]
+        lines.append(
+            f"| {row} | {cells['recipe']['lr']:g} | {cells['recipe']['schedule']} | "
+            f"{won} | {share} | {by[0]} | {by[1]} |"
+        )
+    return "\n".join(lines)
 
 
-def machines(directory: Path) -> list[dict[str, Any]]:
-    """What the cells were computed on, each kind once."""
-    found = {json.dumps(json.loads(path.read_text())["machine"]) for path in directory.glob("cells/*/*/*.json")}
-    return [json.loads(text) for text in sorted(found)]
+def claims_markdown(claims: list[dict[str, Any]]) -> str:
+    """Claims as a table; those that do not hold stay."""
+    lines = [
+        "| task | claim | seeds | points | won | p | p, corrected | holds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in claims:
+        how = "better than" if one["margin"] is None else f"at most {one['margin']:g} points below"
+        points, holds = shown(one["points"], "+.2f"), "yes" if one["holds"] else "no"
+        lines.append(
+            f"| {one['task']} | {one['grown']} {how} {one['against']} | {one['seeds']} | {points} | {one['won']} | "
+            f"{one['p']:.2g} | {one['p_holm']:.2g} | {holds} |"
+        )
+    return "\n".join(lines)
 
 
-def _shown(value: tuple[float, float, float], spec: str) -> str:
+def shown(value: tuple[float, float, float], spec: str) -> str:
+    """A mean and its interval."""
     return f"{value[0]:{spec}} [{value[1]:{spec}}, {value[2]:{spec}}]"
+
+
+def _share(value: float | None) -> str:
+    return "not reached" if value is None else f"{value:.2f} x"
+
+
+def _loss(cell: Mapping[str, Any]) -> float:
+    """Test loss in nats; that of a network whose loss is not finite is worse than any other."""
+    return math.inf if cell["test_loss"] is None else float(cell["test_loss"])
+
+
+def _reached(grown: Mapping[str, Any], row: Mapping[str, Any]) -> float:
+    curve = grown["curve"]
+    points = zip(curve["flops"], curve["val_metrics"], strict=True)
+    first = next((flops for flops, metric in points if metric >= row["val_metric"]), math.inf)
+    return float(first / row["train_flops"])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from esper.contracts.commands import Answer as Answer
     from esper.contracts.commands import Command as Command
     from esper.contracts.config import GrowthConfig as GrowthConfig
+    from esper.contracts.errors import ArmError as ArmError
     from esper.contracts.errors import CheckpointError as CheckpointError
     from esper.contracts.errors import ConfigError as ConfigError
     from esper.contracts.errors import DataError as DataError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "esper.contracts.commands",
+    "ArmError": "esper.contracts.errors",
     "BatchLoader": "esper.runtime.loader",
     "Blueprint": "esper.blueprints.blueprint",
     "CheckpointError": "esper.contracts.errors",

@@ -13,7 +13,7 @@ from esper.cli.command_line import COMMANDS, parse
 from esper.cli.commands.run import GROWTH_OPTIONS
 from esper.cli.configuration_file import to_values
 from esper.cli.main import main
-from esper.cli.options import PACES, Options
+from esper.cli.options import PACES, Options, flag
 from esper.contracts.config import GrowthConfig
 
 
@@ -68,6 +68,7 @@ def test_growth_on_the_command_line_goes_over_the_file(write):
         (["--data", "mnist1d", "--host", "cnn"], "cnn", "cnn"),
         (["--data", "text:a.txt"], "gpt", "gpt"),
         (["--data", "text:a.txt", "--host", "mine:net"], "mine:net", "gpt"),
+        (["--data", "text:a.txt", "--host", "mlp"], "mlp", "gpt"),
         (["--host", "mine:net"], "mine:net", "mlp"),
     ],
 )
@@ -86,6 +87,9 @@ def test_paths_are_stored_absolute_for_a_run_that_is_resumed_elsewhere(tmp_path,
         "mnist1d": "mnist1d",
     }.items():
         assert parse(["run", "--data", data]).options.data == stored
+    assert parse(["run", "--from", "w.pt"]).options.weights == f"{tmp_path}/w.pt"
+    (tmp_path / "run.yaml").write_text("weights: ../w.pt")
+    assert parse(["run", "--config", "run.yaml"]).options.weights == f"{tmp_path.parent}/w.pt"
 
 
 SETTINGS = """\
@@ -140,13 +144,13 @@ def test_help_shows_every_option_with_its_default(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for one in fields(Options):
         if one.name != "growth":
-            option = "--" + one.name.replace("_", "-")
+            option = flag(one.name)
             default = "yes" if one.default is True else None if one.metadata["shown"] else one.default
             shown = "" if default is None else re.escape(f"{default})")
             assert re.search(rf"{option}\b[^()]*(\([^()]*\))?[^()]*\(default: {shown}", text), option
     for name in GROWTH_OPTIONS:
         assert f"--{name.replace('_', '-')} " in text
-    assert "(default: 60 for mlp, 60 for cnn, 30 for gpt)" in text
+    assert "(default: 60 for mlp, 60 for cnn, 30 for text)" in text
     for one in fields(GrowthConfig):
         assert f"{one.name}: " in text
 
@@ -182,9 +186,9 @@ BAD_LINES = {
         ["run", "--host", "gpt"],
         "gpt cannot learn --data digits, which is features. Possible: mlp, cnn",
     ),
-    "a perceptron of text": (
-        ["run", "--host", "mlp", "--data", "text:a.txt"],
-        "which is a text. Possible: gpt, or a factory",
+    "an image network of text": (
+        ["run", "--host", "cnn", "--data", "text:a.txt"],
+        "which is a text. Possible: gpt, mlp, or a factory",
     ),
     "unknown policy": (["run", "--policy", "heuristics"], "no policy 'heuristics'. Did you mean 'heuristic'"),
     "unknown blueprint": (
@@ -197,6 +201,9 @@ BAD_LINES = {
     "text for seeds": (["run", "--seeds-per-layer", "all"], "--seeds-per-layer must be a whole number, not 'all'"),
     "no seeds": (["run", "--seeds-per-layer", "0"], "growth: seeds_per_layer must be a whole number >= 1, not 0"),
     "unknown layers": (["run", "--layers", "0,enc*"], "'enc*' matches no module"),
+    "no weights": (["run", "--from", "none.safetensors"], "--from: There is no file"),
+    "weights of another format": (["run", "--from", "w.npz"], "--from: Weights are read from .safetensors, .pt, .pth"),
+    "weights without name": (["run", "--from", ""], "weights must be a name or path, not ''"),
     "no steps": (["run", "--steps-per-epoch", "0"], "steps_per_epoch must be at least 1, not 0"),
     "an option of the doctor": (["doctor", "--fast"], "no option '--fast'. Valid: --help"),
     "a report of nothing": (["report"], "required: DIR. See 'esper report --help'."),

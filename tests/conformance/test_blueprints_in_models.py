@@ -119,7 +119,7 @@ def test_a_batch_of_grafts_equals_them_one_by_one(name, layout, reads):
     place = place_of(grown(name, layout, reads, scale=0.5), "2")
     results = []
     for function in (
-        lambda y, x: place.arena.add_to(y, x, place.state, raises_faults=True),
+        lambda y, x: place.arena.add_to(y, x, place.state, place.site.geometry, raises_faults=True),
         lambda y, x: grown_by_loop(place, y, x),
     ):
         generator = torch.Generator().manual_seed(7)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from esper.contracts.errors import ConfigError
-from esper.evaluation.controls import Setting, host_on, static, train_new, width_factor
+from esper.evaluation.controls import RECIPES, Setting, host_on, static, train_new, width_factor
 from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.row import measured
 from esper.evaluation.scoring import per_sample
@@ -16,7 +16,13 @@ from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step
 from esper.runtime.loader import BatchLoader
 from esper.tasks.task import Task
 
-SETTING = Setting(batch_size=16, seed=3, split_seed=5, rates=(1e-4, 1e-2))
+
+def recipes(*rates: float) -> tuple[Recipe, ...]:
+    """Every schedule at every rate."""
+    return tuple(Recipe(lr, schedule) for schedule in SCHEDULES for lr in rates)
+
+
+SETTING = Setting(batch_size=16, seed=3, split_seed=5, recipes=recipes(1e-4, 1e-2))
 
 
 def _cost(task: Task) -> int:
@@ -55,7 +61,7 @@ def test_a_schedule_starts_at_its_peak_and_ends_at_zero(schedule):
 
 
 def test_the_host_trained_on_is_plain_training_from_the_runs_first_weights(task):
-    row = host_on(task, 60 * _cost(task), Setting(batch_size=16, seed=3, split_seed=5, rates=(1e-2,)))
+    row = host_on(task, 60 * _cost(task), Setting(batch_size=16, seed=3, split_seed=5, recipes=recipes(1e-2)))
 
     torch.manual_seed(3)
     model = task.make_host()
@@ -77,13 +83,13 @@ def test_the_host_trained_on_is_plain_training_from_the_runs_first_weights(task)
 
 def test_the_best_run_on_the_select_part_is_taken(task):
     row = host_on(task, 300 * _cost(task), SETTING)
-    worse = host_on(task, 300 * _cost(task), Setting(16, 3, 5, rates=(1e-4,)))
+    worse = host_on(task, 300 * _cost(task), Setting(16, 3, 5, recipes=recipes(1e-4)))
     assert row.lr == 1e-2
     assert row.val_loss < worse.val_loss
 
 
 def test_a_diverged_run_is_never_the_best(task):
-    row = host_on(task, 50 * _cost(task), Setting(16, 3, 5, rates=(1e30, 1e-3)))
+    row = host_on(task, 50 * _cost(task), Setting(16, 3, 5, recipes=recipes(1e30, 1e-3)))
     assert row.lr == 1e-3
 
 
@@ -157,6 +163,12 @@ def test_training_goes_through_the_given_steps_of_the_schedule(task):
 
 def test_a_search_tells_how_far_it_is(task):
     told = []
-    setting = Setting(16, 3, 5, rates=(1e-3, 1e-2), on_run=lambda done, total: told.append((done, total)))
+    setting = Setting(16, 3, 5, recipes=recipes(1e-3, 1e-2), on_run=lambda done, total: told.append((done, total)))
     host_on(task, 3 * _cost(task), setting)
     assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_unless_told_otherwise_every_rate_is_searched_on_every_schedule():
+    assert Setting(16, 3, 5).recipes == RECIPES
+    assert {(one.lr, one.schedule) for one in RECIPES} == set(itertools.product((1e-3, 3e-3, 1e-2), SCHEDULES))
+    assert len(RECIPES) == 6

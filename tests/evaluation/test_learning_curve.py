@@ -6,7 +6,7 @@ from torch import nn
 
 from esper.evaluation.controls import Setting, host_on
 from esper.evaluation.learning_curve import POINTS, LearningCurve
-from esper.evaluation.training import Recipe, batches, optimizer_of, train
+from esper.evaluation.training import SCHEDULES, Recipe, batches, optimizer_of, train
 from esper.tasks.task import Task
 
 RECIPE = Recipe(1e-2, "cosine")
@@ -42,7 +42,7 @@ def test_a_watched_run_ends_with_the_same_bytes(task):
 
 
 def test_the_last_point_is_the_row(task):
-    row = host_on(task, 10**6, Setting(16, 3, 5, rates=(1e-2,)))
+    row = host_on(task, 10**6, Setting(16, 3, 5, recipes=tuple(Recipe(1e-2, name) for name in SCHEDULES)))
     assert row.curve is not None
     assert row.curve["val_losses"][-1] == row.val_loss
     assert row.curve["val_metrics"][-1] == row.val_metric

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import Setting, host_on
-from esper.evaluation.training import batches, flops_per_step, optimizer_of
+from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step, optimizer_of
 from esper.evaluation.widening import transplant, widened
 from esper.tasks.mlp import MLPHost, mlp
 from esper.tasks.task import Samples, Task
@@ -72,7 +72,7 @@ def test_a_widened_run_has_the_size_and_the_flops_that_were_asked_for():
     parts = [Samples(x[rows], (x[rows, 0] > 0).long()) for rows in torch.arange(300).split(100)]
     names = {"labels": ("0", "1"), "shape": (6,)}
     task = Task("sign", *parts, make_host=MLPHost((6, 8, 8, 2)), **names)
-    setting = Setting(batch_size=16, seed=0, split_seed=0, rates=(1e-2,))
+    setting = Setting(batch_size=16, seed=0, split_seed=0, recipes=tuple(Recipe(1e-2, name) for name in SCHEDULES))
     budget = 300 * flops_per_step(task.make_host(), next(batches(task, 16, 0)))
     row = widened(task, budget, 500, birth_step=50, setting=setting)
     assert abs(row.parameters / 500 - 1) <= 0.02

@@ -38,7 +38,7 @@ def mixed(place: Place, reads: str) -> Place:
 
 
 def grown(place: Place, y, x):
-    return place.arena.add_to(y, x, place.state, raises_faults=True)
+    return place.arena.add_to(y, x, place.state, place.site.geometry, raises_faults=True)
 
 
 def activations(place: Place, *leading, dtype=torch.float32):

@@ -230,6 +230,62 @@ class VisionTransformer(nn.Module):
         return self.head(self.encoder(tokens)[:, 0])
 
 
+class PatchEmbedding(nn.Module):
+    """An image in, tokens out."""
+
+    def __init__(self, inputs: int, outputs: int, side: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, side, side)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x).flatten(2).transpose(1, 2)
+
+
+class Merging(nn.Module):
+    """Four neighbours become one, channels last (Liu et al., "Swin Transformer", ICCV 2021, section 3.1)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm, self.reduction = nn.LayerNorm(4 * inputs), nn.Linear(4 * inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduction(self.norm(x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).transpose(2, 3).flatten(3)))
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+class Pyramid(nn.Module):
+    """An image with its channels last, and fewer positions at every stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stem = nn.Sequential(nn.Conv2d(3, 5, 2, 2), ChannelsLast(), nn.LayerNorm(5))
+        mlp = nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))
+        self.stages, self.head = nn.ModuleList([stem, Merging(5, 6), mlp]), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x.mean((1, 2)))
+
+
+class Patches(nn.Module):
+    """Patches, then each token by itself, for dense labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mlp = nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))
+        self.stages, self.head = nn.ModuleList([PatchEmbedding(3, 6, 4), mlp]), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x)
+
+
 class Mixer(nn.Module):
     """Mixes tokens and channels in turn by transposing."""
 
@@ -279,6 +335,11 @@ def perceptron() -> nn.Sequential:
     )
 
 
+def pixels() -> nn.Sequential:
+    """More pixels than a graft would read if they were pooled."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(392, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
 def ids(*shape: int) -> Tensor:
     return torch.randint(0, VOCABULARY, shape)
 
@@ -304,5 +365,8 @@ ZOO: dict[str, Host] = {
     "outputs": Host(Outputs, lambda: {"features": torch.randn(5, 6)}, lambda result: result["named"] + result["parts"]),
     "mixer": Host(Mixer, lambda: torch.randn(4, 5, 6)),
     "embedding_bag": Host(Bag, lambda: ids(4, 3)),
+    "patches": Host(Patches, lambda: torch.randn(3, 3, 8, 12)),
+    "pyramid": Host(Pyramid, lambda: torch.randn(3, 3, 12, 8)),
+    "pixels": Host(pixels, lambda: torch.randn(3, 2, 14, 14)),
     "perceptron": Host(perceptron, lambda: torch.randn(6, 3, 4)),
 }

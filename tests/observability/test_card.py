@@ -80,3 +80,11 @@ def test_a_name_cannot_break_the_page(name, shown):
 
 def test_a_result_of_braces_is_taken_as_it_is():
     assert "`{usage}`" in _card(_grown() | {"task": "{usage}"})
+
+
+def test_it_says_which_trained_weights_it_began_with():
+    said = _card(_grown(weights="/data/w.pt"))
+    assert "| began with | trained weights, from `/data/w.pt` |" in said
+    assert "The static network is new: it got the FLOPs of this run" in said
+    assert "Its training from those weights on took 4.0 MFLOPs" in said
+    assert "began with" not in _card(_grown(weights=None))

@@ -51,3 +51,18 @@ def test_what_is_trained_shows_what_its_log_ends_with(tmp_path):
         **{"steps": "107", "held-out loss": "0.2500", "held-out accuracy": "90.0%", "training FLOPs": "7.0 M"}
     }
     assert facts(read(directory))[0] == {"label": "status", "value": "trained"}
+
+
+@pytest.mark.parametrize("where", ["result", "config"])
+def test_trained_weights_are_named(where, tmp_path):
+    path = "/data/run-17/w9.pt"
+    files = {
+        "result": {"result": result([FOSSIL], weights=path)},
+        "config": {"config": directories.CONFIG | {"weights": path}, "result": None},
+    }
+    told = {one["label"]: str(one["value"]) for one in facts(read(directories.finished(tmp_path, **files[where])))}
+    assert told["began with"] == "w9.pt"
+
+
+def test_random_weights_are_not_named(tmp_path):
+    assert "began with" not in [one["label"] for one in facts(read(directories.finished(tmp_path)))]

@@ -54,6 +54,18 @@ def test_a_round_that_refused_all_tells_how_near_the_best_came(tmp_path):
     assert "1.0600 on the gate samples against 1.0000 (z = +1.5; it takes at least 2.33)." in told
 
 
+def test_candidates_that_were_not_tried_are_told(tmp_path):
+    """After two that were clearly worse; not those that somebody took back."""
+    lost = directories.arm_ended(1, z=-4.0)
+    left_out = directories.transition(2, "CANCELLED", 20, source="GERMINATED")
+    for reason, is_told in (
+        ("not tried: those before it were clearly worse than the twin", True),
+        ("asked for", False),
+    ):
+        told = _refused(tmp_path, lost, left_out | {"reason": reason})
+        assert ("It was clearly better than those that were tried, so that 1 was not." in told) == is_told
+
+
 def test_a_candidate_refused_for_its_accuracy_is_told_so(tmp_path):
     assert "(z = +4.0), but its accuracy was 2.0 points lower." in _refused(tmp_path, directories.arm_ended(1, z=4.0))
 

@@ -16,9 +16,9 @@ import esper
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport, Observation
 from esper.evaluation.row import per_sample
+from esper.runtime.arms import Arms
 from esper.runtime.emergency import Emergency
 from esper.runtime.keeping import Keeping
-from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
 from esper.tamiyo.proposal import germination, num_candidates, places_to_try
 from esper.tamiyo.selection import selection_named
@@ -44,11 +44,11 @@ class Insistent:
         return [germination(candidate, seen, config, self._select, "its time has come") for candidate in chosen]
 
 
-def grown(blueprint: str, seed: int) -> list[FieldReport]:
+def grown(blueprint: str, seed: int, **settings: Any) -> list[FieldReport]:
     """What became of the grafts of a run that has one blueprint on offer."""
     task = digits(seed)
     torch.manual_seed(seed)
-    config = esper.GrowthConfig(blueprints=(blueprint,))
+    config = esper.GrowthConfig(blueprints=(blueprint,), **settings)
     model = esper.wrap(task.make_host(), config)
     optimizer = AdamW(model.parameters(), lr=5e-3)
     loader = esper.BatchLoader(task.train, 32, seed)
@@ -95,6 +95,12 @@ def test_no_control_is_kept(blueprint, seed):
     assert not kept(reports)
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_at_equal_steps_placebos_are_kept():
+    """Two runs that differ in anything end apart; only the steps that a graft costs keep that from being a gain."""
+    assert any(kept(grown("placebo", seed, compare="steps")) for seed in (1, 2, 4))
+
+
 def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask both gates only whether the run is worse without the graft, as one would without a twin.
 
@@ -104,10 +110,10 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def worth(run: Run, one: Any) -> float | None:
         return run.measure().gain_over(run.ablated(one), run.judge.split.gate).z
 
-    def may_adopt(rounds: Rounds, one: Any) -> bool:
-        z = worth(rounds._run, one)
+    def may_adopt(arms: Arms, one: Any) -> bool:
+        z = worth(arms._run, one)
         one.gates["twin"] |= {"twin_z": z, "has_metric": False}
-        return z is not None and z >= rounds._run.config.gate_z
+        return z is not None and z >= arms._run.config.gate_z
 
     def look(keeping: Keeping, one: Any, now: Any, *, is_last: bool) -> None:
         z = worth(keeping._run, one)
@@ -116,7 +122,7 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
         if is_last and not one.is_kept:
             keeping._run.seeds.move(one, State.CULLED, "keep gate refused")
 
-    monkeypatch.setattr(Rounds, "_may_adopt", may_adopt)
+    monkeypatch.setattr(Arms, "_may_adopt", may_adopt)
     monkeypatch.setattr(Keeping, "_look", look)
     monkeypatch.setattr(Emergency, "at_boundary", lambda *_: False)
 
@@ -129,7 +135,7 @@ def test_what_is_trained_is_kept_now_and_then():
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_plain_knock_out_keeps_what_is_random_and_frozen(monkeypatch):
-    """The control of the control: the test above can see a judge that is fooled."""
+    """The control of the control, in most runs: the test above can see a judge that is fooled."""
     judge_by_knock_out(monkeypatch)
-    fooled = sum(kept(grown("random_frozen", seed)) for seed in SEEDS)
-    assert fooled >= 10
+    fooled = sum(kept(grown("random_frozen", seed, race=False)) for seed in SEEDS)
+    assert fooled > len(SEEDS) / 2

@@ -105,7 +105,7 @@ def test_a_fault_while_a_graft_is_blended_out_takes_it_out_at_once():
 
 def test_faults_of_two_grafts_of_a_layer_in_two_steps_are_both_acted_on_in_time():
     config = growing(layers={"2": 3}, round_fraction=0.2, keep_looks=(0.98,), gate_z=1e-3)
-    recipe = Recipe(config, epochs=24, policy=Script({1: [("2", 0)], 7: [("2", 2)]}))
+    recipe = Recipe(config, epochs=24, policy=Script({1: [("2", 0)], 8: [("2", 2)]}))
     trial = recipe.build().train_until(lambda trial: len(trial.events("round_ended")) == 2)
     arena, state = trial.run.places["2"].arena, trial.run.places["2"].state
     assert [State(code) for code in state.lifecycle.tolist()] == [State.FINE_TUNING, State.DORMANT, State.FINE_TUNING]

@@ -46,6 +46,44 @@ class TestRace:
         assert len(arms) == 3
         assert not any(arm["given_up"] or arm["passed"] for arm in arms)
 
+    def lost(self, **settings: Any) -> Trial:
+        policy = Script({1: list(self.LAYERS)}, blueprint="placebo", hidden=4)
+        recipe = Recipe(growing(layers=self.LAYERS, compare="flops", gate_z=0.01, **settings), policy=policy)
+        return recipe.build().train_until(lambda trial: bool(trial.events("round_ended")))
+
+    def test_after_two_arms_that_were_clearly_worse_the_others_are_not_tried(self):
+        raced, whole = self.lost(), self.lost(race=False)
+        assert [len(trial.events("arm_ended")) for trial in (raced, whole)] == [2, 3]
+        assert all(arm["twin_z"] < -0.01 for arm in raced.events("arm_ended"))
+        assert raced.session.train_flops < whole.session.train_flops
+        (left_out,) = [one for one in raced.session.field_reports if one.outcome == "CANCELLED"]
+        assert left_out.reason.startswith("not tried")
+        assert left_out.flops == 0
+        host = [name for name, _ in raced.model.named_parameters() if "_esper" not in name]
+        theirs = dict(whole.model.named_parameters())
+        assert all(parameter.equal(theirs[name]) for name, parameter in raced.model.named_parameters() if name in host)
+
+    def test_a_round_in_which_one_was_better_goes_on(self):
+        trial = Recipe(growing(layers=self.LAYERS), policy=Script({1: list(self.LAYERS)})).build()
+        trial.train_until(lambda trial: trial.rounds.current is not None)
+        now = trial.rounds.current
+        now.beaten = 5
+        assert trial.rounds._is_lost(now)
+        now.best = {"lifecycle": 1, "loss": 1.0, "body": {}}
+        assert not trial.rounds._is_lost(now)
+
+    def test_the_best_by_select_and_gate_samples_together_is_adopted(self):
+        trial = self.judged(race=False)
+        split = trial.run.judge.split
+        share = len(split.select) / (len(split.select) + len(split.gate))
+        arms = {
+            arm["lifecycle"]: share * arm["select_loss"] + (1 - share) * arm["gate_loss"]
+            for arm in trial.events("arm_ended")
+            if arm["passed"]
+        }
+        assert len(arms) > 1
+        assert trial.events("round_ended")[0]["adopted"]["lifecycle"] == min(arms, key=arms.__getitem__)
+
     def test_a_seed_whose_arm_was_given_up_is_culled_and_its_flops_are_booked(self):
         trial = self.judged()
         arms = {arm["lifecycle"]: arm for arm in trial.events("arm_ended") if arm["given_up"]}

@@ -289,13 +289,14 @@ def test_arms_of_a_second_round_train_the_graft_of_the_first_along():
     recipe = Recipe(growing(layers=["", "2"], round_fraction=0.2), policy=Script({1: [""], 6: ["2"]}, hidden=3))
     trial = recipe.build().train_until(lambda trial: len(trial.events("round_begun")) == 2)
     before, seen = trial.live().clone(), []
-    judge_arm = trial.rounds._judge_arm
+    judge_arm = trial.rounds.arms._judge
 
     def note(window, one):
-        judge_arm(window, one)
+        outcome = judge_arm(window, one)
         seen.append((trial.live().clone(), trial.state(), trial.state("2")))
+        return outcome
 
-    trial.rounds._judge_arm = note
+    trial.rounds.arms._judge = note
     trial.train(4)
     ((in_arm, first, second),) = seen
     assert (first, second) == (State.FINE_TUNING, State.EVALUATING)

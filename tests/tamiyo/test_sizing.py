@@ -14,11 +14,11 @@ DENSE = GrowthConfig(blueprints=("bottleneck_mlp",))
 
 
 def test_a_graft_connects_the_place_or_its_chunk():
-    one = place("0", outputs=10, num_seeds=4, inputs=64, layout="tokens")
+    one = place("0", outputs=10, num_seeds=4, inputs=64, layout="tokens", chunk_layout="features")
     assert ports_at(one, "all", "input") == Ports(64, 10, "tokens")
-    assert ports_at(one, "all", "chunk") == Ports(10, 10, "tokens")
+    assert ports_at(one, "all", "chunk") == Ports(10, 10, "features")
     assert ports_at(one, 1, "input") == Ports(64, 3, "tokens")
-    assert ports_at(one, 2, "chunk") == Ports(2, 2, "tokens")
+    assert ports_at(one, 2, "chunk") == Ports(2, 2, "features")
 
 
 @pytest.mark.parametrize("capacity", [0.5, 1.0])

@@ -1,26 +1,19 @@
 """A text: three stretches in a row, windows that do not overlap, and the character that comes next."""
 
 import itertools
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
 from esper.contracts.errors import DataError
 from esper.tasks.text import MAX_JUDGED, MIN_CHARACTERS, text
-
-LETTERS = "abcdefghij \n"
+from tests.tasks.texts import LETTERS, write_text
 
 
 @pytest.fixture
 def write(tmp_path):
-    def write_text(length: int, letters: str = LETTERS):
-        rng = np.random.default_rng(0)
-        path = tmp_path / "mine.txt"
-        path.write_text("".join(letters[i] for i in rng.integers(len(letters), size=length)), encoding="utf-8")
-        return path
-
-    return write_text
+    return partial(write_text, tmp_path)
 
 
 def _read(task, windows: torch.Tensor) -> str:

@@ -62,6 +62,7 @@ class Blueprint(ABC):
         keeps_width: whether it can only write as many channels as it reads.
         confidence: how well the family has proved itself: 3 in Esper's own benchmarks, 2 in the literature at a zero
             start, 1 plausible, 0 unknown (also the level of blueprints that users register without saying more).
+        rate: learning rate relative to that of other families, unless ``GrowthConfig.graft_lr`` is given.
         is_trainable: whether its parameters ever move.
         starts_at_zero: whether a new graft is the exact identity, with every parameter able to receive gradient
             within ten steps (the birth check).
@@ -77,6 +78,7 @@ class Blueprint(ABC):
     size: ClassVar[str | None] = None
     keeps_width: ClassVar[bool] = False
     confidence: ClassVar[int] = 0
+    rate: ClassVar[float] = 1.0
     is_trainable: ClassVar[bool] = True
     starts_at_zero: ClassVar[bool] = True
 

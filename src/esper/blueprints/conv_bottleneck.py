@@ -25,6 +25,7 @@ class ConvBottleneck(Blueprint):
     layouts: ClassVar[frozenset[Layout]] = frozenset({"signal", "image"})
     size: ClassVar[str | None] = "hidden"
     confidence: ClassVar[int] = 2
+    rate: ClassVar[float] = 0.5
 
     hidden: int = 16
     kernel: int = 3

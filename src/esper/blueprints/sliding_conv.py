@@ -27,6 +27,7 @@ class SlidingConv(Blueprint):
     layouts: ClassVar[frozenset[Layout]] = frozenset({"tokens"})
     size: ClassVar[str | None] = "hidden"
     confidence: ClassVar[int] = 2
+    rate: ClassVar[float] = 0.5
 
     hidden: int = 16
     kernel: int = 4

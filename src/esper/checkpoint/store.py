@@ -1,8 +1,9 @@
 """One checkpoint directory: up to two generations, each written whole or not at all.
 
-A generation is a folder ``<number>`` with ``tensors.safetensors`` and ``manifest.json``; the manifest is one line with
-the structure and digests of every tensor and of their file, and one with the digest of the first. A generation is
-written under another name, flushed, and renamed; a reader never sees a half one.
+A generation is a folder ``<number>`` with ``tensors.safetensors``, a file of each part of the state that lies on disk
+already, and ``manifest.json``; the manifest is one line with the structure and digests of every tensor and of their
+files, and one with the digest of the first. A generation is written under another name, flushed, and renamed; a reader
+never sees a half one.
 """
 
 import hashlib
@@ -12,15 +13,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from esper.checkpoint.digests import DIGEST_BYTES, digest
+from esper.checkpoint.digests import bytes_digest as _bytes_digest
+from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
 """Of what is stored; raised by every change after which older checkpoints do not fit."""
 
 GENERATIONS = 2
@@ -32,20 +35,23 @@ def write(directory: Path, tree: Any) -> Path:
     Returns:
         The generation's folder. Only the newest ``GENERATIONS`` are kept.
     """
-    structure, tensors = flatten(tree)
+    apart: dict[str, Packed] = {}
+    structure, tensors = flatten(tree, apart)
     directory.mkdir(parents=True, exist_ok=True)
     existing = _generations(directory)
     target = directory / f"{(int(existing[-1].name) if existing else 0) + 1:06d}"
     unfinished = directory / f".{target.name}.{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    # safetensors refuses tensors that share memory; a state may hold one tensor twice
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, unfinished / "tensors.safetensors")
+    save_file(_unshared(tensors), unfinished / "tensors.safetensors")
+    for name, part in apart.items():
+        part.copy_to(unfinished / name)
     manifest = {
         "format": FORMAT,
         "structure": structure,
         "digests": {name: digest(tensor) for name, tensor in tensors.items()},
         "file_digest": _file_digest(unfinished / "tensors.safetensors"),
+        "apart": {name: part.seal for name, part in apart.items()},
     }
     text = json.dumps(manifest).encode()
     (unfinished / "manifest.json").write_bytes(text + b"\n" + _bytes_digest(text))
@@ -60,6 +66,8 @@ def write(directory: Path, tree: Any) -> Path:
 
 def read(directory: Path) -> Any:
     """The nested state of a checkpoint directory's newest generation, or of the generation that is named.
+
+    What was on disk when it was written is only checked, and stays there.
 
     Raises:
         CheckpointError: if there is none, or any byte of it differs from what was written.
@@ -82,6 +90,11 @@ def read(directory: Path) -> Any:
             )
         # cloned: where a file puts a tensor decides its alignment, and unaligned batches sum in another order
         tensors = {name: tensor.clone() for name, tensor in load_file(source / "tensors.safetensors").items()}
+        apart = {name: Packed.at(source / name) for name in manifest.get("apart", {})}
+        for name, part in apart.items():
+            part.check()
+            if part.seal != manifest["apart"][name]:
+                raise ValueError(f"{name} does not match its digest")
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CheckpointError(_damaged(source, str(error))) from error
     for name in sorted(manifest["digests"].keys() | tensors.keys()):
@@ -89,15 +102,7 @@ def read(directory: Path) -> Any:
             raise CheckpointError(_damaged(source, f"{name.lstrip('.')} does not match its digest"))
     if _file_digest(source / "tensors.safetensors") != manifest["file_digest"]:  # a True that was 1 and now is 33
         raise CheckpointError(_damaged(source, "tensors.safetensors does not match its digest"))
-    return unflatten(manifest["structure"], tensors)
-
-
-def digest(tensor: Tensor) -> str:
-    """Digest of a tensor's dtype, shape and bytes."""
-    hasher = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), digest_size=16)
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    hasher.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return hasher.hexdigest()
+    return unflatten(manifest["structure"], tensors, apart)
 
 
 def tree_digest(tree: Any) -> str:
@@ -117,13 +122,20 @@ def _damaged(source: Path, why: str) -> str:
     return f"The checkpoint {source} is damaged: {why}. {remedy}"
 
 
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values; safetensors refuses tensors that share memory, and a state may hold one tensor twice."""
+    found: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if memory in found else tensor
+        found.add(memory)
+    return own
+
+
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _bytes_digest(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES // 2)).hexdigest()
 
 
 def _flush(path: Path) -> None:

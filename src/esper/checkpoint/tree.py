@@ -2,6 +2,8 @@
 
 import base64
 import copy
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,17 @@ _DTYPES = frozenset(
 """What safetensors can hold."""
 
 
-def flatten(tree: Any) -> tuple[Json, dict[str, Tensor]]:
+class Apart:
+    """A part of a nested state that is stored apart from it."""
+
+
+def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[str, Tensor]]:
     """Split a nested state into a JSON value and its tensors.
 
     Args:
         tree: dicts with keys of any plain type, lists, tuples, sets, tensors, numpy arrays and scalars, numbers,
             strings, bytes, None.
+        apart: takes the :class:`Apart` parts, by names; None refuses them.
 
     Returns:
         The structure, and the tensors by their path in the tree.
@@ -33,41 +40,57 @@ def flatten(tree: Any) -> tuple[Json, dict[str, Tensor]]:
     Raises:
         CheckpointError: if it holds anything else.
     """
-    tensors: dict[str, Tensor] = {}
+    flattened = _Flattened(apart)
+    return flattened.encode(tree, ""), flattened.tensors
 
-    def store(tensor: Tensor, path: str) -> str:
-        while path in tensors:  # {"a.b": x, "a": {"b": y}} has one path twice
-            path += "'"
-        tensors[path] = tensor
-        return path
 
-    def encode(value: Any, path: str) -> Json:
+class _Flattened:
+    """Encodes a nested state. No closure over what it gathers: that would be a cycle, which lives on for a while."""
+
+    def __init__(self, apart: dict[str, Any] | None) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._apart = apart
+
+    def encode(self, value: Any, path: str) -> Json:
         if value is None or type(value) in (bool, int, float, str):
             return value
         if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in _DTYPES:
-            name = store(value.detach().contiguous(), path)
+            name = self._store(value.detach().contiguous(), path)
             return {"tensor": name} if value.device.type == "cpu" else {"tensor_on": [str(value.device), name]}
         if isinstance(value, np.ndarray) and getattr(torch, value.dtype.name, None) in _DTYPES:
             native = np.array(value, dtype=value.dtype.name, order="C")
-            return {"array": store(torch.from_numpy(native), path)}
+            return {"array": self._store(torch.from_numpy(native), path)}
         if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
-            return encode(value.item(), path)
+            return self.encode(value.item(), path)
         if isinstance(value, bytes):
             return {"bytes": base64.b64encode(value).decode()}
+        if isinstance(value, Apart) and self._apart is not None:
+            return {"apart": self._set_apart(value, self._apart)}
         if isinstance(value, dict):
-            return {"dict": [[encode(k, f"{path}.key"), encode(v, f"{path}.{k}")] for k, v in value.items()]}
+            return {"dict": [[self.encode(k, f"{path}.key"), self.encode(v, f"{path}.{k}")] for k, v in value.items()]}
         if isinstance(value, list | tuple | set | frozenset):
             kind = "list" if isinstance(value, list) else "tuple" if isinstance(value, tuple) else "set"
-            return {kind: [encode(item, f"{path}.{index}") for index, item in enumerate(value)]}
+            return {kind: [self.encode(item, f"{path}.{index}") for index, item in enumerate(value)]}
         raise CheckpointError(
             f"{path.lstrip('.')} is a {_kind(value)}, which cannot be stored. A state_dict must hold dense tensors, "
             "numbers, strings and containers of them."
         )
 
-    return encode(tree, ""), tensors
+    def _store(self, tensor: Tensor, path: str) -> str:
+        while path in self.tensors:  # {"a.b": x, "a": {"b": y}} has one path twice
+            path += "'"
+        self.tensors[path] = tensor
+        return path
+
+    @staticmethod
+    def _set_apart(value: Apart, apart: dict[str, Any]) -> str:
+        known = (name for name, part in apart.items() if part is value)
+        name = next(known, f"apart-{len(apart) + 1}")
+        apart[name] = value
+        return name
 
 
-def unflatten(structure: Json, tensors: dict[str, Tensor]) -> Any:
+def unflatten(structure: Json, tensors: dict[str, Tensor], apart: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """Inverse of :func:`flatten`."""
     if not isinstance(structure, dict):
         return structure
@@ -82,13 +105,15 @@ def unflatten(structure: Json, tensors: dict[str, Tensor]) -> Any:
         case "bytes":
             return base64.b64decode(value)
         case "dict":
-            return {unflatten(k, tensors): unflatten(v, tensors) for k, v in value}
+            return {unflatten(k, tensors): unflatten(v, tensors, apart) for k, v in value}
         case "list":
-            return [unflatten(item, tensors) for item in value]
+            return [unflatten(item, tensors, apart) for item in value]
         case "tuple":
-            return tuple(unflatten(item, tensors) for item in value)
+            return tuple(unflatten(item, tensors, apart) for item in value)
         case "set":
             return {unflatten(item, tensors) for item in value}
+        case "apart":
+            return apart[value]
     raise CheckpointError(f"Unknown kind of value {kind!r}: the checkpoint was written by a newer version of Esper.")
 
 

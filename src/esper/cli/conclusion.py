@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from esper.cli.console.presentation import Closing, Presentation
 from esper.cli.model_files import write_card, write_model
 from esper.cli.options import Options
@@ -29,6 +31,7 @@ class Conclusion:
     Args:
         options: of the run.
         task: what it learned.
+        weights: that its host began with; None if they were random.
         growth: the finished run.
         directory: of the run.
         seconds: that its training took.
@@ -36,9 +39,16 @@ class Conclusion:
     """
 
     def __init__(
-        self, options: Options, task: Task, growth: Growing, directory: Path, seconds: float, shown: Presentation
+        self,
+        options: Options,
+        task: Task,
+        weights: dict[str, Tensor] | None,
+        growth: Growing,
+        directory: Path,
+        seconds: float,
+        shown: Presentation,
     ) -> None:
-        self._options, self._task, self._growth = options, task, growth
+        self._options, self._task, self._weights, self._growth = options, task, weights, growth
         self._directory, self._seconds, self._shown = directory, seconds, shown
         self._tests: dict[str, PerSample] = read_samples(directory / SAMPLES)
         self._rows: dict[str, Any] = {"grown": None} | dict.fromkeys(CONTROLS)
@@ -79,15 +89,15 @@ class Conclusion:
         budget = grown.train_flops
         setting = Setting(self._options.batch_size, self._options.seed, split_seed=self._options.growth.seed)
         kinds: dict[str, Callable[[Setting], Row]] = {
-            "host_on": lambda setting: host_on(self._task, budget, setting),
+            "host_on": lambda setting: host_on(self._task, budget, setting, self._weights),
             "static": lambda setting: static(self._task, budget, grown.parameters, setting),
         }
         for name, train in kinds.items():
             self._reasons.pop(name)
             if self._rows[name] is not None:
                 continue
-            if name == "static" and self._rows["host_on"]["parameters"] == grown.parameters:
-                # nothing grew: the same network, from the same bytes
+            is_host = name == "static" and self._rows["host_on"]["parameters"] == grown.parameters
+            if is_host and self._weights is None:  # nothing grew: the same network, from the same bytes
                 self._note(name, self._rows["host_on"], self._tests["host_on"])
                 continue
             if name == "static" and not self._task.is_scalable:
@@ -117,6 +127,7 @@ class Conclusion:
             "seed": options.seed,
             "task": task.name,
             "host": options.host,
+            "weights": options.weights,
             "metric": task.metric,
             "rows": self._rows,
             "reasons": self._reasons,

@@ -28,15 +28,17 @@ PACES = {
     "cnn": Pace(epochs=60, batch_size=32, lr=1e-2, steps_per_epoch=None),
     "gpt": Pace(epochs=30, batch_size=16, lr=1e-2, steps_per_epoch=40),
 }
-"""By host; a host of one's own learns at the pace of gpt from text and of mlp from all else."""
+"""By host; a host of one's own learns at the pace of mlp. From text all learn at the pace of gpt."""
 
 
-def _option(default: Any, help_: str, metavar: str | None = None, shown: str | None = None) -> Any:
-    return field(default=default, metadata={"help": help_, "metavar": metavar, "shown": shown})
+def _option(
+    default: Any, help_: str, metavar: str | None = None, shown: str | None = None, flag: str | None = None
+) -> Any:
+    return field(default=default, metadata={"help": help_, "metavar": metavar, "shown": shown, "flag": flag})
 
 
 def _by_host(name: str) -> str:
-    values = ((host, getattr(pace, name)) for host, pace in PACES.items())
+    values = (("text" if host == "gpt" else host, getattr(pace, name)) for host, pace in PACES.items())
     return ", ".join(f"{'all' if value is None else value} for {host}" for host, value in values)
 
 
@@ -60,6 +62,14 @@ class Options:
         "returns a torch module",
         "mlp|cnn|gpt|MODULE:FACTORY",
         "gpt for text, else mlp",
+    )
+    weights: str | None = _option(
+        None,
+        "file of trained weights with which the host begins, .safetensors or a torch state dict; give the data and "
+        "the seed that they were trained with, or they may have seen the held-out and test samples",
+        "WEIGHTS",
+        "random weights",
+        flag="--from",
     )
     policy: str = _option(
         "heuristic", "who decides when and where to grow: heuristic, random, never, or one of your own", "NAME"
@@ -87,10 +97,11 @@ class Options:
     growth: GrowthConfig = field(default_factory=GrowthConfig)
 
     def __post_init__(self) -> None:
-        for name in ("data", "output", "config", "host", "policy"):
+        for name in ("data", "output", "config", "host", "policy", "weights"):
             self._check(name, getattr(self, name) != "", "a name or path")
-        usual = "gpt" if self.data.startswith(TEXT) else "mlp"
-        pace = PACES.get(self.host or usual, PACES[usual])
+        is_text = self.data.startswith(TEXT)
+        usual = "gpt" if is_text else "mlp"
+        pace = PACES[usual] if is_text else PACES.get(self.host, PACES[usual])
         for name, value in {"host": usual, **pace._asdict()}.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -142,7 +153,15 @@ def request(values: Mapping[str, Any]) -> Request:
     plain = {name: value for name, value in values.items() if name != "growth"}
     if "data" in plain:
         plain["data"] = _located(plain["data"])
+    if plain.get("weights"):
+        plain["weights"] = os.path.abspath(plain["weights"])
     return Request(Options(**plain, growth=config), frozenset(given))
+
+
+def flag(name: str) -> str:
+    """What an option is called on the command line."""
+    given = next((one.metadata["flag"] for one in ON_COMMAND_LINE if one.name == name), None)
+    return given or "--" + name.replace("_", "-")
 
 
 def _located(data: str) -> str:

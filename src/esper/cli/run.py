@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from esper.blueprints.catalogue import make_blueprint
 from esper.cli import run_directory
 from esper.cli.conclusion import Conclusion, show_closing
 from esper.cli.console.presentation import Heading, Presentation, presentation
+from esper.cli.first_weights import first_weights, keep_first_weights
 from esper.cli.interrupt import Interrupt
 from esper.cli.options import Options
 from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, note_progress, read_json
@@ -47,12 +49,15 @@ def run(options: Options, directory: Path | None) -> None:
             sys.path.insert(0, os.getcwd())
         task = load_task(options.data, options.seed, options.host)
         policy = _policy(options)
+        weights = first_weights(options.weights, task, directory)
         is_new = directory is None
         directory = run_directory.create(options, task.name) if directory is None else directory
+        if weights is not None:
+            keep_first_weights(weights, directory)
         try:
-            growth = _prepare(options, task, policy, directory, shown, is_new=is_new)
+            growth = _prepare(options, task, weights, policy, directory, shown, is_new=is_new)
             seconds = _train(growth, directory, interrupt)
-            Conclusion(options, task, growth, directory, seconds, shown).conclude()
+            Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
             interrupt.ignore()
             shown.stop()
@@ -71,10 +76,19 @@ def _policy(options: Options) -> Policy:
 
 
 def _prepare(
-    options: Options, task: Task, policy: Policy, directory: Path, shown: Presentation, *, is_new: bool
+    options: Options,
+    task: Task,
+    weights: dict[str, Tensor] | None,
+    policy: Policy,
+    directory: Path,
+    shown: Presentation,
+    *,
+    is_new: bool,
 ) -> Growing:
     """A run at its start, or where its checkpoint stands."""
     shown.begin(_heading(options, task, directory))
+    if weights is not None:
+        shown.say("note", f"the host begins with the weights of {options.weights}")
     try:
         growth = growing(
             task,
@@ -84,6 +98,7 @@ def _prepare(
             lr=options.lr,
             seed=options.seed,
             steps_per_epoch=options.steps_per_epoch,
+            weights=weights,
             policy=policy,
             directory=directory,
             checkpoint_steps=CHECKPOINT_STEPS,

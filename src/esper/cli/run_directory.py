@@ -12,8 +12,8 @@ from esper.contracts.errors import ConfigError
 
 ROOT = Path("runs")
 CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL = "config.yaml", "result.json", "progress.json", "checkpoints", "model"
-SAMPLES, REPORT = "samples.safetensors", "report.html"
-_OURS = (CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL, SAMPLES, REPORT, "metrics.jsonl", "audit.jsonl")
+SAMPLES, REPORT, FIRST_WEIGHTS = "samples.safetensors", "report.html", "first_weights.safetensors"
+_OURS = (CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL, SAMPLES, REPORT, FIRST_WEIGHTS, "metrics.jsonl", "audit.jsonl")
 
 
 def locate(asked: Request) -> tuple[Options, Path | None]:
@@ -76,7 +76,8 @@ def create(options: Options, task_name: str) -> Path:
 
 def discard(directory: Path) -> None:
     """Take back :func:`create`: a run that could not begin leaves nothing behind."""
-    (directory / CONFIG).unlink(missing_ok=True)
+    for name in (CONFIG, FIRST_WEIGHTS):
+        (directory / name).unlink(missing_ok=True)
     for made in (directory, ROOT):
         if made.is_dir() and not any(made.iterdir()):
             made.rmdir()

@@ -17,6 +17,9 @@ class GrowthConfig:
         layers: places that carry seeds: fnmatch patterns on dotted module names, ``"first:last"`` for a span, ``""``
             for the whole model; a mapping also gives the number of seeds per place. None chooses by itself: layers,
             blocks, halves of chains, the whole model.
+        exclude: places that carry no seeds, whoever chose them: patterns on their names as in ``layers``, spans and the
+            whole model (``""``) among them. Places that contain an excluded module stay; exclude those too, if a graft
+            shall not run beside them either.
         seeds_per_layer: seeds of each layer, capped at its channels. Blocks, spans and the model have one.
         axis: channel axis (1 or -1) of places whose modules do not tell, by pattern.
         output_fields: which field of a mapping or dataclass output grafts write, by pattern; else the first tensor.
@@ -38,6 +41,11 @@ class GrowthConfig:
         max_growth: bound on all grown parameters, relative to the host's.
         max_memory: bound on the bytes of all grafts with their optimizer state, relative to the host's with its own.
         max_latency: bound on the multiply-adds of all grafts in a forward pass, relative to the host's.
+        max_train_flops: bound on the training FLOPs of the whole run, with arms, judging and all that is adopted,
+            relative to the same run without growth: 1.3 is at most 30 % more. Few candidates are tried then, or small
+            ones, or none, so that even the worst case keeps it; with ``trial="live"`` the twin counts for all that is
+            left of the run. Batches are taken to be of one size. What emergencies measure comes on top, and part of
+            ``depthwise_conv``: torch counts the gradient of its weights as if they were dense.
         min_confidence: least confidence level (0 to 3) of a blueprint that may grow.
         max_failures: a place at which so many lifecycles failed one after the other grows no more.
         grow_after: no germination before this fraction.
@@ -47,9 +55,16 @@ class GrowthConfig:
         min_delta: relative improvement of the held-out loss per epoch below which it counts as stalled.
         target_metric: no growth once the held-out metric has reached this; None is never reached.
         round_fraction: length of the twin's window, and of GRAFTING in a live trial.
-        compare: ``"flops"`` gives a candidate as many steps as the twin's FLOPs pay for, ``"steps"`` as many steps.
+        compare: ``"flops"`` gives a candidate as many steps as the twin's FLOPs pay for, ``"steps"`` as many as the
+            twin took, which is no protection: then chance alone lets a placebo win every other time.
         race: give an arm up that is half over if its training loss is above that of one that has beaten the twin, when
-            that was half over.
+            that was half over; and try no more candidates once two were clearly worse than the twin (by ``gate_z``) and
+            none was better.
+        arms: of a round: ``"in_turn"``, or ``"side_by_side"``, each in a process of its own with one thread of torch,
+            as many at once as there are cores. That is for models on the CPU only, where the system can fork
+            processes and no GPU is visible. All arms are then trained to their end: ``race`` cannot act, nor are
+            there checkpoints within an arm. The run waits for them meanwhile. The outcome is that of ``race=False``
+            in turn, to the byte where torch has one thread there too.
         ramp_fraction: length of the rise of alpha.
         hold_fraction: share of an arm for which the graft is frozen before it is judged, at most 0.1.
         drift_threshold: ``drift_controlled`` pauses while host weights are further than this from their average,
@@ -59,8 +74,12 @@ class GrowthConfig:
         freeze: ``"decayed"`` keeps a graft training until the learning rate has decayed, ``"at_once"`` freezes it at
             its keep gate.
         graft_lr: the grafts' learning rate relative to the host's. None takes 1.5 behind optimizers of the Adam family,
-            and what gives a peak of 0.001 behind others, whose rates mean something else.
-        peak_lr: the schedule's peak. None takes the largest rate seen.
+            and what gives a peak of 0.001 behind others, whose rates mean something else; times the family's own rate,
+            which is 0.5 for convolutions.
+        peak_lr: the schedule's peak. None takes the largest rate seen; name it where a run goes on with a trained model
+            at a small rate, or its grafts train at that rate too.
+        rewarm: share of the peak to which the host's learning rate is lifted while a graft trains that was born where
+            the rate was below 10 % of the peak; it joins the grafts' decay at the end. None leaves it to the scheduler.
         graft_weight_decay: decoupled weight decay of live grafts.
         embargo_epochs: epochs for which a culled seed may not germinate again.
         quarantine_epochs: epochs for which a seed that was rolled back may not.
@@ -77,6 +96,7 @@ class GrowthConfig:
     """
 
     layers: Sequence[str] | Mapping[str, int] | None = None
+    exclude: Sequence[str] = ()
     seeds_per_layer: int = 64
     axis: Mapping[str, int] | None = None
     output_fields: Mapping[str, str] | None = None
@@ -95,6 +115,7 @@ class GrowthConfig:
     max_growth: float = 1.5
     max_memory: float | None = None
     max_latency: float | None = None
+    max_train_flops: float | None = None
     min_confidence: int = 0
     max_failures: int = 3
     grow_after: float = 0.05
@@ -106,6 +127,7 @@ class GrowthConfig:
     round_fraction: float = 0.10
     compare: Literal["flops", "steps"] = "flops"
     race: bool = True
+    arms: Literal["in_turn", "side_by_side"] = "in_turn"
     ramp_fraction: float = 0.015
     hold_fraction: float = 0.05
     drift_threshold: float = 0.12
@@ -114,6 +136,7 @@ class GrowthConfig:
     freeze: Literal["decayed", "at_once"] = "decayed"
     graft_lr: float | None = None
     peak_lr: float | None = None
+    rewarm: float | None = None
     graft_weight_decay: float = 0.01
     embargo_epochs: int = 5
     quarantine_epochs: int = 10
@@ -139,6 +162,17 @@ class GrowthConfig:
         for name in ("graft_lr", "peak_lr", "max_memory", "max_latency"):
             value = getattr(self, name)
             self._check(name, value is None or (self._is_number(name) and value > 0), "above 0, or None")
+        rewarm = self.rewarm
+        is_right = rewarm is None or (self._is_number("rewarm") and 0 < rewarm <= 1)
+        self._check("rewarm", is_right, "in (0, 1], or None")
+        bound = self.max_train_flops
+        is_right = bound is None or (self._is_number("max_train_flops") and bound > 1)
+        self._check("max_train_flops", is_right, "above 1, or None")
+        if bound is not None and self.objective != "none":
+            raise ConfigError(
+                f"max_train_flops {bound:g} cannot be kept with objective {self.objective!r}: what training in "
+                "isolation will cost is not known beforehand. Leave one of them out."
+            )
         for name in ("min_delta", "graft_weight_decay", "emergency_rollback_threshold"):
             self._check(name, self._is_number(name) and getattr(self, name) >= 0, "at least 0")
         target = self.target_metric
@@ -165,6 +199,7 @@ class GrowthConfig:
         self._check("blueprints", _is_list_of_names(self.blueprints) and len(self.blueprints) > 0, "a list of ids")
         is_right = self.layers is None or isinstance(self.layers, Mapping) or _is_list_of_names(self.layers)
         self._check("layers", is_right, "a list of patterns, a mapping from patterns to numbers of seeds, or None")
+        self._check("exclude", _is_list_of_names(self.exclude), "a list of patterns")
         axes = self.axis
         is_right = axes is None or (isinstance(axes, Mapping) and all(axis in (1, -1) for axis in axes.values()))
         self._check("axis", is_right, "a mapping from patterns to 1 or -1, or None")

@@ -20,6 +20,10 @@ class EvaluationError(EsperError):
     """``evaluate`` returned something that cannot be judged."""
 
 
+class ArmError(EsperError):
+    """The process of an arm died, or what it did there raised an error."""
+
+
 class DataError(EsperError, ValueError):
     """A data file that cannot be used."""
 

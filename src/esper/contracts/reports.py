@@ -58,14 +58,16 @@ class PlaceReport:
             a graft that reads its own chunk can grow there.
         outputs: channels that the place writes.
         bounds: first channel of every seed's chunk, and the end.
-        layout: what lies around the channels.
-        positions: tokens, or positions along all axes, of one sample; 1 if unknown.
+        layout: what lies around the channels that grafts read.
+        chunk_layout: what lies around those that they write; the two differ where the host reduces positions.
+        positions: tokens, or positions along all axes, of one sample, where grafts read; 1 if unknown.
         host_parameters: parameters of the host modules that the place covers.
         grown_parameters: parameters of the place's fossils and live grafts.
-        rows: vectors of channels that the place wrote in the traced training step (samples times positions).
+        rows: vectors of channels at which grafts would work in the traced training step (samples times positions).
         seeds: what its seeds have sensed; None without telemetry.
         gradient_noise: standard deviation of the place's gradient norm from step to step, relative to its mean.
         drift: how far the place's host weights have moved since the last good snapshot, relative to their norm.
+        is_step: whether it is one of several blocks in a row, such as those of a transformer.
     """
 
     layer_id: str
@@ -76,6 +78,7 @@ class PlaceReport:
     outputs: int
     bounds: Sequence[int]
     layout: Layout = "features"
+    chunk_layout: Layout = "features"
     positions: int = 1
     host_parameters: int = 0
     grown_parameters: int = 0
@@ -83,6 +86,7 @@ class PlaceReport:
     seeds: SeedReport | None = None
     gradient_noise: float | None = None
     drift: float | None = None
+    is_step: bool = False
 
     @property
     def num_seeds(self) -> int:
@@ -114,6 +118,13 @@ class Observation:
         grown_parameters: parameters of fossils and live grafts.
         grown_multiply_adds: of their forward pass on that step.
         reports: of all lifecycles that have ended, in order.
+        train_flops: all training FLOPs so far, with arms and judging.
+        step_flops: mean training FLOPs of a step before anything germinated; 0 if no step was done yet.
+        first_multiply_adds: those of ``grown_multiply_adds`` that were there then.
+        evaluation_flops: of one evaluation of the model as it is; 0 where ``max_train_flops`` is not set.
+        open_evaluations: that grafts which are adopted or on trial in the run itself may still ask for.
+        open_arm_steps: that the twin of a live trial under way may still take.
+        waiting_multiply_adds: of every candidate that waits for a round, or for the end of its window.
     """
 
     step: int
@@ -130,6 +141,13 @@ class Observation:
     host_multiply_adds: int = 0
     grown_multiply_adds: int = 0
     reports: Sequence["FieldReport"] = ()
+    train_flops: int = 0
+    step_flops: float = 0.0
+    first_multiply_adds: int = 0
+    evaluation_flops: int = 0
+    open_evaluations: int = 0
+    open_arm_steps: int = 0
+    waiting_multiply_adds: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,11 @@ from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.row import Row, measured
 from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step, optimizer_of, train
 from esper.tasks.task import Task
+from esper.tasks.weights import Weights, put_weights
 
 RATES = (1e-3, 3e-3, 1e-2)
+RECIPES = tuple(Recipe(lr, schedule) for schedule in SCHEDULES for lr in RATES)
+"""What is searched."""
 
 
 @dataclass(frozen=True)
@@ -30,45 +33,56 @@ class Setting:
         batch_size: samples of a batch.
         seed: of first weights and order of batches.
         split_seed: of the deal of the held-out samples.
-        rates: peak learning rates to search.
+        recipes: learning rates and schedules to search.
         on_run: called with how many runs of a search are over, of how many; first with 0.
     """
 
     batch_size: int
     seed: int
     split_seed: int
-    rates: tuple[float, ...] = RATES
+    recipes: tuple[Recipe, ...] = RECIPES
     on_run: Callable[[int, int], None] | None = None
 
 
-def host_on(task: Task, train_flops: int, setting: Setting) -> Row:
-    """The host from the grown run's first weights, trained for ``train_flops``."""
-    return search(task, setting, lambda *how: train_new(task, 1.0, train_flops, setting, *how))
+def host_on(task: Task, train_flops: int, setting: Setting, weights: Weights | None = None) -> Row:
+    """The host from the grown run's first weights, trained for ``train_flops``.
+
+    Args:
+        task: what is learned.
+        train_flops: of the grown run.
+        setting: what is shared with it.
+        weights: those that the grown run began with, if it did not begin with random ones.
+    """
+
+    def run(recipe: Recipe, curve: LearningCurve) -> tuple[nn.Module, int]:
+        return train_new(task, 1.0, train_flops, setting, recipe, curve, weights)
+
+    return search(task, setting, run)
 
 
 def static(task: Task, train_flops: int, parameters: int, setting: Setting) -> Row:
     """A host with all hidden widths scaled by one factor to ``parameters``, trained for ``train_flops``.
 
-    The row reports the parameters that it really has: widths are whole numbers.
+    It is new: where the grown run began with trained weights, this network is given the same further FLOPs, and none
+    for what those weights had cost. The row reports the parameters that it really has: widths are whole numbers.
     """
     factor = width_factor(task, parameters)
     return search(task, setting, lambda *how: train_new(task, factor, train_flops, setting, *how))
 
 
 def search(task: Task, setting: Setting, run: Callable[[Recipe, LearningCurve], tuple[nn.Module, int]]) -> Row:
-    """Train once per learning rate and schedule; the row of the run that ends best on the *select* part.
+    """Train once per recipe; the row of the run that ends best on the *select* part.
 
     Args:
         task: what is learned.
-        setting: with the rates to search.
+        setting: with the recipes to search.
         run: trains to the end by a recipe, notes its learning curve, and gives the model and its training FLOPs. It is
             called with the global random state seeded by ``setting.seed``, which is put back afterwards.
     """
-    recipes = [Recipe(lr, schedule) for schedule in SCHEDULES for lr in setting.rates]
     rows: list[Row] = []
     tell = setting.on_run or (lambda done, total: None)
-    tell(0, len(recipes))
-    for recipe in recipes:
+    tell(0, len(setting.recipes))
+    for recipe in setting.recipes:
         curve = LearningCurve(task, setting.split_seed)
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[]):
@@ -87,15 +101,26 @@ def search(task: Task, setting: Setting, run: Callable[[Recipe, LearningCurve], 
                 curve=curve.to_dict(),
             )
         )
-        tell(len(rows), len(recipes))
+        tell(len(rows), len(setting.recipes))
     return min(rows, key=lambda row: math.inf if math.isnan(row.val_loss) else row.val_loss)
 
 
 def train_new(
-    task: Task, factor: float, train_flops: int, setting: Setting, recipe: Recipe, curve: LearningCurve
+    task: Task,
+    factor: float,
+    train_flops: int,
+    setting: Setting,
+    recipe: Recipe,
+    curve: LearningCurve,
+    weights: Weights | None = None,
 ) -> tuple[nn.Module, int]:
-    """A new host of ``factor`` times the widths, trained for as many steps as come closest to ``train_flops``."""
+    """A host of ``factor`` times the widths, trained for as many steps as come closest to ``train_flops``.
+
+    It begins with random weights, or with those that are given, which must be of its size.
+    """
     model = task.make_host(width_factor=factor)
+    if weights is not None:
+        put_weights(model, weights)
     cost = flops_per_step(model, next(batches(task, setting.batch_size, setting.seed)))
     steps = max(1, round(train_flops / cost))
     source = batches(task, setting.batch_size, setting.seed)

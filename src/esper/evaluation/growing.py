@@ -15,12 +15,13 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Evaluation
 from esper.evaluation.scoring import cross_entropy, per_sample
-from esper.evaluation.training import WEIGHT_DECAY, Epochs, cosine
+from esper.evaluation.training import SCHEDULES, WEIGHT_DECAY, Epochs
 from esper.kasmina.hosts import places, wrap
 from esper.runtime.loader import BatchLoader
 from esper.runtime.session import Session
 from esper.tamiyo.heuristic import Policy
 from esper.tasks.task import Task
+from esper.tasks.weights import Weights, put_weights
 
 SCHEDULE = "cosine"
 
@@ -59,12 +60,15 @@ def growing(
     lr: float,
     seed: int,
     steps_per_epoch: int | None = None,
+    schedule: str = SCHEDULE,
+    weights: Weights | None = None,
+    evaluate: Callable[[nn.Module], Evaluation] | None = None,
     policy: Policy | None = None,
     directory: Path | None = None,
     checkpoint_steps: int | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> Growing:
-    """Prepare a run: AdamW, half a cosine, the task's host from ``seed``.
+    """Prepare a run: AdamW, half a cosine unless told otherwise, the task's host from ``seed`` or from ``weights``.
 
     Args:
         task: what is learned.
@@ -74,20 +78,26 @@ def growing(
         lr: peak learning rate.
         seed: of first weights and order of batches.
         steps_per_epoch: batches of an epoch; None goes through all training samples.
+        schedule: of the learning rate, by its name in :data:`esper.evaluation.training.SCHEDULES`.
+        weights: trained ones that the host begins with; None begins with random ones.
+        evaluate: as in :class:`esper.Session`; None measures every held-out sample.
         policy, directory, checkpoint_steps, on_event: as in :class:`esper.Session`.
 
     Raises:
-        ConfigError: if the host cannot carry seeds, or no blueprint fits any of its places.
+        ConfigError: if the host cannot carry seeds, no blueprint fits any of its places, or the weights do not fit it.
     """
     torch.manual_seed(seed)
-    model = wrap(task.make_host(), config, example=task.train.x[:batch_size])
+    host = task.make_host()
+    if weights is not None:
+        put_weights(host, weights)
+    model = wrap(host, config, example=task.train.x[:batch_size])
     passes = BatchLoader(task.train, batch_size, seed)
     loader = passes if steps_per_epoch is None else Epochs(passes, steps_per_epoch)
     _check_blueprints(model, config)
     steps = epochs * len(loader)
     optimizer = AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
 
-    def evaluate(model: nn.Module) -> Evaluation:
+    def measure(model: nn.Module) -> Evaluation:
         losses, correct = per_sample(model, task.held_out)
         return Evaluation(losses=losses, correct=correct, groups=task.groups)
 
@@ -95,9 +105,9 @@ def growing(
         model,
         optimizer,
         loss=cross_entropy,
-        evaluate=evaluate,
+        evaluate=evaluate or measure,
         planned_steps=steps,
-        scheduler=LambdaLR(optimizer, lambda step: cosine(step / steps)),
+        scheduler=LambdaLR(optimizer, lambda step: SCHEDULES[schedule](step / steps)),
         scheduler_every="step",
         loader=loader,
         policy=policy,

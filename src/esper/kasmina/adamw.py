@@ -17,7 +17,7 @@ def step_adamw(
     exp_avg_sq_SN: Tensor,
     updates_S: Tensor,
     moves_S: Tensor,
-    lr: float,
+    lr: float | Tensor,
     weight_decay: float,
 ) -> None:
     """One step of the rows that move, in place; all others keep their bytes.
@@ -29,7 +29,7 @@ def step_adamw(
         exp_avg_sq_SN: float32 ``[S, N]``, second moments.
         updates_S: float32 ``[S]``, steps so far.
         moves_S: bool ``[S]``.
-        lr: learning rate.
+        lr: learning rate, or one of each row, float32 ``[S, 1]``.
         weight_decay: decoupled.
     """
     updates_S += moves_S

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.contracts.lifecycle import TRAINABLE
+from esper.kasmina.geometry import Geometry
 from esper.kasmina.graft import Graft
 from esper.kasmina.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
 from esper.kasmina.seed_state import KeepsDtype, SeedState
@@ -52,8 +53,10 @@ class Group(nn.Module):
         # the weights of linear1 and linear2 and would bypass grafts on them.
         self.register_forward_pre_hook(_refuse_call)
 
-    def add_to(self, y: Tensor, x: Tensor, params_GN: Tensor, state: SeedState, *, raises_faults: bool) -> Tensor:
-        """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is the place's input."""
+    def add_to(
+        self, y: Tensor, x: Tensor, params_GN: Tensor, state: SeedState, geometry: Geometry, *, raises_faults: bool
+    ) -> Tensor:
+        """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is what a geometry reads."""
         alpha_G = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
         y_GK = y.unsqueeze(0) if self.covers_all else y[..., self.channels].movedim(-2, 0)
         x_G = y_GK if self.blueprint.reads == "chunk" else x.expand(len(self.grafts), *x.shape)
@@ -61,7 +64,11 @@ class Group(nn.Module):
         watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame_G)
 
         x_in_G, params_in_GN = Entry.apply(x_G, params_GN, watch)
-        delta_G = Exit.apply(self._deltas(x_in_G, params_in_GN), watch)
+        delta_G = self._deltas(x_in_G, params_in_GN)
+        if self.blueprint.reads == "input" and geometry.adapter == "pool":
+            settled = geometry.settle(delta_G.flatten(0, 1), y.expand(len(self.grafts), *y.shape).flatten(0, 1))
+            delta_G = settled.unflatten(0, (len(self.grafts), -1))
+        delta_G = Exit.apply(delta_G, watch)
 
         # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
         grown_GK = y_GK + alpha_G.to(y.dtype).view(-1, *[1] * y.dim()) * delta_G.to(y.dtype)
@@ -146,8 +153,8 @@ class Arena(KeepsDtype):
         assert graft.slot is not None
         return self.slots_SN()[graft.slot, : graft.num_parameters]
 
-    def add_to(self, y: Tensor, x: Tensor, state: SeedState, *, raises_faults: bool) -> Tensor:
-        """Host output ``y`` with all fossils and live grafts; ``x`` is the place's input."""
+    def add_to(self, y: Tensor, x: Tensor, state: SeedState, geometry: Geometry, *, raises_faults: bool) -> Tensor:
+        """Host output ``y`` with all fossils and live grafts; ``x`` is what ``geometry`` reads."""
         slots_SN = self.slots_SN() if self.num_slots else self.slots
         for index, group in enumerate(self.groups):
             assert isinstance(group, Group)
@@ -158,7 +165,7 @@ class Arena(KeepsDtype):
                 params_GN = select_G(self.trainable(state)[group.seeds], params_GN, params_GN.detach())
                 if not group.blueprint.is_trainable:
                     params_GN = params_GN.detach()
-            y = group.add_to(y, x, params_GN, state, raises_faults=raises_faults)
+            y = group.add_to(y, x, params_GN, state, geometry, raises_faults=raises_faults)
         return y
 
     @staticmethod

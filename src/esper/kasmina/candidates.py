@@ -1,8 +1,8 @@
 """Which modules of a model shall carry seeds: those that were named, or a sensible choice."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -22,6 +22,7 @@ class Candidate:
         modules: the modules.
         num_seeds: seeds that were asked for; None leaves the number to the configuration.
         is_named: whether it was named itself, not found by a pattern or by choice.
+        is_step: whether it is one of several blocks in a row, and no row itself.
     """
 
     layer_id: str
@@ -30,6 +31,7 @@ class Candidate:
     modules: tuple[nn.Module, ...]
     num_seeds: int | None = None
     is_named: bool = False
+    is_step: bool = False
 
     @property
     def host_parameters(self) -> int:
@@ -38,13 +40,31 @@ class Candidate:
         return sum(parameter.numel() for parameter in unique)
 
 
-def choose(model: nn.Module, layers: Any) -> list[Candidate]:
-    """Candidates for ``GrowthConfig.layers``.
+def choose(model: nn.Module, layers: Any, exclude: Sequence[str] = ()) -> list[Candidate]:
+    """Candidates for ``GrowthConfig.layers``, without those that ``GrowthConfig.exclude`` forbids.
 
     Raises:
         ConfigError: if a name or pattern means nothing, or nothing can carry seeds.
     """
     modules = dict(model.named_modules())
+    found = _wanted(modules, layers)
+    places = [one.layer_id for one in found]
+    for pattern in exclude:
+        if not fnmatch.filter(places, pattern):
+            within = f" What lies within a module is named by '{pattern}*'." if pattern in modules else ""
+            raise ConfigError(f"exclude: {pattern!r} matches no place.{within} {closest(pattern, places)}")
+    allowed = [one for one in found if not any(fnmatch.fnmatch(one.layer_id, pattern) for pattern in exclude)]
+    if not allowed:
+        raise ConfigError(
+            f"exclude forbids every place that could carry seeds: {', '.join(map(repr, places))}. "
+            "Leave one, or set max_rounds=0, which never grows."
+        )
+    steps = _steps(modules)
+    return [replace(one, is_step=True) if one.layer_id in steps else one for one in allowed]
+
+
+def _wanted(modules: dict[str, nn.Module], layers: Any) -> list[Candidate]:
+    """Candidates for ``GrowthConfig.layers``."""
     if layers is None:
         found = {one.layer_id: one for one in _automatic(modules)}
         if not found:
@@ -110,6 +130,21 @@ def _is_block(module: nn.Module, parent: nn.Module | None) -> bool:
     if not _can_host(module):
         return False
     return isinstance(module, nn.Sequential) or isinstance(parent, nn.Sequential | nn.ModuleList)
+
+
+def _steps(modules: dict[str, nn.Module]) -> set[str]:
+    """Blocks that come in a row of several, and hold no such row themselves."""
+    in_rows: set[str] = set()
+    for name, module in modules.items():
+        if isinstance(module, nn.Sequential | nn.ModuleList):
+            prefix = f"{name}." if name else ""
+            row = {
+                prefix + step
+                for step, child in module._modules.items()
+                if child is not None and edge_of(child) is None and _can_host(child)
+            }
+            in_rows |= row if len(row) > 1 else set()
+    return {name for name in in_rows if not any(other.startswith(f"{name}.") for other in in_rows)}
 
 
 def _halves(modules: dict[str, nn.Module], name: str, chain: nn.Sequential) -> Iterator[Candidate]:

@@ -91,6 +91,12 @@ def first_and_last(*modules: nn.Module) -> tuple[Edge, Edge] | None:
     return real[0], real[-1]
 
 
+def outermost(*modules: nn.Module) -> tuple[Edge | None, Edge | None]:
+    """Edges of the first and of the last layer, norms among them; None for one that is unknown."""
+    layers = [layer for module in modules for layer in layers_of(module)]
+    return (edge_of(layers[0]), edge_of(layers[-1])) if layers else (None, None)
+
+
 def keeps_positions(layer: nn.Module) -> bool:
     """Whether a layer's output has the positions of its input, as far as its type tells."""
     if isinstance(layer, _ConvNd):

@@ -147,6 +147,8 @@ def _add_fossils(root: nn.Module, graph: fx.Graph, place: Place, x: fx.Node, out
             start, end = graft.channels
             source = read if graft.blueprint.reads == "input" else y.narrow(-1, start, end - start)
             delta: Any = fx.Proxy(graph.call_module(name, (source.node,)), tracer)
+            if graft.blueprint.reads == "input":
+                delta = geometry.settle(delta, y)
             before, after = start, place.ports.outputs - end
             if before or after:
                 delta = F.pad(delta, (before, after))

@@ -38,7 +38,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     for blueprint_id in config.blueprints:
         make_blueprint(blueprint_id, {})
     refuse_unfit(model)
-    candidates = choose(model, config.layers)
+    candidates = choose(model, config.layers, config.exclude)
     for one in candidates:
         for end in (one.modules[0], one.modules[-1]):
             refuse_unswappable(f"{one.layer_id!r}", end)
@@ -152,7 +152,7 @@ def traced(model: nn.Module) -> Iterator[Trace]:
     ends = {place.layer_id: module for module in _wrapped(model) for place in module._esper}
     starts = ends | {place.layer_id: module for module in _wrapped(model) for place in module._esper.feeds}
     found = list(places(model))
-    watched = [Watched(p.layer_id, starts[p.layer_id], ends[p.layer_id], p.site.field, p.ports.outputs) for p in found]
+    watched = [_watched(place, starts[place.layer_id], ends[place.layer_id]) for place in found]
     with watching(model, watched) as trace:
         yield trace
     for place in found:
@@ -162,6 +162,11 @@ def traced(model: nn.Module) -> Iterator[Trace]:
             raise ConfigError(f"{name} gave no tensor that a graft could be added to. Name other layers.")
         if y is not None:
             place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
+
+
+def _watched(place: Place, first: nn.Module, last: nn.Module) -> Watched:
+    inputs = place.ports.inputs if place.site.geometry.adapter == "pool" else 0
+    return Watched(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs)
 
 
 def _num_seeds(one: Candidate, site: Site, config: GrowthConfig) -> int:

@@ -22,6 +22,7 @@ from torch import Tensor
 from esper.contracts.errors import ConfigError, closest
 from esper.kasmina.adamw import step_adamw
 from esper.kasmina.arena import Activity
+from esper.kasmina.geometry import Geometry
 from esper.kasmina.graft import Graft
 from esper.kasmina.guard import finite_G, select_G
 from esper.kasmina.objectives import OBJECTIVES, first_order_gain, pseudo_residual, relative_error
@@ -44,13 +45,15 @@ class Incubation(KeepsDtype):
     Args:
         activities: of the host modules whose forward must run the place while one learns.
         device: where the place is.
+        geometry: of the place.
     """
 
     home: Tensor
 
-    def __init__(self, activities: list[Activity], device: torch.device) -> None:
+    def __init__(self, activities: list[Activity], device: torch.device, geometry: Geometry) -> None:
         super().__init__()
         self._activities = activities
+        self.geometry = geometry
         self._trainees: dict[int, Trainee] = {}  # by lifecycle
         self.register_buffer("home", torch.zeros(0, device=device), persistent=False)  # knows the device
 
@@ -152,7 +155,7 @@ class Incubation(KeepsDtype):
         params = self._of(lifecycle, "params")
         with torch.enable_grad():
             leaf = params.detach().requires_grad_()
-            delta = trainee.graft.blueprint.delta(trainee.graft.unflatten(leaf), x)
+            delta = self._delta(trainee.graft, leaf, x, target)
             error = relative_error(delta, target, counts_R[rows_B])
             (grad,) = torch.autograd.grad(error, leaf)
         moves = counts_R[rows_B].any() & torch.isfinite(grad).all()
@@ -166,6 +169,11 @@ class Incubation(KeepsDtype):
             trainee.lr,
             weight_decay=0.0,
         )
+
+    def _delta(self, graft: Graft, params: Tensor, x: Tensor, chunk: Tensor) -> Tensor:
+        """What the graft adds to ``chunk [R, ..., K]``, of which only the positions count."""
+        delta = graft.blueprint.delta(graft.unflatten(params), x)
+        return delta if graft.blueprint.reads == "chunk" else self.geometry.settle(delta, chunk)
 
     @torch.no_grad()
     def end(self, lifecycle: int) -> dict[str, float]:
@@ -195,7 +203,7 @@ class Incubation(KeepsDtype):
 
             def scaled(scale: float) -> tuple[Tensor, Tensor]:
                 candidate = torch.where(scalable, params * scale, params)
-                return candidate, graft.blueprint.delta(graft.unflatten(candidate), x_R)
+                return candidate, self._delta(graft, candidate, x_R, target_R)
 
             identity, none = scaled(0.0)
             if not none.any():

@@ -133,7 +133,7 @@ def _germinate(place: Place, command: Command, birth: Birth, seeds: tuple[int, i
     channels = place.bounds[seeds[0]], place.bounds[seeds[1]]
     width = channels[1] - channels[0]
     inputs = width if blueprint.reads == "chunk" else place.ports.inputs
-    ports = place.ports._replace(inputs=inputs, outputs=width)
+    ports = place.ports._replace(inputs=inputs, outputs=width, layout=place.layout_for(blueprint.reads))
     misfit = blueprint.misfit(ports)
     if misfit is not None:
         raise ConfigError(f"Blueprint {blueprint.id!r} cannot grow at {name}: {misfit}.")

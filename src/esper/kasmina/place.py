@@ -12,7 +12,7 @@ from esper.blueprints.blueprint import Ports
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import State
-from esper.contracts.reports import PlaceReport
+from esper.contracts.reports import Layout, PlaceReport
 from esper.kasmina.arena import Arena
 from esper.kasmina.chunking import chunk_bounds
 from esper.kasmina.geometry import Geometry
@@ -34,6 +34,7 @@ class Site:
         modules: dotted names of the host modules that it covers.
         field: name of the output field that grafts write, if the output has fields and not the first tensor is meant.
         form: what the output is, see :mod:`esper.kasmina.outputs`.
+        is_step: whether it is one of several blocks in a row.
     """
 
     layer_id: str
@@ -43,6 +44,7 @@ class Site:
     modules: tuple[str, ...]
     field: str | None = None
     form: Form = ("tensor",)
+    is_step: bool = False
 
 
 class Place(nn.Module):
@@ -63,7 +65,7 @@ class Place(nn.Module):
         self.state = SeedState(num_seeds).to(like.device)
         self.telemetry = Telemetry(self.bounds, config.telemetry_rows, like.device)
         self.arena = Arena(site.ports.outputs, like.dtype, like.device)
-        self.incubation = Incubation(self.arena.activities, like.device)
+        self.incubation = Incubation(self.arena.activities, like.device, site.geometry)
         self._captured: Tensor | None = None
         self._shown: dict[str, Any] | None = None
 
@@ -81,6 +83,11 @@ class Place(nn.Module):
     def ports(self) -> Ports:
         """Features that grafts read, channels that they write."""
         return self.site.ports
+
+    def layout_for(self, reads: str) -> Layout:
+        """What lies around the channels that a graft reads: the place's input, or the ``"chunk"`` of its output."""
+        layout = self.ports.layout
+        return self.site.geometry.chunk_layout(layout) if reads == "chunk" else layout
 
     @property
     def seed(self) -> int:
@@ -131,7 +138,8 @@ class Place(nn.Module):
         y_last = geometry.channels_last(y)
         x_last = y_last if x is None or not self.ports.inputs else geometry.read(x, y_last)
         if self.is_growing:
-            grown = geometry.restore(self.arena.add_to(y_last, x_last, self.state, raises_faults=self.training))
+            grown = self.arena.add_to(y_last, x_last, self.state, geometry, raises_faults=self.training)
+            grown = geometry.restore(grown)
             # the host's strides: other ones round differently in what follows, and may not be viewed as it does
             y = grown if grown.stride() == y.stride() else torch.empty_like(y).copy_(grown)
         if self.incubation.is_active and self.training:
@@ -145,7 +153,7 @@ class Place(nn.Module):
             site: with what was seen of the host's tensors.
             threshold: value at or below which the activation behind the place passes nothing, if it is known.
         """
-        self.site = site
+        self.site, self.incubation.geometry = site, site.geometry
         self._shown = {
             "layout": site.ports.layout,
             "positions": site.ports.positions,
@@ -164,12 +172,14 @@ class Place(nn.Module):
         return PlaceReport(
             layer_id=self.layer_id,
             kind=self.kind,
+            is_step=self.site.is_step,
             states=self.state.lifecycle.tolist(),
             is_under_embargo=bool((self.state.embargo_epochs > 0).any()),
             inputs=self.ports.inputs,
             outputs=self.ports.outputs,
             bounds=self.bounds,
             layout=self.ports.layout,
+            chunk_layout=self.layout_for("chunk"),
             positions=self.ports.positions,
             host_parameters=self.host_parameters,
             grown_parameters=self.arena.num_parameters,

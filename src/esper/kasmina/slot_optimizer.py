@@ -30,15 +30,22 @@ class SlotOptimizer:
         optimizer: the user's; it must hold the arenas, so that gradient scalers and clipping see them.
         learning_rate: called at every step, gives the grafts' learning rate.
         weight_decay: decoupled.
+        by_family: whether families train at their own multiples of the learning rate.
 
     Raises:
         ConfigError: if the optimizer does not hold every arena, was built for another model, or needs a closure.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, learning_rate: Callable[[], float], weight_decay: float
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        learning_rate: Callable[[], float],
+        weight_decay: float,
+        *,
+        by_family: bool = False,
     ) -> None:
-        self._places = list(places(model))
+        self._places, self._by_family = list(places(model)), by_family
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
@@ -80,11 +87,14 @@ class SlotOptimizer:
                 self._learning_rate(),
                 self._weight_decay,
                 skip=None if found_inf is None else found_inf > 0,
+                by_family=self._by_family,
             )
 
 
 @torch.no_grad()
-def step_slots(place: Place, grad: Tensor, lr: float, weight_decay: float, skip: Tensor | None = None) -> None:
+def step_slots(
+    place: Place, grad: Tensor, lr: float, weight_decay: float, skip: Tensor | None = None, *, by_family: bool = False
+) -> None:
     """One AdamW step of every slot whose graft trains now; all others keep their bytes.
 
     Args:
@@ -93,18 +103,21 @@ def step_slots(place: Place, grad: Tensor, lr: float, weight_decay: float, skip:
         lr: learning rate.
         weight_decay: decoupled.
         skip: bool scalar tensor; true where a gradient scaler found infinities.
+        by_family: whether families train at their own multiples of ``lr``.
 
     A slot whose gradient is not finite is left as it is.
     """
     arena = place.arena
     grad_SN = grad.view(arena.num_slots, arena.slot_size).float()
     moves = torch.zeros(arena.num_slots, dtype=torch.bool, device=grad.device)
-    trainable = arena.trainable(place.state)
+    trainable, rates = arena.trainable(place.state), torch.full((arena.num_slots, 1), lr, device=grad.device)
     for group in arena.groups:
         assert isinstance(group, Group)
         if group.is_live and group.blueprint.is_trainable:
             moves[group.slots] = trainable[group.seeds]
+            if by_family:
+                rates[group.slots] = lr * group.blueprint.rate
     moves &= torch.isfinite(grad_SN).all(dim=1)
     if skip is not None:
         moves &= ~skip
-    step_adamw(arena.slots_SN(), grad_SN, arena.exp_avg, arena.exp_avg_sq, arena.updates, moves, lr, weight_decay)
+    step_adamw(arena.slots_SN(), grad_SN, arena.exp_avg, arena.exp_avg_sq, arena.updates, moves, rates, weight_decay)

@@ -39,7 +39,7 @@ class Trace:
         inputs: of every place, in its first call; None where it got no tensor.
         outputs: likewise.
         calls: how often each place wrote its output.
-        rows: vectors of channels that each place wrote, over all calls.
+        rows: vectors of channels at which grafts work, over all calls: those that a place wrote, or read.
         thresholds: value at or below which the activation behind a place passes nothing.
         multiply_adds: of the model's forward passes.
     """
@@ -62,6 +62,7 @@ class Watched:
         last: module whose output it writes.
         field: of the output, see :mod:`esper.kasmina.outputs`.
         outputs: its channels, if known.
+        inputs: its features, where grafts work at the positions of the input; else 0.
     """
 
     layer_id: str
@@ -69,6 +70,7 @@ class Watched:
     last: nn.Module
     field: str | None = None
     outputs: int | None = None
+    inputs: int = 0
 
 
 @contextmanager
@@ -114,9 +116,14 @@ class _Followers(TorchFunctionMode):
 
 
 def _hooks(one: Watched, trace: Trace, followers: _Followers) -> tuple[Callable[..., None], Callable[..., None]]:
+    read = [0]  # rows of the input of the call under way
+
     def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
         x = first_tensor(args, kwargs)
         trace.inputs.setdefault(one.layer_id, None if x is None else Seen(x.shape, x.is_floating_point()))
+        if one.inputs and x is not None:
+            read[0] = x.numel() // one.inputs
+            trace.rows[one.layer_id] += read[0]
 
     def leave(_: nn.Module, args: Any, output: Any) -> None:
         y = written_tensor(output, one.field)
@@ -125,6 +132,9 @@ def _hooks(one: Watched, trace: Trace, followers: _Followers) -> tuple[Callable[
         trace.calls[one.layer_id] += 1
         if y is not None:
             followers.note(y, one.layer_id)
-            trace.rows[one.layer_id] += y.numel() // max(1, one.outputs or y.shape[-1])
+        if y is not None:  # a graft that reads its own chunk works at the output's positions: the more of both count
+            written = y.numel() // max(1, one.outputs or y.shape[-1])
+            trace.rows[one.layer_id] += max(0, written - read[0]) if one.inputs else written
+            read[0] = 0
 
     return enter, leave

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esper.observability.beginning import beginning, trained_weights
 from esper.observability.cited import Document, Name, Words, counted, sentences, words
 from esper.observability.grown import fossils, result_reports
 from esper.observability.labels import seed_label
@@ -116,7 +117,8 @@ def code(name: str) -> str:
 
 def _worth(result: dict[str, Any]) -> Words:
     has_intervals = any((result.get("gains") or {}).values())
-    return sentences([headline(result), *comparison(result), words(INTERVALS if has_intervals else "")])
+    intervals = words(INTERVALS if has_intervals else "")
+    return sentences([headline(result), *comparison(result), beginning(result), intervals])
 
 
 def _what_grew(kept: Sequence[Document]) -> str:
@@ -138,6 +140,8 @@ def _facts(document: Document, model: Mapping[str, Any] | None, kept: Sequence[D
         ("host", f"{host} of {size}" if model is None else f"{host}, with {size}"),
         ("network", str(counted(now, "parameter"))),
     ]
+    if (weights := trained_weights(result)) is not None:
+        facts.append(("began with", f"trained weights, from {code(weights)}"))
     data = code(result["task"])
     if "test_set" in result:
         data += f", {counted(document.cite('test_set', 'samples'), 'test sample')}"
@@ -170,7 +174,8 @@ def _cost(document: Document) -> Words:
         document.cite("rows", "grown", name, spec=spec)
         for name, spec in (("train_flops", "flops"), ("seconds", "seconds"))
     )
-    said = words("Its training took ", flops, "FLOPs and ", seconds)
+    which = "Its training" if trained_weights(document.content) is None else "Its training from those weights on"
+    said = words(f"{which} took ", flops, "FLOPs and ", seconds)
     share = trying(document.content)
     if share is None:
         return said + words("; nothing was tried, so growth cost nothing.")

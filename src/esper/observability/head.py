@@ -2,11 +2,13 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
 
-from esper.observability.cited import Document, Words, line, total, words
+from esper.observability.beginning import trained_weights
+from esper.observability.cited import Document, Name, Words, line, total, words
 from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, Record
 from esper.observability.shapes import is_number
 from esper.observability.verdict import deciding, gains
@@ -22,13 +24,15 @@ def title(record: Record) -> str:
 
 
 def facts(record: Record) -> list[dict[str, Any]]:
-    """Seed, status, date."""
+    """Seed, the weights that it began with if they were trained, status, date."""
     told = []
     config = record.config or {}
     if record.result is not None and is_number(record.result.get("seed")):
         told.append({"label": "seed", "value": Document(f"{RESULT}#", record.result).cite("seed", spec="plain")})
     elif is_number(config.get("seed")):
         told.append({"label": "seed", "value": Document(f"{CONFIG}#", config).cite("seed", spec="plain")})
+    if (weights := trained_weights(record.result or config)) is not None:
+        told.append({"label": "began with", "value": Name(PurePath(weights).name)})
     told.append({"label": "status", "value": record.status})
     begun = next((line(AUDIT, one) for one in record.audit if is_number(one[1].get("time"))), None)
     if begun is not None:

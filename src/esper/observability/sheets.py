@@ -16,18 +16,18 @@ Sheet = dict[str, Any]
 """Columns and rows for a template: ``{"columns": [{"label", "numeric"}], "rows": [{"cells", "accent"}]}``."""
 
 GROUPS = {
-    "growth: where": ["layers", "seeds_per_layer", "axis", "output_fields", "telemetry_rows"],
+    "growth: where": ["layers", "exclude", "seeds_per_layer", "axis", "output_fields", "telemetry_rows"],
     "growth: what": [
         *("blueprints", "selection", "strategy", "capacity_per_round", "max_growth", "max_memory", "max_latency"),
-        *("min_confidence", "graft_lr", "peak_lr", "graft_weight_decay"),
+        *("max_train_flops", "min_confidence", "graft_lr", "peak_lr", "rewarm", "graft_weight_decay"),
     ],
     "growth: when": [
         *("grow_after", "grow_at", "grow_until", "patience", "min_delta", "target_metric", "max_rounds"),
         *("max_candidates", "max_active_seeds", "max_failures", "boundary_steps"),
     ],
     "growth: trial": [
-        *("trial", "judge", "objective", "incubation_fraction", "round_fraction", "compare", "ramp_fraction"),
-        *("hold_fraction", "drift_threshold", "gate_z", "keep_looks", "freeze", "timeout"),
+        *("trial", "judge", "objective", "incubation_fraction", "round_fraction", "compare", "race", "arms"),
+        *("ramp_fraction", "hold_fraction", "drift_threshold", "gate_z", "keep_looks", "freeze", "timeout"),
     ],
 }
 """Options of growth by subject; those that are not listed come last."""

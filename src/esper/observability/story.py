@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from esper.observability.beginning import beginning
 from esper.observability.cited import (
     Cited,
     Document,
@@ -33,8 +34,8 @@ class Story(NamedTuple):
 
     Attributes:
         headline: one short sentence: the verdict, or how far the run came.
-        paragraphs: the comparison with the controls, or how to go on; what grew; what was tried and refused; what went
-            wrong; what growth cost; what was not measured.
+        paragraphs: the comparison with the controls, or how to go on; the trained weights that it began with, if any;
+            what grew; what was tried and refused; what went wrong; what growth cost; what was not measured.
     """
 
     headline: Words
@@ -44,8 +45,8 @@ class Story(NamedTuple):
 def story(record: Record) -> Story:
     """What happened. Notes of the run and faults of its record are no part of it."""
     headline, first = _unfinished(record) if record.result is None else _finished(record.result)
-    told = [first, what_grew(record), *what_was_tried(record), what_went_wrong(record)]
-    told += [cost(record), _not_measured(record)]
+    told = [first, beginning(record.result or record.config or {}), what_grew(record), *what_was_tried(record)]
+    told += [what_went_wrong(record), cost(record), _not_measured(record)]
     return Story(headline, [one for one in told if one])
 
 
@@ -54,7 +55,7 @@ def verdict(result: Mapping[str, Any]) -> str:
     content = dict(result)
     share = trying(content)
     spent = [] if share is None else [words("Trying took ", share, " of the training FLOPs.")]
-    return str(sentences([headline(content), *comparison(content), *spent]))
+    return str(sentences([headline(content), *comparison(content), beginning(content), *spent]))
 
 
 def _finished(result: dict[str, Any]) -> tuple[Words, Words]:

@@ -78,12 +78,22 @@ def _round(record: Record, begun: Document) -> Words:
         said += words(", and it did not beat its twin, the run without it.")
     else:
         said += words(", and none beat its twin, the run without it.")
+    numbers = {one["lifecycle"] for one in candidates}
+    left_out = [line(AUDIT, one).source("reason") for one in record.of("transition") if _was_left_out(one[1], numbers)]
+    if left_out:
+        said += words(" It was clearly better than those that were tried, so that ", count(left_out))
+        said += words(" was not." if len(left_out) == 1 else " were not.")
     if arms and all(one.content["gate_loss"] is None for one in arms):
         is_twin_too = all(one.content["twin_gate_loss"] is None for one in arms)
         whose = "No loss on the gate samples was finite" if is_twin_too else "The loss of no candidate was finite"
         return said + words(f" {whose}.")
     nearest = max((one for one in arms if one.content["twin_z"] is not None), key=_z, default=None)
     return said if nearest is None else said + words(" ") + _nearest(record, nearest, candidates)
+
+
+def _was_left_out(event: dict[str, Any], numbers: set[int]) -> bool:
+    reason = event["reason"]
+    return event["lifecycle"] in numbers and isinstance(reason, str) and reason.startswith("not tried")
 
 
 def _nearest(record: Record, arm: Document, candidates: list[dict[str, Any]]) -> Words:

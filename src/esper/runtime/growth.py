@@ -17,7 +17,8 @@ from esper.runtime.judging import Measurement
 from esper.runtime.keeping import Keeping
 from esper.runtime.observing import Observer
 from esper.runtime.recovery import Recovery
-from esper.runtime.rounds import Round, Rounds
+from esper.runtime.replay import Round
+from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
 from esper.runtime.training import Settings
 from esper.runtime.trials import LiveTrial, Trials
@@ -192,7 +193,7 @@ class Growth:
             misfit = recipe.misfit(ports_at(place, seed_id, recipe.reads))
             raise ConfigError(f"{blueprint_id!r} does not fit {layer_id!r}: {misfit}.")
         ports, config = ports_at(place, seed_id, blueprint.reads), run.config
-        largest = blueprint.sized(ports, budget_per_row(place, seen, config), parameter_room(seen, config))
+        largest = blueprint.sized(ports, budget_per_row(place, seen, config, "live"), parameter_room(seen, config))
         return (largest or blueprint).settings
 
     def state_dict(self) -> dict[str, Any]:
@@ -269,7 +270,7 @@ class Growth:
         for one in run.in_state(State.GERMINATED):
             place = run.places[one.layer_id]
             graft = place.arena.grafts[one.number]
-            misfit = graft.blueprint.misfit(graft.ports._replace(layout=place.ports.layout))
+            misfit = graft.blueprint.misfit(graft.ports._replace(layout=place.layout_for(graft.blueprint.reads)))
             if misfit is not None:
                 run.seeds.move(one, State.CULLED, f"{one.blueprint} does not fit: {misfit}")
 

@@ -43,7 +43,11 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         """Record an event. A number that is not finite is written as null, what JSON does not know as a string."""
-        record = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
+        self.add({"event": event, "time": round(time.time(), 3), **_plain(fields)})
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take in an event as it was recorded, perhaps elsewhere."""
+        event = record["event"]
         if event not in BULKY:
             self.events.append(record)
         if self._writes:
@@ -51,6 +55,10 @@ class Journal:
                 file.write(_line(record))
         if self._on_event is not None:
             self._on_event(record)
+
+    def gather(self) -> None:
+        """From now on only gather events, beginning with none: in a process that was forked off nobody is told."""
+        self.events, self._writes, self._on_event = [], False, None
 
     def restore(self, events: list[dict[str, Any]]) -> None:
         """Go back to an earlier length: what is written after a checkpoint is written again by a resumed run."""

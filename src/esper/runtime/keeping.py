@@ -229,7 +229,7 @@ class Keeping:
             if one.number not in fallback["live"]:
                 run.seeds.move(one, State.ROLLED_BACK, "the run went back to before this graft")
                 run.seeds.discard(one)
-        run.take_over(fallback["body"] | {"grads": {}})
+        run.take_over(fallback["body"], has_gradients=False)
 
     def _release(self, *, all_of_them: bool = False) -> None:
         """Outcomes lead back to DORMANT: at once, or after the embargo."""

@@ -14,7 +14,10 @@ from esper.contracts.reports import Observation, PlaceReport
 from esper.kasmina.hosts import covered_parameters, host_parameters
 from esper.kasmina.place import Place
 from esper.runtime.books import Lifecycle
+from esper.runtime.flops import FlopMeter
 from esper.runtime.run import Run
+from esper.tamiyo.sizing import too_small
+from esper.tamiyo.train_flops import looks_of_a_trial
 
 UNDER_WAY = (State.GERMINATED, State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING)
 
@@ -33,10 +36,15 @@ class Observer:
         self._run = run
         self._covered = covered_parameters(run.model)
         self._weights: dict[str, Tensor] = {}
+        self._meter = FlopMeter()
+        self._before: dict[str, int] = {"steps": 0, "flops": 0, "multiply_adds": 0}  # anything germinated
+        self._has_told = False
 
     def observe(self) -> Observation:
-        """What the controller sees now; reads from the device."""
-        return self._observation([self._report(place) for place in self._run.places.values()])
+        """What the controller sees now; reads from the device. Budgets that leave no room for anything are told."""
+        seen = self._observation([self._report(place) for place in self._run.places.values()])
+        self._tell_if_too_small(seen)
+        return seen
 
     def observe_for(self, command: Command) -> Observation:
         """What the shield needs to see for a command: its place, and what would be grown if all that waits succeeds.
@@ -83,12 +91,12 @@ class Observer:
         self._weights = {layer_id: self._sample(layer_id) for layer_id in self._run.places}
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights from which drift is measured."""
-        return self._weights
+        """The weights from which drift is measured, what a step cost before anything germinated, what was told."""
+        return {"weights": self._weights, "before": self._before, "has_told": self._has_told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self._weights = state
+        self._weights, self._before, self._has_told = state["weights"], state["before"], state["has_told"]
 
     def _observation(self, places: list[PlaceReport]) -> Observation:
         run = self._run
@@ -99,6 +107,8 @@ class Observer:
             for name, arena in arenas.items()
             for graft in [*arena.live, *(fossil for group in arena.fossils for fossil in group)]
         ]
+        if not books.lifecycles_begun:
+            self._before = {"steps": run.step, "flops": books.run_flops, "multiply_adds": sum(grown)}
         return Observation(
             step=run.step,
             planned_steps=run.planned_steps,
@@ -114,7 +124,41 @@ class Observer:
             grown_parameters=sum(arena.num_parameters for arena in arenas.values()),
             grown_multiply_adds=sum(grown),
             reports=books.reports,
+            train_flops=run.train_flops,
+            step_flops=self._before["flops"] / max(1, self._before["steps"]),
+            first_multiply_adds=self._before["multiply_adds"],
+            **self._planned(),
         )
+
+    def _planned(self) -> dict[str, Any]:
+        """What growth that is under way may still cost."""
+        run, config = self._run, self._run.config
+        trials = [one for one in run.in_state(*UNDER_WAY) if one.trial == "live"]
+        tuned = [one for one in run.in_state(State.FINE_TUNING) if not one.is_kept]
+        waiting = [one for one in run.in_state(State.GERMINATED, State.TRAINING) if one.trial == "round"]
+        evaluations = len(trials) * looks_of_a_trial(config)
+        evaluations += sum(len(config.keep_looks) - one.looks + 1 for one in tuned)
+        twins = [run.planned_steps - one.born_step for one in trials if config.judge == "twin"]
+        evaluation = 0
+        if config.max_train_flops is not None:
+            evaluation = self._meter.cost(run.structure, run.judge.measure)
+        return {
+            "evaluation_flops": evaluation,
+            "open_evaluations": evaluations,
+            "open_arm_steps": max(twins, default=0),
+            "waiting_multiply_adds": tuple(self._multiply_adds(one) for one in waiting),
+        }
+
+    def _tell_if_too_small(self, seen: Observation) -> None:
+        """Once, where growth may begin and nothing was tried yet."""
+        config = self._run.config
+        is_time = config.grow_after <= seen.step / seen.planned_steps <= config.grow_until and config.max_rounds > 0
+        if self._has_told or not is_time or self._run.books.lifecycles_begun:
+            return
+        text = too_small(seen, config)
+        if text is not None:
+            self._has_told = True
+            self._run.journal.write("note", text=text)
 
     def _report(self, place: Place) -> PlaceReport:
         rows = (self._run.tracing.rows or {}).get(place.layer_id, 0)

@@ -13,6 +13,7 @@ from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.books import FALLING, Lifecycle, numbers
 from esper.runtime.judging import Measurement
 from esper.runtime.run import Run
+from esper.runtime.snapshot import Kept
 
 GENERATIONS = 2
 
@@ -23,7 +24,7 @@ Entry = dict[str, Any]
 
 
 class Recovery:
-    """Keeps states to go back to, in host memory, and goes back.
+    """Keeps states to go back to, and goes back.
 
     Args:
         run: the run.
@@ -44,7 +45,7 @@ class Recovery:
         self.good = [*self.good, self._entry(now, None, None)][-GENERATIONS:]
 
     def remember_before(
-        self, now: Measurement, live: list[int], body: dict[str, Any] | None = None, trial: int | None = None
+        self, now: Measurement, live: list[int], body: Kept | None = None, trial: int | None = None
     ) -> None:
         """Keep the run from before an adoption.
 
@@ -108,7 +109,7 @@ class Recovery:
                     run.seeds.move(one, State.ROLLED_BACK, reason)
                     rolled_back.append(one.number)
                 run.seeds.discard(one)
-        run.take_over(entry["body"] | {"grads": {}}, seeds_of=tuple(entry["live"]), is_rollback=True)
+        run.take_over(entry["body"], seeds_of=tuple(entry["live"]), is_rollback=True, has_gradients=False)
         run.snapshots.restore_scheduler(entry["scheduler"])
         run.trainer.rates = clone(entry["rates"])
         if entry["policy"] is not None:
@@ -137,12 +138,12 @@ class Recovery:
             ],
         }
 
-    def load_state_dict(self, state: dict[str, Any], body_of_trial: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any], body_of_trial: Kept | None) -> None:
         """Inverse of :meth:`state_dict`."""
         self.good = state["good"]
         self.fallbacks = [one | {"body": one["body"] or body_of_trial} for one in state["fallbacks"]]
 
-    def _entry(self, now: Measurement, live: list[int] | None, body: dict[str, Any] | None) -> Entry:
+    def _entry(self, now: Measurement, live: list[int] | None, body: Kept | None) -> Entry:
         run = self._run
         live = numbers(run.in_state(*LIVE)) if live is None else live
         select = run.judge.split.select
@@ -152,7 +153,7 @@ class Recovery:
             "live": live,
             "select_loss": now.loss(select),
             "losses": now.losses[select],
-            "body": run.snapshots.body() if body is None else body,
+            "body": run.snapshots.keep() if body is None else body,
             "scheduler": run.snapshots.scheduler(),
             "rates": clone(run.trainer.rates),
             "policy": clone(self._policy.state_dict()) if hasattr(self._policy, "state_dict") else None,

@@ -1,4 +1,4 @@
-"""Steps of the run that can be taken once more: from a capture, on the same batches, with the same settings."""
+"""Steps of the run that can be taken once more, from a capture, on the same batches, with the same settings; rounds."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -6,8 +6,10 @@ from typing import Any, Self
 from torch import Tensor
 
 from esper.runtime.books import Lifecycle
+from esper.runtime.judging import Measurement
 from esper.runtime.run import Run
 from esper.runtime.training import Settings
+from esper.runtime.weight_mean import WeightMean
 
 CURVE_POINTS = 20
 """Points of an arm's learning curve, at most."""
@@ -90,6 +92,73 @@ class Window:
         self.batches.append(batch)
         self.settings.append(settings)
         self.flops.append(flops)
+
+
+@dataclass(kw_only=True)
+class Round(Window):
+    """A round under way; everything in it is stored with a checkpoint.
+
+    Attributes:
+        number: counts the rounds of a run from 1.
+        start_step: step at which it was captured.
+        end_step: step at which the arms run.
+        candidates: numbers of the lifecycles on trial.
+        run_mean: of the run's weights at the end of the window.
+        twin: the run's evaluation there, by that mean.
+        arm: index of the candidate whose arm runs.
+        arm_steps: how many steps it will take, once that is known.
+        arm_mean: of its weights at their end.
+        best: the best arm so far that beat the twin: its lifecycle, body and held-out loss.
+        beaten: how many arms were clearly worse than the twin.
+        halfway: training loss of the arm under way, once it is half over.
+        lead: the least of them among the arms that beat the twin; who is behind it halfway is given up.
+    """
+
+    number: int
+    start_step: int
+    end_step: int
+    candidates: list[int]
+    run_mean: WeightMean = field(default_factory=WeightMean)
+    twin: Measurement | None = None
+    arm: int = 0
+    arm_steps: int | None = None
+    arm_mean: WeightMean = field(default_factory=WeightMean)
+    best: dict[str, Any] | None = None
+    beaten: int = 0
+    halfway: float | None = None
+    lead: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The round as a nested state."""
+        return {
+            **super().to_dict(),
+            "twin": None if self.twin is None else self.twin.to_dict(),
+            "run_mean": self.run_mean.to_dict(),
+            "arm_mean": self.arm_mean.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`."""
+        twin = None if saved["twin"] is None else Measurement(**saved["twin"])
+        means = {name: WeightMean(**saved[name]) for name in ("run_mean", "arm_mean")}
+        return super().from_dict({**saved, "twin": twin, **means})
+
+    def rewind(self) -> None:
+        """The next arm starts from the beginning, and has to see anew how long it will be."""
+        super().rewind()
+        self.arm_steps = self.halfway = None
+        self.arm_mean = WeightMean()
+
+    @property
+    def is_halfway(self) -> bool:
+        """Whether the step just taken is the one after which an arm can be given up."""
+        return self.arm_steps is not None and self.arm_step == -(-self.arm_steps // 2)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the arm under way has learned less, halfway, than one that beat the twin."""
+        return self.lead is not None and self.halfway is not None and not self.halfway <= self.lead
 
 
 def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> None:

@@ -6,82 +6,22 @@ against the run on the gate samples. If none beats it, the run is restored to th
 arms' FLOPs.
 """
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import fmean
-from typing import Any, Self
-
-import torch
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Any
 
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.gates import gate
+from esper.runtime.arms import Arms, Outcome
 from esper.runtime.books import Lifecycle, numbers
-from esper.runtime.judging import Measurement, against_twin
 from esper.runtime.recovery import Recovery
-from esper.runtime.replay import Window, replay_step
+from esper.runtime.replay import Round
 from esper.runtime.run import Run
+from esper.runtime.side_by_side import SideBySide
+from esper.runtime.snapshot import Kept
 from esper.runtime.training import Settings
 
-RECENT = 3
-"""Points of an arm's learning curve by which it is compared halfway, of twenty in one as long as the window."""
-
-UNJUDGED = dict.fromkeys(("twin_z", "gain", "gain_se", "has_metric", "metric_gain", "gate_loss", "twin_gate_loss"))
-"""What is not known of an arm that was given up."""
-
-
-@dataclass(kw_only=True)
-class Round(Window):
-    """A round under way; everything in it is stored with a checkpoint.
-
-    Attributes:
-        number: counts the rounds of a run from 1.
-        start_step: step at which it was captured.
-        end_step: step at which the arms run.
-        candidates: numbers of the lifecycles on trial.
-        twin: the run's evaluation at ``end_step``.
-        arm: index of the candidate whose arm runs.
-        arm_steps: how many steps it will take, once that is known.
-        best: the best arm so far that beat the twin: its lifecycle, body and select loss.
-        halfway: training loss of the arm under way, once it is half over.
-        lead: the least of them among the arms that beat the twin; who is behind it halfway is given up.
-    """
-
-    number: int
-    start_step: int
-    end_step: int
-    candidates: list[int]
-    twin: Measurement | None = None
-    arm: int = 0
-    arm_steps: int | None = None
-    best: dict[str, Any] | None = None
-    halfway: float | None = None
-    lead: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The round as a nested state."""
-        return {**super().to_dict(), "twin": None if self.twin is None else self.twin.to_dict()}
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Self:
-        """Inverse of :meth:`to_dict`."""
-        twin = None if saved["twin"] is None else Measurement(**saved["twin"])
-        return super().from_dict({**saved, "twin": twin})
-
-    def rewind(self) -> None:
-        """The next arm starts from the beginning, and has to see anew how long it will be."""
-        super().rewind()
-        self.arm_steps = self.halfway = None
-
-    @property
-    def is_halfway(self) -> bool:
-        """Whether the step just taken is the one after which an arm can be given up."""
-        return self.arm_steps is not None and self.arm_step == -(-self.arm_steps // 2)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the arm under way has learned less, halfway, than one that beat the twin."""
-        return self.lead is not None and self.halfway is not None and not self.halfway <= self.lead
+BEATEN_ARMS = 2
+"""After so many arms that are clearly worse than the twin, and none that is better, the others are not tried."""
 
 
 class Rounds:
@@ -99,6 +39,7 @@ class Rounds:
     ) -> None:
         self._run, self._recovery = run, recovery
         self._checkpoint, self._checkpoint_steps = checkpoint, checkpoint_steps
+        self.arms, self._side_by_side = Arms(run, self._after_arm_step), SideBySide(run)
         self.current: Round | None = None
 
     @property
@@ -123,7 +64,7 @@ class Rounds:
             end_step=run.step + window,
             candidates=[one.number for one in candidates],
             live=live,
-            start=run.capture(),
+            start=run.keep(),
         )
         run.journal.write(
             "round_begun",
@@ -138,6 +79,7 @@ class Rounds:
         now = self.current
         assert now is not None
         now.remember(batch, settings, flops)
+        now.run_mean.after_step(self._run.model, len(now.batches), now.end_step - now.start_step)
         self._abandon_if_void(now)
 
     def abandon(self, reason: str) -> None:
@@ -175,8 +117,8 @@ class Rounds:
                 if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
                     run.end_incubation(one)
                     run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
-            now.twin = run.measure()
-            now.run = run.capture()
+            now.twin = run.measure_mean(now.run_mean, now.batches)
+            now.run = run.keep()
         try:
             try:
                 self._run_arms(now)
@@ -191,19 +133,42 @@ class Rounds:
         self._end(now)
 
     def _run_arms(self, now: Round) -> None:
-        run = self._run
-        while now.arm < len(now.candidates):
-            one = run.books.alive[now.candidates[now.arm]]
-            run.arm = f"round{now.number}/{one.layer_id or 'model'}/{one.blueprint}"
-            if self._train_arm(now, one):
-                self._judge_arm(now, one)
-            else:
-                self._give_up(now, one)
-            now.arm += 1
-            now.rewind()
-            if now.arm < len(now.candidates):
-                self._rest(now, one)
-                self._checkpoint()
+        with closing(self._outcomes(now)) as outcomes:
+            for one, outcome in outcomes:
+                self._settle(now, one, outcome)
+                now.arm += 1
+                now.rewind()
+                if now.arm < len(now.candidates):
+                    self._rest(now, one)
+                    self._checkpoint()
+
+    def _outcomes(self, now: Round) -> Generator[tuple[Lifecycle, Outcome]]:
+        if self._run.config.arms == "side_by_side":
+            yield from self._side_by_side.outcomes(now)
+            return
+        while now.arm < len(now.candidates) and not self._is_lost(now):
+            one = self._run.books.alive[now.candidates[now.arm]]
+            yield one, self.arms.take(now, one)
+
+    def _after_arm_step(self, now: Round) -> None:
+        every, steps = self._checkpoint_steps, now.arm_steps
+        if every and now.arm_step % every == 0 and steps is not None and now.arm_step < steps:
+            self._checkpoint()
+
+    def _is_lost(self, now: Round) -> bool:
+        """Whether the arms so far leave no hope for those that are left."""
+        return self._run.config.race and now.best is None and now.beaten >= BEATEN_ARMS
+
+    def _settle(self, now: Round, one: Lifecycle, outcome: Outcome) -> None:
+        """Remember what an arm has come to, before the next one runs."""
+        now.beaten += outcome.is_beaten
+        if not outcome.has_passed:
+            return
+        loss = outcome.loss
+        if outcome.halfway is not None:
+            now.lead = outcome.halfway if now.lead is None else min(now.lead, outcome.halfway)
+        if now.best is None or (loss is not None and loss < now.best["loss"]):
+            now.best = {"lifecycle": one.number, "loss": loss, "body": outcome.keep()}
 
     def _rest(self, now: Round, one: Lifecycle) -> None:
         """A candidate is in the run what it was all through the window."""
@@ -212,90 +177,15 @@ class Rounds:
         else:
             one.state, one.since_step = State.TRAINING, now.start_step
 
-    def _train_arm(self, now: Round, one: Lifecycle) -> bool:
-        """Gives whether the arm came to its end."""
-        run, config = self._run, self._run.config
-        if now.arm_step == 0:
-            run.restore(now.start)
-            if one.state is State.GERMINATED:
-                run.seeds.promote(one, State.TRAINING, has_slot=True)
-            run.seeds.promote(one, State.GRAFTING)
-        while now.arm_steps is None or now.arm_step < now.arm_steps:
-            if now.arm_steps is None:  # the first step tells what the others will cost
-                now.arm_steps = self._arm_steps(now.flops, run.cost(now.batches[0]))
-            replay_step(run, now, [one])
-            if now.is_halfway and len(now.curve.train_losses) >= RECENT:
-                now.halfway = fmean(now.curve.train_losses[-RECENT:])
-                if config.race and now.is_behind:
-                    return False
-            hold = max(1, int(config.hold_fraction * now.arm_steps))
-            if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
-                place = run.places[one.layer_id]
-                alpha = place.state.alpha[place.arena.grafts[one.number].seeds[0]]
-                run.seeds.promote(one, State.STABILIZATION, alpha=float(alpha))
-            if self._checkpoint_steps and now.arm_step % self._checkpoint_steps == 0 and now.arm_step < now.arm_steps:
-                self._checkpoint()
-        run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
-        return True
-
-    def _give_up(self, now: Round, one: Lifecycle) -> None:
-        """End an arm early, unjudged: one that beat the twin is ahead of it."""
-        run, twin = self._run, now.twin
-        assert twin is not None
-        now.curve.close(run.step, run.train_flops)
-        self._log_arm(now, one, twin, select_loss=None, passed=False, given_up=True, **UNJUDGED)
-
-    def _log_arm(self, now: Round, one: Lifecycle, twin: Measurement, **judged: Any) -> None:
-        run = self._run
-        run.journal.write(
-            "arm_ended",
-            step=run.step,
-            round=now.number,
-            arm=run.arm,
-            lifecycle=one.number,
-            steps=now.arm_step,
-            arm_flops=one.flops,
-            twin_select_loss=twin.loss(run.judge.split.select),
-            **judged,
-            curve=now.curve.points(),
-        )
-
-    def _arm_steps(self, run_flops: list[int], first_flops: int) -> int:
-        """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
-        window = steps = len(run_flops)
-        if self._run.config.compare == "flops":
-            spent = (first_flops * flops for flops in itertools.accumulate(run_flops))
-            steps = sum(flops <= run_flops[0] * sum(run_flops) for flops in spent)
-        steps -= (steps - window) % self._run.trainer.accumulate  # gradients then go on accumulating where the run's do
-        return max(1, steps)
-
-    def _judge_arm(self, now: Round, one: Lifecycle) -> None:
-        run, split, twin = self._run, self._run.judge.split, now.twin
-        assert twin is not None
-        now.curve.close(run.step, run.train_flops)
-        result = run.measure()
-        one.gates["twin"] = against_twin(result, twin, split.gate)
-        has_passed = one.state is State.EVALUATING and self._may_adopt(one)
-        loss = result.loss(split.select)
-        self._log_arm(now, one, twin, select_loss=loss, passed=has_passed, given_up=False, **one.gates["twin"])
-        if has_passed and now.halfway is not None:
-            now.lead = now.halfway if now.lead is None else min(now.lead, now.halfway)
-        if has_passed and (now.best is None or loss < now.best["loss"]):
-            now.best = {"lifecycle": one.number, "loss": loss, "body": run.snapshots.body()}
-
-    def _may_adopt(self, one: Lifecycle) -> bool:
-        run = self._run
-        finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
-        measured = one.gates["twin"] | {"is_finite": finite, "is_joint": False}
-        is_sound = not any(flags.read().any() for flags in run.faults().values())
-        return is_sound and gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z).passed
-
     def _end(self, now: Round) -> None:
         """Back to the run as it was at the end of its window, or to the best arm's body under the run's clock."""
         run, best = self._run, now.best
         self.current = run.arm = None
+        tried = now.candidates[: now.arm]
         for one in self._waiting(now):
-            if best is None or one.number != best["lifecycle"]:
+            if one.number not in tried:
+                run.seeds.move(one, State.CANCELLED, "not tried: those before it were clearly worse than the twin")
+            elif best is None or one.number != best["lifecycle"]:
                 run.seeds.move(one, State.CULLED, "lost_round")
         winner = None
         if best is not None:
@@ -312,10 +202,9 @@ class Rounds:
             reason=reason,
         )
 
-    def _adopt(self, now: Round, winner: Lifecycle, body: dict[str, Any]) -> None:
+    def _adopt(self, now: Round, winner: Lifecycle, body: Kept) -> None:
         run = self._run
-        assert now.twin is not None
-        self._recovery.remember_before(now.twin, now.live)
+        self._recovery.remember_before(run.measure(), now.live)
         run.take_over(body, seeds_of=(winner.number,))
         winner.state, winner.since_step = State.EVALUATING, run.step
         run.seeds.promote(winner, State.FINE_TUNING, is_joint=False, **winner.gates["twin"])

@@ -1,7 +1,7 @@
 """The run that all of growth shares: its objects, its seeds, its books."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,12 @@ from esper.runtime.flops import FlopMeter, count, shapes_of
 from esper.runtime.journal import Journal
 from esper.runtime.judging import Judge, Measurement
 from esper.runtime.late import Late
+from esper.runtime.random_state import preserved_random_state
 from esper.runtime.seeds import Seeds
-from esper.runtime.snapshot import Snapshots
+from esper.runtime.snapshot import Kept, Snapshots
 from esper.runtime.tracing import Tracing
 from esper.runtime.training import Trainer
+from esper.runtime.weight_mean import POINTS, WeightMean, batch_norms, renewing, unchanged
 
 
 class Run:
@@ -112,9 +114,9 @@ class Run:
         if one.number not in self.books.alive:  # a listener may have taken it back when it heard of TRAINING
             return
         place = self.places[one.layer_id]
-        place.incubation.begin(
-            place.arena.grafts[one.number], self.config.objective, place.seed, self.trainer.graft_lr()
-        )
+        graft = place.arena.grafts[one.number]
+        lr = self.trainer.graft_lr() * (graft.blueprint.rate if self.config.graft_lr is None else 1.0)
+        place.incubation.begin(graft, self.config.objective, place.seed, lr)
 
     def end_incubation(self, one: Lifecycle) -> None:
         """Choose the bytes that the graft will be planted with; what that was worth goes into its record."""
@@ -157,7 +159,7 @@ class Run:
                 try:
                     self.trainer.train(batch, replayed=(None,))
                 finally:
-                    self.restore(here)
+                    self.restore(here, is_spare=True)
                     self.trainer.take_settings()
 
         return self._meter.cost((shapes_of(batch), self.structure), step_and_undo)
@@ -166,6 +168,29 @@ class Run:
         """Evaluate for a judgement; booked."""
         self.books.judging_flops += self._meter.cost(("evaluate", self.structure), self._trace_evaluation)
         return self.judge.measure()
+
+    def measure_mean(self, mean: WeightMean, batches: Sequence[Any]) -> Measurement:
+        """Evaluate by the mean of the weights; booked.
+
+        Batch norms take statistics anew from the last of ``batches``. In a loop of the caller's own nobody can make
+        them do so; then models with such norms are judged as they are.
+        """
+        norms = batch_norms(self.model)
+        if not norms:
+            with mean.in_place_of(self.model):
+                return self.measure()
+        if not self.trainer.owns_loop or not mean.count:
+            return self.measure()
+        shown = batches[-POINTS:]
+        with mean.in_place_of(self.model), unchanged(norms), preserved_random_state():
+            with renewing(self.model, []):  # what was never counted is done once more for that, and must not count
+                for batch in shown:
+                    kind = "forward", shapes_of(batch), self.structure
+                    self.books.judging_flops += self._meter.cost(kind, partial(self.trainer.look_at, batch))
+            with renewing(self.model, norms):
+                for batch in shown:
+                    self.trainer.look_at(batch)
+            return self.measure()
 
     def ablated(self, one: Lifecycle) -> Measurement:
         """Evaluate with one graft at alpha 0; booked."""
@@ -192,31 +217,45 @@ class Run:
         """Body and clock of the run as it is."""
         return {"body": self.snapshots.body(), "clock": self.snapshots.clock() | self._counters()}
 
-    def restore(self, captured: dict[str, Any]) -> None:
-        """Inverse of :meth:`capture`."""
-        clock = captured["clock"]
-        self.snapshots.restore_body(captured["body"])
+    def keep(self) -> dict[str, Any]:
+        """As :meth:`capture`, for later."""
+        return {"body": self.snapshots.keep(), "clock": self.snapshots.clock() | self._counters()}
+
+    def restore(self, captured: dict[str, Any], *, is_spare: bool = False) -> None:
+        """Inverse of :meth:`capture` and of :meth:`keep`.
+
+        Args:
+            captured: where to go back to.
+            is_spare: whether it is needed no more, and may be used up.
+        """
+        clock, body = captured["clock"], captured["body"]
+        self.snapshots.restore_body(body if is_spare else self.snapshots.fetch(body))
         self.snapshots.restore_clock(clock)
         self.trainer.step, self.trainer.peak_lr, self.epoch = clock["step"], clock["peak_lr"], clock["epoch"]
         self.trainer.rates = clock["rates"]
         self._structure = None
 
-    def take_over(self, body: dict[str, Any], seeds_of: tuple[int, ...] = (), *, is_rollback: bool = False) -> None:
+    def take_over(
+        self, kept: Kept, seeds_of: tuple[int, ...] = (), *, is_rollback: bool = False, has_gradients: bool = True
+    ) -> None:
         """Go on with what another body has learned, under the run's own clock.
 
         Learning rates, the states of seeds and the grafts that wait for their round stay as they are.
 
         Args:
-            body: of an arm, or from before a graft.
-            seeds_of: lifecycles whose seeds' state comes from ``body`` too.
-            is_rollback: whether learning rates come from ``body`` too, and the versions of those seeds do not.
+            kept: body of an arm, or from before a graft.
+            seeds_of: lifecycles whose seeds' state comes from there too.
+            is_rollback: whether learning rates come from there too, and the versions of those seeds do not.
+            has_gradients: whether those that were still accumulating there go on doing so.
         """
         columns = {layer_id: clone(place.state.state_dict()) for layer_id, place in self.places.items()}
         waiting = {
             layer_id: {number: graft for number, graft in place.arena.grafts.items() if graft.slot is None}
             for layer_id, place in self.places.items()
         }
-        body = body | {"model": dict(body["model"])}
+        body = self.snapshots.fetch(kept)
+        if not has_gradients:
+            body["grads"] = {}
         for layer_id in self.places:  # what trains in isolation does so for the run, not for an arm
             self.snapshots.renew(body, layer_id, "incubation")
         if not is_rollback:

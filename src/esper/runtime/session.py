@@ -23,6 +23,7 @@ from esper.runtime.identity import Identity
 from esper.runtime.journal import Journal
 from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
 from esper.runtime.run import Run
+from esper.runtime.side_by_side import check_can_fork
 from esper.runtime.snapshot import Snapshots
 from esper.runtime.training import Settings, Trainer
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
@@ -54,7 +55,8 @@ class Session:
         loader: the training loader, if it has a ``state_dict``: makes resuming within an epoch exact.
         policy: decides when and where to grow; None is the heuristic. One that remembers has ``state_dict`` and
             ``load_state_dict``.
-        directory: where ``audit.jsonl``, ``metrics.jsonl`` and ``checkpoints/`` go; None writes nothing.
+        directory: where ``audit.jsonl``, ``metrics.jsonl`` and ``checkpoints/`` go, and on whose disk captured states
+            of the run lie while they are not needed; None writes nothing, and keeps them in memory.
         checkpoint_steps: with ``directory``: checkpoint within arms every so many steps, besides every boundary.
         on_event: called with every line of both logs, a dict with the key ``"event"``, from the constructor on.
 
@@ -85,6 +87,8 @@ class Session:
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         config = growth_config(model)
+        if config.arms == "side_by_side":
+            check_can_fork(model)
         if not isinstance(planned_steps, int) or planned_steps < 1:
             raise ConfigError(f"planned_steps must be a whole number of at least 1, not {planned_steps!r}.")
         for name, item in {"loader": loader, **(extra or {})}.items():
@@ -119,7 +123,7 @@ class Session:
             self._directory.mkdir(parents=True, exist_ok=True)
         self._must_load = self._directory is not None and any(self._directory.glob(f"{CHECKPOINTS}/[0-9]*"))
         journal = Journal(self._directory, on_event, is_new=not self._must_load)
-        snapshots = Snapshots(model, optimizer, scheduler, scaler, extra or {})
+        snapshots = Snapshots(model, optimizer, scheduler, scaler, extra or {}, self._directory)
         self._run = Run(model, config, trainer, judge, snapshots, journal, planned_steps)
         policy = policy or HeuristicPolicy(config)
         self._growth = Growth(self._run, policy, self._checkpoint, checkpoint_steps)
@@ -355,7 +359,7 @@ class Session:
             for item, _ in remembering:
                 undo.callback(item.load_state_dict, clone(item.state_dict()))
             try:
-                run.restore(state)
+                run.restore(state, is_spare=True)
                 for item, saved in remembering:
                     item.load_state_dict(saved)
             except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -3,17 +3,22 @@
 *Body* is what training has made: parameters, buffers, grafts, optimizer, scaler, the user's extras, gradients that
 are still accumulating. *Clock* is where training stands: scheduler and random streams. Both are nested states of
 plain values and tensors on the host that share no memory with the run.
+
+A body that is kept for later lies on disk where the run has a directory, so that in memory there is at most one more
+body than the live objects, and only while it is captured or gone back to.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
 from esper.kasmina.hosts import is_espers, places
@@ -22,6 +27,11 @@ from esper.runtime.random_state import random_state, restore_random_state
 
 Stateful = Any
 """Whatever has ``state_dict`` and ``load_state_dict``."""
+
+Body = dict[str, Any]
+
+Kept = Body | Packed
+"""A body for later."""
 
 
 class Snapshots:
@@ -33,6 +43,7 @@ class Snapshots:
         scheduler: its scheduler, or None.
         scaler: its gradient scaler, or None.
         extra: further objects with a state_dict that train with the model, by name.
+        folder: on whose disk kept bodies lie; None keeps them in memory.
     """
 
     def __init__(
@@ -42,15 +53,25 @@ class Snapshots:
         scheduler: Stateful | None,
         scaler: Stateful | None,
         extra: Mapping[str, Stateful],
+        folder: Path | None = None,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._in_body = {**{f"extra.{name}": item for name, item in extra.items()}, "scaler": scaler}
-        self._scheduler = scheduler
+        self._scheduler, self.folder = scheduler, folder
 
-    def body(self) -> dict[str, Any]:
+    def keep(self) -> Kept:
+        """What training has made so far, for later."""
+        return self.body() if self.folder is None else Packed.of(self.body(), self.folder)
+
+    def fetch(self, kept: Kept) -> Body:
+        """A kept body, to be used up: it shares no memory with what is kept."""
+        body: Body = kept.read() if isinstance(kept, Packed) else clone(kept)
+        return body
+
+    def body(self) -> Body:
         """What training has made so far."""
         grads = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
-        return clone(
+        body: Body = clone(
             {
                 "kinds": self._kinds(),
                 "topology": {place.layer_id: json.dumps(place.topology()) for place in places(self._model)},
@@ -61,15 +82,15 @@ class Snapshots:
                 "others": {name: item.state_dict() for name, item in self._in_body.items() if item is not None},
             }
         )
+        return body
 
-    def restore_body(self, body: dict[str, Any]) -> None:
-        """Go back to a body, in place: every parameter stays the same object.
+    def restore_body(self, body: Body) -> None:
+        """Go back to a body, in place: every parameter stays the same object. Uses the body up.
 
         Raises:
             CheckpointError: if it belongs to another model or other objects; nothing was changed then.
         """
         self._check_fits(body)
-        body = clone(body)
         for place in places(self._model):
             place.regrow(json.loads(body["topology"][place.layer_id]))
         with torch.no_grad():
@@ -84,8 +105,16 @@ class Snapshots:
         for name, state in body["others"].items():
             self._in_body[name].load_state_dict(state)
 
-    def renew(self, body: dict[str, Any], layer_id: str, part: str | None = None) -> None:
-        """Let a body have one place as the model has it now, or one part of it (``"incubation"``)."""
+    def renew(self, kept: Kept, layer_id: str, part: str | None = None) -> None:
+        """Let a kept body have one place as the model has it now, or one part of it (``"incubation"``)."""
+        if isinstance(kept, Packed):
+            body = kept.read()
+            self.renew(body, layer_id, part)
+            kept.write(body)
+        else:
+            self._renew(kept, layer_id, part)
+
+    def _renew(self, body: Body, layer_id: str, part: str | None) -> None:
         found = [
             (name, module)
             for name, module in self._model.named_modules(remove_duplicate=False)

@@ -21,13 +21,14 @@ class Tracing:
     Attributes:
         rows: vectors of channels that each place wrote in the traced step; None before it.
         multiply_adds: of the model's forward passes in that step.
+        told: places that were not called, and in what.
     """
 
     def __init__(self, model: nn.Module, journal: Journal) -> None:
         self._model, self._journal = model, journal
         self.rows: dict[str, int] | None = None
         self.multiply_adds = 0
-        self._told: list[list[str]] = []
+        self.told: list[list[str]] = []
 
     @contextmanager
     def of_a_step(self) -> Iterator[None]:
@@ -38,7 +39,7 @@ class Tracing:
         with traced(self._model) as trace:
             yield
         self.rows, self.multiply_adds = dict(trace.rows), trace.multiply_adds
-        self._tell("a training step", [name for name, calls in trace.calls.items() if not calls])
+        self.tell("a training step", [name for name, calls in trace.calls.items() if not calls])
 
     @contextmanager
     def of_evaluation(self) -> Iterator[None]:
@@ -55,19 +56,20 @@ class Tracing:
             for name, module in ends.items():
                 undo.callback(module.register_forward_hook(lambda *_, name=name: called.add(name)).remove)
             yield
-        self._tell("evaluate", [name for name in ends if name not in called])
+        self.tell("evaluate", [name for name in ends if name not in called])
 
-    def _tell(self, where: str, names: list[str]) -> None:
-        new = [name for name in names if [where, name] not in self._told]
+    def tell(self, where: str, names: list[str]) -> None:
+        """Write down which places were not called, but for those that were told before."""
+        new = [name for name in names if [where, name] not in self.told]
         if new:
-            self._told += [[where, name] for name in new]
+            self.told += [[where, name] for name in new]
             listed = ", ".join(map(repr, new))
             self._journal.write("note", text=f"Never called in {where}, so that nothing can grow there: {listed}.")
 
     def state_dict(self) -> dict[str, Any]:
         """What was traced, and what was told."""
-        return {"rows": self.rows, "multiply_adds": self.multiply_adds, "told": self._told}
+        return {"rows": self.rows, "multiply_adds": self.multiply_adds, "told": self.told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self.rows, self.multiply_adds, self._told = state["rows"], state["multiply_adds"], state["told"]
+        self.rows, self.multiply_adds, self.told = state["rows"], state["multiply_adds"], state["told"]

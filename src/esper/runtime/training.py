@@ -14,6 +14,7 @@ from esper.contracts.errors import ConfigError
 from esper.kasmina.hosts import covered_parameters, places
 from esper.kasmina.signals import SignalReader
 from esper.kasmina.slot_optimizer import ADAM_FAMILY, SlotOptimizer
+from esper.runtime.rewarming import Rewarming
 
 Settings = list[dict[str, Any]]
 """Numbers that schedules move (learning rate, momentum, weight decay ...), one dict per parameter group."""
@@ -26,6 +27,9 @@ GRAFT_PEAK_LR = 1e-3
 
 DECAY_SHARE = 0.3
 """Grafts join a decay to zero over this last share of the planned steps."""
+
+DECAYED = 0.1
+"""A learning rate below this share of its peak has decayed."""
 
 
 class Trainer:
@@ -87,8 +91,14 @@ class Trainer:
         self._loss, self._train_step, self._scaler = loss, train_step, scaler
         self._scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
-        self._handle = optimizer.register_step_pre_hook(self._note_settings)
-        self._slot_optimizer = SlotOptimizer(model, optimizer, self.graft_lr, config.graft_weight_decay)
+        self._handles = [optimizer.register_step_pre_hook(self._note_settings)]
+        self._slot_optimizer = SlotOptimizer(
+            model, optimizer, self.graft_lr, config.graft_weight_decay, by_family=config.graft_lr is None
+        )
+        self._rewarming = None if config.rewarm is None else Rewarming(model, config.rewarm)
+        if self._rewarming is not None:  # after the others, which are to see the scheduler's rates
+            self._handles.append(optimizer.register_step_pre_hook(self._rewarm))
+            self._handles.append(optimizer.register_step_post_hook(self._rewarming.restore))
         self.signals = SignalReader(places(model), covered_parameters(model), optimizer)
         arenas = {id(place.arena.slots) for place in places(model)}
         groups = (index for index, group in enumerate(optimizer.param_groups) if arenas & {*map(id, group["params"])})
@@ -101,7 +111,8 @@ class Trainer:
 
     def detach(self) -> None:
         """Take the hooks off the optimizer: it is the user's alone again."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         self._slot_optimizer.detach()
         self.signals.detach()
 
@@ -131,6 +142,12 @@ class Trainer:
                 self._update(with_scheduler=replayed is None)
         return loss.detach() if isinstance(loss, Tensor) else loss
 
+    @torch.no_grad()
+    def look_at(self, batch: Any) -> None:
+        """A forward pass through the caller's loss; nothing learns from it."""
+        assert self._loss is not None
+        self._loss(self._model, batch)
+
     def take_settings(self) -> Settings | None:
         """Settings with which the optimizer stepped since the last call; None if it rested."""
         noted, self._noted = self._noted, None
@@ -153,8 +170,8 @@ class Trainer:
 
     @property
     def has_decayed(self) -> bool:
-        """Whether the learning rate is below 10 % of its peak, or 95 % of the planned steps are done."""
-        return self.lr < 0.1 * self.peak_lr or self.step >= 0.95 * self._planned_steps
+        """Whether the host trains below 10 % of the peak rate, re-warmed or not, or 95 % of the steps are done."""
+        return self.lr * self._lift < DECAYED * self.peak_lr or self.step >= 0.95 * self._planned_steps
 
     @property
     def gradient_scale(self) -> float:
@@ -195,10 +212,24 @@ class Trainer:
             self.peak_lr = max(self.peak_lr, self.lr)
 
     def graft_lr(self) -> float:
-        """The schedule's peak from birth on, joining the decay at the end."""
+        """The schedule's peak from birth on, joining the decay at the end; of families whose own rate is 1."""
         factor = self._config.graft_lr
         if factor is None:
             is_adam = type(self._optimizer).__name__ in ADAM_FAMILY
             factor = GRAFT_LR if is_adam else GRAFT_PEAK_LR / max(self.peak_lr, 1e-12)
-        left = max(0.0, 1 - self.step / self._planned_steps)
-        return factor * max(self.lr, self.peak_lr * min(1.0, left / DECAY_SHARE))
+        return factor * max(self.lr, self.peak_lr * self._decay)
+
+    @property
+    def _decay(self) -> float:
+        """Where the decay stands that all grafts join at the end of the run, from 1 down to 0."""
+        return min(1.0, max(0.0, 1 - self.step / self._planned_steps) / DECAY_SHARE)
+
+    @property
+    def _lift(self) -> float:
+        """What the optimizer's rates are multiplied by in a step."""
+        return 1.0 if self._rewarming is None else self._rewarming.factor(self.lr, self.peak_lr, self._decay)
+
+    def _rewarm(self, optimizer: Optimizer, *_: Any) -> None:
+        assert self._rewarming is not None
+        self._rewarming.note_births(is_late=self.lr < DECAYED * self.peak_lr)
+        self._rewarming.lift(optimizer, self._lift)

@@ -18,6 +18,7 @@ from esper.runtime.judging import Measurement, against_twin, without_it
 from esper.runtime.recovery import Recovery
 from esper.runtime.replay import Curve, Window, replay_step
 from esper.runtime.run import Run
+from esper.runtime.snapshot import Kept
 
 ON_TRIAL = (State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING)
 
@@ -184,7 +185,7 @@ class Trials:
         for one in members:
             run.end_incubation(one)
         if run.config.judge == "twin":
-            trial.window = Window(start=run.capture(), live=numbers(run.in_state(*LIVE)))
+            trial.window = Window(start=run.keep(), live=numbers(run.in_state(*LIVE)))
             self._recovery.remember_before(now, trial.window.live, trial.window.start["body"], trial.number)
         for one in members:
             self._promote(one, State.GRAFTING)
@@ -210,11 +211,11 @@ class Trials:
             if run.step - one.since_step > limit:
                 run.seeds.move(one, State.CULLED, "timed_out")
 
-    def _train_twin(self, trial: LiveTrial, window: Window) -> tuple[Measurement, dict[str, Any], Curve]:
+    def _train_twin(self, trial: LiveTrial, window: Window) -> tuple[Measurement, Kept, Curve]:
         """Evaluation, body and learning curve of the run as it would be without its grafts."""
         run, members = self._run, self._members(trial)
         if window.run is None:
-            window.run = run.capture()
+            window.run = run.keep()
         run.arm = f"trial{trial.number}/twin"
         try:
             if window.arm_step == 0:
@@ -227,14 +228,14 @@ class Trials:
                 if every and done % every == 0 and done < len(window.batches):
                     self._checkpoint()
             window.curve.close(run.step, run.train_flops)
-            return run.measure(), run.snapshots.body(), window.curve
+            return run.measure(), run.snapshots.keep(), window.curve
         finally:
             run.restore(window.run)
             for one in members:
                 one.state = State.EVALUATING
             window.rewind()
 
-    def _judge_by_twin(self, trial: LiveTrial, twin: Measurement, body: dict[str, Any], curve: Curve) -> None:
+    def _judge_by_twin(self, trial: LiveTrial, twin: Measurement, body: Kept, curve: Curve) -> None:
         run, members, grown = self._run, self._members(trial), trial.grown
         assert grown is not None
         assert trial.window is not None

@@ -11,6 +11,7 @@ from esper.tamiyo.shield import failures_in_a_row
 from esper.tamiyo.shortlist import Candidate
 from esper.tamiyo.sizing import options
 from esper.tamiyo.strategy_choice import choose_strategy
+from esper.tamiyo.train_flops import num_arms
 
 
 def places_to_try(seen: Observation, config: GrowthConfig) -> list[PlaceReport]:
@@ -27,7 +28,7 @@ def places_to_try(seen: Observation, config: GrowthConfig) -> list[PlaceReport]:
 def num_candidates(seen: Observation, config: GrowthConfig) -> int:
     """How many grafts may be tried now. Live ones grow jointly in the run itself, where their worth could not be told
     apart, so only one of them."""
-    return 1 if config.trial == "live" else min(config.max_candidates, config.max_active_seeds - seen.active)
+    return 1 if config.trial == "live" else min(num_arms(seen, config), config.max_active_seeds - seen.active)
 
 
 def germination(

@@ -11,6 +11,7 @@ from esper.contracts.errors import ConfigError, closest
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport, Observation, PlaceReport
 from esper.tamiyo.sizing import Option, fitting, ports_at
+from esper.tamiyo.train_flops import looks_of_a_trial, room, worst_case
 
 TRAINING_BYTES = 12
 """Of a parameter that trains: itself and two moments, in float32. The same for host and grafts."""
@@ -85,10 +86,14 @@ def admit(
                 live,
                 grown_parameters=live.grown_parameters + option.num_parameters,
                 grown_multiply_adds=live.grown_multiply_adds + option.multiply_adds * place.rows,
+                open_arm_steps=live.planned_steps - live.step if config.judge == "twin" else 0,
+                open_evaluations=live.open_evaluations + looks_of_a_trial(config),
             )
         else:
             parameters = max(parameters, option.num_parameters)
             multiply_adds = max(multiply_adds, option.multiply_adds * place.rows)
+            waiting = (*live.waiting_multiply_adds, option.multiply_adds * place.rows)
+            live = replace(live, waiting_multiply_adds=waiting)
     return verdicts
 
 
@@ -169,6 +174,26 @@ def _latency(case: Case) -> str | None:
     )
 
 
+def _train_flops(case: Case) -> str | None:
+    place, option, seen, config = case.place, case.option, case.seen, case.config
+    if config.max_train_flops is None:
+        return None
+    if not seen.step_flops or seen.host_multiply_adds < 1 or place.rows < 1:
+        return (
+            "FLOPs: max_train_flops is set, but no training step has passed through this place yet, so that nothing "
+            "can be planned. Germinate after the first step, or leave max_train_flops out."
+        )
+    asked = worst_case([option.multiply_adds * place.rows], seen, config, case.command.trial)
+    if asked <= room(seen, config):
+        return None
+    total = config.max_train_flops * seen.step_flops * seen.planned_steps
+    return (
+        f"FLOPs: the run could come to {total - room(seen, config) + asked:.3g} training FLOPs if this were tried and "
+        f"adopted, above max_train_flops {config.max_train_flops:g} x the {total / config.max_train_flops:.3g} without "
+        "growth. Grow a smaller graft, try fewer, or raise max_train_flops."
+    )
+
+
 def _confidence(case: Case) -> str | None:
     option, config = case.option, case.config
     level = option.blueprint.confidence
@@ -217,5 +242,8 @@ def _seeds(command: Command) -> str:
     return f"{'a seed' if command.seed_id == 'all' else f'seed {command.seed_id}'} of {command.layer_id!r}"
 
 
-RULES: tuple[Rule, ...] = (_rest, _failures, _concurrency, _confidence, _parameters, _memory, _latency)
+RULES: tuple[Rule, ...] = (
+    *(_rest, _failures, _concurrency, _confidence),
+    *(_parameters, _memory, _latency, _train_flops),
+)
 """In the order in which they are asked; the first veto stands."""

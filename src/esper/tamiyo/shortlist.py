@@ -41,8 +41,10 @@ class Candidate:
 def shortlist(
     places: Sequence[PlaceReport], length: int, among: Sequence[PlaceReport] | None = None
 ) -> list[Candidate]:
-    """Dormant places that a round should try: paths around much of the host first, one single layer at the most.
+    """Dormant places that a round should try: single blocks of a row and one path around much of the host; else paths
+    around much of the host and one single layer at the most.
 
+    A path of one hidden layer around many blocks is shallow beside them; around one block it keeps the host's depth.
     Paths keep the order of the host parameters that they cover; need only breaks ties. Among layers, those whose need
     stands out go first, then the larger ones; need orders layers of comparable size (within a factor of two). What was
     not sensed has the usual need, so that without telemetry size alone decides.
@@ -65,7 +67,12 @@ def shortlist(
         (place for place in free if place.kind != "layer"), key=lambda p: (-p.host_parameters, -need[p.layer_id])
     )
     layers = _ordered((place for place in free if place.kind == "layer"), need)
-    if paths:
+    steps = [place for place in paths if place.is_step]
+    if len(steps) > 1:
+        around = [place for place in paths if not place.is_step]
+        paths = [*steps[: length - (length > 1 and len(around) > 0)], *around]
+        layers = []
+    elif paths:
         layers = layers[: 1 if length > 1 else 0]
         paths = paths[: length - len(layers)]
     return [

@@ -1,6 +1,7 @@
 """How much: which blueprints fit a place, as large as the budgets of a run allow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from esper.blueprints.blueprint import Blueprint, Ports
 from esper.blueprints.catalogue import make_blueprint
@@ -8,6 +9,13 @@ from esper.contracts.commands import SeedId
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Observation, PlaceReport
+from esper.tamiyo.train_flops import largest_graft
+
+BOUNDLESS: dict[str, Any] = {
+    **dict.fromkeys(("capacity_per_round", "max_growth"), 1e6),
+    **dict.fromkeys(("max_memory", "max_latency", "max_train_flops")),
+}
+"""Every budget, and the value at which it bounds nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,8 @@ class Option:
 def ports_at(place: PlaceReport, seed_id: SeedId, reads: str) -> Ports:
     """What a graft of one seed, or of all, connects."""
     width = place.outputs if seed_id == "all" else place.bounds[seed_id + 1] - place.bounds[seed_id]
-    return Ports(width if reads == "chunk" else place.inputs, width, place.layout, place.positions)
+    inputs, layout = (width, place.chunk_layout) if reads == "chunk" else (place.inputs, place.layout)
+    return Ports(inputs, width, layout, place.positions)
 
 
 def parameter_room(seen: Observation, config: GrowthConfig) -> int:
@@ -44,17 +53,27 @@ def parameter_room(seen: Observation, config: GrowthConfig) -> int:
     return int(bound * seen.host_parameters) - seen.grown_parameters
 
 
-def budget_per_row(place: PlaceReport, seen: Observation, config: GrowthConfig) -> int:
-    """Multiply-adds that a graft may take for each row of outputs: ``capacity_per_round``, bounded by ``max_latency``.
+def budget_per_row(place: PlaceReport, seen: Observation, config: GrowthConfig, trial: str | None = None) -> int:
+    """Multiply-adds that a graft may take for each row of outputs: ``capacity_per_round``, bounded by ``max_latency``
+    and ``max_train_flops``.
 
-    Before a training step was traced the host's parameters stand for its multiply-adds per row; whether ``max_latency``
-    is kept cannot be told then, and the budget is below 0.
+    Before a training step was traced the host's parameters stand for its multiply-adds per row; whether those bounds
+    are kept cannot be told then, and the budget is below 0 if one of them is set.
+
+    Args:
+        place: where it would grow.
+        seen: what is known of the run.
+        config: the budgets.
+        trial: how it would be tried; None for ``config.trial``.
     """
     if place.rows < 1 or seen.host_multiply_adds < 1:
-        return int(config.capacity_per_round * seen.host_parameters) if config.max_latency is None else -1
+        is_bound = config.max_latency is not None or config.max_train_flops is not None
+        return -1 if is_bound else int(config.capacity_per_round * seen.host_parameters)
     budget = int(config.capacity_per_round * seen.host_multiply_adds)
     if config.max_latency is not None:
         budget = min(budget, int(config.max_latency * seen.host_multiply_adds) - seen.grown_multiply_adds)
+    if config.max_train_flops is not None:
+        budget = min(budget, largest_graft(seen, config, trial or config.trial))
     return budget // place.rows
 
 
@@ -77,6 +96,25 @@ def options(place: PlaceReport, seed_id: SeedId, seen: Observation, config: Grow
         if largest is not None:
             found.append(Option(place.layer_id, largest, ports))
     return found
+
+
+def too_small(seen: Observation, config: GrowthConfig) -> str | None:
+    """Which budgets leave no room for any configured blueprint at any dormant place; None if there is room, or no
+    larger budget would help."""
+    places = [place for place in seen.places if place.is_dormant]
+
+    def fits(budgets: GrowthConfig) -> bool:
+        return any(options(place, "all", seen, budgets) for place in places)
+
+    if fits(config) or not fits(replace(config, **BOUNDLESS)):
+        return None
+    given = {name: getattr(config, name) for name in BOUNDLESS if getattr(config, name) is not None}
+    alone = [name for name, value in given.items() if not fits(replace(config, **BOUNDLESS | {name: value}))]
+    told = [f"{name} {given[name]:g}" for name in alone or given]
+    return (
+        f"Nothing can grow: no blueprint of the configuration is small enough for {' and '.join(told)} at any place. "
+        f"Raise {'it' if len(told) == 1 else 'them'}, or set max_rounds=0, which never grows."
+    )
 
 
 def fitting(blueprint_id: str, place: PlaceReport, seed_id: SeedId) -> Blueprint | None:

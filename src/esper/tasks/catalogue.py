@@ -11,11 +11,12 @@ from esper.tasks.own_host import with_own_host
 from esper.tasks.table import table
 from esper.tasks.task import Task
 from esper.tasks.text import text
+from esper.tasks.text_mlp import TextMLPHost
 
 NAMED = {"digits": digits, "mnist1d": mnist1d}
 FILES = {".npz": npz, ".csv": table}
 TEXT = "text:"
-HOSTS_OF_FEATURES, HOSTS_OF_TEXT = ("mlp", "cnn"), ("gpt",)
+HOSTS_OF_FEATURES, HOSTS_OF_TEXT = ("mlp", "cnn"), ("gpt", "mlp")
 
 
 def load_task(data: str, seed: int, host: str | None = None) -> Task:
@@ -42,6 +43,8 @@ def load_task(data: str, seed: int, host: str | None = None) -> Task:
             )
         raise ConfigError(f"There is no host {host!r}. {closest(host, [*possible, 'module:factory'])}")
     task = _data(data, seed)
+    if is_text and host == "mlp":
+        return replace(task, make_host=TextMLPHost(task.num_classes))
     if host == "cnn":
         return replace(task, make_host=CNNHost(shape_of(task.shape), task.num_classes))
     if host is not None and ":" in host:

@@ -6,7 +6,8 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -46,18 +47,19 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int, axes: int) 
     return conv(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), norm(outputs)
 
 
-def cnn(shape: tuple[int, ...], widths: Sequence[int], classes: int) -> nn.Sequential:
-    """Stem, residual stages that halve the positions from the second on, global average, head.
+def cnn(shape: tuple[int, ...], widths: Sequence[int], strides: Sequence[int], classes: int) -> nn.Sequential:
+    """Stem, residual stages, global average, head.
 
     Args:
         shape: channels and positions of a sample; samples come flat or shaped, ``[n, features]`` or ``[n, *shape]``.
         widths: channels of the stem and of every stage.
+        strides: of every stage, 2 where it halves the positions.
         classes: number of logits.
     """
     channels, axes = shape[0], len(shape) - 1
     stages = [
-        Residual(inputs, outputs, 1 if index == 0 else 2, axes)
-        for index, (inputs, outputs) in enumerate(itertools.pairwise(widths))
+        Residual(inputs, outputs, stride, axes)
+        for (inputs, outputs), stride in zip(itertools.pairwise(widths), strides, strict=True)
     ]
     pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)[axes - 1](1)
     return nn.Sequential(
@@ -100,9 +102,14 @@ class CNNHost:
     shape: tuple[int, ...]
     classes: int
     widths: tuple[int, ...] = (4, 4, 6, 8)
+    strides: tuple[int, ...] = (1, 2, 2)
 
     def __call__(self, width_factor: float = 1.0) -> nn.Sequential:
-        return cnn(self.shape, self.scaled(width_factor), self.classes)
+        return cnn(self.shape, self.scaled(width_factor), self.strides, self.classes)
+
+    def deeper(self) -> Self:
+        """The same with one more residual block behind the others, as wide as the last and at its positions."""
+        return replace(self, widths=(*self.widths, self.widths[-1]), strides=(*self.strides, 1))
 
     def scaled(self, factor: float) -> tuple[int, ...]:
         """``widths`` times ``factor``, each rounded up or down, whichever together come closest to that size."""
@@ -115,8 +122,8 @@ class CNNHost:
         """Parameters of :func:`cnn`, also for widths that are not whole."""
         kernel = 3 ** (len(self.shape) - 1)
         total = self.shape[0] * widths[0] * kernel + 2 * widths[0] + (widths[-1] + 1) * self.classes
-        for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        for (inputs, outputs), stride in zip(itertools.pairwise(widths), self.strides, strict=True):
             total += kernel * (inputs + outputs) * outputs + 4 * outputs
-            has_shortcut = index > 0 or inputs != outputs
+            has_shortcut = stride > 1 or inputs != outputs
             total += (inputs + 2) * outputs if has_shortcut else 0
         return total

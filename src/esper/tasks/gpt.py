@@ -2,7 +2,8 @@
 
 # B windows, T tokens, H heads, D features of a head, M features of the model
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -124,6 +125,10 @@ class GPTHost:
     def __call__(self, width_factor: float = 1.0) -> GPT:
         width, hidden = self.scaled(width_factor)
         return GPT(self.vocabulary, self.context, width, hidden, self.blocks, self.heads, self.dropout)
+
+    def deeper(self) -> Self:
+        """The same with one more block."""
+        return replace(self, blocks=self.blocks + 1)
 
     def scaled(self, factor: float) -> tuple[int, int]:
         """Width of the model and of its perceptrons."""

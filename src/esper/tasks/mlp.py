@@ -3,7 +3,8 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import nn
 
@@ -41,3 +42,7 @@ class MLPHost:
 
     def __call__(self, width_factor: float = 1.0) -> nn.Sequential:
         return mlp(scaled(self.widths, width_factor))
+
+    def deeper(self) -> Self:
+        """The same with one more hidden layer, as wide as the last one."""
+        return replace(self, widths=(*self.widths[:-1], *self.widths[-2:]))

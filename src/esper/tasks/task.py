@@ -1,9 +1,11 @@
 """A task: samples in three parts, and the host that is to learn them."""
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
+
+from esper.contracts.errors import ConfigError
 
 
 class Samples(NamedTuple):
@@ -22,6 +24,15 @@ class HostFactory(Protocol):
 
     def __call__(self, width_factor: float = 1.0) -> nn.Module:
         """A new host whose hidden widths are scaled by ``width_factor``; the depth stays."""
+        ...
+
+
+@runtime_checkable
+class DeepeningFactory(HostFactory, Protocol):
+    """A factory that also knows a deeper host; every built-in one is."""
+
+    def deeper(self) -> Self:
+        """A factory of the host with one more hidden layer, residual block or transformer block."""
         ...
 
 
@@ -69,3 +80,17 @@ class Task:
     def is_text(self) -> bool:
         """Whether the next token is to be predicted, at every position of a window."""
         return self.train.y.dim() == 2
+
+
+def deeper(task: Task) -> Task:
+    """The same task, whose host has one more hidden layer, residual block or transformer block: another shape.
+
+    Raises:
+        ConfigError: if the host's factory knows none, as those of the user's own.
+    """
+    if not isinstance(task.make_host, DeepeningFactory):
+        raise ConfigError(
+            f"The host of {task.name} has no deeper version: its factory needs a method deeper() that gives another "
+            "factory, as those of mlp, cnn and gpt have."
+        )
+    return replace(task, make_host=task.make_host.deeper())

@@ -3,18 +3,20 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_origin
 
 from esper.cli.commands.command import Command
 from esper.cli.configuration_file import read_file
-from esper.cli.options import GROWTH_HINTS, HINTS, ON_COMMAND_LINE, PRESENTATION, Options, Request, request
+from esper.cli.options import GROWTH_HINTS, HINTS, ON_COMMAND_LINE, PRESENTATION, Options, Request, flag, request
 from esper.cli.run_directory import locate
 from esper.cli.values import alternatives, fit
 from esper.contracts.config import GrowthConfig
 
 GROWTH_OPTIONS = {
     "layers": ("places that carry seeds: names, patterns, spans first:last, with commas between", "PATTERN,..."),
+    "exclude": ("places that carry no seeds, whoever chose them, with commas between", "PATTERN,..."),
     "seeds_per_layer": ("seeds of each layer, at most its channels", "N"),
     "blueprints": ("what may grow, with commas between", "NAME,..."),
     "selection": ("what a blueprint is chosen for", "NAME"),
@@ -22,10 +24,18 @@ GROWTH_OPTIONS = {
     "trial": ("round tries candidates in arms of their own, live grows in the run itself", "round|live"),
     "max_rounds": ("rounds of candidates; 0 never grows", "N"),
     "max_growth": ("bound on all grown parameters, relative to the host's", "FACTOR"),
+    "max_latency": ("bound on the multiply-adds of all that grows, relative to the host's", "FACTOR"),
+    "max_train_flops": ("bound on the training FLOPs of the run with growth, relative to those without", "FACTOR"),
 }
 """Settings of growth that have an option of their own; all others can be set in the file."""
 
-_SHOWN = {"layers": "chosen by itself", "strategy": "chosen by conditions"}
+_SHOWN = {
+    "layers": "chosen by itself",
+    "exclude": "none",
+    "strategy": "chosen by conditions",
+    "max_latency": "none",
+    "max_train_flops": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -50,19 +60,15 @@ class Run(Command):
         parser.epilog, parser.formatter_class = _growth_help(), argparse.RawDescriptionHelpFormatter
         for one in ON_COMMAND_LINE:
             text = _help(one.metadata["help"], _shown(one.default, one.metadata["shown"]))
-            flag = _flag(one.name)
+            declare = partial(parser.add_argument, flag(one.name), dest=one.name, default=argparse.SUPPRESS, help=text)
             if HINTS[one.name] is not bool:
-                metavar = one.metadata["metavar"]
-                parser.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=text)
-            elif one.default:
-                action = argparse.BooleanOptionalAction
-                parser.add_argument(flag, action=action, default=argparse.SUPPRESS, help=text)
+                declare(metavar=one.metadata["metavar"])
             else:
-                parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
+                declare(action=argparse.BooleanOptionalAction if one.default else "store_true")
         growth = parser.add_argument_group("growth")
         for name, (help_, metavar) in GROWTH_OPTIONS.items():
             text = _help(help_, _shown(getattr(GrowthConfig, name), _SHOWN.get(name)))
-            growth.add_argument(_flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
+            growth.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
 
     @classmethod
     def from_line(cls, values: dict[str, Any]) -> Self:
@@ -104,10 +110,6 @@ def _shown(default: Any, shown: str | None) -> str:
     return "null" if default is None else str(default)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _from_line(name: str, value: Any, hints: dict[str, Any]) -> Any:
     """A value as its first plain type wants it; lists have commas."""
     hint = next(one for one in alternatives(hints[name]) if one is not type(None))
@@ -116,4 +118,4 @@ def _from_line(name: str, value: Any, hints: dict[str, Any]) -> Any:
             return int(value)
         except ValueError:
             pass  # fit says what is wrong with it
-    return fit(_flag(name), value.split(",") if get_origin(hint) is Sequence else value, hint)
+    return fit(flag(name), value.split(",") if get_origin(hint) is Sequence else value, hint)

@@ -1,0 +1,139 @@
+"""What is to be computed, and in which order: learning rates first, then all seeds; rows that grow before those that
+follow them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.growth.cases import Case
+from benchmarks.growth.cells import Job, cell_path, read_cell
+from benchmarks.growth.rows import CONTROL_BLUEPRINTS, ROWS, SECONDARY_CASES, TUNING_SEEDS, shipped
+from esper.evaluation.training import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which cells there shall be.
+
+    Args:
+        directory: where cells are kept.
+        cases: of the tables.
+        rows: by name; None takes all that a case has by default.
+        seeds: of every row; None takes each row's own.
+        trials: seeds on which placebo and random frozen grafts are tried, on digits, by the shipped recipe.
+        tuning_seeds: on which learning rates are searched.
+    """
+
+    directory: Path
+    cases: Sequence[Case]
+    rows: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+    trials: Sequence[int] = ()
+    tuning_seeds: Sequence[int] = TUNING_SEEDS
+
+    def rows_of(self, case: Case) -> list[str]:
+        """Rows of a case, by name."""
+        if self.rows is not None:
+            return list(self.rows)
+        has_all = case.name in SECONDARY_CASES
+        return [name for name, kind in ROWS.items() if has_all or kind.is_headline]
+
+    def seeds_of(self, row: str) -> Sequence[int]:
+        """Seeds of a row's cells."""
+        return ROWS[row].seeds if self.seeds is None else self.seeds
+
+    def phases(self) -> Iterator[list[Job]]:
+        """Jobs that do not depend on each other, phase by phase; ask for the next once a phase is computed."""
+        for follows in (False, True):
+            yield [job for case, row in self._pairs(follows=follows) for job in self._tuning(case, row)]
+            yield [job for case, row in self._pairs(follows=follows) for job in self._final(case, row)]
+        yield self.trial_jobs()
+
+    def trial_jobs(self) -> list[Job]:
+        """Trials of the control blueprints."""
+        return [
+            Job(self.directory, case, row, shipped(case), seed)
+            for case in self.cases
+            for row in CONTROL_BLUEPRINTS
+            for seed in self.trials
+            if case.name == "digits" and row in self.rows_of(case)
+        ]
+
+    def cells(self, case: Case, row: str, recipe: Recipe, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Finished cells of a row, by seed; none that followed another grown cell than the one that is there now."""
+        jobs = self._jobs(case, row, [recipe], seeds)
+        return {job.seed: read_cell(job.path) for job in jobs if job.is_finished}
+
+    def choice(self, case: Case, row: str) -> Recipe | None:
+        """The recipe of a row: best by mean *select* loss over the tuning seeds; None until all were tried."""
+        recipes = ROWS[row].recipes(case)
+        if len(recipes) == 1:
+            return recipes[0]
+        losses = {recipe: self._tuned(case, row, recipe) for recipe in recipes}
+        found = {recipe: loss for recipe, loss in losses.items() if loss is not None}
+        return min(found, key=found.__getitem__) if len(found) == len(recipes) else None
+
+    def tuning(self, case: Case, row: str) -> dict[str, float | None]:
+        """Mean *select* loss of every recipe that was tried; None where a run diverged."""
+        losses = ((recipe, self._tuned(case, row, recipe)) for recipe in ROWS[row].recipes(case))
+        return {
+            f"{recipe.lr:g} {recipe.schedule}": loss if math.isfinite(loss) else None
+            for recipe, loss in losses
+            if loss is not None
+        }
+
+    def waiting(self) -> dict[str, str]:
+        """Rows that cannot be computed yet, or not here, and why."""
+        told = {}
+        for case in self.cases:
+            for row in self.rows_of(case):
+                followed = ROWS[row].follows
+                if (reason := ROWS[row].obstacle(case)) is not None:
+                    told[f"{case.name}, {row}"] = reason
+                elif followed is not None and self.choice(case, followed) is None:
+                    told[f"{case.name}, {row}"] = f"follows {followed}, which is not there yet"
+                elif self.choice(case, row) is None:
+                    told[f"{case.name}, {row}"] = "its learning rate is not searched yet"
+        return told
+
+    def _pairs(self, *, follows: bool) -> Iterator[tuple[Case, str]]:
+        for case in reversed(self.cases):  # the longest first
+            for row in self.rows_of(case):
+                if (ROWS[row].follows is not None) == follows and ROWS[row].obstacle(case) is None:
+                    yield case, row
+
+    def _tuning(self, case: Case, row: str) -> list[Job]:
+        recipes = ROWS[row].recipes(case)
+        return self._jobs(case, row, recipes, self.tuning_seeds) if len(recipes) > 1 else []
+
+    def _final(self, case: Case, row: str) -> list[Job]:
+        recipe = self.choice(case, row)
+        return [] if recipe is None else self._jobs(case, row, [recipe], self.seeds_of(row))
+
+    def _jobs(self, case: Case, row: str, recipes: Sequence[Recipe], seeds: Sequence[int]) -> list[Job]:
+        """Those whose grown run is there."""
+        followed = ROWS[row].follows
+        if followed is None:
+            return [Job(self.directory, case, row, recipe, seed) for recipe in recipes for seed in seeds]
+        grown = self.choice(case, followed)
+        if grown is None:
+            return []
+        paths: Mapping[int, Path] = {
+            seed: cell_path(self.directory, case.name, followed, grown, seed) for seed in seeds
+        }
+        return [
+            Job(self.directory, case, row, recipe, seed, paths[seed])
+            for recipe in recipes
+            for seed in seeds
+            if paths[seed].exists()
+        ]
+
+    def _tuned(self, case: Case, row: str, recipe: Recipe) -> float | None:
+        cells = self.cells(case, row, recipe, self.tuning_seeds)
+        if len(cells) < len(self.tuning_seeds):
+            return None
+        losses = [cell["val_loss"] for cell in cells.values()]
+        return math.inf if None in losses else fmean(losses)

@@ -1,0 +1,129 @@
+"""What the finished cells say: tables, claims and pictures, ready to be written."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.growth.cases import Case
+from benchmarks.growth.cells import machines, read_cells
+from benchmarks.growth.claims import FAMILIES, Claim, judged
+from benchmarks.growth.pictures import picture, points
+from benchmarks.growth.plan import Plan
+from benchmarks.growth.rows import CONTROL_BLUEPRINTS, HEADLINE, ROWS, RowKind, compared_with, shipped
+from benchmarks.growth.tables import Cells, claims_markdown, compare, details, markdown, points_gained
+
+QUANTITIES = {"train_flops": "training FLOPs, relative to the grown run's", "parameters": "parameters"}
+
+
+def collected(plan: Plan) -> dict[str, Any]:
+    """Everything, from the cells that are there.
+
+    ``tasks`` holds the main tables, ``others`` those of all other rows by task and by the grown row that they are
+    compared with, which comes first in each.
+    """
+    cells = {case: _cells(plan, case) for case in plan.cases}
+    there = [case for case in plan.cases if "grown" in cells[case]]
+    return {
+        "machines": machines(plan.directory),
+        "settings": {case.name: _settings(plan, case, cells[case]) for case in plan.cases},
+        "tasks": {case.name: _table(cells[case], HEADLINE) for case in there},
+        "others": {case.name: others for case in plan.cases if (others := _others(cells[case]))},
+        "claims": {family: _claims(claims, cells) for family, claims in FAMILIES.items()},
+        "trials": {row: _kept(plan, row) for row in CONTROL_BLUEPRINTS},
+    }
+
+
+def told(results: Mapping[str, Any]) -> str:
+    """All tables and claims, as they are printed."""
+    parts = []
+    for task, table in results["tasks"].items():
+        parts += [markdown(task, table), details(table)]
+    for task, groups in results["others"].items():
+        for table in groups.values():
+            parts += [markdown(task, table), details(table)]
+    for family, claims in results["claims"].items():
+        if claims:
+            parts += [f"**Claims, {family}**", claims_markdown(claims)]
+    for row, counts in results["trials"].items():
+        parts.append(f"{row}: kept in {counts['kept']} of {counts['trials']} trials on digits")
+    return "\n\n".join(parts)
+
+
+def pictures(results: Mapping[str, Any]) -> dict[str, str]:
+    """An SVG for every task and quantity, by file name; all rows that were compared with ``grown``."""
+    drawn = {}
+    for task, headline in results["tasks"].items():
+        table = {**results["others"].get(task, {}).get("grown", {}), **headline}
+        for quantity, label in QUANTITIES.items():
+            title = f"{task}: test accuracy and 95 % interval over seeds"
+            drawn[f"{task}-{quantity}.svg"] = picture(title, label, points(table, quantity))
+    return drawn
+
+
+def meanings() -> str:
+    """What every row is, as a list."""
+    return "\n".join(f"- `{name}`: {_meaning(kind)}" for name, kind in ROWS.items())
+
+
+def _meaning(kind: RowKind) -> str:
+    searched = "shipped learning rate and schedule" if not kind.schedules else f"searched: {', '.join(kind.schedules)}"
+    return f"{kind.meaning} ({searched}{'' if kind.follows is None else f'; follows {kind.follows}'})"
+
+
+def _cells(plan: Plan, case: Case) -> dict[str, Cells]:
+    """Cells of all rows of a case, by their chosen recipe."""
+    found: dict[str, Cells] = {}
+    for row in ROWS:
+        recipe, seeds = plan.choice(case, row), plan.seeds_of(row)
+        cells = {} if recipe is None else plan.cells(case, row, recipe, seeds)
+        if cells:
+            found[row] = cells
+    return found
+
+
+def _settings(plan: Plan, case: Case, cells: Mapping[str, Cells]) -> dict[str, Any]:
+    searched = {row: plan.tuning(case, row) for row in cells if len(ROWS[row].recipes(case)) > 1}
+    pace = case.pace._asdict()
+    return {
+        "host": case.host,
+        **pace,
+        "rates": case.rates,
+        "margin": case.margin,
+        "wide": case.wide,
+        "search": searched,
+    }
+
+
+def _table(cells: Mapping[str, Cells], rows: Sequence[str], grown: str = "grown") -> dict[str, Any]:
+    return compare(cells[grown], {row: cells[row] for row in rows if row in cells})
+
+
+def _others(cells: Mapping[str, Cells]) -> dict[str, Any]:
+    """Tables of the rows that are not in the main one, by the grown row that they are compared with."""
+    groups: dict[str, list[str]] = {}
+    for row in cells:
+        if row not in HEADLINE:
+            groups.setdefault(compared_with(row), []).append(row)
+    return {
+        grown: _table(cells, [grown, *(row for row in rows if row != grown)], grown)
+        for grown, rows in groups.items()
+        if grown in cells
+    }
+
+
+def _claims(claims: Sequence[Claim], cells: Mapping[Case, Mapping[str, Cells]]) -> list[dict[str, Any]]:
+    margins = {case.name: case.margin for case in cells}
+    differences: dict[str, dict[Claim, list[float]]] = {}
+    for case, rows in cells.items():
+        for claim in claims:
+            if claim.grown in rows and claim.against in rows:
+                gained = points_gained(rows[claim.grown], rows[claim.against])
+                if gained:
+                    differences.setdefault(case.name, {})[claim] = gained
+    return judged(differences, margins) if differences else []
+
+
+def _kept(plan: Plan, row: str) -> dict[str, int]:
+    """How often a control blueprint was kept on digits, by the shipped recipe."""
+    digits = next((case for case in plan.cases if case.name == "digits"), None)
+    cells = {} if digits is None else read_cells(plan.directory, digits.name, row, shipped(digits), plan.trials)
+    return {"trials": len(cells), "kept": sum(bool(cell["kept"]) for cell in cells.values())}

@@ -1,0 +1,76 @@
+"""Jobs whose results are lines of files, so that an interrupted benchmark goes on where it stopped.
+
+One process writes one file; the files of several machines in one folder are read as one.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import machine
+
+Result = dict[str, Any]
+
+
+def finished(directory: Path) -> dict[str, Result]:
+    """Results of all files of a folder, by the keys of their jobs. A line that was cut is left out."""
+    found: dict[str, Result] = {}
+    for path in sorted(directory.glob("*.jsonl")):
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                record = json.loads(line)
+                found[record.pop("key")] = record
+    return found
+
+
+def compute(work: Callable[[Any], Result], jobs: Mapping[str, Any], path: Path, workers: int) -> list[str]:
+    """Run the jobs that no file beside ``path`` holds yet, in processes of one thread each.
+
+    Args:
+        work: called with a job, in another process.
+        jobs: by key, in the order in which they shall begin.
+        path: file that takes the results, each with the machine.
+        workers: number of processes.
+
+    Returns:
+        What failed: key and error of each such job; the others are not lost.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _drop_cut_line(path)
+    done = finished(path.parent)
+    missing = {key: job for key, job in jobs.items() if key not in done}
+    failures: list[str] = []
+    context = multiprocessing.get_context("spawn")
+    with (
+        path.open("a") as file,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        futures = {pool.submit(work, job): key for key, job in missing.items()}
+        for count, future in enumerate(as_completed(futures), start=1):
+            key, error = futures[future], future.exception()
+            if error is None:
+                file.write(json.dumps({"key": key, "machine": machine(), **future.result()}) + "\n")
+                file.flush()
+            else:
+                failures.append(f"{key}: {type(error).__name__}: {error}")
+                print(f"FAILED {failures[-1]}", flush=True)
+            if count % 10 == 0 or count == len(missing):
+                print(f"{count} of {len(missing)} jobs", flush=True)
+    return failures
+
+
+def machines(results: Mapping[str, Result]) -> list[Result]:
+    """What the results were computed on, each kind once."""
+    return [json.loads(text) for text in sorted({json.dumps(one["machine"]) for one in results.values()})]
+
+
+def _drop_cut_line(path: Path) -> None:
+    """What would be written behind a cut line would be lost with it."""
+    if path.exists():
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rfind(b"\n") + 1])

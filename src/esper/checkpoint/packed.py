@@ -1,0 +1,149 @@
+"""A nested state in one file, written and read tensor by tensor, so that no second copy of it lies in memory.
+
+The file has the bytes of all tensors in a row; then, as JSON, the structure and of every tensor its dtype, its shape,
+where it begins and its digest; then the digest of that JSON and its length.
+"""
+
+import json
+import math
+import mmap
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+import torch
+
+from esper.checkpoint.digests import DIGEST_BYTES, Raw, bytes_digest, raw_bytes, raw_digest
+from esper.checkpoint.tree import Apart, flatten, unflatten
+from esper.contracts.errors import CheckpointError
+
+LENGTH_BYTES = 8
+"""Of the last number in the file."""
+
+
+class Packed(Apart):
+    """A nested state in a file that has no name: it is gone with this object, or with the process, however that ends.
+
+    A process that was forked off can read what its parent has written, and the other way round.
+
+    Args:
+        folder: on whose disk the file is; None takes the system's for temporary files.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._take(self._unnamed())
+
+    @classmethod
+    def of(cls, tree: Any, folder: Path | None = None) -> Self:
+        """A state put on disk."""
+        packed = cls(folder)
+        packed.write(tree)
+        return packed
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The state in a file that :meth:`copy_to` has written; the file stays when this object goes.
+
+        A state that replaces it lies in a new file beside the folder that holds it.
+        """
+        packed = cls.__new__(cls)
+        packed._folder = path.parent.parent
+        packed._take(path.open("rb"))
+        return packed
+
+    def write(self, tree: Any) -> None:
+        """Replace the state.
+
+        Raises:
+            CheckpointError: if it holds what cannot be stored.
+        """
+        structure, tensors = flatten(tree)
+        if not self._file.writable():
+            self._close()
+            self._take(self._unnamed())
+        self._file.seek(0)
+        self._file.truncate()
+        entries, begin = {}, 0
+        for name, tensor in tensors.items():
+            raw, dtype = raw_bytes(tensor), str(tensor.dtype).removeprefix("torch.")
+            entries[name] = [dtype, list(tensor.shape), begin, raw_digest(tensor.dtype, tensor.shape, raw)]
+            begin += self._file.write(raw.data)
+        text = json.dumps({"structure": structure, "tensors": entries}).encode()
+        self._file.write(text + bytes_digest(text) + len(text).to_bytes(LENGTH_BYTES, "little"))
+        self._file.flush()
+
+    def read(self) -> Any:
+        """The state, in memory of its own.
+
+        Raises:
+            CheckpointError: if any byte differs from what was written.
+        """
+        try:
+            view = self._mapped()
+            structure, entries = _listed(view)
+            tensors = {}
+            for name, dtype, shape, raw in _checked(view, entries):
+                tensors[name] = torch.empty(shape, dtype=dtype)
+                raw_bytes(tensors[name])[:] = raw
+            return unflatten(structure, tensors)
+        except (OSError, ValueError) as error:
+            remedy = "Go on from the last checkpoint."
+            raise CheckpointError(f"A state of the run that was put on disk is damaged: {error}. {remedy}") from error
+
+    def check(self) -> None:
+        """Look whether every byte is what was written, without reading the state into memory.
+
+        Raises:
+            OSError, ValueError: if one is not.
+        """
+        view = self._mapped()
+        for _ in _checked(view, _listed(view)[1]):
+            pass
+
+    @property
+    def seal(self) -> str:
+        """Tells this state from others: a digest of its structure and of the digests of its tensors."""
+        return bytes(self._mapped()[-DIGEST_BYTES - LENGTH_BYTES : -LENGTH_BYTES]).decode(errors="replace")
+
+    def copy_to(self, path: Path) -> None:
+        """Write the file under a name."""
+        with path.open("wb") as target:
+            target.write(self._mapped())
+
+    def _unnamed(self) -> IO[bytes]:
+        return tempfile.TemporaryFile(dir=self._folder)
+
+    def _take(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._close = weakref.finalize(self, file.close)
+
+    def _mapped(self) -> memoryview:
+        """The bytes of the file; read in this way, no two processes move each other's position in it."""
+        return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _listed(view: memoryview) -> tuple[Any, dict[str, Any]]:
+    """The structure, and what is told of the tensors."""
+    end = len(view) - LENGTH_BYTES - DIGEST_BYTES
+    begin = end - int.from_bytes(view[end + DIGEST_BYTES :], "little")
+    if begin < 0 or bytes_digest(bytes(view[begin:end])) != bytes(view[end : end + DIGEST_BYTES]):
+        raise ValueError("its list of tensors does not match its digest")
+    listed = json.loads(bytes(view[begin:end]))
+    size = sum(math.prod(shape) * getattr(torch, dtype).itemsize for dtype, shape, *_ in listed["tensors"].values())
+    if size != begin:
+        raise ValueError(f"it has {begin} bytes of tensors, not {size}")
+    return listed["structure"], listed["tensors"]
+
+
+def _checked(view: memoryview, entries: dict[str, Any]) -> Iterator[tuple[str, torch.dtype, list[int], Raw]]:
+    """Name, dtype, shape and bytes of every tensor, compared with its digest."""
+    for name, (dtype_name, shape, begin, expected) in entries.items():
+        dtype = getattr(torch, dtype_name)
+        raw = np.frombuffer(view[begin : begin + math.prod(shape) * dtype.itemsize], np.uint8)
+        if raw_digest(dtype, shape, raw) != expected:
+            raise ValueError(f"{name.lstrip('.')} does not match its digest")
+        yield name, dtype, shape, raw

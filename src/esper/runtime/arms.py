@@ -1,0 +1,149 @@
+"""One arm: a candidate grows in a copy of the run, on the window's batches, and is judged against the twin.
+
+Both are judged by the mean of their weights over the last quarter of their steps.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from esper.contracts.lifecycle import State
+from esper.kasmina.gates import gate
+from esper.runtime.books import Lifecycle
+from esper.runtime.judging import Measurement, against_twin
+from esper.runtime.replay import Round, replay_step
+from esper.runtime.run import Run
+from esper.runtime.snapshot import Kept
+
+RECENT = 3
+"""Points of an arm's learning curve by which it is compared halfway, of twenty in one as long as the window."""
+
+UNJUDGED = dict.fromkeys(("twin_z", "gain", "gain_se", "has_metric", "metric_gain", "gate_loss", "twin_gate_loss"))
+"""What is not known of an arm that was given up."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm has come to.
+
+    Attributes:
+        loss: its held-out loss on the select and gate samples; None if it was given up.
+        has_passed: whether it may be adopted.
+        halfway: its training loss when it was half over.
+        is_beaten: whether it is clearly worse than the twin.
+        keep: gives its body, for later.
+    """
+
+    loss: float | None
+    has_passed: bool
+    halfway: float | None
+    is_beaten: bool
+    keep: Callable[[], Kept]
+
+
+class Arms:
+    """Trains and judges arms in the run's own objects.
+
+    Args:
+        run: the run.
+        after_step: called where an arm can be gone on with, after every step of it.
+    """
+
+    def __init__(self, run: Run, after_step: Callable[[Round], None]) -> None:
+        self._run, self._after_step = run, after_step
+
+    def take(self, now: Round, one: Lifecycle) -> Outcome:
+        """Run the arm of a candidate to its end, from wherever ``now`` says that it stands."""
+        run = self._run
+        run.arm = arm_name(now, one)
+        if self._train(now, one):
+            return self._judge(now, one)
+        self._give_up(now, one)
+        return Outcome(None, False, now.halfway, False, run.snapshots.keep)
+
+    def _train(self, now: Round, one: Lifecycle) -> bool:
+        """Gives whether the arm came to its end."""
+        run, config = self._run, self._run.config
+        if now.arm_step == 0:
+            run.restore(now.start)
+            if one.state is State.GERMINATED:
+                run.seeds.promote(one, State.TRAINING, has_slot=True)
+            run.seeds.promote(one, State.GRAFTING)
+        while now.arm_steps is None or now.arm_step < now.arm_steps:
+            if now.arm_steps is None:  # the first step tells what the others will cost
+                now.arm_steps = self._steps(now.flops, run.cost(now.batches[0]))
+            replay_step(run, now, [one])
+            now.arm_mean.after_step(run.model, now.arm_step, now.arm_steps)
+            if now.is_halfway and len(now.curve.train_losses) >= RECENT:
+                now.halfway = fmean(now.curve.train_losses[-RECENT:])
+                if config.race and now.is_behind:
+                    return False
+            hold = max(1, int(config.hold_fraction * now.arm_steps))
+            if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
+                place = run.places[one.layer_id]
+                alpha = place.state.alpha[place.arena.grafts[one.number].seeds[0]]
+                run.seeds.promote(one, State.STABILIZATION, alpha=float(alpha))
+            self._after_step(now)
+        run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
+        return True
+
+    def _steps(self, run_flops: list[int], first_flops: int) -> int:
+        """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
+        window = steps = len(run_flops)
+        if self._run.config.compare == "flops":
+            spent = (first_flops * flops for flops in itertools.accumulate(run_flops))
+            steps = sum(flops <= run_flops[0] * sum(run_flops) for flops in spent)
+        steps -= (steps - window) % self._run.trainer.accumulate  # gradients then go on accumulating where the run's do
+        return max(1, steps)
+
+    def _judge(self, now: Round, one: Lifecycle) -> Outcome:
+        run, split, twin = self._run, self._run.judge.split, now.twin
+        assert twin is not None
+        now.curve.close(run.step, run.train_flops)
+        result = run.measure_mean(now.arm_mean, now.batches)
+        one.gates["twin"] = against_twin(result, twin, split.gate)
+        has_passed = one.state is State.EVALUATING and self._may_adopt(one)
+        select_loss = result.loss(split.select)
+        self._log(now, one, twin, select_loss=select_loss, passed=has_passed, given_up=False, **one.gates["twin"])
+        z = one.gates["twin"]["twin_z"]
+        is_beaten = z is not None and z <= -run.config.gate_z
+        loss = result.loss(torch.cat([split.select, split.gate]))
+        return Outcome(loss, has_passed, now.halfway, is_beaten, run.snapshots.keep)
+
+    def _give_up(self, now: Round, one: Lifecycle) -> None:
+        """End an arm early, unjudged: one that beat the twin is ahead of it."""
+        run, twin = self._run, now.twin
+        assert twin is not None
+        now.curve.close(run.step, run.train_flops)
+        self._log(now, one, twin, select_loss=None, passed=False, given_up=True, **UNJUDGED)
+
+    def _log(self, now: Round, one: Lifecycle, twin: Measurement, **judged: Any) -> None:
+        run = self._run
+        run.journal.write(
+            "arm_ended",
+            step=run.step,
+            round=now.number,
+            arm=run.arm,
+            lifecycle=one.number,
+            steps=now.arm_step,
+            arm_flops=one.flops,
+            twin_select_loss=twin.loss(run.judge.split.select),
+            **judged,
+            curve=now.curve.points(),
+        )
+
+    def _may_adopt(self, one: Lifecycle) -> bool:
+        run = self._run
+        finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
+        measured = one.gates["twin"] | {"is_finite": finite, "is_joint": False}
+        is_sound = not any(flags.read().any() for flags in run.faults().values())
+        return is_sound and gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z).passed
+
+
+def arm_name(now: Round, one: Lifecycle) -> str:
+    """Under which the audit log tells of an arm."""
+    return f"round{now.number}/{one.layer_id or 'model'}/{one.blueprint}"

@@ -1,0 +1,103 @@
+"""Weights that a host begins with: read from a file, and put into it strictly."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from esper.contracts.errors import ConfigError
+
+Weights = Mapping[str, Tensor]
+"""Tensors by their names in the host's state dict."""
+
+FORMATS = (".safetensors", ".pt", ".pth")
+NAMED = 3
+"""So many tensors of a kind are named in a message, at most."""
+
+GRAFT = "graft_"
+"""How the grafts of an exported network are named; see :mod:`esper.kasmina.export`."""
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or of a ``.pt`` or ``.pth`` file that holds a state dict.
+
+    Nothing in the file is executed.
+
+    Raises:
+        ConfigError: if there is no such file, it cannot be read, or holds anything but finite tensors by name.
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"Weights are read from {', '.join(FORMATS)}, not from {path.name!r}.")
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path} to begin from.")
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (SafetensorError, pickle.UnpicklingError, BadZipFile, EOFError, KeyError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split("\n")[0].split())
+        raise ConfigError(
+            f"{path} holds no weights that can be read: {told}. Save them by torch.save(model.state_dict(), PATH)."
+        ) from error
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ConfigError(
+            f"{path} holds {_told(loaded)} instead of tensors by name. Save them by torch.save(model.state_dict(), "
+            "PATH)."
+        )
+    weights = {str(name): tensor.detach() for name, tensor in loaded.items()}
+    spoilt = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if spoilt:
+        raise ConfigError(f"{path} holds values that are not finite: {_some(spoilt)}. Begin from weights before that.")
+    return weights
+
+
+def put_weights(host: nn.Module, weights: Weights, source: str = "the weights") -> None:
+    """Let a bare host go on from trained weights. A refusal changes nothing.
+
+    Args:
+        host: not wrapped yet; floating-point tensors are cast to its dtype.
+        weights: every tensor of its state dict, and no other.
+        source: how messages call them.
+
+    Raises:
+        ConfigError: if a tensor is missing, unknown, or of another shape, naming some.
+    """
+    wanted = {name: tuple(value.shape) for name, value in host.state_dict().items() if isinstance(value, Tensor)}
+    missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    if any(part.startswith(GRAFT) for name in unknown for part in name.split(".")):
+        raise ConfigError(
+            f"{source} are those of a network that has grown ({_some(unknown)}), not of its bare host, and a grown "
+            "network is another graph than the host. Begin from weights of the host alone: those before it grew, or "
+            "esper.host_state_dict(model)."
+        )
+    faults = [f"missing: {_some(missing)}"] if missing else []
+    faults += [f"unknown to the host: {_some(unknown)}"] if unknown else []
+    faults += [
+        f"{name!r} is {list(weights[name].shape)} there and {list(shape)} in the host"
+        for name, shape in wanted.items()
+        if name in weights and tuple(weights[name].shape) != shape
+    ][:NAMED]
+    if faults:
+        raise ConfigError(
+            f"{source} do not fit the host: {'; '.join(faults)}. Name the host that they were trained in, and data of "
+            "the same shape and classes."
+        )
+    host.load_state_dict(dict(weights), strict=False)  # names were checked; a module's own extra state stays new
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:NAMED]))
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+
+
+def _told(loaded: object) -> str:
+    if not isinstance(loaded, Mapping):
+        return f"a {type(loaded).__name__}"
+    others = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]
+    return f"more than tensors ({_some(others)})"

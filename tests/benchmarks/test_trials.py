@@ -1,0 +1,228 @@
+"""The published list of trials, single trials, and what is told of them."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.growth.trials import RESULTS, main
+from benchmarks.growth.trials_list import TASKS, Trial, control_trials, listed, trials
+from benchmarks.growth.trials_run import Job, ablations, fate, run_trial, same_bytes
+from benchmarks.growth.trials_table import by_task, is_net_success, markdown, summary
+from esper.contracts.config import GrowthConfig
+from esper.evaluation.growing import growing
+from esper.evaluation.scoring import per_sample
+from esper.kasmina.export import export
+from esper.tamiyo.controls import NeverPolicy
+
+LIST = trials()
+
+
+def test_there_are_a_thousand_trials_and_a_third_should_refuse():
+    assert len(LIST) == 1000
+    assert 3 * sum(one.is_wide for one in LIST) >= 1000
+
+
+def test_every_trial_has_a_seed_and_a_split_of_its_own_that_no_table_uses():
+    used = [one.seed for one in LIST] + [one.split for one in LIST]
+    assert len(set(used)) == 2000
+    assert min(used) >= 10_000
+
+
+def test_wide_hosts_have_at_least_four_times_the_usual_width_and_small_ones_at_most_one_and_a_half_times():
+    for one in LIST:
+        factor = one.width / TASKS[one.task].width
+        assert factor >= 4 if one.is_wide else 0.5 <= factor <= 1.5
+
+
+def test_any_beginning_of_the_list_holds_tasks_in_proportion():
+    whole, beginning = (Counter((one.task, one.width) for one in part) for part in (LIST, LIST[:250]))
+    for what, count in whole.items():
+        assert abs(beginning[what] - count / 4) <= 1
+
+
+def test_each_control_runs_in_two_hundred_trials_of_the_list():
+    controls = list(control_trials())
+    assert Counter(one.blueprint for one in controls) == {"placebo": 200, "random_frozen": 200}
+    assert all(replace(one, blueprint="default") == LIST[one.number] for one in controls)
+
+
+def test_the_published_list_holds_every_trial():
+    published = json.loads(json.dumps(listed()))
+    columns = published["columns"]
+    assert [Trial(**dict(zip(columns, row, strict=True))) for row in published["trials"]] == LIST
+
+
+def test_a_host_has_the_width_of_its_trial():
+    wide = next(one for one in LIST if one.task == "digits" and one.width == 64)
+    assert [layer.out_features for layer in list(wide.load(None).make_host())[::2]] == [64, 64, 10]
+
+
+SHORT = {"epochs": 8, "batch_size": 32, "lr": 2e-2}
+NARROW = [one for one in LIST if (one.task, one.width) == ("digits", 4)][:10]
+
+
+def begun(trial, **config):
+    return growing(trial.load(None), GrowthConfig(seed=trial.seed, **config), **SHORT, seed=trial.seed)
+
+
+@pytest.fixture(scope="module")
+def grown():
+    """The first of the narrow hosts that grows, in a run so short: its trial, run and task."""
+    for trial in NARROW:
+        run = begun(trial)
+        run.finish()
+        if fate(run)["kept"]:
+            return trial, run, trial.load(None)
+    pytest.fail("none of the narrow hosts grows")
+
+
+def test_without_its_fossil_a_network_is_another(grown):
+    _, run, task = grown
+    plain = export(run.model)
+    before = per_sample(plain, task.test)[0].mean()
+    (one,) = ablations(plain, task.test, fate(run)["kept"])
+    assert one["loss_without"] > float(before)
+
+
+def test_without_its_fossil_a_network_is_the_host_alone(grown):
+    """The hook takes out the whole fossil and nothing else."""
+    _, run, task = grown
+    plain, (number,) = export(run.model), fate(run)["kept"]
+    (found,) = ablations(plain, task.test, [number])
+    parameters = dict(plain.named_parameters())
+    with torch.no_grad():
+        for name, value in parameters.items():
+            if f"graft_{number}" in name:
+                value.zero_()
+    assert found["loss_without"] == pytest.approx(float(per_sample(plain, task.test)[0].double().mean()))
+
+
+def test_an_ablation_leaves_the_network_as_it_was(grown):
+    _, run, task = grown
+    plain = export(run.model)
+    before = per_sample(plain, task.test)[0]
+    ablations(plain, task.test, fate(run)["kept"])
+    assert torch.equal(per_sample(plain, task.test)[0], before)
+
+
+def test_every_lifecycle_is_counted(grown):
+    _, run, _ = grown
+    told = fate(run)
+    assert told["begun"] == told["ended"] == len(told["lifecycles"]) > 0
+    assert told["adopted"] == len(told["kept"]) == 1
+
+
+def test_a_lifecycle_without_outcome_is_counted_as_begun_only():
+    run = begun(NARROW[0])
+    for batch in run.loader:
+        run.session.step(batch)
+    run.session.after_epoch()
+    told = fate(run)
+    assert told["begun"] > told["ended"] == 0
+
+
+def test_a_run_that_adopted_nothing_is_its_twin_and_one_that_grew_is_not(grown):
+    trial, run, task = grown
+    strict = begun(trial, gate_z=1000.0)
+    twin = growing(task, GrowthConfig(seed=trial.seed), **SHORT, seed=trial.seed, policy=NeverPolicy(GrowthConfig()))
+    for one in (strict, twin):
+        one.finish()
+    assert fate(strict)["begun"] > 0
+    assert same_bytes(export(strict.model), export(twin.model))
+    assert not same_bytes(export(run.model), export(twin.model))
+
+
+def test_a_wide_trial_is_also_compared_at_equal_flops():
+    result = run_trial(Job(Trial(0, "digits", 64, True, 1, 1), None, {"epochs": 4}))
+    assert result["host_on"]["train_flops"] == pytest.approx(result["grown"]["train_flops"], rel=0.03)
+    assert result["grown"]["train_flops"] > 1.1 * result["twin"]["train_flops"]
+    assert result["grown"]["steps"] == result["twin"]["steps"] < result["host_on"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "is_success"),
+    [(0.9, 0.895, True), (0.9, 0.894, False), (1.0, 0.95, False), (None, 0.95, False)],
+)
+def test_net_success_asks_for_a_lower_loss_and_an_accuracy_at_most_half_a_point_below(loss, accuracy, is_success):
+    twin = {"test_loss": 1.0, "test_accuracy": 0.9}
+    assert is_net_success({"grown": {"test_loss": loss, "test_accuracy": accuracy}, "twin": twin}) is is_success
+
+
+def told(*, kept=True, gain=0.1, is_wide=False, begun=4, ended=4, useful=True):
+    """A trial and its result as :func:`run_trial` gives it."""
+    grown = {"test_loss": 1.0 - gain, "test_accuracy": 0.9 + gain / 10, "train_flops": 200}
+    twin = {"test_loss": 1.0, "test_accuracy": 0.9, "train_flops": 100}
+    result = {
+        "begun": begun,
+        "ended": ended,
+        "adopted": int(kept),
+        "kept": [1] if kept else [],
+        "grown": grown,
+        "twin": twin,
+        "host_on": twin | {"test_accuracy": 0.901},
+        "is_twin": not kept,
+        "fossils": [{"loss_without": 5.0 if useful else 0.0}] if kept else [],
+    }
+    return Trial(0, "digits", 64 if is_wide else 8, is_wide, 0, 0), result
+
+
+def verdicts(results, controls=()):
+    return {row["question"].partition(":")[0]: row["is_met"] for row in summary(results, controls)}
+
+
+def test_targets_are_met_where_they_are():
+    wide = [told(is_wide=True, kept=False, gain=0.0)] * 20
+    controls = [(replace(told()[0], blueprint=name), told(kept=False)[1]) for name in ("placebo", "random_frozen")]
+    found = verdicts([told()] * 200 + wide, controls)
+    assert found.pop("points that refusing cost wide hosts, at equal FLOPs") is True
+    assert found.pop("points that refusing cost wide hosts, at equal steps") is True
+    assert {name for name, is_met in found.items() if is_met is False} == set()
+    assert sum(is_met is True for is_met in found.values()) == 6
+
+
+def test_targets_are_missed_where_they_are():
+    wide = [told(is_wide=True)] * 20 + [told(is_wide=True, kept=False, gain=-0.2)]
+    controls = [(replace(told()[0], blueprint=name), told()[1]) for name in ("placebo", "random_frozen")]
+    small = [told(gain=-0.1)] * 20 + [told(kept=False, ended=1)] * 200
+    found = verdicts(small + wide, controls)
+    assert set(found.values()) == {False, None}
+    assert sum(is_met is False for is_met in found.values()) == 8
+
+
+def test_net_success_in_too_few_runs_is_no_claim():
+    assert verdicts([told()] * 199)["net success"] is False
+    assert verdicts([told()] * 200)["net success"] is True
+
+
+def test_what_was_not_tried_is_neither_met_nor_missed():
+    rows = summary([], [])
+    assert all(row["is_met"] is None for row in rows)
+    assert "nothing to judge" in markdown(rows, by_task([]))
+
+
+def test_an_interrupted_benchmark_goes_on_and_parts_make_the_whole(tmp_path, capsys):
+    common = ["--limit", "4", "--epochs", "2", "--workers", "1", "--output", str(tmp_path)]
+    assert main([*common, "--part", "1/2"]) == 0
+    first = (tmp_path / "runs" / "trials" / "part-1-of-2.jsonl").read_text()
+    assert main([*common, "--part", "2/2"]) == 0
+    assert main(common) == 0
+    assert (tmp_path / "runs" / "trials" / "part-1-of-2.jsonl").read_text() == first
+    assert (tmp_path / "runs" / "trials" / "part-1-of-1.jsonl").read_text() == ""
+    published = json.loads((tmp_path / "trials.json").read_text())
+    expected = [*range(4), *(one.number for one in control_trials() if one.number < 4)]
+    assert [one["number"] for one in published["trials"]] == expected
+    assert f"{len(expected)} of {len(expected)} trials are finished" in capsys.readouterr().out
+    assert json.loads((tmp_path / "trials_list.json").read_text()) == json.loads(json.dumps(listed()))
+
+
+def test_a_try_cannot_be_taken_for_the_benchmark(capsys):
+    with pytest.raises(SystemExit):
+        main(["--epochs", "2"])
+    assert "--output" in capsys.readouterr().err
+
+
+def test_the_list_is_published_as_the_plan_has_it():
+    assert json.loads((RESULTS / "trials_list.json").read_text()) == json.loads(json.dumps(listed()))

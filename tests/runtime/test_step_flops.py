@@ -1,0 +1,55 @@
+"""What a graft adds to a training step, as torch counts it, is what is planned for it at most."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import esper
+from esper.blueprints.catalogue import CATALOGUE, make_blueprint
+from esper.contracts.lifecycle import State
+from esper.kasmina.hosts import places, traced
+from esper.runtime.flops import count
+from esper.tamiyo.train_flops import STEP_FLOPS
+from tests.kasmina.growing import grow
+from tests.runtime.budgeted import HOSTS
+
+DENSE = sorted(CATALOGUE.keys() - {"depthwise_conv"})
+
+
+@pytest.mark.parametrize("blueprint", DENSE)
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_graft_costs_at_most_six_flops_for_each_of_its_multiply_adds(host, blueprint):
+    for where, (flops, planned) in costs(host, blueprint).items():
+        assert flops <= planned, where
+
+
+def test_but_torch_counts_the_gradient_of_grouped_convolutions_as_if_they_were_dense():
+    """Here to be noticed when it changes."""
+    assert any(flops > planned for flops, planned in costs("cnn", "depthwise_conv").values())
+
+
+def costs(host: str, blueprint: str) -> dict[str, tuple[int, int]]:
+    """What a graft adds to a training step, and what is planned for it, at every place that it fits."""
+    factory, draw = HOSTS[host]
+    torch.manual_seed(0)
+    x, found = draw(8), {}
+
+    def step(model: torch.nn.Module) -> int:
+        labels = model(x).flatten(0, -2).argmax(-1)
+        return count(lambda: F.cross_entropy(model(x).flatten(0, -2), labels).backward())
+
+    for layer_id in [place.layer_id for place in places(esper.wrap(factory(), example=x))]:
+        model = esper.wrap(factory(), example=x)
+        bare = step(model)
+        with traced(model) as trace:
+            model(x)
+        place = next(one for one in places(model) if one.layer_id == layer_id)
+        for reads in ("input", "chunk"):
+            inputs = place.ports.inputs if reads == "input" else place.ports.outputs
+            ports = place.ports._replace(inputs=inputs, layout=place.layout_for(reads))
+            if layer_id not in found and make_blueprint(blueprint, {}).misfit(ports) is None:
+                grow(place, "all", State.GRAFTING, blueprint=blueprint, alpha=0.5, reads=reads)
+                (graft,) = place.arena.live
+                planned = STEP_FLOPS * graft.blueprint.multiply_adds(graft.ports) * trace.rows[layer_id]
+                found[layer_id] = step(model) - bare, planned
+    return found

@@ -1,0 +1,130 @@
+"""Trained weights are read without executing anything, and put into a host strictly or not at all."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import esper
+from esper.contracts.errors import ConfigError
+from esper.tasks.cnn import CNNHost
+from esper.tasks.gpt import GPTHost
+from esper.tasks.mlp import mlp
+from esper.tasks.weights import put_weights, read_weights
+
+HOSTS = {"mlp": lambda: mlp((6, 8, 8, 3)), "cnn": CNNHost((1, 8, 8), 3), "gpt": GPTHost(16, 7)}
+
+
+def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def _save(path, weights) -> None:
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save(weights, path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth"])
+@pytest.mark.parametrize("kind", HOSTS)
+def test_a_host_goes_on_from_the_bytes_of_a_file(kind, name, tmp_path):
+    trained, new = HOSTS[kind](), HOSTS[kind]()
+    _save(tmp_path / name, _copy(trained))
+    assert not all(torch.equal(new.state_dict()[key], value) for key, value in trained.state_dict().items())
+    put_weights(new, read_weights(tmp_path / name))
+    assert all(torch.equal(new.state_dict()[key], value) for key, value in trained.state_dict().items())
+
+
+def test_the_weights_of_a_wrapped_host_are_taken():
+    wrapped, new = esper.wrap(mlp((6, 8, 8, 3))), mlp((6, 8, 8, 3))
+    put_weights(new, esper.host_state_dict(wrapped))
+    assert torch.equal(new[0].weight, wrapped[0].weight)
+
+
+def _without(weights):
+    return {name: value for name, value in weights.items() if name != "0.bias"}
+
+
+MISFITS = {
+    "missing": (_without, r"missing: '0.bias'\. Name the host"),
+    "unknown": (lambda weights: weights | {"head.weight": torch.zeros(1)}, "unknown to the host: 'head.weight'"),
+    "renamed": (
+        lambda weights: {f"module.{name}": value for name, value in weights.items()},
+        "missing: '0.bias', '0.weight', '2.bias' and 3 more; unknown to the host: 'module.0.bias', .* and 3 more",
+    ),
+    "another shape": (
+        lambda weights: weights | {"0.weight": torch.zeros(8, 5)},
+        r"'0.weight' is \[8, 5\] there and \[8, 6\] in the host",
+    ),
+    "grown": (
+        lambda weights: _without(weights) | {"graft_1.w1": torch.zeros(1)},
+        "are those of a network that has grown .*esper.host_state_dict",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_what_does_not_fit_is_named_and_changes_nothing(case):
+    change, says = MISFITS[case]
+    host = mlp((6, 8, 8, 3))
+    before = _copy(host)
+    with pytest.raises(ConfigError, match=says):
+        put_weights(host, change(_copy(mlp((6, 8, 8, 3)))), "mine.pt")
+    assert all(torch.equal(before[name], value) for name, value in host.state_dict().items())
+
+
+def test_a_module_of_the_hosts_own_may_be_called_graft():
+    """Negative control of what tells a grown network: only names that the host does not know."""
+    hosts = [nn.ModuleDict({"graft_1": nn.Linear(2, 2)}) for _ in range(2)]
+    put_weights(hosts[0], _copy(hosts[1]))
+    assert torch.equal(hosts[0]["graft_1"].weight, hosts[1]["graft_1"].weight)
+
+
+class Trap:
+    """Tells whether it was built."""
+
+    built = False
+
+    def __init__(self) -> None:
+        Trap.built = True
+
+    def __reduce__(self):
+        return Trap, ()
+
+
+BAD_FILES = {
+    "nothing there": ("none.pt", None, "There is no file"),
+    "another format": ("w.npz", b"", r"read from .safetensors, .pt, .pth, not from 'w.npz'"),
+    "noise": ("w.pt", b"noise", "holds no weights that can be read"),
+    "cut": ("w.safetensors", b"\x08", "holds no weights that can be read"),
+    "nothing in it": ("w.pth", b"", "holds no weights that can be read"),
+    "a whole module": ("w.pt", nn.Linear(1, 1), "holds no weights that can be read.*state_dict"),
+    "a checkpoint around them": ("w.pt", {"state_dict": {}, "epoch": 3}, "more than tensors .'state_dict', 'epoch'.*"),
+    "one tensor": ("w.pt", torch.zeros(1), "holds a Tensor instead of tensors by name"),
+    "not a number": ("w.pt", {"0.weight": torch.tensor([float("nan")])}, "not finite: '0.weight'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_file_that_cannot_be_used_is_told(case, tmp_path):
+    name, content, says = BAD_FILES[case]
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(ConfigError, match=says):
+        read_weights(tmp_path / name)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    torch.save({"weight": Trap()}, tmp_path / "w.pt")
+    Trap.built = False
+    with pytest.raises(ConfigError, match="holds no weights that can be read"):
+        read_weights(tmp_path / "w.pt")
+    assert not Trap.built
+    saved, Trap.built = pickle.dumps(Trap()), False
+    pickle.loads(saved)
+    assert Trap.built, "the trap itself is broken"

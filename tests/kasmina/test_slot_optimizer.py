@@ -1,12 +1,14 @@
 """Grafts are stepped by Esper alone, whatever the user's optimizer is."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adafactor, AdamW, RAdam
 
+from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
 from esper.kasmina.place import Place
@@ -122,6 +124,26 @@ def test_a_slot_equals_torchs_adamw():
             reference.step()
     for lifecycle, (copy, _) in references.items():
         torch.testing.assert_close(place.arena.params_of(place.arena.grafts[lifecycle]), copy)
+
+
+@pytest.mark.parametrize("by_family", [True, False])
+def test_families_train_at_their_own_multiples_of_the_rate_if_that_is_asked_for(by_family):
+    """In one place, and in one step."""
+
+    class Slow(BottleneckMLP):
+        id = "slow"
+        rate = 0.25
+
+    bench = Bench(OPTIMIZERS["SGD"], own_slots=False)
+    one, other = grow(bench.place, 1, hidden=3), grow(bench.place, 2, hidden=3)
+    arena = bench.place.arena
+    arena.grafts[other] = replace(arena.grafts[other], blueprint=Slow(hidden=3))
+    arena.regroup()
+    before = {number: bench.bytes_of(number) for number in (one, other)}
+    step_slots(bench.place, torch.ones_like(arena.slots), LR, weight_decay=0.0, by_family=by_family)
+    moved = {number: float((before[number] - bench.bytes_of(number)).abs().max()) for number in before}
+    assert moved[one] == pytest.approx(LR, rel=1e-3)
+    assert moved[other] == pytest.approx(LR * (0.25 if by_family else 1.0), rel=1e-3)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])

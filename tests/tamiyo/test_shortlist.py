@@ -217,3 +217,32 @@ def test_planted_dead_channels_are_named_in_95_of_100_trials():
         last = shortlist(places, 4)[-1]
         found += (last.place.layer_id, last.seed_id) == (str(where), seed)
     assert found >= 95
+
+
+# Blocks in a row
+
+
+def block(layer_id: str, host_parameters: int, **changes) -> PlaceReport:
+    return place(layer_id, "block", host_parameters, num_seeds=1, is_step=True, **changes)
+
+
+AROUND = [place("", "model", 1000, num_seeds=1), place("0:1", "span", 700, num_seeds=1)]
+
+
+def test_single_blocks_of_a_row_go_before_one_path_around_many():
+    row = [block("0", 300), block("1", 350), block("2", 200), block("3", 100)]
+    assert names([*AROUND, *row]) == ["1", "0", "2", ""]
+    assert names([*AROUND, *row], 2) == ["1", ""]
+    assert names([*AROUND, *row], 1) == ["1"]
+    assert names(row) == ["1", "0", "2", "3"]
+
+
+def test_two_blocks_are_filled_up_with_paths_and_one_alone_is_no_row():
+    layer = place("0.linear", "layer", 250)
+    assert names([*AROUND, block("0", 300), block("1", 350), layer]) == ["1", "0", "", "0:1"]
+    assert names([*AROUND, block("0", 300), layer]) == ["", "0:1", "0", "0.linear"]
+
+
+def test_need_breaks_ties_of_blocks():
+    row = [block(str(one), 300, seeds=sensed(1, gradient=gradient)) for one, gradient in enumerate((1.0, 3.0, 1.0))]
+    assert names(row, 1) == ["1"]

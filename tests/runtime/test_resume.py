@@ -148,7 +148,7 @@ def test_a_run_resumes_to_the_byte_in_the_middle_of_an_arm(step, tmp_path):
     calls = []
 
     def loss(model, batch):
-        if trial.run.arm is not None:
+        if trial.run.arm is not None and torch.is_grad_enabled():  # batch norms are renewed without
             calls.append(trial.run.arm)
             if len(calls) == step:
                 raise CutError

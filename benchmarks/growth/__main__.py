@@ -25,6 +25,9 @@ def main() -> int:
     parser = _parser()
     options = parser.parse_args()
     known = cases(options.text, tuple(options.npz))
+    twice = {case.name for case in known if [one.name for one in known].count(case.name) > 1}
+    if twice:
+        parser.error(f"two tables would have the name {', '.join(sorted(twice))}: rename the file of one of them")
     chosen = [case for case in known if options.cases is None or case.name in options.cases]
     unknown = set(options.cases or ()) - {case.name for case in known}
     if unknown:

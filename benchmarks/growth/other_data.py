@@ -8,7 +8,6 @@ for themselves. A finished seed is a line of a file, so that an interrupted benc
 import argparse
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.growth.other_data_sets import DATA_SETS, write
-from benchmarks.growth.trials_jobs import Result, compute, finished, machines
+from benchmarks.growth.trials_jobs import Result, add_options, compute, finished, machines, parsed, publish
 from benchmarks.growth.trials_run import fate
 from benchmarks.growth.trials_statistics import mean
 from esper.cli.options import Options
@@ -69,9 +68,7 @@ def run_seed(job: Job) -> Result:
 def main(arguments: list[str] | None = None) -> int:
     """Compute what is missing, print the table, write ``other_data.json``."""
     parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.epochs is not None and options.output == RESULTS:
-        parser.error("A try would be taken for the benchmark. Give --epochs together with an --output of its own.")
+    options = parsed(parser, arguments)
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
     folder = options.output / FINISHED
     pace = {} if options.epochs is None else {"epochs": options.epochs}
@@ -87,8 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     tables = {name: table(list(results.values())) for name, results in found.items() if results}
     print("\n" + markdown(tables))
     content = {"machines": machines(done), "data": tables, "by_seed": found}
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "other_data.json").write_text(json.dumps(content, indent=1) + "\n")
+    publish(options.output / "other_data.json", json.dumps(content, indent=1) + "\n", done)
     return 1 if failures else 0
 
 
@@ -154,10 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets to compute")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds from {FIRST_SEED} on")
-    parser.add_argument("--epochs", type=int, help="shorter runs, for a try; left out: as esper run")
-    parser.add_argument("--tables", action="store_true", help="compute nothing; tell what is finished")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where results are kept")
+    add_options(parser, RESULTS)
     return parser
 
 

@@ -12,7 +12,6 @@ A finished run is a line of a file, so that an interrupted benchmark goes on whe
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.growth.regret_run import Job, run_one
-from benchmarks.growth.trials_jobs import Result, compute, finished, machines
+from benchmarks.growth.trials_jobs import Result, add_options, compute, finished, machines, parsed, publish
 from benchmarks.growth.trials_list import TASKS, TEXT
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"
@@ -35,9 +34,7 @@ Losses = Mapping[int, float]
 def main(arguments: list[str] | None = None) -> int:
     """Compute what is missing, print the table, write ``regret.json``."""
     parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.epochs is not None and options.output == RESULTS:
-        parser.error("A try would be taken for the benchmark. Give --epochs together with an --output of its own.")
+    options = parsed(parser, arguments)
     if options.seeds < 3:
         parser.error("Give --seeds at least 3: a candidate that is fixed from other seeds needs two others.")
     tasks = [name for name, field in TASKS.items() if name in options.tasks]
@@ -74,8 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{task}: nothing to compare; {len(chosen)} rounds are finished and offered {len(single)} places.")
     print(f"\n{markdown(rows)}")
     content = {"machines": machines(done), "tasks": rows}
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "regret.json").write_text(json.dumps(content, indent=1) + "\n")
+    publish(options.output / "regret.json", json.dumps(content, indent=1) + "\n", done)
     return 1 if failures else 0
 
 
@@ -151,10 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, help="a text to learn from, for tasks on text")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds from {FIRST_SEED} on")
-    parser.add_argument("--epochs", type=int, help="shorter runs, for a try; left out: as esper run")
-    parser.add_argument("--tables", action="store_true", help="compute nothing; tell what is finished")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where results are kept")
+    add_options(parser, RESULTS)
     return parser
 
 

@@ -7,11 +7,10 @@ folder.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.growth.trials_jobs import compute, finished, machines
+from benchmarks.growth.trials_jobs import add_options, compute, finished, machines, parsed, publish
 from benchmarks.growth.trials_list import TASKS, TEXT, Trial, control_trials, listed, trials
 from benchmarks.growth.trials_run import Job, run_trial
 from benchmarks.growth.trials_table import by_task, markdown, summary
@@ -24,9 +23,7 @@ FINISHED = "runs/trials"
 def main(arguments: list[str] | None = None) -> int:
     """Compute what is missing, print the tables, write ``trials_list.json`` and ``trials.json``."""
     parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.epochs is not None and options.output == RESULTS:
-        parser.error("A try would be taken for the benchmark. Give --epochs together with an --output of its own.")
+    options = parsed(parser, arguments)
     part, parts = options.part
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "trials_list.json").write_text(_compact(listed()))
@@ -57,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         "by_task": tasks,
         "trials": [_row(*pair) for pair in pairs],
     }
-    (options.output / "trials.json").write_text(_compact(published))
+    publish(options.output / "trials.json", _compact(published), done)
     return 1 if failures else 0
 
 
@@ -91,10 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), help="left out: all")
     parser.add_argument("--part", type=_part, default="1/1", metavar="K/N", help="compute every N-th trial, from K on")
     parser.add_argument("--limit", type=int, help="only the first so many trials of the list")
-    parser.add_argument("--epochs", type=int, help="shorter runs, for a try; left out: as esper run")
-    parser.add_argument("--tables", action="store_true", help="compute nothing; tell what is finished")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where results are kept")
+    add_options(parser, RESULTS)
     return parser
 
 

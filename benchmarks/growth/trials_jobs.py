@@ -3,8 +3,10 @@
 One process writes one file; the files of several machines in one folder are read as one.
 """
 
+import argparse
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -62,6 +64,36 @@ def compute(work: Callable[[Any], Result], jobs: Mapping[str, Any], path: Path, 
             if count % 10 == 0 or count == len(missing):
                 print(f"{count} of {len(missing)} jobs", flush=True)
     return failures
+
+
+def add_options(parser: argparse.ArgumentParser, output: Path) -> None:
+    """Options of every benchmark whose results are such lines.
+
+    Args:
+        parser: takes them.
+        output: where results are kept unless told otherwise.
+    """
+    parser.add_argument("--epochs", type=int, help="shorter runs, for a try; left out: as esper run")
+    parser.add_argument("--tables", action="store_true", help="compute nothing; tell what is finished")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
+    parser.add_argument("--output", type=Path, default=output, help="where results are kept")
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The options; a try may not lie beside the published results."""
+    options = parser.parse_args(arguments)
+    if options.epochs is not None and options.output == parser.get_default("output"):
+        parser.error("A try would be taken for the benchmark. Give --epochs together with an --output of its own.")
+    return options
+
+
+def publish(path: Path, text: str, done: Mapping[str, Result]) -> None:
+    """Write results, unless no job is finished: what is published stays as it is then."""
+    if not done:
+        print(f"Nothing is finished: {path} stays as it is.")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def machines(results: Mapping[str, Result]) -> list[Result]:

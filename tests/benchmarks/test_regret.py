@@ -74,3 +74,10 @@ def test_a_task_in_which_nothing_was_offered_is_told(tmp_path, capsys):
     common = ["--tasks", "digits", "--seeds", "3", "--epochs", "1", "--output", str(tmp_path), "--workers", "1"]
     assert main(common) == 0
     assert "digits: nothing to compare; 3 rounds are finished and offered 0 places." in capsys.readouterr().out
+
+
+def test_where_nothing_is_finished_what_is_published_stays(tmp_path, capsys):
+    (tmp_path / "regret.json").write_text("published")
+    assert main(["--tables", "--output", str(tmp_path)]) == 0
+    assert "Nothing is finished" in capsys.readouterr().out
+    assert (tmp_path / "regret.json").read_text() == "published"

@@ -3,6 +3,7 @@
 On the digits, with the defaults but for the blueprint; twelve runs of each kind. ``make bench`` repeats it with more.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ import esper
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport, Observation
 from esper.evaluation.row import per_sample
-from esper.runtime.arms import Arms
+from esper.runtime.arms import Arms, Outcome
 from esper.runtime.emergency import Emergency
 from esper.runtime.keeping import Keeping
+from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
 from esper.tamiyo.proposal import germination, num_candidates, places_to_try
 from esper.tamiyo.selection import selection_named
@@ -102,7 +104,7 @@ def test_at_equal_steps_placebos_are_kept():
 
 
 def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask both gates only whether the run is worse without the graft, as one would without a twin.
+    """Ask only whether the run is worse without the graft, as one would without a twin: both gates, and the choice.
 
     Some of what is kept then harms the run so much that it would be an emergency; that is looked away from.
     """
@@ -115,6 +117,11 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
         one.gates["twin"] |= {"twin_z": z, "has_metric": False}
         return z is not None and z >= arms._run.config.gate_z
 
+    settle = Rounds._settle
+
+    def choose(rounds: Rounds, now: Any, one: Any, outcome: Outcome) -> None:
+        settle(rounds, now, one, replace(outcome, loss=-one.gates["twin"]["twin_z"]))
+
     def look(keeping: Keeping, one: Any, now: Any, *, is_last: bool) -> None:
         z = worth(keeping._run, one)
         one.is_kept = z is not None and z >= keeping._run.config.gate_z
@@ -123,6 +130,7 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
             keeping._run.seeds.move(one, State.CULLED, "keep gate refused")
 
     monkeypatch.setattr(Arms, "_may_adopt", may_adopt)
+    monkeypatch.setattr(Rounds, "_settle", choose)
     monkeypatch.setattr(Keeping, "_look", look)
     monkeypatch.setattr(Emergency, "at_boundary", lambda *_: False)
 
@@ -135,7 +143,7 @@ def test_what_is_trained_is_kept_now_and_then():
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_plain_knock_out_keeps_what_is_random_and_frozen(monkeypatch):
-    """The control of the control, in most runs: the test above can see a judge that is fooled."""
+    """The control of the control: the test above can see a judge that is fooled."""
     judge_by_knock_out(monkeypatch)
     fooled = sum(kept(grown("random_frozen", seed, race=False)) for seed in SEEDS)
-    assert fooled > len(SEEDS) / 2
+    assert fooled >= 10

@@ -44,8 +44,9 @@ class GrowthConfig:
         max_train_flops: bound on the training FLOPs of the whole run, with arms, judging and all that is adopted,
             relative to the same run without growth: 1.3 is at most 30 % more. Few candidates are tried then, or small
             ones, or none, so that even the worst case keeps it; with ``trial="live"`` the twin counts for all that is
-            left of the run. Batches are taken to be of one size. What emergencies measure comes on top, and part of
-            ``depthwise_conv``: torch counts the gradient of its weights as if they were dense.
+            left of the run. Batches are taken to be of one size. What emergencies measure comes on top, what a frozen
+            host's backward pass then takes, and part of ``depthwise_conv``: torch counts the gradient of its weights as
+            if they were dense.
         min_confidence: least confidence level (0 to 3) of a blueprint that may grow.
         max_failures: a place at which so many lifecycles failed one after the other grows no more.
         grow_after: no germination before this fraction.

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.growth.cases import cases
 from benchmarks.growth.computing import compute, forget
 from benchmarks.growth.plan import Plan
-from benchmarks.growth.results import collected, meanings, pictures, told
+from benchmarks.growth.results import collected, lost, meanings, pictures, told
 from benchmarks.growth.rows import ROWS
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"
@@ -32,7 +32,7 @@ def main() -> int:
     unknown = set(options.cases or ()) - {case.name for case in known}
     if unknown:
         parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(case.name for case in known)}")
-    plan = Plan(options.output, chosen, options.rows, options.seeds, range(options.trials))
+    plan = Plan(options.output, chosen, options.rows, options.seeds)
     if options.text is None:
         print("The tables of a text are left out: name one to learn from, --text PATH.")
     if options.fresh:
@@ -53,18 +53,25 @@ def write(plan: Plan) -> None:
         print(f"There are no cells in {plan.directory}: what is published stays as it is.")
         return
     print(f"\n{told(results)}\n\n{meanings()}\n\n{results['machines']}")
-    folder = plan.directory / "pictures"
+    folder, published = plan.directory / "pictures", plan.directory / "results.json"
+    if published.exists() and (missing := lost(json.loads(published.read_text()), results)):
+        told_missing = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
+        print(f"{published} stays as it is: it holds what is not computed or not asked for here ({told_missing}).")
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    (plan.directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    published.write_text(json.dumps(results, indent=1) + "\n")
     for name, svg in pictures(results).items():
         (folder / name).write_text(svg)
-    print(f"Written to {plan.directory / 'results.json'} and {folder}")
+    print(f"Written to {published} and {folder}")
 
 
 def _seeds(text: str) -> Sequence[int]:
     """``"3"`` or ``"0-4"``."""
     first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
+    found = range(int(first), int(last or first) + 1)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is empty: give the first seed, then the last")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,7 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_seeds, help="N or FIRST-LAST; left out: 0-9 of main rows, 0-4 of others")
     parser.add_argument("--text", type=Path, help="a text to learn from, for the tables text-mlp and text-gpt")
     parser.add_argument("--npz", type=Path, nargs="+", default=[], help="files with x, y; each is a table")
-    parser.add_argument("--trials", type=int, default=100, help="trials of each control blueprint on digits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where cells and results are kept")
     parser.add_argument("--tables", action="store_true", help="compute nothing: only tell what the cells say")

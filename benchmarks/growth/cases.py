@@ -1,9 +1,11 @@
 """What the tables are about: data, host, pace, and what is asked of growth there."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from esper.cli.options import PACES, Pace
+from esper.cli.options import PACES, TEXT, Pace
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,17 @@ class Case:
     margin: float = 0.5
     wide: float = 16.0
     rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+
+    @property
+    def digest(self) -> str | None:
+        """Of the file that is learned from; None where there is none, or it is not there."""
+        path = Path(self.data.removeprefix(TEXT))
+        return _digest(path) if path.is_file() else None
+
+
+@cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def cases(text: Path | None = None, npz: tuple[Path, ...] = ()) -> list[Case]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,11 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the cell is there, and follows the grown cell as it is now."""
-        return self.path.exists() and read_cell(self.path).get("followed") == fingerprint(self.followed)
+        """Whether the cell is there, was learned from the same file, and follows the grown cell as it is now."""
+        if not self.path.exists():
+            return False
+        cell = read_cell(self.path)
+        return cell["data"] == self.case.digest and cell["followed"] == fingerprint(self.followed)
 
     def grown(self) -> dict[str, Any]:
         """The cell that the row follows."""
@@ -81,12 +84,6 @@ def read_cell(path: Path) -> dict[str, Any]:
     """A finished cell."""
     cell: dict[str, Any] = json.loads(path.read_text())
     return cell
-
-
-def read_cells(directory: Path, case: str, row: str, recipe: Recipe, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Finished cells of a row, by seed."""
-    paths = {seed: cell_path(directory, case, row, recipe, seed) for seed in seeds}
-    return {seed: read_cell(path) for seed, path in paths.items() if path.exists()}
 
 
 def fingerprint(path: Path | None) -> str | None:

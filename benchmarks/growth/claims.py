@@ -1,7 +1,11 @@
-"""What is claimed of growth, with intervals over seeds and p-values that are corrected for all that is claimed."""
+"""What is claimed of growth, with intervals over seeds and p-values that are corrected for all that is claimed.
+
+Recipes are chosen by loss, which is less noisy than accuracy on few samples. So that nobody is judged by what it
+was not chosen for alone, every claim to be better is made of accuracy and of loss.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -14,20 +18,28 @@ LEVEL = 0.05
 
 
 class Claim(NamedTuple):
-    """That a grown row's accuracy is higher than another's, or at most a margin of points below it."""
+    """That a grown row is better than another, or at most a margin of points of accuracy below it."""
 
     grown: str
     against: str
+    measure: Literal["accuracy", "loss"] = "accuracy"
     is_non_inferiority: bool = False
 
 
 FAMILIES: dict[str, tuple[Claim, ...]] = {
     "headline": (
         Claim("grown", "host_on"),
+        Claim("grown", "host_on", "loss"),
         Claim("grown", "static", is_non_inferiority=True),
         Claim("grown", "static"),
+        Claim("grown", "static", "loss"),
     ),
-    "sunk cost": (Claim("sunk_grown", "sunk_host_on"), Claim("sunk_grown", "sunk_static")),
+    "sunk cost": (
+        Claim("sunk_grown", "sunk_host_on"),
+        Claim("sunk_grown", "sunk_host_on", "loss"),
+        Claim("sunk_grown", "sunk_static"),
+        Claim("sunk_grown", "sunk_static", "loss"),
+    ),
 }
 """Claims that are corrected together, over all tasks."""
 
@@ -45,9 +57,13 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 def p_above(differences: Sequence[float], low: float = 0.0) -> float:
     """One-sided p-value of the claim that the mean of paired differences is above ``low``, by flips of their signs.
 
-    Exact up to 14 pairs. (Fisher, "The design of experiments", 1935, section 21.)
+    Exact up to 14 pairs. (Fisher, "The design of experiments", 1935, section 21.) A difference that is minus infinity
+    or unknown disproves the claim; one that is infinite counts as the largest of the others.
     """
     shifted = np.asarray(differences, dtype=float) - low
+    if not (shifted > -np.inf).all():
+        return 1.0
+    shifted = np.minimum(shifted, shifted.max(initial=0.0, where=np.isfinite(shifted)))
     if len(shifted) == 1:
         return 0.5 if shifted[0] > 0 else 1.0
     found = stats.permutation_test(
@@ -72,15 +88,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def judged(points: Mapping[str, Mapping[Claim, Sequence[float]]], margins: Mapping[str, float]) -> list[dict[str, Any]]:
+def judged(gains: Mapping[str, Mapping[Claim, Sequence[float]]], margins: Mapping[str, float]) -> list[dict[str, Any]]:
     """All claims of one family, with p-values corrected over all of them.
 
     Args:
-        points: by task and claim: grown minus row in points of accuracy, for every seed.
+        gains: by task and claim, for every seed: by how many points of accuracy, or nats of loss, the grown row is
+            better.
         margins: by task: points below at which growth still counts as no worse.
     """
     found = []
-    for task, by_claim in points.items():
+    for task, by_claim in gains.items():
         for claim, differences in by_claim.items():
             margin = margins[task] if claim.is_non_inferiority else 0.0
             found.append(
@@ -88,10 +105,11 @@ def judged(points: Mapping[str, Mapping[Claim, Sequence[float]]], margins: Mappi
                     "task": task,
                     "grown": claim.grown,
                     "against": claim.against,
+                    "measure": claim.measure,
                     "margin": margin if claim.is_non_inferiority else None,
                     "seeds": len(differences),
                     "won": sum(one > 0 for one in differences),
-                    "points": interval(differences),
+                    "gain": interval(differences),
                     "p": p_above(differences, -margin),
                 }
             )

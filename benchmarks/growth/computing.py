@@ -42,7 +42,8 @@ def _compute_phase(jobs: list[Job], workers: int) -> list[str]:
 def compute_cell(job: Job) -> None:
     """Compute one cell, on one thread."""
     torch.set_num_threads(1)
-    write_cell(job.path, {"followed": fingerprint(job.followed), **ROWS[job.row].compute(job)})
+    about = {"data": job.case.digest, "followed": fingerprint(job.followed)}
+    write_cell(job.path, about | ROWS[job.row].compute(job))
 
 
 def forget(plan: Plan) -> None:
@@ -53,6 +54,4 @@ def forget(plan: Plan) -> None:
             for recipe, seed in itertools.product(ROWS[row].recipes(case), seeds):
                 cell_path(plan.directory, case.name, row, recipe, seed).unlink(missing_ok=True)
             for seed in seeds if row == "sunk_grown" else ():
-                trained_host_path(plan.directory, case.name, seed).unlink(missing_ok=True)
-    for job in plan.trial_jobs():
-        job.path.unlink(missing_ok=True)
+                trained_host_path(plan.directory, case, seed).unlink(missing_ok=True)

@@ -92,6 +92,11 @@ def sunk_host_on(job: Job) -> dict[str, Any]:
     return controls.host_on(task, job.grown()["train_flops"], job.setting, trained_host(job, task)).to_dict()
 
 
+def sunk_static(job: Job) -> dict[str, Any]:
+    """A new network of the size to which the trained host grew, given the same further FLOPs."""
+    return static(job)
+
+
 def peer(job: Job) -> dict[str, Any]:
     """A neighbour's way to grow, through its public interface; equal FLOPs, about equal size."""
     grown, task = job.grown(), job.load_task()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmarks.growth.cases import Case
 from benchmarks.growth.cells import Job, write_whole
 from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
@@ -40,7 +41,7 @@ def random_frozen(job: Job) -> dict[str, Any]:
 
 
 def random_place(job: Job) -> dict[str, Any]:
-    """One candidate a round, at a random place and time within the same budgets, judged by the same gates."""
+    """One random blueprint a round, at a random place and time within the same budgets, judged by the same gates."""
     changes = {"max_candidates": 1}
     return _grow(job, job.load_task(), policy=RandomPolicy(GrowthConfig(seed=job.seed, **changes)), **changes)
 
@@ -79,14 +80,14 @@ def wide_task(job: Job) -> Task:
     return replace(task, make_host=Wide(task.make_host, job.case.wide))
 
 
-def trained_host_path(directory: Path, case: str, seed: int) -> Path:
+def trained_host_path(directory: Path, case: Case, seed: int) -> Path:
     """Where the weights of a trained host are kept."""
-    return directory / "cells" / case / "trained_host" / f"{seed:03d}.safetensors"
+    return directory / "cells" / case.name / "trained_host" / f"{case.digest or 'built-in'}-{seed:03d}.safetensors"
 
 
 def trained_host(job: Job, task: Task) -> dict[str, Tensor]:
     """Weights of the host after a whole run at the shipped learning rate; trained once for each seed."""
-    path = trained_host_path(job.directory, job.case.name, job.seed)
+    path = trained_host_path(job.directory, job.case, job.seed)
     if not path.exists():
         pace, setting = job.case.pace, job.setting
         steps = pace.epochs * (pace.steps_per_epoch or max(1, len(task.train.y) // pace.batch_size))

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.growth.cases import Case
 from benchmarks.growth.cells import Job, cell_path, read_cell
-from benchmarks.growth.rows import CONTROL_BLUEPRINTS, ROWS, SECONDARY_CASES, TUNING_SEEDS, shipped
+from benchmarks.growth.rows import ROWS, SECONDARY_CASES, TUNING_SEEDS
 from esper.evaluation.training import Recipe
 
 
@@ -23,7 +23,6 @@ class Plan:
         cases: of the tables.
         rows: by name; None takes all that a case has by default.
         seeds: of every row; None takes each row's own.
-        trials: seeds on which placebo and random frozen grafts are tried, on digits, by the shipped recipe.
         tuning_seeds: on which learning rates are searched.
     """
 
@@ -31,7 +30,6 @@ class Plan:
     cases: Sequence[Case]
     rows: Sequence[str] | None = None
     seeds: Sequence[int] | None = None
-    trials: Sequence[int] = ()
     tuning_seeds: Sequence[int] = TUNING_SEEDS
 
     def rows_of(self, case: Case) -> list[str]:
@@ -50,17 +48,6 @@ class Plan:
         for follows in (False, True):
             yield [job for case, row in self._pairs(follows=follows) for job in self._tuning(case, row)]
             yield [job for case, row in self._pairs(follows=follows) for job in self._final(case, row)]
-        yield self.trial_jobs()
-
-    def trial_jobs(self) -> list[Job]:
-        """Trials of the control blueprints."""
-        return [
-            Job(self.directory, case, row, shipped(case), seed)
-            for case in self.cases
-            for row in CONTROL_BLUEPRINTS
-            for seed in self.trials
-            if case.name == "digits" and row in self.rows_of(case)
-        ]
 
     def cells(self, case: Case, row: str, recipe: Recipe, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Finished cells of a row, by seed; none that followed another grown cell than the one that is there now."""

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.growth.cases import Case
-from benchmarks.growth.cells import machines, read_cells
+from benchmarks.growth.cells import machines
 from benchmarks.growth.claims import FAMILIES, Claim, judged
 from benchmarks.growth.pictures import picture, points
 from benchmarks.growth.plan import Plan
-from benchmarks.growth.rows import CONTROL_BLUEPRINTS, HEADLINE, ROWS, RowKind, compared_with, shipped
-from benchmarks.growth.tables import Cells, claims_markdown, compare, details, markdown, points_gained
+from benchmarks.growth.rows import MAIN, ROWS, RowKind, compared_with
+from benchmarks.growth.tables import Cells, claims_markdown, compare, details, markdown, nats_gained, points_gained
 
 QUANTITIES = {"train_flops": "training FLOPs, relative to the grown run's", "parameters": "parameters"}
 
@@ -25,11 +25,23 @@ def collected(plan: Plan) -> dict[str, Any]:
     return {
         "machines": machines(plan.directory),
         "settings": {case.name: _settings(plan, case, cells[case]) for case in plan.cases},
-        "tasks": {case.name: _table(cells[case], HEADLINE) for case in there},
+        "tasks": {case.name: _table(cells[case], MAIN) for case in there},
         "others": {case.name: others for case in plan.cases if (others := _others(cells[case]))},
         "claims": {family: _claims(claims, cells) for family, claims in FAMILIES.items()},
-        "trials": {row: _kept(plan, row) for row in CONTROL_BLUEPRINTS},
     }
+
+
+def lost(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What the tables of ``old`` hold and those of ``new`` lack: rows, or seeds of rows."""
+    seeds = _seeds(new)
+    return [f"{task}, {row}" for (task, row), count in _seeds(old).items() if seeds.get((task, row), 0) < count]
+
+
+def _seeds(results: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """Number of seeds by task and row."""
+    tables = [*results["tasks"].items()]
+    tables += [(task, table) for task, groups in results["others"].items() for table in groups.values()]
+    return {(task, row): one["seeds"] for task, table in tables for row, one in table.items()}
 
 
 def told(results: Mapping[str, Any]) -> str:
@@ -43,8 +55,6 @@ def told(results: Mapping[str, Any]) -> str:
     for family, claims in results["claims"].items():
         if claims:
             parts += [f"**Claims, {family}**", claims_markdown(claims)]
-    for row, counts in results["trials"].items():
-        parts.append(f"{row}: kept in {counts['kept']} of {counts['trials']} trials on digits")
     return "\n\n".join(parts)
 
 
@@ -101,7 +111,7 @@ def _others(cells: Mapping[str, Cells]) -> dict[str, Any]:
     """Tables of the rows that are not in the main one, by the grown row that they are compared with."""
     groups: dict[str, list[str]] = {}
     for row in cells:
-        if row not in HEADLINE:
+        if row not in MAIN:
             groups.setdefault(compared_with(row), []).append(row)
     return {
         grown: _table(cells, [grown, *(row for row in rows if row != grown)], grown)
@@ -116,14 +126,8 @@ def _claims(claims: Sequence[Claim], cells: Mapping[Case, Mapping[str, Cells]]) 
     for case, rows in cells.items():
         for claim in claims:
             if claim.grown in rows and claim.against in rows:
-                gained = points_gained(rows[claim.grown], rows[claim.against])
+                gains = points_gained if claim.measure == "accuracy" else nats_gained
+                gained = gains(rows[claim.grown], rows[claim.against])
                 if gained:
                     differences.setdefault(case.name, {})[claim] = gained
     return judged(differences, margins) if differences else []
-
-
-def _kept(plan: Plan, row: str) -> dict[str, int]:
-    """How often a control blueprint was kept on digits, by the shipped recipe."""
-    digits = next((case for case in plan.cases if case.name == "digits"), None)
-    cells = {} if digits is None else read_cells(plan.directory, digits.name, row, shipped(digits), plan.trials)
-    return {"trials": len(cells), "kept": sum(bool(cell["kept"]) for cell in cells.values())}

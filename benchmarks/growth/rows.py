@@ -85,9 +85,9 @@ ROWS: dict[str, RowKind] = {
     "placebo": RowKind(growing_rows.placebo),
     "random_frozen": RowKind(growing_rows.random_frozen),
     "random_place": RowKind(growing_rows.random_place),
-    "sunk_grown": RowKind(growing_rows.sunk_grown, None, FULL),
-    "sunk_host_on": RowKind(control_rows.sunk_host_on, "sunk_grown", FULL),
-    "sunk_static": RowKind(control_rows.static, "sunk_grown", FULL),
+    "sunk_grown": RowKind(growing_rows.sunk_grown, None, FULL, is_headline=True),
+    "sunk_host_on": RowKind(control_rows.sunk_host_on, "sunk_grown", FULL, is_headline=True),
+    "sunk_static": RowKind(control_rows.sunk_static, "sunk_grown", FULL, is_headline=True),
     "wide_grown": RowKind(growing_rows.wide_grown),
     "wide_host_on": RowKind(control_rows.wide_host_on, "wide_grown"),
     **{
@@ -97,13 +97,15 @@ ROWS: dict[str, RowKind] = {
 }
 """By name, in the order of the tables."""
 
-CONTROL_BLUEPRINTS = ("placebo", "random_frozen")
-"""Rows whose grafts must not be kept; tried more often than tables need."""
-
 HEADLINE = tuple(name for name, kind in ROWS.items() if kind.is_headline)
+"""Rows of every case."""
 
 
 def compared_with(name: str) -> str:
     """The grown row that a row is compared with: the one whose host and start it shares."""
     prefix = name.partition("_")[0]
     return f"{prefix}_grown" if prefix in ("sunk", "wide") else "grown"
+
+
+MAIN = tuple(name for name in HEADLINE if compared_with(name) == "grown")
+"""Rows of the main table of every case."""

@@ -70,6 +70,11 @@ def points_gained(grown: Cells, cells: Cells) -> list[float]:
     return [100 * (grown[seed]["test_metric"] - cell["test_metric"]) for seed, cell in cells.items() if seed in grown]
 
 
+def nats_gained(grown: Cells, cells: Cells) -> list[float]:
+    """Row minus grown in test loss, for every seed that both have; a loss that is not finite counts as infinite."""
+    return [_loss(cell) - _loss(grown[seed]) for seed, cell in cells.items() if seed in grown]
+
+
 def flops_to_accuracy(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float | None]:
     """Share of a row's FLOPs at which its final accuracy on the *select* part is first reached, median over seeds.
 
@@ -134,14 +139,16 @@ def details(table: Mapping[str, Any]) -> str:
 def claims_markdown(claims: list[dict[str, Any]]) -> str:
     """Claims as a table; those that do not hold stay."""
     lines = [
-        "| task | claim | seeds | points | won | p | p, corrected | holds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | claim | by | seeds | gain | won | p | p, corrected | holds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in claims:
         how = "better than" if one["margin"] is None else f"at most {one['margin']:g} points below"
-        points, holds = shown(one["points"], "+.2f"), "yes" if one["holds"] else "no"
+        is_loss = one["measure"] == "loss"
+        gain, holds = shown(one["gain"], "+.3f" if is_loss else "+.2f"), "yes" if one["holds"] else "no"
         lines.append(
-            f"| {one['task']} | {one['grown']} {how} {one['against']} | {one['seeds']} | {points} | {one['won']} | "
+            f"| {one['task']} | {one['grown']} {how} {one['against']} | {'nats' if is_loss else 'points'} | "
+            f"{one['seeds']} | {gain} | {one['won']} | "
             f"{one['p']:.2g} | {one['p_holm']:.2g} | {holds} |"
         )
     return "\n".join(lines)

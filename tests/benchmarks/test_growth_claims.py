@@ -32,6 +32,13 @@ def test_a_margin_makes_a_small_loss_no_worse_and_a_large_one_worse():
     assert p_above(large, -0.5) > 0.5
 
 
+def test_a_run_that_diverged_disproves_and_a_row_that_did_counts_as_the_largest_gain():
+    wins = [1.0, 2.0, 0.5, 3.0, 1.5]
+    assert p_above([*wins, float("-inf")]) == p_above([*wins, float("nan")]) == 1.0
+    assert p_above([*wins, float("inf")]) == p_above([*wins, 3.0])
+    assert p_above([float("inf")] * 5) == 1.0
+
+
 def test_many_seeds_are_flipped_at_random_and_come_close():
     differences = np.random.default_rng(1).normal(0.3, 1, size=40)
     assert p_above(differences) == pytest.approx(0.02, abs=0.03)

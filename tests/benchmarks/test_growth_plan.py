@@ -33,7 +33,8 @@ def _finish(jobs: list[Job], losses: dict[Recipe, float | None]) -> None:
         numbers = {"val_loss": losses[job.recipe], "test_loss": 0.5, "test_metric": 0.9, "val_metric": 0.9}
         sizes = {"parameters": 10, "train_flops": 100, "seconds": 1.0, "probe_flops": 5, "kept": 1, "steps": 3}
         curve = {"flops": [100], "val_metrics": [0.9], "steps": [3]}
-        about = {"lr": job.recipe.lr, "schedule": job.recipe.schedule, "followed": fingerprint(job.followed)}
+        about = {"lr": job.recipe.lr, "schedule": job.recipe.schedule}
+        about |= {"data": job.case.digest, "followed": fingerprint(job.followed)}
         write_cell(job.path, numbers | sizes | about | {"curve": curve})
 
 
@@ -130,7 +131,9 @@ def test_results_are_collected_from_cells_alone(tmp_path):
     results = collected(plan)
     assert list(results["tasks"]["digits"]) == ["grown", "static"]
     assert list(results["others"]["digits"]) == ["sunk_grown"]
-    assert [one["against"] for one in results["claims"]["headline"]] == ["static", "static"]
+    claimed = [(one["against"], one["measure"], one["margin"]) for one in results["claims"]["headline"]]
+    assert claimed == [("static", "accuracy", 1.5), ("static", "accuracy", None), ("static", "loss", None)]
+    assert [one["against"] for one in results["claims"]["sunk cost"]] == ["sunk_static"] * 2
     assert results["settings"]["digits"]["search"]["static"]["0.001 constant_then_linear"] == 0.3
     assert results["tasks"]["digits"]["static"]["by_seed"].keys() == set(range(10))
 
@@ -141,7 +144,7 @@ def computed(tmp_path_factory):
     directory = tmp_path_factory.mktemp("growth")
     lost = Case("lost", str(directory / "lost.npz"), "mlp", TINY.pace, rates=TINY.rates)
     rows = ("grown", "grown_default", "host_on", "placebo")
-    plan = Plan(directory, [TINY, lost], rows, seeds=(0, 1), trials=(0,), tuning_seeds=(900,))
+    plan = Plan(directory, [TINY, lost], rows, seeds=(0, 1), tuning_seeds=(900,))
     return plan, compute(plan, workers=1)
 
 
@@ -149,7 +152,7 @@ def test_it_computes_every_cell(computed):
     plan, _ = computed
     found = {path.relative_to(plan.directory / "cells").parts for path in plan.directory.glob("cells/**/*.json")}
     counts = Counter(parts[1] for parts in found)
-    assert counts == {"grown": 4 + 2, "grown_default": 2, "host_on": 4 + 2, "placebo": 2 + 2 + 1}
+    assert counts == {"grown": 4 + 2, "grown_default": 2, "host_on": 4 + 2, "placebo": 2 + 2}
     assert {int(parts[3][:3]) for parts in found} == {0, 1, 900}
     assert multiprocessing.active_children() == []
 
@@ -175,7 +178,6 @@ def test_results_and_pictures_are_written(computed):
     write(plan)
     results = json.loads((plan.directory / "results.json").read_text())
     assert list(results["tasks"]) == ["digits"]
-    assert results["trials"]["placebo"]["trials"] == 1
     assert results["machines"][0]["torch"]
     assert str(plan.directory) not in json.dumps(results)
     names = {path.name for path in (plan.directory / "pictures").iterdir()}
@@ -183,18 +185,50 @@ def test_results_and_pictures_are_written(computed):
 
 
 def test_only_what_the_plan_would_compute_is_forgotten(tmp_path):
-    plan = Plan(tmp_path, [TINY], rows=("grown", "sunk_grown", "placebo"), trials=(0, 1))
+    plan = Plan(tmp_path, [TINY], rows=("grown", "sunk_grown", "placebo"))
     for jobs in plan.phases():
         _finish(jobs, LOSSES)
-    host = trained_host_path(tmp_path, "digits", 3)
+    host = trained_host_path(tmp_path, TINY, 3)
     write_whole(host, lambda path: path.write_bytes(b""))
     forget(replace(plan, rows=("sunk_grown",), seeds=(3, 4)))
     left = [path.relative_to(tmp_path / "cells").parts for path in tmp_path.glob("cells/**/*.json")]
-    assert {int(parts[3][:3]) for parts in left if parts[1] == "sunk_grown"} == {0, 1, 2}
-    assert Counter(parts[1] for parts in left) == {"grown": 12 + 10, "sunk_grown": 3, "placebo": 6 + 5 + 2}
+    assert {int(parts[3][:3]) for parts in left if parts[1] == "sunk_grown"} == {*range(10)} - {3, 4}
+    assert Counter(parts[1] for parts in left) == {"grown": 12 + 10, "sunk_grown": 8, "placebo": 6 + 5}
     assert not host.exists()
     forget(plan)
     assert not list(tmp_path.glob("cells/**/*.json"))
+
+
+def test_a_part_of_the_tables_never_replaces_more(computed, capsys):
+    plan, _ = computed
+    write(plan)
+    published = (plan.directory / "results.json").read_text()
+    write(replace(plan, seeds=(0,)))
+    assert "stays as it is" in capsys.readouterr().out
+    write(replace(plan, cases=plan.cases[1:]))
+    assert "digits, host_on" in capsys.readouterr().out
+    assert (plan.directory / "results.json").read_text() == published
+
+
+def test_cells_of_another_file_are_not_taken_for_those_of_this_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name, content in {"a": b"one text", "b": b"another"}.items():
+        (tmp_path / name / "text").write_bytes(content)
+    one, other = (replace(TINY, name="text", data=f"text:{tmp_path / name / 'text'}") for name in "ab")
+    job = Job(tmp_path, one, "grown", BEST, 0)
+    _finish([job], LOSSES)
+    assert job.is_finished
+    assert not replace(job, case=other).is_finished
+    assert trained_host_path(tmp_path, one, 0) != trained_host_path(tmp_path, other, 0)
+
+
+@pytest.mark.parametrize("seeds", ["4-1", "x"])
+def test_seeds_that_are_none_are_refused(seeds):
+    command = [sys.executable, "-m", "benchmarks.growth", "--seeds", seeds, "--tables"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--seeds" in done.stderr
 
 
 def test_one_command_makes_a_table_of_any_file(tmp_path):
@@ -202,7 +236,7 @@ def test_one_command_makes_a_table_of_any_file(tmp_path):
     x = generator.normal(size=(300, 6))
     np.savez(tmp_path / "signs.npz", x=x, y=x[:, 0] * x[:, 1] > 0)
     command = [sys.executable, "-m", "benchmarks.growth", "--npz", tmp_path / "signs.npz", "--cases", "signs"]
-    command += ["--rows", "grown_default", "--seeds", "0-1", "--trials", "0", "--workers", "1", "--output", tmp_path]
+    command += ["--rows", "grown_default", "--seeds", "0-1", "--workers", "1", "--output", tmp_path]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert "2 of 2 cells" in done.stdout
     assert "FAILED" not in done.stdout

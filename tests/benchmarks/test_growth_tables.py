@@ -52,9 +52,12 @@ def test_flops_to_accuracy_are_those_of_the_first_point_that_is_as_good():
 
 
 def test_claims_that_do_not_hold_are_told():
-    claim = {"task": "a", "grown": "grown", "against": "static", "margin": 0.5, "seeds": 10, "won": 2}
-    text = claims_markdown([claim | {"points": (-1.0, -2.0, 0.0), "p": 0.8, "p_holm": 1.0, "holds": False}])
-    assert "| a | grown at most 0.5 points below static | 10 | -1.00 [-2.00, +0.00] | 2 | 0.8 | 1 | no |" in text
+    claim = {"task": "a", "grown": "grown", "against": "static", "seeds": 10, "won": 2, "p": 0.8, "p_holm": 1.0}
+    points = claim | {"measure": "accuracy", "margin": 0.5, "gain": (-1.0, -2.0, 0.0), "holds": False}
+    nats = claim | {"measure": "loss", "margin": None, "gain": (0.1, 0.05, 0.2), "holds": True}
+    text = claims_markdown([points, nats])
+    assert "| a | grown at most 0.5 points below static | points | 10 | -1.00 [-2.00, +0.00] | 2 | 0.8 | 1 | no |" in text
+    assert "| a | grown better than static | nats | 10 | +0.100 [+0.050, +0.200] | 2 | 0.8 | 1 | yes |" in text
 
 
 def test_a_picture_shows_every_row_and_no_label_hides_another():

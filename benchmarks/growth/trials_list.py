@@ -68,7 +68,7 @@ TASKS = {
     "digits": Field("digits", "mlp", 8),
     "mnist1d": Field("mnist1d", "mlp", 8),
     "mnist1d-cnn": Field("mnist1d", "cnn", 4),
-    "text-mlp": Field(TEXT, "mlp", 32),
+    "text-mlp": Field(TEXT, "mlp", 18),
     "text-gpt": Field(TEXT, "gpt", 24),
 }
 
@@ -79,8 +79,8 @@ PLAN = (
     *(Share("mnist1d", width, True, 40) for width in (64, 128, 256)),
     Share("mnist1d-cnn", 4, False, 16),
     Share("mnist1d-cnn", 16, True, 8),
-    *(Share("text-mlp", width, False, 10) for width in (16, 32, 48)),
-    Share("text-mlp", 128, True, 10),
+    *(Share("text-mlp", width, False, 10) for width in (12, 18, 24)),
+    Share("text-mlp", 144, True, 10),
     Share("text-gpt", 24, False, 16),
 )
 

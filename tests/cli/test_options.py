@@ -66,9 +66,9 @@ def test_growth_on_the_command_line_goes_over_the_file(write):
     [
         ([], "mlp", "mlp"),
         (["--data", "mnist1d", "--host", "cnn"], "cnn", "cnn"),
-        (["--data", "text:a.txt"], "gpt", "gpt"),
-        (["--data", "text:a.txt", "--host", "mine:net"], "mine:net", "gpt"),
-        (["--data", "text:a.txt", "--host", "mlp"], "mlp", "gpt"),
+        (["--data", "text:a.txt"], "gpt", "text"),
+        (["--data", "text:a.txt", "--host", "mine:net"], "mine:net", "text"),
+        (["--data", "text:a.txt", "--host", "mlp"], "mlp", "mlp on text"),
         (["--host", "mine:net"], "mine:net", "mlp"),
     ],
 )
@@ -150,7 +150,7 @@ def test_help_shows_every_option_with_its_default(capsys):
             assert re.search(rf"{option}\b[^()]*(\([^()]*\))?[^()]*\(default: {shown}", text), option
     for name in GROWTH_OPTIONS:
         assert f"--{name.replace('_', '-')} " in text
-    assert "(default: 60 for mlp, 60 for cnn, 30 for text)" in text
+    assert "(default: 60 for mlp, 60 for cnn, 30 for text, 30 for mlp on text)" in text
     for one in fields(GrowthConfig):
         assert f"{one.name}: " in text
 

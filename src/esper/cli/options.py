@@ -25,10 +25,11 @@ class Pace(NamedTuple):
 
 PACES = {
     "mlp": Pace(epochs=60, batch_size=32, lr=5e-3, steps_per_epoch=None),
-    "cnn": Pace(epochs=60, batch_size=32, lr=1e-2, steps_per_epoch=None),
-    "gpt": Pace(epochs=30, batch_size=16, lr=1e-2, steps_per_epoch=40),
+    "cnn": Pace(epochs=60, batch_size=32, lr=3e-2, steps_per_epoch=None),
+    "text": Pace(epochs=30, batch_size=16, lr=1e-2, steps_per_epoch=40),
+    "mlp on text": Pace(epochs=30, batch_size=16, lr=2e-2, steps_per_epoch=160),
 }
-"""By host; a host of one's own learns at the pace of mlp. From text all learn at the pace of gpt."""
+"""By what learns what; a host of one's own learns at the pace of mlp, from text at that of text."""
 
 
 def _option(
@@ -38,8 +39,8 @@ def _option(
 
 
 def _by_host(name: str) -> str:
-    values = (("text" if host == "gpt" else host, getattr(pace, name)) for host, pace in PACES.items())
-    return ", ".join(f"{'all' if value is None else value} for {host}" for host, value in values)
+    values = ((kind, getattr(pace, name)) for kind, pace in PACES.items())
+    return ", ".join(f"{'all' if value is None else value} for {kind}" for kind, value in values)
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class Options:
         for name in ("data", "output", "config", "host", "policy", "weights"):
             self._check(name, getattr(self, name) != "", "a name or path")
         is_text = self.data.startswith(TEXT)
-        usual = "gpt" if is_text else "mlp"
-        pace = PACES[usual] if is_text else PACES.get(self.host, PACES[usual])
-        for name, value in {"host": usual, **pace._asdict()}.items():
+        host = self.host or ("gpt" if is_text else "mlp")
+        pace = PACES.get(f"{host} on text", PACES["text"]) if is_text else PACES.get(host, PACES["mlp"])
+        for name, value in {"host": host, **pace._asdict()}.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         self._check("seed", 0 <= self.seed <= MAX_SEED, f"0 to {MAX_SEED}")

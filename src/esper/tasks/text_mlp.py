@@ -65,7 +65,7 @@ class TextMLPHost:
     vocabulary: int
     window: int = 8
     features: int = 8
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[int, ...] = (18, 18)
 
     def __call__(self, width_factor: float = 1.0) -> nn.Sequential:
         return text_mlp(self.vocabulary, self.window, *self.scaled(width_factor))

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from esper.cli.options import PACES, TEXT, Pace
 
+LADDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+"""Peak learning rates: where a row's best one is at an end of those that were tried, the next one is tried too."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -19,8 +22,7 @@ class Case:
         pace: how long and fast the host trains; its learning rate is that of ``grown_default``.
         margin: points of accuracy below a static network at which growth still counts as no worse.
         wide: factor of the hidden widths at which growth should be refused, for the rows of wide hosts.
-        rates: peak learning rates to search, of all rows alike; so chosen that the grown row's best one on the tuning
-            seeds is not at an end, where that can be had.
+        rates: peak learning rates with which the search begins, of all rows alike, out of ``LADDER``.
     """
 
     name: str
@@ -29,7 +31,7 @@ class Case:
     pace: Pace
     margin: float = 0.5
     wide: float = 16.0
-    rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)
+    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
 
     @property
     def digest(self) -> str | None:
@@ -47,7 +49,7 @@ def cases(text: Path | None = None, npz: tuple[Path, ...] = ()) -> list[Case]:
     """All tables; those of the text need a text to learn from, and any ``.npz`` is a table of its own."""
     found = [
         Case("digits", "digits", "mlp", PACES["mlp"], margin=1.5, rates=(1e-3, 3e-3, 1e-2)),
-        Case("mnist1d", "mnist1d", "mlp", PACES["mlp"], margin=1.5, rates=(3e-3, 1e-2, 3e-2)),
+        Case("mnist1d", "mnist1d", "mlp", PACES["mlp"], margin=1.5),
         Case("mnist1d-cnn", "mnist1d", "cnn", PACES["cnn"], margin=1.5, wide=4.0),
     ]
     if text is not None:

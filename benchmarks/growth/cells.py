@@ -75,6 +75,11 @@ def cell_path(directory: Path, case: str, row: str, recipe: Recipe, seed: int) -
     return directory / "cells" / case / row / told(recipe) / f"{seed:03d}.json"
 
 
+def cells_of(directory: Path, case: str, row: str, seed: int) -> list[Path]:
+    """Where the finished cells of a row and seed are kept, by all recipes."""
+    return sorted((directory / "cells" / case / row).glob(f"*/{seed:03d}.json"))
+
+
 def told(recipe: Recipe) -> str:
     """A recipe as a name of a folder."""
     return f"{recipe.lr:g}-{recipe.schedule}"

@@ -1,13 +1,12 @@
 """Computes cells on all cores: one thread per process, and no cell's failure loses another one."""
 
-import itertools
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
 
-from benchmarks.growth.cells import Job, cell_path, fingerprint, write_cell
+from benchmarks.growth.cells import Job, cells_of, fingerprint, write_cell
 from benchmarks.growth.growing_rows import trained_host_path
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.rows import ROWS
@@ -50,8 +49,8 @@ def forget(plan: Plan) -> None:
     """Delete the cells that the plan would compute, so that they are computed anew."""
     for case in plan.cases:
         for row in plan.rows_of(case):
-            seeds = (*plan.tuning_seeds, *plan.seeds_of(row))
-            for recipe, seed in itertools.product(ROWS[row].recipes(case), seeds):
-                cell_path(plan.directory, case.name, row, recipe, seed).unlink(missing_ok=True)
-            for seed in seeds if row == "sunk_grown" else ():
-                trained_host_path(plan.directory, case, seed).unlink(missing_ok=True)
+            for seed in (*plan.tuning_seeds, *plan.seeds_of(row)):
+                for path in cells_of(plan.directory, case.name, row, seed):
+                    path.unlink()
+                if row == "sunk_grown":
+                    trained_host_path(plan.directory, case, seed).unlink(missing_ok=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.growth.cases import Case
+from benchmarks.growth.cases import LADDER, Case
 from benchmarks.growth.cells import Job, cell_path, read_cell
-from benchmarks.growth.rows import ROWS, SECONDARY_CASES, TUNING_SEEDS
+from benchmarks.growth.rows import ROWS, SECONDARY_CASES, TUNING_SEEDS, shipped
 from esper.evaluation.training import Recipe
 
 
@@ -46,7 +46,15 @@ class Plan:
     def phases(self) -> Iterator[list[Job]]:
         """Jobs that do not depend on each other, phase by phase; ask for the next once a phase is computed."""
         for follows in (False, True):
-            yield [job for case, row in self._pairs(follows=follows) for job in self._tuning(case, row)]
+            yielded: set[Path] = set()
+            while tuning := [
+                job
+                for case, row in self._pairs(follows=follows)
+                for job in self._tuning(case, row)
+                if job.path not in yielded
+            ]:
+                yield tuning
+                yielded |= {job.path for job in tuning}
             yield [job for case, row in self._pairs(follows=follows) for job in self._final(case, row)]
 
     def cells(self, case: Case, row: str, recipe: Recipe, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -56,16 +64,28 @@ class Plan:
 
     def choice(self, case: Case, row: str) -> Recipe | None:
         """The recipe of a row: best by mean *select* loss over the tuning seeds; None until all were tried."""
-        recipes = ROWS[row].recipes(case)
-        if len(recipes) == 1:
-            return recipes[0]
-        losses = {recipe: self._tuned(case, row, recipe) for recipe in recipes}
-        found = {recipe: loss for recipe, loss in losses.items() if loss is not None}
-        return min(found, key=found.__getitem__) if len(found) == len(recipes) else None
+        recipes = self.recipes(case, row)
+        return recipes[0] if len(recipes) == 1 else self._best(case, row, recipes)
+
+    def recipes(self, case: Case, row: str) -> list[Recipe]:
+        """Those to search: of the case's rates, and of the next one as long as the best is at an end of them.
+
+        So nobody is held back by where the grid ends. A row without schedules takes the shipped recipe.
+        """
+        schedules, rates = ROWS[row].schedules, set(case.rates)
+        if not schedules:
+            return [shipped(case)]
+        while True:
+            recipes = [Recipe(lr, schedule) for schedule in schedules for lr in sorted(rates)]
+            best = self._best(case, row, recipes)
+            beyond = set() if best is None else _neighbours(best.lr) - rates
+            if not beyond:
+                return recipes
+            rates |= beyond
 
     def tuning(self, case: Case, row: str) -> dict[str, float | None]:
         """Mean *select* loss of every recipe that was tried; None where a run diverged."""
-        losses = ((recipe, self._tuned(case, row, recipe)) for recipe in ROWS[row].recipes(case))
+        losses = ((recipe, self._tuned(case, row, recipe)) for recipe in self.recipes(case, row))
         return {
             f"{recipe.lr:g} {recipe.schedule}": loss if math.isfinite(loss) else None
             for recipe, loss in losses
@@ -93,7 +113,7 @@ class Plan:
                     yield case, row
 
     def _tuning(self, case: Case, row: str) -> list[Job]:
-        recipes = ROWS[row].recipes(case)
+        recipes = self.recipes(case, row)
         return self._jobs(case, row, recipes, self.tuning_seeds) if len(recipes) > 1 else []
 
     def _final(self, case: Case, row: str) -> list[Job]:
@@ -118,9 +138,21 @@ class Plan:
             if paths[seed].exists()
         ]
 
+    def _best(self, case: Case, row: str, recipes: Sequence[Recipe]) -> Recipe | None:
+        """None until all were tried; the first of those that are equally good."""
+        losses = {recipe: self._tuned(case, row, recipe) for recipe in recipes}
+        found = {recipe: loss for recipe, loss in losses.items() if loss is not None}
+        return min(found, key=found.__getitem__) if len(found) == len(recipes) else None
+
     def _tuned(self, case: Case, row: str, recipe: Recipe) -> float | None:
         cells = self.cells(case, row, recipe, self.tuning_seeds)
         if len(cells) < len(self.tuning_seeds):
             return None
         losses = [cell["val_loss"] for cell in cells.values()]
         return math.inf if None in losses else fmean(losses)
+
+
+def _neighbours(rate: float) -> set[float]:
+    """Rates next to one in the ladder."""
+    index = LADDER.index(rate)
+    return {*LADDER[max(0, index - 1) : index], *LADDER[index + 1 : index + 2]}

@@ -91,7 +91,7 @@ def _cells(plan: Plan, case: Case) -> dict[str, Cells]:
 
 
 def _settings(plan: Plan, case: Case, cells: Mapping[str, Cells]) -> dict[str, Any]:
-    searched = {row: plan.tuning(case, row) for row in cells if len(ROWS[row].recipes(case)) > 1}
+    searched = {row: plan.tuning(case, row) for row in cells if ROWS[row].schedules}
     pace = case.pace._asdict()
     return {
         "host": case.host,

@@ -25,7 +25,7 @@ class RowKind:
     Args:
         compute: its cell.
         follows: the row whose FLOPs, size, grafts or steps it is given; None where it grows by itself.
-        schedules: searched, with all rates of the case; none takes the shipped recipe.
+        schedules: searched, each with several rates; none takes the shipped recipe.
         is_headline: whether it is computed for every case, and on more seeds.
         obstacle: why it cannot be computed for a case on this machine; None if it can.
     """
@@ -45,12 +45,6 @@ class RowKind:
     def seeds(self) -> tuple[int, ...]:
         """On which it is computed unless told otherwise."""
         return tuple(range(HEADLINE_SEEDS if self.is_headline else SEEDS))
-
-    def recipes(self, case: Case) -> list[Recipe]:
-        """Learning rates and schedules to search; the first of those that are equally good is taken."""
-        if not self.schedules:
-            return [shipped(case)]
-        return [Recipe(lr, schedule) for schedule in self.schedules for lr in case.rates]
 
 
 def shipped(case: Case) -> Recipe:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.growth.__main__ import write
-from benchmarks.growth.cases import Case, cases
+from benchmarks.growth.cases import LADDER, Case, cases
 from benchmarks.growth.cells import Job, fingerprint, write_cell, write_whole
 from benchmarks.growth.computing import compute, forget
 from benchmarks.growth.growing_rows import trained_host_path
@@ -24,7 +24,7 @@ from esper.evaluation.training import Recipe
 pytestmark = pytest.mark.timeout(300)
 
 (DIGITS,) = (case for case in cases() if case.name == "digits")
-TINY = replace(DIGITS, pace=DIGITS.pace._replace(epochs=1), rates=(1e-3, 1e-2))
+TINY = replace(DIGITS, pace=DIGITS.pace._replace(epochs=1), rates=(1e-3, 3e-3, 1e-2))
 
 
 def _finish(jobs: list[Job], losses: dict[Recipe, float | None]) -> None:
@@ -40,12 +40,14 @@ def _finish(jobs: list[Job], losses: dict[Recipe, float | None]) -> None:
 
 LOSSES: dict[Recipe, float | None] = {
     Recipe(1e-3, "cosine"): 0.5,
+    Recipe(3e-3, "cosine"): 0.45,
     Recipe(1e-2, "cosine"): None,
-    Recipe(1e-3, "constant_then_linear"): 0.3,
+    Recipe(1e-3, "constant_then_linear"): 0.4,
+    Recipe(3e-3, "constant_then_linear"): 0.3,
     Recipe(1e-2, "constant_then_linear"): 0.4,
     shipped(TINY): 0.6,
 }
-BEST = Recipe(1e-3, "constant_then_linear")
+BEST = Recipe(3e-3, "constant_then_linear")
 
 
 def test_learning_rates_are_searched_on_seeds_that_no_table_uses(tmp_path):
@@ -54,8 +56,8 @@ def test_learning_rates_are_searched_on_seeds_that_no_table_uses(tmp_path):
     assert {job.seed for job in tuning} == set(TUNING_SEEDS)
     assert not any(set(TUNING_SEEDS) & set(plan.seeds_of(row)) for row in ROWS)
     searched = {row: {job.recipe for job in tuning if job.row == row} for row in ROWS}
-    assert len(searched["grown"]) == len(searched["sunk_grown"]) == 4
-    assert len(searched["placebo"]) == 2
+    assert len(searched["grown"]) == len(searched["sunk_grown"]) == 6
+    assert len(searched["placebo"]) == 3
     assert not searched["grown_default"]
 
 
@@ -67,6 +69,26 @@ def test_every_row_is_trained_by_the_recipe_that_was_best_on_select(tmp_path):
     assert {job.recipe for job in final} == {BEST}
     assert [job.seed for job in final] == list(range(10))
     assert plan.tuning(TINY, "grown")["0.01 cosine"] is None
+
+
+def test_the_search_goes_on_where_the_best_rate_is_at_an_end(tmp_path):
+    plan = Plan(tmp_path, [TINY], rows=("placebo",))
+    losses = {
+        Recipe(lr, "cosine"): loss for lr, loss in {1e-3: 0.5, 3e-3: 0.6, 1e-2: 0.4, 3e-2: 0.3, 1e-1: 0.9}.items()
+    }
+    tried = []
+    for jobs in plan.phases():
+        tried.append({job.recipe.lr for job in jobs})
+        _finish(jobs, losses)
+    assert tried[:4] == [{1e-3, 3e-3, 1e-2}, {3e-2}, {1e-1}, {3e-2}]
+    assert plan.choice(TINY, "placebo") == Recipe(3e-2, "cosine")
+
+
+def test_the_search_ends_where_the_ladder_ends(tmp_path):
+    plan = Plan(tmp_path, [replace(TINY, rates=LADDER[:3])], rows=("placebo",))
+    (case,) = plan.cases
+    _finish(next(plan.phases()), {Recipe(lr, "cosine"): lr for lr in LADDER})
+    assert plan.choice(case, "placebo") == Recipe(LADDER[0], "cosine")
 
 
 def test_no_recipe_is_chosen_before_all_were_tried(tmp_path):
@@ -134,7 +156,7 @@ def test_results_are_collected_from_cells_alone(tmp_path):
     claimed = [(one["against"], one["measure"], one["margin"]) for one in results["claims"]["headline"]]
     assert claimed == [("static", "accuracy", 1.5), ("static", "accuracy", None), ("static", "loss", None)]
     assert [one["against"] for one in results["claims"]["sunk cost"]] == ["sunk_static"] * 2
-    assert results["settings"]["digits"]["search"]["static"]["0.001 constant_then_linear"] == 0.3
+    assert results["settings"]["digits"]["search"]["static"]["0.003 constant_then_linear"] == 0.3
     assert results["tasks"]["digits"]["static"]["by_seed"].keys() == set(range(10))
 
 
@@ -152,14 +174,16 @@ def test_it_computes_every_cell(computed):
     plan, _ = computed
     found = {path.relative_to(plan.directory / "cells").parts for path in plan.directory.glob("cells/**/*.json")}
     counts = Counter(parts[1] for parts in found)
-    assert counts == {"grown": 4 + 2, "grown_default": 2, "host_on": 4 + 2, "placebo": 2 + 2}
+    assert counts == {row: len(plan.recipes(TINY, row)) + 2 for row in ("grown", "host_on", "placebo")} | {
+        "grown_default": 2
+    }
     assert {int(parts[3][:3]) for parts in found} == {0, 1, 900}
     assert multiprocessing.active_children() == []
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_computed(computed):
     plan, failed = computed
-    assert len(failed) == 4 + 2 + 2
+    assert len(failed) == 6 + 3 + 2
     assert all(name.startswith("lost, ") for name in failed)
     assert plan.waiting()["lost, host_on"] == "follows grown, which is not there yet"
 
@@ -193,7 +217,7 @@ def test_only_what_the_plan_would_compute_is_forgotten(tmp_path):
     forget(replace(plan, rows=("sunk_grown",), seeds=(3, 4)))
     left = [path.relative_to(tmp_path / "cells").parts for path in tmp_path.glob("cells/**/*.json")]
     assert {int(parts[3][:3]) for parts in left if parts[1] == "sunk_grown"} == {*range(10)} - {3, 4}
-    assert Counter(parts[1] for parts in left) == {"grown": 12 + 10, "sunk_grown": 8, "placebo": 6 + 5}
+    assert Counter(parts[1] for parts in left) == {"grown": 18 + 10, "sunk_grown": 8, "placebo": 9 + 5}
     assert not host.exists()
     forget(plan)
     assert not list(tmp_path.glob("cells/**/*.json"))

@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent.parent / "results" / "growth"
 
 
 def main() -> int:
-    """Compute what is missing, print the tables, write ``results.json`` and the pictures; 1 if a cell failed."""
+    """Compute what is missing; print tables, write them with ``results.json`` and the pictures; 1 if a cell failed."""
     parser = _parser()
     options = parser.parse_args()
     known = cases(options.text, tuple(options.npz))
@@ -52,7 +52,8 @@ def write(plan: Plan) -> None:
     if not any(plan.directory.glob("cells/**/*.json")):
         print(f"There are no cells in {plan.directory}: what is published stays as it is.")
         return
-    print(f"\n{told(results)}\n\n{meanings()}\n\n{results['machines']}")
+    tables = f"{told(results)}\n\n{meanings()}\n"
+    print(f"\n{tables}\n{results['machines']}")
     folder, published = plan.directory / "pictures", plan.directory / "results.json"
     if published.exists() and (missing := lost(json.loads(published.read_text()), results)):
         told_missing = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
@@ -60,6 +61,7 @@ def write(plan: Plan) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     published.write_text(json.dumps(results, indent=1) + "\n")
+    (plan.directory / "tables.md").write_text(f"# Growth against its controls\n\n{tables}")
     for name, svg in pictures(results).items():
         (folder / name).write_text(svg)
     print(f"Written to {published} and {folder}")

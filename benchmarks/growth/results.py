@@ -9,7 +9,16 @@ from benchmarks.growth.claims import FAMILIES, Claim, judged
 from benchmarks.growth.pictures import picture, points
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.rows import MAIN, ROWS, RowKind, compared_with
-from benchmarks.growth.tables import Cells, claims_markdown, compare, details, markdown, nats_gained, points_gained
+from benchmarks.growth.tables import (
+    Cells,
+    claims_markdown,
+    compare,
+    details,
+    markdown,
+    nats_gained,
+    overview,
+    points_gained,
+)
 
 QUANTITIES = {"train_flops": "training FLOPs, relative to the grown run's", "parameters": "parameters"}
 
@@ -46,7 +55,7 @@ def _seeds(results: Mapping[str, Any]) -> dict[tuple[str, str], int]:
 
 def told(results: Mapping[str, Any]) -> str:
     """All tables and claims, as they are printed."""
-    parts = []
+    parts = [overview(results["tasks"])] if results["tasks"] else []
     for task, table in results["tasks"].items():
         parts += [markdown(task, table), details(table)]
     for task, groups in results["others"].items():

@@ -117,6 +117,31 @@ def markdown(name: str, table: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def overview(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """The main rows of all tasks in few lines.
+
+    Args:
+        tasks: main table by task.
+    """
+    lines = [
+        "| task | parameters: host, grown | grew | against the host trained on: points | loss: won | "
+        "against a network of its size: points | loss: won |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task, table in tasks.items():
+        grown, gains = table["grown"], []
+        for row in ("host_on", "static"):
+            cells = table.get(row)
+            won = None if cells is None else f"{cells['seeds_won_on_loss']} of {cells['seeds']}"
+            gains += ["not computed", ""] if cells is None else [shown(cells["points_gained"], "+.1f"), won]
+        host = f"{table['host_on']['parameters'][0]:,.0f}" if "host_on" in table else "?"
+        lines.append(
+            f"| {task} | {host}, {grown['parameters'][0]:,.0f} | {grown['kept']} of {grown['seeds']} | "
+            f"{' | '.join(gains)} |"
+        )
+    return "\n".join(lines)
+
+
 def details(table: Mapping[str, Any]) -> str:
     """What the main table leaves out, row by row."""
     lines = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.growth.trials_jobs import add_options, compute, finished, machines, parsed, publish
-from benchmarks.growth.trials_list import TASKS, TEXT, Trial, control_trials, listed, trials
+from benchmarks.growth.trials_list import CONTROLS, TASKS, TEXT, Trial, control_trials, listed, trials
 from benchmarks.growth.trials_run import Job, run_trial
 from benchmarks.growth.trials_table import by_task, markdown, summary
 
@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [one for one in (*trials(), *control_trials()) if one.number < limit]
     if options.tasks is not None:
         chosen = [one for one in chosen if one.task in options.tasks]
+    if options.blueprints is not None:
+        chosen = [one for one in chosen if one.blueprint in options.blueprints]
     folder = options.output / FINISHED
     failures: list[str] = []
     if not options.tables:
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--text", type=Path, help="a text to learn from, for the trials on text")
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), help="left out: all")
+    parser.add_argument("--blueprints", nargs="+", choices=("default", *CONTROLS), help="left out: all")
     parser.add_argument("--part", type=_part, default="1/1", metavar="K/N", help="compute every N-th trial, from K on")
     parser.add_argument("--limit", type=int, help="only the first so many trials of the list")
     add_options(parser, RESULTS)

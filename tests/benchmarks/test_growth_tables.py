@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.growth.pictures import LINE, Point, picture
-from benchmarks.growth.tables import claims_markdown, compare, details, flops_to_accuracy, markdown
+from benchmarks.growth.tables import claims_markdown, compare, details, flops_to_accuracy, markdown, overview
 
 
 def _cell(metric: float, loss: float | None, flops: int = 1000, **more) -> dict:
@@ -49,6 +49,17 @@ def test_flops_to_accuracy_are_those_of_the_first_point_that_is_as_good():
     assert found == {"grown": pytest.approx(500 / 2000), "itself": 1.0}
     assert flops_to_accuracy([(GROWN[0], _cell(0.99, 0.1))])["grown"] is None
     assert "not reached" in details(compare(GROWN, {"grown": GROWN, "static": {0: _cell(0.99, 0.1)}}))
+
+
+def test_the_overview_tells_of_controls_that_are_missing():
+    whole = compare(GROWN, {"grown": GROWN, "host_on": GROWN, "static": {0: _cell(0.9, 0.4)}})
+    part = {name: whole[name] for name in ("grown", "static")}
+    lines = overview({"whole": whole, "part": part}).splitlines()
+    assert lines[2].startswith("| whole | ")
+    assert lines[2].count("[") == 2
+    assert "+0.0 [+0.0, +0.0] | 0 of 3" in lines[2]
+    assert "| not computed |  |" in lines[3]
+    assert "| part | ?, " in lines[3]
 
 
 def test_claims_that_do_not_hold_are_told():

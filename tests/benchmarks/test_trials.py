@@ -218,6 +218,16 @@ def test_an_interrupted_benchmark_goes_on_and_parts_make_the_whole(tmp_path, cap
     assert json.loads((tmp_path / "trials_list.json").read_text()) == json.loads(json.dumps(listed()))
 
 
+def test_controls_can_be_tried_alone(tmp_path):
+    options = ["--limit", "6", "--epochs", "1", "--workers", "1", "--output", str(tmp_path)]
+    assert main([*options, "--blueprints", "placebo"]) == 0
+    published = json.loads((tmp_path / "trials.json").read_text())
+    expected = [one.number for one in control_trials() if one.number < 6 and one.blueprint == "placebo"]
+    assert expected
+    assert [one["number"] for one in published["trials"]] == expected
+    assert {one["blueprint"] for one in published["trials"]} == {"placebo"}
+
+
 def test_a_try_cannot_be_taken_for_the_benchmark(capsys):
     with pytest.raises(SystemExit):
         main(["--epochs", "2"])

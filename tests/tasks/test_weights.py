@@ -119,6 +119,15 @@ def test_a_file_that_cannot_be_used_is_told(case, tmp_path):
         read_weights(tmp_path / name)
 
 
+def test_the_file_in_a_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder: name the file of weights in it, but it holds none"):
+        read_weights(tmp_path)
+    (tmp_path / "model").mkdir()
+    _save(tmp_path / "model" / "weights.safetensors", _copy(HOSTS["mlp"]()))
+    with pytest.raises(ConfigError, match="such as .*model.weights.safetensors"):
+        read_weights(tmp_path)
+
+
 def test_nothing_in_a_file_is_executed(tmp_path):
     torch.save({"weight": Trap()}, tmp_path / "w.pt")
     Trap.built = False

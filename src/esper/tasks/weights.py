@@ -32,6 +32,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ConfigError: if there is no such file, it cannot be read, or holds anything but finite tensors by name.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(one for one in path.rglob("*") if one.suffix in FORMATS)
+        told = f"such as {inside[0]}" if inside else f"but it holds none that ends in {' or '.join(FORMATS)}"
+        raise ConfigError(f"{path} is a folder: name the file of weights in it, {told}.")
     if path.suffix not in FORMATS:
         raise ConfigError(f"Weights are read from {', '.join(FORMATS)}, not from {path.name!r}.")
     if not path.is_file():

@@ -24,6 +24,9 @@ def main() -> int:
     """Compute what is missing; print tables, write them with ``results.json`` and the pictures; 1 if a cell failed."""
     parser = _parser()
     options = parser.parse_args()
+    for path in (*options.npz, *([] if options.text is None else [options.text])):
+        if not path.is_file():
+            parser.error(f"there is no file {path}")
     known = cases(options.text, tuple(options.npz))
     twice = {case.name for case in known if [one.name for one in known].count(case.name) > 1}
     if twice:
@@ -57,7 +60,10 @@ def write(plan: Plan) -> None:
     folder, published = plan.directory / "pictures", plan.directory / "results.json"
     if published.exists() and (missing := lost(json.loads(published.read_text()), results)):
         told_missing = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
-        print(f"{published} stays as it is: it holds what is not computed or not asked for here ({told_missing}).")
+        print(
+            f"{published} stays as it is: it holds what is not computed or not asked for here ({told_missing}). "
+            "Delete it to have it replaced."
+        )
         return
     folder.mkdir(parents=True, exist_ok=True)
     published.write_text(json.dumps(results, indent=1) + "\n")
@@ -81,8 +87,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="benchmarks.growth", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", help="names of the tables; left out: all")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="left out: all, or the main ones")
-    parser.add_argument("--seeds", type=_seeds, help="N or FIRST-LAST; left out: 0-9 of main rows, 0-4 of others")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        metavar="ROW",
+        help="left out: all, or those of every case",
+    )
+    parser.add_argument("--seeds", type=_seeds, help="N or FIRST-LAST; left out: 0-9 where all cases have it, else 0-4")
     parser.add_argument("--text", type=Path, help="a text to learn from, for the tables text-mlp and text-gpt")
     parser.add_argument("--npz", type=Path, nargs="+", default=[], help="files with x, y; each is a table")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")

@@ -1,6 +1,7 @@
 """What the tables are about: data, host, pace, and what is asked of growth there."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,16 +34,25 @@ class Case:
     wide: float = 16.0
     rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
 
+    def __post_init__(self) -> None:
+        if not set(self.rates) <= set(LADDER):
+            raise ValueError(f"{self.name} begins with rates that are not in the ladder: {self.rates}.")
+
     @property
-    def digest(self) -> str | None:
-        """Of the file that is learned from; None where there is none, or it is not there."""
+    def key(self) -> str:
+        """Name, and a digest of all that a cell depends on: data, host, pace, width of wide hosts.
+
+        Data are told by the content of their file; of one that is not there, and of built-in ones, by their name.
+        """
         path = Path(self.data.removeprefix(TEXT))
-        return _digest(path) if path.is_file() else None
+        data = _digest(path) if path.is_file() else self.data
+        about = json.dumps([data, self.host, self.pace, self.wide])
+        return f"{self.name}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
 
 
 @cache
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def cases(text: Path | None = None, npz: tuple[Path, ...] = ()) -> list[Case]:

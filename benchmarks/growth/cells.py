@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Job:
     @property
     def path(self) -> Path:
         """Where the cell is kept."""
-        return cell_path(self.directory, self.case.name, self.row, self.recipe, self.seed)
+        return cell_path(self.directory, self.case, self.row, self.recipe, self.seed)
 
     @property
     def name(self) -> str:
@@ -58,11 +58,8 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the cell is there, was learned from the same file, and follows the grown cell as it is now."""
-        if not self.path.exists():
-            return False
-        cell = read_cell(self.path)
-        return cell["data"] == self.case.digest and cell["followed"] == fingerprint(self.followed)
+        """Whether the cell is there, and follows the grown cell as it is now."""
+        return self.path.exists() and read_cell(self.path).get("followed") == fingerprint(self.followed)
 
     def grown(self) -> dict[str, Any]:
         """The cell that the row follows."""
@@ -70,14 +67,14 @@ class Job:
         return read_cell(self.followed)
 
 
-def cell_path(directory: Path, case: str, row: str, recipe: Recipe, seed: int) -> Path:
+def cell_path(directory: Path, case: Case, row: str, recipe: Recipe, seed: int) -> Path:
     """Where a cell is kept."""
-    return directory / "cells" / case / row / told(recipe) / f"{seed:03d}.json"
+    return directory / "cells" / case.key / row / told(recipe) / f"{seed:03d}.json"
 
 
-def cells_of(directory: Path, case: str, row: str, seed: int) -> list[Path]:
+def cells_of(directory: Path, case: Case, row: str, seed: int) -> list[Path]:
     """Where the finished cells of a row and seed are kept, by all recipes."""
-    return sorted((directory / "cells" / case / row).glob(f"*/{seed:03d}.json"))
+    return sorted((directory / "cells" / case.key / row).glob(f"*/{seed:03d}.json"))
 
 
 def told(recipe: Recipe) -> str:
@@ -113,7 +110,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     unfinished.rename(path)
 
 
-def machines(directory: Path) -> list[dict[str, Any]]:
+def machines(directory: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
     """What the cells were computed on, each kind once."""
-    found = {json.dumps(read_cell(path)["machine"]) for path in directory.glob("cells/**/*.json")}
+    paths = (path for case in cases for path in (directory / "cells" / case.key).glob("**/*.json"))
+    found = {json.dumps(read_cell(path)["machine"]) for path in paths}
     return [json.loads(text) for text in sorted(found)]

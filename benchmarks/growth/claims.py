@@ -88,13 +88,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def judged(gains: Mapping[str, Mapping[Claim, Sequence[float]]], margins: Mapping[str, float]) -> list[dict[str, Any]]:
-    """All claims of one family, with p-values corrected over all of them.
+def judged(
+    gains: Mapping[str, Mapping[Claim, Sequence[float]]], margins: Mapping[str, float], planned: int
+) -> list[dict[str, Any]]:
+    """All claims of one family, with p-values corrected over all of them, and over those that are yet to be computed.
 
     Args:
         gains: by task and claim, for every seed: by how many points of accuracy, or nats of loss, the grown row is
             better.
         margins: by task: points below at which growth still counts as no worse.
+        planned: how many claims the family has in all.
     """
     found = []
     for task, by_claim in gains.items():
@@ -113,5 +116,5 @@ def judged(gains: Mapping[str, Mapping[Claim, Sequence[float]]], margins: Mappin
                     "p": p_above(differences, -margin),
                 }
             )
-    corrected = holm([one["p"] for one in found])
+    corrected = holm([one["p"] for one in found] + [1.0] * (planned - len(found)))[: len(found)]
     return [one | {"p_holm": p, "holds": p <= LEVEL} for one, p in zip(found, corrected, strict=True)]

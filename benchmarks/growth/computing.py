@@ -41,16 +41,15 @@ def _compute_phase(jobs: list[Job], workers: int) -> list[str]:
 def compute_cell(job: Job) -> None:
     """Compute one cell, on one thread."""
     torch.set_num_threads(1)
-    about = {"data": job.case.digest, "followed": fingerprint(job.followed)}
-    write_cell(job.path, about | ROWS[job.row].compute(job))
+    write_cell(job.path, {"followed": fingerprint(job.followed), **ROWS[job.row].compute(job)})
 
 
 def forget(plan: Plan) -> None:
-    """Delete the cells that the plan would compute, so that they are computed anew."""
+    """Delete all cells of the plan's cases, rows and seeds, by whatever recipe, so that they are computed anew."""
     for case in plan.cases:
         for row in plan.rows_of(case):
             for seed in (*plan.tuning_seeds, *plan.seeds_of(row)):
-                for path in cells_of(plan.directory, case.name, row, seed):
+                for path in cells_of(plan.directory, case, row, seed):
                     path.unlink()
                 if row == "sunk_grown":
                     trained_host_path(plan.directory, case, seed).unlink(missing_ok=True)

@@ -82,7 +82,7 @@ def wide_task(job: Job) -> Task:
 
 def trained_host_path(directory: Path, case: Case, seed: int) -> Path:
     """Where the weights of a trained host are kept."""
-    return directory / "cells" / case.name / "trained_host" / f"{case.digest or 'built-in'}-{seed:03d}.safetensors"
+    return directory / "cells" / case.key / "trained_host" / f"{seed:03d}.safetensors"
 
 
 def trained_host(job: Job, task: Task) -> dict[str, Tensor]:

@@ -103,7 +103,8 @@ class Plan:
                 elif followed is not None and self.choice(case, followed) is None:
                     told[f"{case.name}, {row}"] = f"follows {followed}, which is not there yet"
                 elif self.choice(case, row) is None:
-                    told[f"{case.name}, {row}"] = "its learning rate is not searched yet"
+                    left = [job.name for job in self._tuning(case, row) if not job.is_finished]
+                    told[f"{case.name}, {row}"] = f"its learning rate is not searched yet; missing: {'; '.join(left)}"
         return told
 
     def _pairs(self, *, follows: bool) -> Iterator[tuple[Case, str]]:
@@ -128,9 +129,7 @@ class Plan:
         grown = self.choice(case, followed)
         if grown is None:
             return []
-        paths: Mapping[int, Path] = {
-            seed: cell_path(self.directory, case.name, followed, grown, seed) for seed in seeds
-        }
+        paths: Mapping[int, Path] = {seed: cell_path(self.directory, case, followed, grown, seed) for seed in seeds}
         return [
             Job(self.directory, case, row, recipe, seed, paths[seed])
             for recipe in recipes

@@ -1,9 +1,10 @@
 """What the finished cells say: tables, claims and pictures, ready to be written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks.growth.cases import Case
+from benchmarks.growth.cases import Case, cases
 from benchmarks.growth.cells import machines
 from benchmarks.growth.claims import FAMILIES, Claim, judged
 from benchmarks.growth.pictures import picture, points
@@ -31,26 +32,27 @@ def collected(plan: Plan) -> dict[str, Any]:
     """
     cells = {case: _cells(plan, case) for case in plan.cases}
     there = [case for case in plan.cases if "grown" in cells[case]]
+    planned = {case.name for case in (*cases(text=Path("text")), *plan.cases)}
     return {
-        "machines": machines(plan.directory),
+        "machines": machines(plan.directory, plan.cases),
         "settings": {case.name: _settings(plan, case, cells[case]) for case in plan.cases},
         "tasks": {case.name: _table(cells[case], MAIN) for case in there},
         "others": {case.name: others for case in plan.cases if (others := _others(cells[case]))},
-        "claims": {family: _claims(claims, cells) for family, claims in FAMILIES.items()},
+        "claims": {family: _claims(claims, cells, planned) for family, claims in FAMILIES.items()},
     }
 
 
 def lost(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What the tables of ``old`` hold and those of ``new`` lack: rows, or seeds of rows."""
     seeds = _seeds(new)
-    return [f"{task}, {row}" for (task, row), count in _seeds(old).items() if seeds.get((task, row), 0) < count]
+    return [f"{task}, {row}" for (task, row), held in _seeds(old).items() if not held <= seeds.get((task, row), set())]
 
 
-def _seeds(results: Mapping[str, Any]) -> dict[tuple[str, str], int]:
-    """Number of seeds by task and row."""
+def _seeds(results: Mapping[str, Any]) -> dict[tuple[str, str], set[int]]:
+    """Seeds by task and row."""
     tables = [*results["tasks"].items()]
     tables += [(task, table) for task, groups in results["others"].items() for table in groups.values()]
-    return {(task, row): one["seeds"] for task, table in tables for row, one in table.items()}
+    return {(task, row): {int(seed) for seed in one["by_seed"]} for task, table in tables for row, one in table.items()}
 
 
 def told(results: Mapping[str, Any]) -> str:
@@ -129,7 +131,10 @@ def _others(cells: Mapping[str, Cells]) -> dict[str, Any]:
     }
 
 
-def _claims(claims: Sequence[Claim], cells: Mapping[Case, Mapping[str, Cells]]) -> list[dict[str, Any]]:
+def _claims(
+    claims: Sequence[Claim], cells: Mapping[Case, Mapping[str, Cells]], planned: Collection[str]
+) -> list[dict[str, Any]]:
+    """Claims of a family; corrected over all tasks that are planned, computed or not."""
     margins = {case.name: case.margin for case in cells}
     differences: dict[str, dict[Claim, list[float]]] = {}
     for case, rows in cells.items():
@@ -139,4 +144,4 @@ def _claims(claims: Sequence[Claim], cells: Mapping[Case, Mapping[str, Cells]]) 
                 gained = gains(rows[claim.grown], rows[claim.against])
                 if gained:
                     differences.setdefault(case.name, {})[claim] = gained
-    return judged(differences, margins) if differences else []
+    return judged(differences, margins, len(claims) * len(planned)) if differences else []

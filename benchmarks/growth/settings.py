@@ -1,7 +1,8 @@
 """``python -m benchmarks.growth.settings``: how the shipped defaults compare with their neighbours.
 
 Settings are chosen by these figures, so they are of the *select* part of the held-out samples and of seeds from 100 on:
-test samples and the seeds of the tables stay fresh.
+test samples and the seeds of the tables stay fresh. A round chooses among its arms by that part too, so a change of how
+many there are looks a little better than it is.
 """
 
 import argparse

@@ -27,12 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     part, parts = options.part
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "trials_list.json").write_text(_compact(listed()))
-    limit = len(trials()) if options.limit is None else options.limit
-    chosen = [one for one in (*trials(), *control_trials()) if one.number < limit]
-    if options.tasks is not None:
-        chosen = [one for one in chosen if one.task in options.tasks]
-    if options.blueprints is not None:
-        chosen = [one for one in chosen if one.blueprint in options.blueprints]
+    everything = [*trials(), *control_trials()]
+    chosen = [
+        one
+        for one in everything
+        if (options.limit is None or one.number < options.limit)
+        and (options.tasks is None or one.task in options.tasks)
+        and (options.blueprints is None or one.blueprint in options.blueprints)
+    ]
     folder = options.output / FINISHED
     failures: list[str] = []
     if not options.tables:
@@ -45,11 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
         failures = compute(run_trial, jobs, folder / f"part-{part}-of-{parts}.jsonl", options.workers)
 
     done = finished(folder)
-    pairs = [(one, done[one.key]) for one in chosen if one.key in done]
+    pairs = [(one, done[one.key]) for one in everything if one.key in done]
     results = [pair for pair in pairs if pair[0].blueprint == "default"]
     controls = [pair for pair in pairs if pair[0].blueprint != "default"]
     rows, tasks = summary(results, controls), by_task(results)
-    print(f"\n{len(pairs)} of {len(chosen)} trials are finished.\n\n{markdown(rows, tasks)}")
+    print(f"\n{len(pairs)} of {len(everything)} trials are finished.\n\n{markdown(rows, tasks)}")
     published = {
         "machines": machines({one.key: result for one, result in pairs}),
         "summary": rows,

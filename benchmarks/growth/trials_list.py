@@ -1,8 +1,8 @@
 """The trials: which task, width, seed and split each of them has. Written down before any of them was run.
 
 The list follows from the plan below and from nothing else. Small hosts have from half to one and a half times the
-width that ``esper run`` gives them, wide ones at least eight times that (four times on mnist1d-cnn and text, where runs
-are dear); they have more room than growth would add, and should refuse. There is no wide transformer: in the 1,200
+width that ``esper run`` gives them, wide ones at least eight times that (four times on mnist1d-cnn, where runs are
+dear); they have more room than growth would add, and should refuse. There is no wide transformer: in the 1,200
 steps of ``esper run`` a larger one is still far from what it could learn, and has no reason to refuse.
 """
 

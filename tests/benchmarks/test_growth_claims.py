@@ -70,14 +70,21 @@ def test_claims_are_corrected_over_all_tasks_and_keep_their_own_margin():
     found = judged(
         {"a": {BETTER: wins, NO_WORSE: wins}, "b": {BETTER: small_losses, NO_WORSE: small_losses}},
         {"a": 0.5, "b": 1.5},
+        planned=4,
     )
     by_name = {(one["task"], one["margin"]): one for one in found}
     assert by_name["a", None]["p"] == pytest.approx(1 / 2**10)
     assert by_name["a", None]["p_holm"] == pytest.approx(4 / 2**10)
     assert [one["holds"] for one in found] == [True, True, False, True]
     assert by_name["b", 1.5]["won"] == 0
-    unmoved = judged({"b": {NO_WORSE: small_losses}}, {"b": 0.5})
+    unmoved = judged({"b": {NO_WORSE: small_losses}}, {"b": 0.5}, planned=1)
     assert not unmoved[0]["holds"]
+
+
+def test_claims_that_are_not_computed_yet_are_corrected_for():
+    wins = [1.0 + 0.1 * seed for seed in range(10)]
+    (alone,) = judged({"a": {BETTER: wins}}, {"a": 0.5}, planned=25)
+    assert alone["p_holm"] == pytest.approx(25 / 2**10)
 
 
 def test_a_single_pair_proves_nothing_and_breaks_nothing():

@@ -42,14 +42,14 @@ def directory(case, tmp_path_factory):
     directory, recipe = tmp_path_factory.mktemp("cells"), shipped(case)
     for row in sorted(HERE, key=lambda row: ROWS[row].follows is not None):
         followed = ROWS[row].follows
-        grown = None if followed is None else cell_path(directory, case.name, followed, recipe, SEED)
+        grown = None if followed is None else cell_path(directory, case, followed, recipe, SEED)
         compute_cell(Job(directory, case, row, recipe, SEED, grown))
     return directory
 
 
 @pytest.fixture(scope="module")
 def cell(case, directory):
-    return lambda row: read_cell(cell_path(directory, case.name, row, shipped(case), SEED))
+    return lambda row: read_cell(cell_path(directory, case, row, shipped(case), SEED))
 
 
 @pytest.mark.parametrize("row", HERE)

@@ -120,11 +120,12 @@ def test_a_file_that_cannot_be_used_is_told(case, tmp_path):
 
 
 def test_the_file_in_a_folder_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="is a folder: name the file of weights in it, but it holds none"):
+    with pytest.raises(ConfigError, match=r"is a folder: name the file of weights in it\.$"):
         read_weights(tmp_path)
     (tmp_path / "model").mkdir()
+    _save(tmp_path / "model" / "preparation.safetensors", _copy(HOSTS["mlp"]()))
     _save(tmp_path / "model" / "weights.safetensors", _copy(HOSTS["mlp"]()))
-    with pytest.raises(ConfigError, match="such as .*model.weights.safetensors"):
+    with pytest.raises(ConfigError, match=r"in it, .*model.weights\.safetensors\.$"):
         read_weights(tmp_path)
 
 

@@ -29,7 +29,7 @@ PACES = {
     "text": Pace(epochs=30, batch_size=16, lr=1e-2, steps_per_epoch=40),
     "mlp on text": Pace(epochs=30, batch_size=16, lr=2e-2, steps_per_epoch=160),
 }
-"""By what learns what; a host of one's own learns at the pace of mlp, from text at that of text."""
+"""By host, ``text`` or ``HOST on text``; a host of one's own learns at the pace of mlp, from text at that of text."""
 
 
 def _option(
@@ -38,7 +38,7 @@ def _option(
     return field(default=default, metadata={"help": help_, "metavar": metavar, "shown": shown, "flag": flag})
 
 
-def _by_host(name: str) -> str:
+def _by_kind(name: str) -> str:
     values = ((kind, getattr(pace, name)) for kind, pace in PACES.items())
     return ", ".join(f"{'all' if value is None else value} for {kind}" for kind, value in values)
 
@@ -76,12 +76,12 @@ class Options:
         "heuristic", "who decides when and where to grow: heuristic, random, never, or one of your own", "NAME"
     )
     seed: int = _option(0, "seed of the split of the data, first weights and order of batches", "N")
-    epochs: int = _option(None, "epochs of the run", "N", _by_host("epochs"))
-    batch_size: int = _option(None, "samples of a batch", "N", _by_host("batch_size"))
+    epochs: int = _option(None, "epochs of the run", "N", _by_kind("epochs"))
+    batch_size: int = _option(None, "samples of a batch", "N", _by_kind("batch_size"))
     steps_per_epoch: int | None = _option(
-        None, "batches of an epoch; the next one goes on in the data", "N", _by_host("steps_per_epoch")
+        None, "batches of an epoch; the next one goes on in the data", "N", _by_kind("steps_per_epoch")
     )
-    lr: float = _option(None, "peak learning rate (AdamW, cosine schedule)", "RATE", _by_host("lr"))
+    lr: float = _option(None, "peak learning rate (AdamW, cosine schedule)", "RATE", _by_kind("lr"))
     controls: bool = _option(True, "train the fair controls afterwards: the host trained on, and a static network")
     threads: int = _option(1, "threads of torch; tiny models are fastest with 1", "N")
     output: str | None = _option(None, "run directory", "DIR", "a new one, runs/DATA-SEED")

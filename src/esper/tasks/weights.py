@@ -33,9 +33,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        inside = sorted(one for one in path.rglob("*") if one.suffix in FORMATS)
-        told = f"such as {inside[0]}" if inside else f"but it holds none that ends in {' or '.join(FORMATS)}"
-        raise ConfigError(f"{path} is a folder: name the file of weights in it, {told}.")
+        usual = [path / name for name in ("weights.safetensors", "model/weights.safetensors")]
+        told = next((f", {one}" for one in usual if one.is_file()), "")
+        raise ConfigError(f"{path} is a folder: name the file of weights in it{told}.")
     if path.suffix not in FORMATS:
         raise ConfigError(f"Weights are read from {', '.join(FORMATS)}, not from {path.name!r}.")
     if not path.is_file():

@@ -118,28 +118,37 @@ def markdown(name: str, table: Mapping[str, Any]) -> str:
 
 
 def overview(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The main rows of all tasks in few lines.
+    """The main rows of all tasks in few lines; FLOPs relative to those of the controls.
 
     Args:
         tasks: main table by task.
     """
     lines = [
-        "| task | parameters: host, grown | grew | against the host trained on: points | loss: won | "
-        "against a network of its size: points | loss: won |",
-        "|---|---|---|---|---|---|---|",
+        "| task | grown run | parameters | grew | FLOPs | against the host trained on: points | won on points, loss | "
+        "against a network of its size: points | won on points, loss |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for task, table in tasks.items():
-        grown, gains = table["grown"], []
-        for row in ("host_on", "static"):
-            cells = table.get(row)
-            won = None if cells is None else f"{cells['seeds_won_on_loss']} of {cells['seeds']}"
-            gains += ["not computed", ""] if cells is None else [shown(cells["points_gained"], "+.1f"), won]
-        host = f"{table['host_on']['parameters'][0]:,.0f}" if "host_on" in table else "?"
-        lines.append(
-            f"| {task} | {host}, {grown['parameters'][0]:,.0f} | {grown['kept']} of {grown['seeds']} | "
-            f"{' | '.join(gains)} |"
-        )
+        for name, recipe in (("grown", "searched"), ("grown_default", "as shipped")):
+            if name in table:
+                row = table[name]
+                gains = [_gained(row, table.get(control)) for control in ("host_on", "static")]
+                lines.append(
+                    f"| {task} | {recipe} | {row['parameters'][0]:,.0f} | {row['kept']} of {row['seeds']} | "
+                    f"{row['train_flops_relative'][0]:.2f} | {' | '.join(gains)} |"
+                )
     return "\n".join(lines)
+
+
+def _gained(grown: Mapping[str, Any], row: Mapping[str, Any] | None) -> str:
+    """Two cells of the overview: points gained, and seeds won on accuracy and on loss."""
+    pairs = [] if row is None else [(one, row["by_seed"].get(seed)) for seed, one in grown["by_seed"].items()]
+    found = [(one, other) for one, other in pairs if other is not None]
+    if not found:
+        return "not computed | "
+    points = [100 * (one["test_metric"] - other["test_metric"]) for one, other in found]
+    won = sum(_loss(one) < _loss(other) for one, other in found)
+    return f"{shown(interval(points), '+.1f')} | {sum(gain > 0 for gain in points)}, {won} of {len(found)}"
 
 
 def details(table: Mapping[str, Any]) -> str:

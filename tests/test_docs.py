@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.growth.other_data import markdown as other_data_table
 from benchmarks.growth.regret import markdown as regret_table
 from benchmarks.growth.results import told
 from benchmarks.growth.tables import overview
@@ -36,9 +37,10 @@ def test_the_tables_of_growth_are_the_recorded_results():
     assert told(RESULTS) in (GROWTH / "tables.md").read_text()
 
 
-def test_the_regret_of_the_rounds_choice_is_as_recorded():
-    recorded = json.loads((GROWTH / "regret.json").read_text())["tasks"]
-    assert regret_table(recorded) in (ROOT / "docs" / "growth.md").read_text()
+def test_regret_and_other_data_are_as_recorded():
+    page = (ROOT / "docs" / "growth.md").read_text()
+    assert regret_table(json.loads((GROWTH / "regret.json").read_text())["tasks"]) in page
+    assert other_data_table(json.loads((GROWTH / "other_data.json").read_text())["data"]) in page
 
 
 @pytest.mark.parametrize(

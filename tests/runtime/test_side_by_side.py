@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import nn
 import esper
 from esper.contracts.errors import ArmError
 from esper.kasmina.hosts import host_state_dict
-from esper.runtime.side_by_side import check_can_fork
+from esper.runtime.side_by_side import STOPS, check_can_fork
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing, timeless
 
@@ -320,6 +321,32 @@ class TestInterruptions:
         assert interrupted == 1
         assert trial.digest() == expected.digest()
         assert trial.run.books.arm_flops > expected.run.books.arm_flops  # what was cut was paid for nevertheless
+
+    def test_ctrl_c_within_a_fork_is_not_lost(self):
+        """Another thread takes it, so that its handler runs in a hook of the fork, where nothing can be raised."""
+        run, armed, forked = os.getpid(), [True], threading.Event()
+
+        def ask() -> None:
+            forked.wait()
+            os.kill(run, signal.SIGINT)
+
+        other = threading.Thread(target=ask)
+        other.start()  # before the fork, so that it blocks no signal
+
+        def after_fork() -> None:
+            if armed and os.getpid() == run:
+                armed.clear()
+                forked.set()
+                other.join()
+
+        os.register_at_fork(after_in_parent=after_fork)  # stays, and does nothing any more
+        trial = recipe().build()
+        with pytest.raises(KeyboardInterrupt):
+            trial.train()
+        assert not armed
+        assert trial.rounds.current is not None
+        assert multiprocessing.active_children() == []
+        assert {signal.getsignal(number) for number in STOPS} == {signal.default_int_handler, signal.SIG_DFL}
 
     def test_a_run_that_was_cut_after_its_first_arm_resumes_to_the_byte(self, tmp_path):
         class CutError(BaseException):

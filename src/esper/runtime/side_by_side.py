@@ -12,9 +12,11 @@ import mmap
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,30 @@ def _go_on(arms: list["ArmProcess"]) -> None:
             arm.check()
 
 
+@contextmanager
+def _stops_wait() -> Iterator[None]:
+    """Requests to stop that come meanwhile are raised at the end.
+
+    A mask of signals would not do: another thread can take what this one blocks, and what the handler then raises here
+    in the middle of a fork is lost.
+    """
+    if threading.current_thread() is not threading.main_thread():  # handlers never run here
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in STOPS}
+    replaced = {number: handler for number, handler in handlers.items() if handler is not None}
+    for number in replaced:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -148,17 +174,13 @@ class ArmProcess:
 
     def begin(self) -> None:
         """Fork."""
-        books, self.has_begun = self._run.books, True
+        books = self._run.books
         self._spent = books.arm_flops, books.judging_flops
         self._known = len(self._run.tracing.told)
-        # a request to stop waits until the process is known, and until it has put its own handlers in place
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-        try:
-            with warnings.catch_warnings():  # that torch's threads are gone there is taken care of
-                warnings.filterwarnings("ignore", message="This process .* is multi-threaded")
-                self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        with _stops_wait(), warnings.catch_warnings():  # that torch's threads are gone there is taken care of
+            warnings.filterwarnings("ignore", message="This process .* is multi-threaded")
+            self._process.start()
+            self.has_begun = True
 
     def check(self) -> None:
         """Look how a process that is over has ended.
@@ -210,7 +232,6 @@ class ArmProcess:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to it too; the run ends it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         run, one = self._run, self.one
         run.journal.gather()
         self._now.rewind()

@@ -12,6 +12,7 @@ from benchmarks.growth.other_data import markdown as other_data_table
 from benchmarks.growth.regret import markdown as regret_table
 from benchmarks.growth.results import told
 from benchmarks.growth.tables import overview
+from benchmarks.growth.trials_list import CONTROLS
 from esper.contracts.lifecycle import State, diagram
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,15 @@ def test_regret_and_other_data_are_as_recorded():
     page = (ROOT / "docs" / "growth.md").read_text()
     assert regret_table(json.loads((GROWTH / "regret.json").read_text())["tasks"]) in page
     assert other_data_table(json.loads((GROWTH / "other_data.json").read_text())["data"]) in page
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/growth.md"])
+def test_how_often_worthless_modules_were_kept_is_told(document):
+    trials = json.loads((GROWTH / "trials.json").read_text())["trials"]
+    kept = {name: [bool(one["kept"]) for one in trials if one["blueprint"] == name] for name in CONTROLS}
+    text = " ".join((ROOT / document).read_text().split())
+    for name, phrase in {"placebo": "a placebo was kept in", "random_frozen": "a random frozen module in"}.items():
+        assert f"{phrase} {sum(kept[name])} of {len(kept[name])}" in text
 
 
 @pytest.mark.parametrize(

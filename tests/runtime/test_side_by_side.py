@@ -297,6 +297,13 @@ def is_alive(process: int) -> bool:
 class TestInterruptions:
     """Leave the round to be taken up again."""
 
+    @pytest.fixture(autouse=True)
+    def ctrl_c_as_in_a_terminal(self) -> Iterator[None]:
+        """What is started in the background ignores it from the beginning."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     def test_ctrl_c_ends_the_arms_and_the_next_step_begins_them_again(self, tmp_path):
         expected = recipe("in_turn").build().train()
         run, asked = os.getpid(), tmp_path / "asked"

@@ -87,13 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="benchmarks.growth", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", help="names of the tables; left out: all")
-    parser.add_argument(
-        "--rows",
-        nargs="+",
-        choices=ROWS,
-        metavar="ROW",
-        help="left out: all, or those of every case",
-    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="left out: all, or those of every case")
     parser.add_argument("--seeds", type=_seeds, help="N or FIRST-LAST; left out: 0-9 where all cases have it, else 0-4")
     parser.add_argument("--text", type=Path, help="a text to learn from, for the tables text-mlp and text-gpt")
     parser.add_argument("--npz", type=Path, nargs="+", default=[], help="files with x, y; each is a table")

@@ -104,7 +104,8 @@ class Plan:
                     told[f"{case.name}, {row}"] = f"follows {followed}, which is not there yet"
                 elif self.choice(case, row) is None:
                     left = [job.name for job in self._tuning(case, row) if not job.is_finished]
-                    told[f"{case.name}, {row}"] = f"its learning rate is not searched yet; missing: {'; '.join(left)}"
+                    missing = "; ".join(left[:2]) + ("; ..." if len(left) > 2 else "")
+                    told[f"{case.name}, {row}"] = f"its learning rate is not searched yet; missing: {missing}"
         return told
 
     def _pairs(self, *, follows: bool) -> Iterator[tuple[Case, str]]:

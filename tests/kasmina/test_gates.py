@@ -18,6 +18,7 @@ PASSING = {
         "metric_gain": 0.0,
         "is_joint": True,
         "ablation_z": 0.0,
+        "variation": 0.1,
     },
     State.FOSSILIZED: {"is_finite": True, "ablation_z": 2.33, "confirm_margin": 0.0},
 }
@@ -29,6 +30,7 @@ FAILING = {
     "twin_z": 2.32,
     "metric_gain": -0.001,
     "ablation_z": 2.32,
+    "variation": 0.09,
     "confirm_margin": -1e-6,
 }
 TERMS = [(target, name) for target, values in PASSING.items() for name in values]
@@ -73,13 +75,14 @@ def test_each_term_alone_shuts_the_gate_and_is_named(target, name):
 
 
 def test_a_metric_that_the_task_does_not_have_is_no_term():
-    measured = {"is_finite": True, "twin_z": 3.0, "has_metric": False, "is_joint": False}
+    measured = {"is_finite": True, "twin_z": 3.0, "variation": 0.5, "has_metric": False, "is_joint": False}
     assert gate(State.FINE_TUNING, measured).passed
     assert gate(State.FINE_TUNING, measured | {"metric_gain": None}).passed
 
 
 def test_a_metric_that_the_task_has_and_that_was_not_measured_is_missing():
-    result = gate(State.FINE_TUNING, {"is_finite": True, "twin_z": 3.0, "has_metric": True, "is_joint": False})
+    measured = {"is_finite": True, "twin_z": 3.0, "variation": 0.5, "has_metric": True, "is_joint": False}
+    result = gate(State.FINE_TUNING, measured)
     assert result.failures == ("metric_gain is missing",)
 
 
@@ -91,23 +94,26 @@ def test_the_z_score_asked_for_is_configuration(target, name):
 
 def test_ablation_alone_never_opens_the_grow_gate():
     """A host leans on whatever was blended in: a knock-out passes for random grafts."""
-    measured = {"is_finite": True, "ablation_z": 50.0, "has_metric": False, "is_joint": True}
+    measured = {"is_finite": True, "ablation_z": 50.0, "variation": 0.5, "has_metric": False, "is_joint": True}
     assert not gate(State.FINE_TUNING, measured).passed
 
 
 def test_ablation_vetoes_only_where_several_grafts_were_on_trial_together():
-    measured = {"is_finite": True, "twin_z": 3.0, "has_metric": False, "ablation_z": -0.5}
+    measured = {"is_finite": True, "twin_z": 3.0, "variation": 0.5, "has_metric": False, "ablation_z": -0.5}
     assert not gate(State.FINE_TUNING, measured | {"is_joint": True}).passed
     assert gate(State.FINE_TUNING, measured | {"is_joint": False}).passed
 
 
 def test_ablation_decides_where_no_twin_was_asked_for():
-    measured = {"is_finite": True, "ablation_z": 2.4}
+    measured = {"is_finite": True, "ablation_z": 2.4, "variation": 0.1}
     assert gate(State.FINE_TUNING, measured, judge="ablation").passed
     assert not gate(State.FINE_TUNING, measured | {"ablation_z": 2.3}, judge="ablation").passed
-    assert not gate(State.FINE_TUNING, {"is_finite": True, "twin_z": 9.0}, judge="ablation").passed
+    assert not gate(State.FINE_TUNING, measured | {"variation": 0.09}, judge="ablation").passed
+    without = {"is_finite": True, "twin_z": 9.0, "variation": 0.5}
+    assert not gate(State.FINE_TUNING, without, judge="ablation").passed
 
 
 def test_all_failures_are_told_at_once():
     result = gate(State.FINE_TUNING, {})
-    assert str(result) == "is_finite is missing; twin_z is missing; has_metric is missing; is_joint is missing"
+    missing = ("is_finite", "twin_z", "has_metric", "is_joint", "variation")
+    assert str(result) == "; ".join(f"{name} is missing" for name in missing)

@@ -16,7 +16,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 import esper
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport, Observation
+from esper.evaluation.growing import growing
 from esper.evaluation.row import per_sample
+from esper.kasmina.gates import GateResult
+from esper.kasmina.variation import Variation
 from esper.runtime.arms import Arms, Outcome
 from esper.runtime.emergency import Emergency
 from esper.runtime.keeping import Keeping
@@ -27,6 +30,7 @@ from esper.tamiyo.selection import selection_named
 from esper.tamiyo.shortlist import shortlist
 from esper.tamiyo.timing import may_grow
 from esper.tasks.digits import digits
+from esper.tasks.mlp import MLPHost
 
 SEEDS = range(12)
 EPOCHS = 30
@@ -112,10 +116,10 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def worth(run: Run, one: Any) -> float | None:
         return run.measure().gain_over(run.ablated(one), run.judge.split.gate).z
 
-    def may_adopt(arms: Arms, one: Any) -> bool:
+    def verdict(arms: Arms, one: Any) -> GateResult:
         z = worth(arms._run, one)
-        one.gates["twin"] |= {"twin_z": z, "has_metric": False}
-        return z is not None and z >= arms._run.config.gate_z
+        one.gates["twin"] |= {"twin_z": z, "has_metric": False, "variation": 1.0}
+        return GateResult(z is not None and z >= arms._run.config.gate_z)
 
     settle = Rounds._settle
 
@@ -129,7 +133,7 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
         if is_last and not one.is_kept:
             keeping._run.seeds.move(one, State.CULLED, "keep gate refused")
 
-    monkeypatch.setattr(Arms, "_may_adopt", may_adopt)
+    monkeypatch.setattr(Arms, "_verdict", verdict)
     monkeypatch.setattr(Rounds, "_settle", choose)
     monkeypatch.setattr(Keeping, "_look", look)
     monkeypatch.setattr(Emergency, "at_boundary", lambda *_: False)
@@ -147,3 +151,33 @@ def test_a_plain_knock_out_keeps_what_is_random_and_frozen(monkeypatch):
     judge_by_knock_out(monkeypatch)
     fooled = sum(kept(grown("random_frozen", seed, race=False)) for seed in SEEDS)
     assert fooled >= 10
+
+
+class TestAnOffset:
+    """A placebo that beats the twin: it learns one offset for all samples, faster than the host's own biases do."""
+
+    @staticmethod
+    def first_arm() -> dict[str, Any]:
+        task = digits(20_031)
+        narrow = replace(task, make_host=MLPHost((64, 6, 6, 10)))
+        config = esper.GrowthConfig(blueprints=("placebo",), seed=10_031)
+        run = growing(narrow, config, epochs=60, batch_size=32, lr=5e-3, seed=10_031)
+        while not (arms := [event for event in run.session.events if event["event"] == "arm_ended"]):
+            for batch in run.loader:
+                run.session.step(batch)
+            run.session.after_epoch()
+        return arms[0]
+
+    @pytest.mark.usefixtures("one_thread")
+    def test_is_refused(self):
+        arm = self.first_arm()
+        assert arm["twin_z"] > 2.33
+        assert arm["metric_gain"] > 0
+        assert arm["variation"] < 0.02
+        assert not arm["passed"]
+        assert arm["verdict"] == f"variation is {arm['variation']:.4g}, below 0.1"
+
+    @pytest.mark.usefixtures("one_thread")
+    def test_would_be_adopted_if_nobody_asked(self, monkeypatch):
+        monkeypatch.setattr(Variation, "share", 1.0)
+        assert self.first_arm()["passed"]

@@ -8,7 +8,7 @@ schedulers know it from the start; it is enlarged through ``.data``. Its gradien
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,9 @@ class Group(nn.Module):
         grafts: the grafts, all live or all fossils.
         num_channels: channels of the host's output.
         device: where the activations are.
+
+    Attributes:
+        watchers: are shown what the grafts add in every forward pass, ``[G, B..., K]``.
     """
 
     slots: Tensor
@@ -41,6 +44,7 @@ class Group(nn.Module):
         self.grafts = grafts
         self.blueprint, self.num_parameters = grafts[0].blueprint, grafts[0].num_parameters
         self.is_live = grafts[0].slot is not None
+        self.watchers: list[Callable[[Tensor], None]] = []
         self.covers_all = grafts[0].channels == (0, num_channels)
         columns = {
             "slots": [graft.slot or 0 for graft in grafts],
@@ -69,6 +73,8 @@ class Group(nn.Module):
             settled = geometry.settle(delta_G.flatten(0, 1), y.expand(len(self.grafts), *y.shape).flatten(0, 1))
             delta_G = settled.unflatten(0, (len(self.grafts), -1))
         delta_G = Exit.apply(delta_G, watch)
+        for show in self.watchers:
+            show(delta_G)
 
         # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
         grown_GK = y_GK + alpha_G.to(y.dtype).view(-1, *[1] * y.dim()) * delta_G.to(y.dtype)
@@ -133,6 +139,12 @@ class Arena(KeepsDtype):
     def live(self) -> list[Graft]:
         """Grafts that take part in the forward pass."""
         return [graft for graft in self.grafts.values() if graft.slot is not None]
+
+    def live_group(self, lifecycle: int) -> tuple[Group, int]:
+        """The group in which a live graft is computed, and its index there."""
+        groups = [group for group in self.groups if isinstance(group, Group) and group.is_live]
+        numbered = ((group, index, graft) for group in groups for index, graft in enumerate(group.grafts))
+        return next((group, index) for group, index, graft in numbered if graft.lifecycle == lifecycle)
 
     @property
     def num_parameters(self) -> int:

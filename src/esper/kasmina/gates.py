@@ -9,6 +9,9 @@ from typing import Literal
 
 from esper.contracts.lifecycle import State
 
+LEAST_VARIATION = 0.1
+"""Share of what a graft adds that must depend on its input. The rest is an offset, as a bias gives at no cost."""
+
 Measured = Mapping[str, float | bool | None]
 
 
@@ -60,8 +63,9 @@ def gate(
             Term("twin_z", gate_z),
             Term("metric_gain", 0, only_if="has_metric"),
             Term("ablation_z", 0, only_if="is_joint"),
+            Term("variation", LEAST_VARIATION),
         ),
-        "ablation": (Term("ablation_z", gate_z),),
+        "ablation": (Term("ablation_z", gate_z), Term("variation", LEAST_VARIATION)),
     }
     terms: dict[State, tuple[Term, ...]] = {
         State.TRAINING: (Term("has_slot", 1),),

@@ -74,6 +74,7 @@ _SAID = {
     "twin_z": "{its} lead over {its} twin was not clear enough",
     "metric_gain": "{its} accuracy was below {its} twin's",
     "ablation_z": "it could not be shown that the run is worse without it",
+    "variation": "what it added was nearly the same for every input, as a bias would be",
     "confirm_margin": "what it is worth was not confirmed on the samples kept for that",
     "is_finite": "{its} values were not finite",
 }

@@ -106,7 +106,9 @@ _number, _where = or_null(is_number), {"layer_id": is_text, "seed_id": is_seed}
 _candidate = fields({"lifecycle": is_whole, "blueprint": is_text, **_where})
 _flops = {"run_flops": is_number, "arm_flops": is_number, "judging_flops": is_number}
 _command = {"step": is_whole, "arm": or_null(is_text), "target": is_text, "who": is_text, "reason": is_text}
-_judged = dict.fromkeys(("twin_z", "metric_gain", "gate_loss", "twin_gate_loss", "gain", "gain_se"), _number)
+_judged = dict.fromkeys(
+    ("twin_z", "metric_gain", "gate_loss", "twin_gate_loss", "gain", "gain_se", "variation"), _number
+)
 _module = fields({"name": is_text, "type": is_text, "parameters": is_whole})
 _place = fields(
     {"layer_id": is_text, "kind": is_text, "covers": list_of(is_text)}
@@ -168,7 +170,13 @@ NEEDED: dict[str, dict[str, Shape]] = {
 
 OPTIONAL: dict[str, dict[str, Shape]] = {
     "transition": {"seed_id": is_seed},
-    "arm_ended": {"lifecycle": is_whole, "curve": or_null(is_curve), "given_up": is_flag, **_judged},
+    "arm_ended": {
+        "lifecycle": is_whole,
+        "curve": or_null(is_curve),
+        "given_up": is_flag,
+        "verdict": or_null(is_text),
+        **_judged,
+    },
     "trial_ended": {
         **_judged | {"select_loss": _number, "twin_select_loss": _number},
         **{"passed": is_flag, "steps": is_whole, "curve": or_null(is_curve)},

@@ -7,6 +7,7 @@ from esper.observability.cited import Document, Name, Words, count, counted, lin
 from esper.observability.gate_words import asked, why_shut
 from esper.observability.grown import SHOWN, graft, reports, several
 from esper.observability.record import AUDIT, Numbered, Record
+from esper.observability.shapes import is_text
 
 REASONS = {
     "keep gate refused": "it could not be shown that the run is worse without it",
@@ -112,6 +113,8 @@ def _nearest(record: Record, arm: Document, candidates: list[dict[str, Any]]) ->
     metric_gain = arm.content["metric_gain"]
     if metric_gain is not None and metric_gain < 0:
         return said + words("), but its accuracy was ", arm.cite("metric_gain", spec="points_apart"), " points lower.")
+    if is_text(verdict := arm.content.get("verdict")) and verdict != "passed":
+        return said + words("), but ", why_shut(record, verdict, [arm]))
     return said + words(").")
 
 

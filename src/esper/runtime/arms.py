@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.gates import gate
+from esper.kasmina.gates import GateResult, gate
+from esper.kasmina.variation import Variation
 from esper.runtime.books import Lifecycle
 from esper.runtime.judging import Measurement, against_twin
 from esper.runtime.replay import Round, replay_step
@@ -22,7 +23,9 @@ from esper.runtime.snapshot import Kept
 RECENT = 3
 """Points of an arm's learning curve by which it is compared halfway, of twenty in one as long as the window."""
 
-UNJUDGED = dict.fromkeys(("twin_z", "gain", "gain_se", "has_metric", "metric_gain", "gate_loss", "twin_gate_loss"))
+UNJUDGED = dict.fromkeys(
+    ("twin_z", "gain", "gain_se", "has_metric", "metric_gain", "gate_loss", "twin_gate_loss", "variation")
+)
 """What is not known of an arm that was given up."""
 
 
@@ -104,11 +107,13 @@ class Arms:
         run, split, twin = self._run, self._run.judge.split, now.twin
         assert twin is not None
         now.curve.close(run.step, run.train_flops)
-        result = run.measure_mean(now.arm_mean, now.batches)
-        one.gates["twin"] = against_twin(result, twin, split.gate)
-        has_passed = one.state is State.EVALUATING and self._may_adopt(one)
-        select_loss = result.loss(split.select)
-        self._log(now, one, twin, select_loss=select_loss, passed=has_passed, given_up=False, **one.gates["twin"])
+        with Variation(run.places[one.layer_id], one.number) as variation:
+            result = run.measure_mean(now.arm_mean, now.batches)
+        one.gates["twin"] = against_twin(result, twin, split.gate) | {"variation": variation.share}
+        verdict = self._verdict(one)
+        has_passed = one.state is State.EVALUATING and verdict.passed
+        judged = {"select_loss": result.loss(split.select), "passed": has_passed, "verdict": str(verdict)}
+        self._log(now, one, twin, **judged, given_up=False, **one.gates["twin"])
         z = one.gates["twin"]["twin_z"]
         is_beaten = z is not None and z <= -run.config.gate_z
         loss = result.loss(torch.cat([split.select, split.gate]))
@@ -119,7 +124,7 @@ class Arms:
         run, twin = self._run, now.twin
         assert twin is not None
         now.curve.close(run.step, run.train_flops)
-        self._log(now, one, twin, select_loss=None, passed=False, given_up=True, **UNJUDGED)
+        self._log(now, one, twin, select_loss=None, passed=False, verdict=None, given_up=True, **UNJUDGED)
 
     def _log(self, now: Round, one: Lifecycle, twin: Measurement, **judged: Any) -> None:
         run = self._run
@@ -136,12 +141,13 @@ class Arms:
             curve=now.curve.points(),
         )
 
-    def _may_adopt(self, one: Lifecycle) -> bool:
+    def _verdict(self, one: Lifecycle) -> GateResult:
+        """Of the grow gate; a fault anywhere counts as values that are not finite."""
         run = self._run
-        finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
-        measured = one.gates["twin"] | {"is_finite": finite, "is_joint": False}
-        is_sound = not any(flags.read().any() for flags in run.faults().values())
-        return is_sound and gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z).passed
+        is_finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
+        is_finite &= not any(flags.read().any() for flags in run.faults().values())
+        measured = one.gates["twin"] | {"is_finite": is_finite, "is_joint": False}
+        return gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z)
 
 
 def arm_name(now: Round, one: Lifecycle) -> str:

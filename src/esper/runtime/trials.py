@@ -8,11 +8,13 @@ if the run is worse without it, which a host that has come to lean on it makes e
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import gate
+from esper.kasmina.variation import Variation
 from esper.runtime.books import FALLING, Lifecycle, numbers
 from esper.runtime.judging import Measurement, against_twin, without_it
 from esper.runtime.recovery import Recovery
@@ -32,12 +34,14 @@ class LiveTrial:
         members: numbers of the lifecycles on trial.
         window: the run since GRAFTING began; None before, and where no twin will be trained.
         grown: the run's evaluation with the grafts, once it is to be judged.
+        variation: share of what each of them added there that depended on its input, by lifecycle.
     """
 
     number: int
     members: list[int]
     window: Window | None = None
     grown: Measurement | None = None
+    variation: dict[int, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The trial as a nested state."""
@@ -121,7 +125,7 @@ class Trials:
             for one in members:
                 self._promote(one, State.STABILIZATION, alpha=self._alpha(one))
         elif state is State.STABILIZATION and held >= max(1, int(config.hold_fraction * window_steps)):
-            self._evaluate(trial, members, now, held)
+            self._evaluate(trial, members, held)
         self._time_out(self._members(trial))
 
     def judge(self) -> None:
@@ -168,7 +172,7 @@ class Trials:
         if not self.is_due and members and all(one.state is State.STABILIZATION for one in members):
             held = run.step - max(one.since_step for one in members)
             if held >= 1 and not run.in_state(*FALLING):
-                self._evaluate(trial, members, run.measure(), held)
+                self._evaluate(trial, members, held)
         if self.is_due:
             self.judge()
         else:
@@ -190,13 +194,20 @@ class Trials:
         for one in members:
             self._promote(one, State.GRAFTING)
 
-    def _evaluate(self, trial: LiveTrial, members: list[Lifecycle], now: Measurement, held: int) -> None:
-        if self._run.in_state(*FALLING):  # what is blended out is no part of what would stay
+    def _evaluate(self, trial: LiveTrial, members: list[Lifecycle], held: int) -> None:
+        run = self._run
+        if run.in_state(*FALLING):  # what is blended out is no part of what would stay
             return
         for one in members:
             self._promote(one, State.EVALUATING, held_steps=held)
-        if self._members(trial):
-            trial.grown = now
+        with ExitStack() as watching:
+            seen = {
+                one.number: watching.enter_context(Variation(run.places[one.layer_id], one.number))
+                for one in self._members(trial)
+            }
+            if seen:
+                trial.grown = run.measure()
+        trial.variation = {number: variation.share for number, variation in seen.items()}
 
     def _promote(self, one: Lifecycle, target: State, **measured: float | None) -> None:
         answer = self._run.seeds.promote(one, target, **measured)
@@ -241,11 +252,13 @@ class Trials:
         assert trial.window is not None
         part, select = run.judge.split.gate, run.judge.split.select
         measured = against_twin(grown, twin, part)
-        verdict = gate(State.FINE_TUNING, measured | {"is_finite": True, "is_joint": False}, gate_z=run.config.gate_z)
+        most = max((share for share in trial.variation.values() if share is not None), default=None)
+        joint = measured | {"is_finite": True, "is_joint": False, "variation": most}
+        verdict = gate(State.FINE_TUNING, joint, gate_z=run.config.gate_z)
         is_joint = len(members) > 1
         for one in members:
             worth = without_it(grown, run.ablated(one), part) if is_joint and verdict.passed else {}
-            one.gates["twin"] = measured | worth
+            one.gates["twin"] = measured | worth | {"variation": trial.variation[one.number]}
         if verdict.passed:
             self._recovery.remember_before(twin, trial.window.live, body, trial.number)
             for one in members:
@@ -271,7 +284,8 @@ class Trials:
         run, members, grown = self._run, self._members(trial), trial.grown
         assert grown is not None
         for one in members:
-            one.gates["twin"] = without_it(grown, run.ablated(one), run.judge.split.gate)
+            worth = without_it(grown, run.ablated(one), run.judge.split.gate)
+            one.gates["twin"] = worth | {"variation": trial.variation[one.number]}
         for one in members:
             self._promote(one, State.FINE_TUNING, **one.gates["twin"])
         passed = any(one.state is State.FINE_TUNING for one in members)

@@ -95,6 +95,8 @@ def _places(candidates: list[Event]) -> str:
 
 def _arm(event: Event) -> Told:
     verdict = "beats" if event["passed"] else "does not beat"
+    if str(event.get("verdict")).startswith("variation"):  # and it did not fail by anything that the gate asks before
+        verdict = "is only as good as a bias, though it beats"
     tried = "/".join(str(event["arm"]).split("/")[1:])
     if event["given_up"]:
         return Told("arm", (tried,), " is given up halfway: one that beat the run itself is ahead of it")

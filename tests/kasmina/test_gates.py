@@ -18,7 +18,7 @@ PASSING = {
         "metric_gain": 0.0,
         "is_joint": True,
         "ablation_z": 0.0,
-        "variation": 0.1,
+        "variation": 0.05,
     },
     State.FOSSILIZED: {"is_finite": True, "ablation_z": 2.33, "confirm_margin": 0.0},
 }
@@ -30,7 +30,7 @@ FAILING = {
     "twin_z": 2.32,
     "metric_gain": -0.001,
     "ablation_z": 2.32,
-    "variation": 0.09,
+    "variation": 0.04,
     "confirm_margin": -1e-6,
 }
 TERMS = [(target, name) for target, values in PASSING.items() for name in values]
@@ -105,10 +105,10 @@ def test_ablation_vetoes_only_where_several_grafts_were_on_trial_together():
 
 
 def test_ablation_decides_where_no_twin_was_asked_for():
-    measured = {"is_finite": True, "ablation_z": 2.4, "variation": 0.1}
+    measured = {"is_finite": True, "ablation_z": 2.4, "variation": 0.05}
     assert gate(State.FINE_TUNING, measured, judge="ablation").passed
     assert not gate(State.FINE_TUNING, measured | {"ablation_z": 2.3}, judge="ablation").passed
-    assert not gate(State.FINE_TUNING, measured | {"variation": 0.09}, judge="ablation").passed
+    assert not gate(State.FINE_TUNING, measured | {"variation": 0.04}, judge="ablation").passed
     without = {"is_finite": True, "twin_z": 9.0, "variation": 0.5}
     assert not gate(State.FINE_TUNING, without, judge="ablation").passed
 

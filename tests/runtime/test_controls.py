@@ -175,7 +175,7 @@ class TestAnOffset:
         assert arm["metric_gain"] > 0
         assert arm["variation"] < 0.02
         assert not arm["passed"]
-        assert arm["verdict"] == f"variation is {arm['variation']:.4g}, below 0.1"
+        assert arm["verdict"] == f"variation is {arm['variation']:.4g}, below 0.05"
 
     @pytest.mark.usefixtures("one_thread")
     def test_would_be_adopted_if_nobody_asked(self, monkeypatch):

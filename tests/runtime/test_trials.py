@@ -148,11 +148,11 @@ class TestATrial:
         assert [adopted["layer_id"] for adopted in ended["adopted"]] == [""]
 
     def test_of_a_mere_offset_leaves_the_twin(self, monkeypatch):
-        monkeypatch.setattr(Variation, "share", 0.05)
+        monkeypatch.setattr(Variation, "share", 0.04)
         trial = germinated(live()).train(5)
         (ended,) = trial.events("trial_ended")
         assert ended["twin_z"] > 2.33
-        assert (ended["passed"], ended["reason"]) == (False, "variation is 0.05, below 0.1")
+        assert (ended["passed"], ended["reason"]) == (False, "variation is 0.04, below 0.05")
         assert outcomes(trial) == [("CULLED", "lost to its twin")]
 
     def test_that_is_removed_later_leaves_the_twin_to_go_back_to(self):
@@ -201,12 +201,12 @@ class TestSeveralGrafts:
 
     def test_of_which_one_is_a_mere_offset_go_on_without_it(self, monkeypatch):
         share = Variation.share.fget
-        monkeypatch.setattr(Variation, "share", property(lambda self: 0.05 if self.lifecycle == 2 else share(self)))
+        monkeypatch.setattr(Variation, "share", property(lambda self: 0.04 if self.lifecycle == 2 else share(self)))
         trial = germinated(live(), "", "4").train(6)
         (ended,) = trial.events("trial_ended")
         assert ended["passed"]
         assert [one["layer_id"] for one in ended["adopted"]] == [""]
-        assert outcomes(trial) == [("CULLED", "variation is 0.05, below 0.1")]
+        assert outcomes(trial) == [("CULLED", "variation is 0.04, below 0.05")]
 
     def test_ablation_alone_accepts_nobody(self):
         trial = germinated(live(gate_z=1e9), "", "4").train(5)
@@ -271,9 +271,9 @@ class TestByAblation:
         assert trial.run.books.arm_flops == 0
 
     def test_a_mere_offset_is_blended_out(self, monkeypatch):
-        monkeypatch.setattr(Variation, "share", 0.05)
+        monkeypatch.setattr(Variation, "share", 0.04)
         trial = germinated(self.CONFIG).train(6)
-        assert outcomes(trial) == [("CULLED", "variation is 0.05, below 0.1")]
+        assert outcomes(trial) == [("CULLED", "variation is 0.04, below 0.05")]
 
     def test_and_is_blended_out_if_not(self):
         trial = in_state(State.STABILIZATION, self.CONFIG)

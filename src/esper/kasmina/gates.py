@@ -9,7 +9,7 @@ from typing import Literal
 
 from esper.contracts.lifecycle import State
 
-LEAST_VARIATION = 0.1
+LEAST_VARIATION = 0.05
 """Share of what a graft adds that must depend on its input. The rest is an offset, as a bias gives at no cost."""
 
 Measured = Mapping[str, float | bool | None]

@@ -207,7 +207,7 @@ def test_a_non_finite_batch_is_no_grafts_fault():
 def test_the_host_comes_back_if_the_fault_left_it_worse():
     trial = live_run()
     fallback = trial.recovery.fallbacks[0]["body"]["model"]
-    trial.recovery.fallbacks[0]["select_loss"] = 0.0
+    trial.recovery.fallbacks[0] |= {"select_loss": 0.0, "select_metric": 2.0}
     poison(trial)
     trial.train_until(lambda trial: bool(trial.events("recovery")))
     for name, value in host_state_dict(trial.model).items():

@@ -198,10 +198,10 @@ class TestRecovery:
         assert trial.session.submit(Command(layer_id, "all", State.CULLED, "by hand")).accepted
 
     @staticmethod
-    def promise(trial: Trial, select_loss: float) -> None:
-        """Make believe that the held-out loss before every graft was this."""
+    def promise(trial: Trial, select_loss: float, select_metric: float = 2.0) -> None:
+        """Make believe that held-out loss and accuracy before every graft were these."""
         for fallback in trial.recovery.fallbacks:
-            fallback["select_loss"] = select_loss
+            fallback |= {"select_loss": select_loss, "select_metric": select_metric}
 
     def test_that_recovered_goes_on(self):
         trial = adopted(self.CONFIG)
@@ -230,6 +230,27 @@ class TestRecovery:
         trial.train()
         trial.session.finish()
         assert outcomes(trial) == [("CULLED", "by hand")]
+
+    @pytest.mark.parametrize(
+        ("settled", "accuracy_before", "recovers"),
+        [(1e9, 0.0, True), (1e9, 2.0, False), (0.0, 0.0, False), (None, 0.0, False), (1e9, None, False)],
+    )
+    def test_that_is_as_accurate_need_only_be_what_it_was_before_the_removal(self, settled, accuracy_before, recovers):
+        """As where a host overfits: its loss rises and its accuracy does, whatever becomes of the graft."""
+        trial = adopted(self.CONFIG)
+        self.promise(trial, 0.0, accuracy_before)
+        self.cull(trial, "")
+        trial.keeping._settled_loss = settled
+        trial.train(2)
+        assert [event["recovered"] for event in trial.events("recovery")] == [recovers]
+
+    def test_knows_the_loss_before_the_removal(self):
+        trial = adopted(self.CONFIG).train(1)
+        before = trial.run.books.select_losses[-1]
+        assert trial.keeping._settled_loss == before
+        self.cull(trial, "")
+        trial.train(1)
+        assert trial.run.books.select_losses[-1] != before == trial.keeping._settled_loss
 
     def test_of_the_first_of_two_grafts_takes_the_second_along(self):
         """The second was trained on top of the first."""
@@ -356,7 +377,7 @@ def culled_at(step: int) -> Trial:
 def not_recovered() -> Trial:
     trial = culled_at(54)
     for fallback in trial.recovery.fallbacks:
-        fallback["select_loss"] = 0.0
+        fallback |= {"select_loss": 0.0, "select_metric": 2.0}
     return trial
 
 

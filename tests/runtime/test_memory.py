@@ -51,7 +51,7 @@ def rolled_back(**session: Any) -> Trial:
 def fallen_back(**session: Any) -> Trial:
     """Back to before a graft, because the run has not recovered from its removal."""
     trial = Recipe(growing(keep_looks=(0.95,), patience_after_cull=1), model=noisy_host).build(**session).train(7)
-    trial.recovery.fallbacks[0]["select_loss"] = 0.0
+    trial.recovery.fallbacks[0] |= {"select_loss": 0.0, "select_metric": 2.0}
     assert trial.session.submit(Command("", "all", State.CULLED, "by hand")).accepted
     return trial.train(5)
 

@@ -159,7 +159,7 @@ class TestATrial:
         trial = germinated().train(5)
         (fallback,) = trial.recovery.fallbacks
         assert trial.session.cancel("", "all").accepted
-        fallback["select_loss"] = -1.0
+        fallback |= {"select_loss": -1.0, "select_metric": 2.0}
         trial.train_until(lambda trial: bool(trial.events("recovery")))
         assert trial.events("recovery")[0]["recovered"] is False
         for name, value in host_state_dict(trial.model).items():

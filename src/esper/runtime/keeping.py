@@ -30,6 +30,7 @@ class Keeping:
         self._pending: dict[str, Late] = {}
         self._faulty_fossils: set[str] = set()  # places whose fossils were reported
         self._deadline: int | None = None  # boundary by which the held-out loss must have recovered
+        self._settled_loss: float | None = None  # held-out loss at the last boundary at which nothing was being removed
 
     @property
     def is_removing(self) -> bool:
@@ -47,6 +48,8 @@ class Keeping:
     def at_boundary(self, now: Measurement) -> None:
         """Looks, freezing, recovery, and what :meth:`pass_time` does; never while anything is on trial."""
         run = self._run
+        if not self.is_removing:
+            self._settled_loss = now.loss(run.judge.split.select)
         for one in run.in_state(State.FINE_TUNING):
             due = sum(look <= run.fraction for look in run.config.keep_looks)
             if not one.is_kept and due > one.looks:
@@ -87,12 +90,17 @@ class Keeping:
     def state_dict(self) -> dict[str, Any]:
         """Flags that were not acted on, and the deadline."""
         pending = {layer_id: flags.read() for layer_id, flags in self._pending.items()}
-        return {"pending": pending, "deadline": self._deadline, "faulty_fossils": sorted(self._faulty_fossils)}
+        return {
+            "pending": pending,
+            "deadline": self._deadline,
+            "settled_loss": self._settled_loss,
+            "faulty_fossils": sorted(self._faulty_fossils),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self._pending = {layer_id: Late(flags) for layer_id, flags in state["pending"].items()}
-        self._deadline = state["deadline"]
+        self._deadline, self._settled_loss = state["deadline"], state["settled_loss"]
         self._faulty_fossils = set(state["faulty_fossils"])
 
     def forget(self) -> None:
@@ -191,6 +199,9 @@ class Keeping:
     def _check_recovery(self, now: Measurement) -> None:
         """A run that removed a graft must come back to the held-out loss it had before it, or goes back there.
 
+        Held-out loss can have risen since for another reason: the host overfits, and its accuracy still rises. So where
+        the accuracy is at least what it was before the graft, the loss is asked to be what it was before the removal.
+
         The fallback is the newest one in which no graft is live that is not so any more; thus it is from before the
         graft that was removed.
         """
@@ -203,8 +214,13 @@ class Keeping:
             self._deadline = None
             return
         fallback = valid[-1]
-        loss = now.loss(run.judge.split.select)
-        has_recovered = loss <= fallback["select_loss"] * (1 + run.config.emergency_rollback_threshold)
+        select = run.judge.split.select
+        loss, metric, before = now.loss(select), now.metric(select), fallback["select_metric"]
+        least_loss = fallback["select_loss"]
+        is_as_accurate = metric is not None and before is not None and metric >= before
+        if is_as_accurate and self._settled_loss is not None:
+            least_loss = max(least_loss, self._settled_loss)
+        has_recovered = loss <= least_loss * (1 + run.config.emergency_rollback_threshold)
         if not has_recovered and len(run.books.select_losses) < self._deadline:
             return
         self._deadline = None

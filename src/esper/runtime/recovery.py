@@ -152,6 +152,7 @@ class Recovery:
             "returns": 0,
             "live": live,
             "select_loss": now.loss(select),
+            "select_metric": now.metric(select),
             "losses": now.losses[select],
             "body": run.snapshots.keep() if body is None else body,
             "scheduler": run.snapshots.scheduler(),

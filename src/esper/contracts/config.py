@@ -57,7 +57,7 @@ class GrowthConfig:
         target_metric: no growth once the held-out metric has reached this; None is never reached.
         round_fraction: length of the twin's window, and of GRAFTING in a live trial.
         compare: ``"flops"`` gives a candidate as many steps as the twin's FLOPs pay for, ``"steps"`` as many as the
-            twin took, which is no protection: then chance alone lets a placebo win every other time.
+            twin took, which is little protection: then even random features win now and then.
         race: give an arm up that is half over if its training loss is above that of one that has beaten the twin, when
             that was half over; and try no more candidates once two were clearly worse than the twin (by ``gate_z``) and
             none was better.

@@ -96,6 +96,15 @@ def test_an_arm_that_was_given_up_says_so():
     )
 
 
+def test_an_arm_that_is_a_mere_offset_says_so():
+    beats = next(event for event in ROUND if event["event"] == "arm_ended" and event["passed"])
+    offset = beats | {"passed": False, "verdict": "variation is 0.01, below 0.05"}
+    assert str(told(offset)).strip() == (
+        "model/bottleneck_mlp is only as good as a bias, though it beats the run itself: held-out loss 0.8100 against "
+        "1.0200 (z = +9.6)"
+    )
+
+
 def test_seeds_that_wait_for_their_round_stand_there_and_nowhere_else():
     begun = _lines(_scene([*EVENTS[:5], *ROUND[:4]]))
     assert "seeds          all others sleep; largest gradients: the whole model (0.5)" in begun

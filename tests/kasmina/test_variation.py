@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from esper.kasmina.variation import Variation
 from tests.kasmina.growing import grow, mlp, place_of, wrapped
@@ -82,10 +83,18 @@ def test_tells_grafts_apart_that_are_computed_together(x):
     assert second.share > 0.5
 
 
-def test_a_compiled_model_is_watched_too(x):
+@pytest.mark.filterwarnings(  # about dynamo's own doings while it traces
+    r"ignore:.* should not be instantiated\. Methods on autograd functions are all static:DeprecationWarning"
+)
+@torch.no_grad()
+def test_a_compiled_model_is_watched_too_and_not_compiled_anew(x):
+    frames = CompileCounter()
     model, variation, _ = affine(1.0, 1.0)
-    model.compile(backend="eager")
-    model.eval()(x)
+    model.compile(backend=frames)
+    expected = model.eval()(x)
+    compiled = frames.frame_count
     with variation:
-        model(x)
+        assert torch.equal(model(x), expected)
     assert variation.share == pytest.approx(0.5, abs=1e-5)
+    model(x)
+    assert frames.frame_count == compiled > 0

@@ -70,6 +70,12 @@ def test_a_candidate_refused_for_its_accuracy_is_told_so(tmp_path):
     assert "(z = +4.0), but its accuracy was 2.0 points lower." in _refused(tmp_path, directories.arm_ended(1, z=4.0))
 
 
+def test_a_candidate_refused_as_an_offset_is_told_so(tmp_path):
+    arm = directories.arm_ended(1, z=4.0) | {"metric_gain": 0.02, "variation": 0.01}
+    told = _refused(tmp_path, arm | {"verdict": "variation is 0.01, below 0.05"})
+    assert "(z = +4.0), but what it added was nearly the same for every input, as a bias would be." in told
+
+
 def test_a_round_without_a_verdict_gives_its_reason(tmp_path):
     told = _refused(tmp_path, reason="another graft was removed during the round")
     assert ", but adopted none: another graft was removed during the round." in told

@@ -6,7 +6,9 @@ than the host's own biases learn theirs. That lead is real while it lasts, and n
 Legend: G grafts of a group, K channels that a graft writes, B... leading axes of activations.
 """
 
-from types import TracebackType
+import math
+from contextlib import ExitStack
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,19 +27,17 @@ class Variation:
     def __init__(self, place: Place, lifecycle: int) -> None:
         self.lifecycle = lifecycle
         self._group, self._index = place.arena.live_group(lifecycle)
-        self._rows = 0
-        self._sum_K: Tensor | float = 0.0
-        self._power: Tensor | float = 0.0
-        self._eager = torch.compiler.set_stance("force_eager")
+        self._rows, self._sum_K, self._power = 0, torch.zeros(()), torch.zeros(())
+        self._inside = ExitStack()
 
-    def __enter__(self) -> "Variation":
-        self._eager.__enter__()
+    def __enter__(self) -> Self:
+        self._inside.enter_context(torch.compiler.set_stance("force_eager"))
         self._group.watchers.append(self._take_in)
+        self._inside.callback(self._group.watchers.remove, self._take_in)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._group.watchers.remove(self._take_in)
-        self._eager.__exit__(kind, error, at)
+    def __exit__(self, *error: object) -> None:
+        self._inside.close()
 
     @property
     def share(self) -> float | None:
@@ -45,11 +45,10 @@ class Variation:
 
         None where nothing was added, or nothing finite. Reads from the device.
         """
-        if not self._rows or not isinstance(self._sum_K, Tensor):
+        power = float(self._power) / max(1, self._rows)
+        if not (power > 0 and math.isfinite(power)):
             return None
-        power, offset = float(self._power) / self._rows, float((self._sum_K / self._rows).square().sum())
-        share = 1 - offset / power if power > 0 else float("nan")
-        return max(0.0, share) if share == share else None
+        return max(0.0, 1 - float((self._sum_K / self._rows).square().sum()) / power)
 
     def _take_in(self, delta_GBK: Tensor) -> None:
         delta_RK = delta_GBK[self._index].detach().float().flatten(0, -2)

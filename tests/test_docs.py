@@ -13,6 +13,7 @@ from benchmarks.growth.regret import markdown as regret_table
 from benchmarks.growth.results import told
 from benchmarks.growth.tables import overview
 from benchmarks.growth.trials_list import CONTROLS
+from benchmarks.growth.trials_table import markdown as trials_table
 from esper.contracts.lifecycle import State, diagram
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +43,11 @@ def test_regret_and_other_data_are_as_recorded():
     page = (ROOT / "docs" / "growth.md").read_text()
     assert regret_table(json.loads((GROWTH / "regret.json").read_text())["tasks"]) in page
     assert other_data_table(json.loads((GROWTH / "other_data.json").read_text())["data"]) in page
+
+
+def test_the_trials_are_as_recorded():
+    trials = json.loads((GROWTH / "trials.json").read_text())
+    assert trials_table(trials["summary"], trials["by_task"]) in (ROOT / "docs" / "growth.md").read_text()
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/growth.md"])

@@ -11,6 +11,7 @@ from esper.contracts.lifecycle import State
 from tests.runtime.budgeted import HOSTS, Budgeted
 from tests.runtime.toy import Script
 
+pytestmark = pytest.mark.usefixtures("offsets_pass")
 every = pytest.mark.parametrize("host", HOSTS)
 
 

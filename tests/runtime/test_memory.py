@@ -235,6 +235,7 @@ def peak(directory: Path | None, *, grows: bool = True) -> float:
     return most / (3 * parameters)  # AdamW has two numbers per parameter
 
 
+@pytest.mark.usefixtures("offsets_pass")
 class TestBound:
     """Beside what a run needs that never grows. The profiler sees every allocation, however short."""
 

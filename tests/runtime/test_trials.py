@@ -206,7 +206,7 @@ class TestSeveralGrafts:
         (ended,) = trial.events("trial_ended")
         assert ended["passed"]
         assert [one["layer_id"] for one in ended["adopted"]] == [""]
-        assert outcomes(trial) == [("CULLED", "variation is 0.04, below 0.05")]
+        assert outcomes(trial) == [("CULLED", "The gate to FINE_TUNING is shut: variation is 0.04, below 0.05.")]
 
     def test_ablation_alone_accepts_nobody(self):
         trial = germinated(live(gate_z=1e9), "", "4").train(5)
@@ -273,7 +273,7 @@ class TestByAblation:
     def test_a_mere_offset_is_blended_out(self, monkeypatch):
         monkeypatch.setattr(Variation, "share", 0.04)
         trial = germinated(self.CONFIG).train(6)
-        assert outcomes(trial) == [("CULLED", "variation is 0.04, below 0.05")]
+        assert outcomes(trial) == [("CULLED", "The gate to FINE_TUNING is shut: variation is 0.04, below 0.05.")]
 
     def test_and_is_blended_out_if_not(self):
         trial = in_state(State.STABILIZATION, self.CONFIG)

@@ -47,7 +47,7 @@ def random_place(job: Job) -> dict[str, Any]:
 
 
 def ungated(job: Job) -> dict[str, Any]:
-    """The best arm of every round is adopted whether or not it beats the twin, and kept without looks."""
+    """The first candidate of every round is adopted whether or not it beats the twin, and kept without looks."""
     task = job.load_task()
     return _grow(job, task, evaluate=always_yes(task, job.seed))
 

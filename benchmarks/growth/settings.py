@@ -38,7 +38,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"round_fraction": 0.15},
     {"grow_at": 0.15},
     {"max_candidates": 3},
-    {"race": False},
+    {"choice": "best"},
     {"ramp_fraction": 0.008},
     {"blueprints": ("bottleneck_mlp",)},
 )

@@ -86,14 +86,11 @@ def test_a_round_shows_its_arms_waiting_running_and_judged():
     assert "encoder.0        taken back" in ended
 
 
-def test_an_arm_that_was_given_up_says_so():
-    at = next(index for index, event in enumerate(ROUND) if event["event"] == "arm_ended" and not event["passed"])
-    given_up = ROUND[at] | {"given_up": True} | dict.fromkeys(("twin_z", "gate_loss", "twin_gate_loss", "select_loss"))
-    shown = "\n".join(_lines(_scene([*ROUND[:at], given_up])))
-    assert "· encoder.0:2      given up halfway" in shown
-    assert str(told(given_up)).strip() == (
-        "encoder.0:2/glu is given up halfway: one that beat the run itself is ahead of it"
-    )
+def test_a_candidate_that_was_not_tried_says_so():
+    at = next(index for index, event in enumerate(ROUND) if event["event"] == "field_report")
+    left_out = ROUND[at] | {"reason": "not tried: one before it beat the twin"}
+    shown = "\n".join(_lines(_scene([*ROUND[:at], left_out])))
+    assert "encoder.0        not tried" in shown
 
 
 def test_an_arm_that_is_a_mere_offset_says_so():

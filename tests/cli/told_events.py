@@ -20,7 +20,6 @@ def _arm(one: dict[str, Any], name: str, *, passed: bool, z: float | None) -> di
         "arm": f"round1/{name}",
         "lifecycle": one["lifecycle"],
         "passed": passed,
-        "given_up": False,
         **step,
         **losses,
     }

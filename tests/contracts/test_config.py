@@ -22,7 +22,7 @@ WRONG = {
     "min_delta": [-0.1, NAN, "0"],
     "round_fraction": [0, 1.5],
     "compare": ["loss", None],
-    "race": [1, "yes", None],
+    "choice": ["last", None, True],
     "arms": ["together", None, True],
     "ramp_fraction": [0, NAN],
     "hold_fraction": [0, 0.2, NAN, None],

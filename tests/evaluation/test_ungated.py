@@ -36,11 +36,12 @@ def test_gates_refuse_a_placebo_and_without_them_one_is_kept_in_every_round(gate
     assert _outcomes(ungated).count("FOSSILIZED") == rounds > 0
 
 
-def test_the_best_arm_on_select_is_adopted(ungated):
-    ended = [event for event in ungated.session.events if event["event"] == "arm_ended" and not event["given_up"]]
-    adopted = next(event["adopted"] for event in ungated.session.events if event["event"] == "round_ended")
-    first = [event for event in ended if event["round"] == 1]
-    assert adopted["lifecycle"] == min(first, key=lambda event: event["select_loss"])["lifecycle"]
+def test_the_first_candidate_is_adopted(ungated):
+    begun, ended = (
+        next(event for event in ungated.session.events if event["event"] == name)
+        for name in ("round_begun", "round_ended")
+    )
+    assert ended["adopted"]["lifecycle"] == begun["candidates"][0]["lifecycle"]
 
 
 def test_what_a_run_steers_by_is_the_truth(task, ungated):

@@ -392,14 +392,15 @@ def test_text_from_the_log_cannot_become_html(tmp_path):
     assert "&lt;script&gt;" in html
 
 
-def test_arms_that_were_given_up_are_counted(tmp_path):
-    unjudged = dict.fromkeys(("z", "select_loss", "gate_loss", "twin_gate_loss", "metric_gain"))
-    first = directories.candidate(1)
-    arms = [
+def test_those_that_were_not_tried_after_the_first_that_passed_are_counted(tmp_path):
+    first, reason = directories.candidate(1), "not tried: one before it beat the twin"
+    audit = [
+        directories.round_begun(first, directories.candidate(2)),
         directories.arm_ended(1, passed=True, z=9.5, gate_loss=0.8, metric_gain=0.1),
-        directories.arm_ended(2, given_up=True, **unjudged),
+        directories.transition(2, "CANCELLED", 20, source="GERMINATED") | {"reason": reason},
+        directories.round_ended(first, "beat the twin"),
     ]
-    audit = [directories.round_begun(first, directories.candidate(2)), *arms]
-    audit.append(directories.round_ended(first, "beat the twin"))
-    told = _told(directories.finished(tmp_path, audit=audit, result=result([lifecycle(1)])))
-    assert "beat the twin and was adopted; 1 was given up halfway." in told
+    reports = [lifecycle(1), lifecycle(2) | {"outcome": "CANCELLED", "reason": reason}]
+    told = _told(directories.finished(tmp_path, audit=audit, result=result(reports)))
+    assert "beat the twin and was adopted; 1 was not tried." in told
+    assert "taken back" not in told

@@ -116,7 +116,7 @@ def compares(event: dict[str, Any]) -> bool:
     if event.get("event") == "transition":
         is_adopted = event["target"] == "FINE_TUNING" and event["lifecycle"] is not None
         return is_adopted and event["gates"].get("ablation_gain") is not None
-    return event.get("event") in ("arm_ended", "keep_look") and not event.get("given_up")
+    return event.get("event") in ("arm_ended", "keep_look")
 
 
 def check_anatomy(anatomy: dict[str, Any], files: Files) -> None:

@@ -1,4 +1,4 @@
-"""What a round costs: arms are paid from the twin's FLOPs, and those that are behind are given up halfway."""
+"""What a round costs: arms are paid from the twin's FLOPs, and no more are tried than it takes to decide."""
 
 import itertools
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from esper.contracts.lifecycle import State
 from esper.runtime.flops import FlopMeter
 from esper.runtime.judging import Judge
-from esper.runtime.rounds import Round
 from esper.runtime.run import Run
 from esper.runtime.training import Trainer
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
 
-class TestRace:
-    """An arm that is behind one that has beaten the twin, when both are half over, is not trained to its end."""
+class TestChoice:
+    """The first candidate that beats the twin is adopted and no more are tried, or the best of all."""
 
     LAYERS = ("", "2", "0:2")
 
@@ -24,56 +24,56 @@ class TestRace:
         recipe = Recipe(growing(layers=self.LAYERS, **settings), policy=Script({1: list(self.LAYERS)}))
         return recipe.build().train_until(lambda trial: bool(trial.events("round_ended")))
 
-    def test_who_is_behind_is_given_up_and_the_same_one_is_adopted_at_less_cost(self):
-        raced, whole = self.judged(), self.judged(race=False)
-        given_up = [arm for arm in raced.events("arm_ended") if arm["given_up"]]
-        assert given_up
-        assert not any(arm["given_up"] for arm in whole.events("arm_ended"))
-        assert raced.digest() == whole.digest()
-        assert raced.session.train_flops < whole.session.train_flops
-        full = {arm["arm"]: arm for arm in whole.events("arm_ended")}
-        for arm in given_up:
-            assert arm["steps"] == -(-full[arm["arm"]]["steps"] // 2)
-            assert not arm["passed"]
-            assert arm["twin_z"] is arm["select_loss"] is None
-            assert arm["curve"]["train_losses"][:10] == full[arm["arm"]]["curve"]["train_losses"][:10]
-
-    def test_only_behind_one_that_beat_the_twin(self):
-        """Placebos never do: each of their arms is trained to its end, however far behind."""
-        policy = Script({1: list(self.LAYERS)}, blueprint="placebo", hidden=4)
-        recipe = Recipe(growing(layers=self.LAYERS), policy=policy)
-        arms = recipe.build().train_until(lambda trial: bool(trial.events("round_ended"))).events("arm_ended")
-        assert len(arms) == 3
-        assert not any(arm["given_up"] or arm["passed"] for arm in arms)
-
     def lost(self, **settings: Any) -> Trial:
         policy = Script({1: list(self.LAYERS)}, blueprint="placebo", hidden=4)
         recipe = Recipe(growing(layers=self.LAYERS, compare="flops", gate_z=0.01, **settings), policy=policy)
         return recipe.build().train_until(lambda trial: bool(trial.events("round_ended")))
 
+    def left_out(self, trial: Trial) -> dict[int, str]:
+        """Candidates that were not tried, with the reason."""
+        reports = [one for one in trial.session.field_reports if one.outcome == "CANCELLED"]
+        assert all(one.flops == 0 for one in reports)
+        return {one.lifecycle: one.reason for one in reports}
+
+    def test_the_first_that_beats_the_twin_is_adopted_and_the_others_are_not_tried(self):
+        first, best = self.judged(), self.judged(choice="best")
+        everyone = best.events("arm_ended")
+        passed = [arm["lifecycle"] for arm in everyone if arm["passed"]]
+        assert len(everyone) == 3
+        assert len(passed) > 1
+        assert first.events("round_ended")[0]["adopted"]["lifecycle"] == passed[0]
+        tried = first.events("arm_ended")
+        assert [arm["lifecycle"] for arm in tried] == [arm["lifecycle"] for arm in everyone][: len(tried)]
+        assert tried[-1]["lifecycle"] == passed[0]
+        assert {arm["gain"] for arm in tried} <= {arm["gain"] for arm in everyone}
+        assert first.session.train_flops < best.session.train_flops
+        untried = {arm["lifecycle"] for arm in everyone} - {arm["lifecycle"] for arm in tried}
+        assert self.left_out(first) == dict.fromkeys(untried, "not tried: one before it beat the twin")
+
+    def test_those_that_were_not_tried_may_be_offered_again_after_an_epoch(self):
+        """They have not lost: there is no embargo."""
+        trial = self.judged(embargo_epochs=50)
+        ended = trial.session.epoch
+        trial.train_until(lambda trial: trial.session.epoch > ended)
+        left_out = [one.layer_id for one in trial.session.field_reports if one.outcome == "CANCELLED"]
+        assert left_out
+        for layer_id in left_out:
+            lifecycle = trial.run.places[layer_id].state.lifecycle
+            assert {State(code) for code in lifecycle.tolist()} == {State.DORMANT}
+
     def test_after_two_arms_that_were_clearly_worse_the_others_are_not_tried(self):
-        raced, whole = self.lost(), self.lost(race=False)
-        assert [len(trial.events("arm_ended")) for trial in (raced, whole)] == [2, 3]
-        assert all(arm["twin_z"] < -0.01 for arm in raced.events("arm_ended"))
-        assert raced.session.train_flops < whole.session.train_flops
-        (left_out,) = [one for one in raced.session.field_reports if one.outcome == "CANCELLED"]
-        assert left_out.reason.startswith("not tried")
-        assert left_out.flops == 0
-        host = [name for name, _ in raced.model.named_parameters() if "_esper" not in name]
-        theirs = dict(whole.model.named_parameters())
-        assert all(parameter.equal(theirs[name]) for name, parameter in raced.model.named_parameters() if name in host)
+        first, best = self.lost(), self.lost(choice="best")
+        assert [len(trial.events("arm_ended")) for trial in (first, best)] == [2, 3]
+        assert all(arm["twin_z"] < -0.01 for arm in first.events("arm_ended"))
+        assert first.session.train_flops < best.session.train_flops
+        (why,) = self.left_out(first).values()
+        assert why == "not tried: those before it were clearly worse than the twin"
+        host = [name for name, _ in first.model.named_parameters() if "_esper" not in name]
+        theirs = dict(best.model.named_parameters())
+        assert all(parameter.equal(theirs[name]) for name, parameter in first.model.named_parameters() if name in host)
 
-    def test_a_round_in_which_one_was_better_goes_on(self):
-        trial = Recipe(growing(layers=self.LAYERS), policy=Script({1: list(self.LAYERS)})).build()
-        trial.train_until(lambda trial: trial.rounds.current is not None)
-        now = trial.rounds.current
-        now.beaten = 5
-        assert trial.rounds._is_lost(now)
-        now.best = {"lifecycle": 1, "loss": 1.0, "body": {}}
-        assert not trial.rounds._is_lost(now)
-
-    def test_the_best_by_select_and_gate_samples_together_is_adopted(self):
-        trial = self.judged(race=False)
+    def test_the_best_is_that_by_select_and_gate_samples_together(self):
+        trial = self.judged(choice="best")
         split = trial.run.judge.split
         share = len(split.select) / (len(split.select) + len(split.gate))
         arms = {
@@ -84,23 +84,6 @@ class TestRace:
         assert len(arms) > 1
         assert trial.events("round_ended")[0]["adopted"]["lifecycle"] == min(arms, key=arms.__getitem__)
 
-    def test_a_seed_whose_arm_was_given_up_is_culled_and_its_flops_are_booked(self):
-        trial = self.judged()
-        arms = {arm["lifecycle"]: arm for arm in trial.events("arm_ended") if arm["given_up"]}
-        for report in trial.session.field_reports:
-            if report.lifecycle in arms:
-                assert (report.outcome, report.reason) == ("CULLED", "lost_round")
-                assert report.flops == arms[report.lifecycle]["arm_flops"] > 0
-                assert "twin" not in report.gates
-
-    @pytest.mark.parametrize(
-        ("halfway", "lead", "behind"),
-        [(1.0, None, False), (None, 1.0, False), (1.0, 1.0, False), (1.1, 1.0, True), (float("nan"), 1.0, True)],
-    )
-    def test_who_is_behind(self, halfway, lead, behind):
-        now = Round(start={}, live=[], number=1, start_step=0, end_step=1, candidates=[], halfway=halfway, lead=lead)
-        assert now.is_behind is behind
-
 
 class TestCost:
     """Arms are paid from the twin's FLOPs, and FLOPs are torch's."""
@@ -108,7 +91,7 @@ class TestCost:
     LAYERS = ("", "2", "0:2")
 
     def arms(self, compare: str, sizes: tuple[int, ...] = (16,)) -> tuple[Trial, list[dict[str, Any]]]:
-        config = growing(layers=self.LAYERS, compare=compare, race=False)
+        config = growing(layers=self.LAYERS, compare=compare, choice="best")
         recipe = Recipe(config, policy=Script({1: list(self.LAYERS)}))
         trial = recipe.build()
         size = itertools.cycle(sizes)

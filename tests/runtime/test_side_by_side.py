@@ -55,7 +55,7 @@ def noisy_host():
 def recipe(arms: str = "side_by_side", **settings: Any) -> Recipe:
     """Three candidates at the end of the first epoch."""
     layers = settings.pop("layers", LAYERS)
-    config = growing(layers=layers, arms=arms, race=False, **settings)
+    config = growing(**{"layers": layers, "arms": arms, "choice": "best"} | settings)
     return Recipe(config, model=noisy_host, policy=Script({1: layers}))
 
 
@@ -80,7 +80,9 @@ class TestTheSameAsInTurn:
 
     @staticmethod
     def assert_equal(one: Trial, other: Trial) -> None:
-        assert one.digest() == other.digest()
+        theirs = dict(other.model.named_parameters())
+        assert theirs.keys() == dict(one.model.named_parameters()).keys()
+        assert all(parameter.equal(theirs[name]) for name, parameter in one.model.named_parameters())
         assert timeless(one.session.events) == timeless(other.session.events)
         assert one.run.books.to_dict() == other.run.books.to_dict()
 
@@ -96,7 +98,7 @@ class TestTheSameAsInTurn:
 
     def test_a_second_round_on_top_of_what_the_first_one_grew(self):
         def twice(arms: str) -> Recipe:
-            config = growing(layers=["", "4"], round_fraction=0.2, keep_looks=(0.95,), arms=arms, race=False)
+            config = growing(layers=["", "4"], round_fraction=0.2, keep_looks=(0.95,), arms=arms, choice="best")
             return Recipe(config, model=noisy_host, policy=Script({1: ["", "4"], 6: ["4"]}, hidden=3))
 
         (one, _), (other, _) = (self.grown(twice(arms)) for arms in ("side_by_side", "in_turn"))
@@ -108,12 +110,13 @@ class TestTheSameAsInTurn:
         other, _ = self.grown(recipe("in_turn"))
         self.assert_equal(one, other)
 
-    def test_the_race_does_not_act(self):
-        raced = recipe("side_by_side")
-        raced.config = growing(layers=LAYERS, arms="side_by_side", race=True)
-        one, _ = self.grown(raced)
-        assert not any(arm["given_up"] for arm in one.events("arm_ended"))
-        self.assert_equal(one, self.grown(recipe("in_turn"))[0])
+    def test_the_same_one_is_the_first(self):
+        """All are trained, and what is adopted is what would be in turn."""
+        (one, _), (other, _) = (self.grown(recipe(arms, choice="first")) for arms in ("side_by_side", "in_turn"))
+        assert [len(trial.events("arm_ended")) for trial in (one, other)] == [3, 1]
+        theirs = dict(other.model.named_parameters())
+        assert theirs.keys() == dict(one.model.named_parameters()).keys()
+        assert all(parameter.equal(theirs[name]) for name, parameter in one.model.named_parameters())
 
     def test_places_that_evaluate_does_not_call_are_told_once(self):
         class Twofold(nn.Module):
@@ -128,7 +131,7 @@ class TestTheSameAsInTurn:
 
         def twofold(arms: str) -> Recipe:
             layers = ["aside", "body", "body.2"]
-            config = growing(layers=layers, arms=arms, race=False)
+            config = growing(layers=layers, arms=arms, choice="best")
             return Recipe(config, model=Twofold, policy=Script({1: layers}))
 
         (one, _), (other, _) = (self.grown(twofold(arms)) for arms in ("side_by_side", "in_turn"))
@@ -139,7 +142,9 @@ class TestTheSameAsInTurn:
         """The control: what an arm had spent before others is not what it has spent after them."""
         monkeypatch.setattr("esper.runtime.side_by_side._after", lambda event, *_: event)
         (one, _), (other, _) = (self.grown(recipe(arms)) for arms in ("side_by_side", "in_turn"))
-        assert one.digest() == other.digest()
+        theirs = dict(other.model.named_parameters())
+        assert theirs.keys() == dict(one.model.named_parameters()).keys()
+        assert all(parameter.equal(theirs[name]) for name, parameter in one.model.named_parameters())
         assert timeless(one.session.events) != timeless(other.session.events)
 
 

@@ -229,17 +229,17 @@ def block(layer_id: str, host_parameters: int, **changes) -> PlaceReport:
 AROUND = [place("", "model", 1000, num_seeds=1), place("0:1", "span", 700, num_seeds=1)]
 
 
-def test_single_blocks_of_a_row_go_before_one_path_around_many():
+def test_one_path_around_many_goes_before_single_blocks_of_a_row():
     row = [block("0", 300), block("1", 350), block("2", 200), block("3", 100)]
-    assert names([*AROUND, *row]) == ["1", "0", "2", ""]
-    assert names([*AROUND, *row], 2) == ["1", ""]
-    assert names([*AROUND, *row], 1) == ["1"]
+    assert names([*AROUND, *row]) == ["", "1", "0", "2"]
+    assert names([*AROUND, *row], 2) == ["", "1"]
+    assert names([*AROUND, *row], 1) == [""]
     assert names(row) == ["1", "0", "2", "3"]
 
 
 def test_two_blocks_are_filled_up_with_paths_and_one_alone_is_no_row():
     layer = place("0.linear", "layer", 250)
-    assert names([*AROUND, block("0", 300), block("1", 350), layer]) == ["1", "0", "", "0:1"]
+    assert names([*AROUND, block("0", 300), block("1", 350), layer]) == ["", "1", "0", "0:1"]
     assert names([*AROUND, block("0", 300), layer]) == ["", "0:1", "0", "0.linear"]
 
 

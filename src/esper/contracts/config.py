@@ -58,14 +58,14 @@ class GrowthConfig:
         round_fraction: length of the twin's window, and of GRAFTING in a live trial.
         compare: ``"flops"`` gives a candidate as many steps as the twin's FLOPs pay for, ``"steps"`` as many as the
             twin took, which is little protection: then even random features win now and then.
-        race: give an arm up that is half over if its training loss is above that of one that has beaten the twin, when
-            that was half over; and try no more candidates once two were clearly worse than the twin (by ``gate_z``) and
-            none was better.
+        choice: ``"first"`` adopts the first candidate that beats the twin, by the order in which they are offered, and
+            tries no more; nor does it once two were clearly worse than the twin (by ``gate_z``). ``"best"`` trains all
+            arms and adopts the one with the least held-out loss.
         arms: of a round: ``"in_turn"``, or ``"side_by_side"``, each in a process of its own with one thread of torch,
             as many at once as there are cores. That is for models on the CPU only, where the system can fork
-            processes and no GPU is visible. All arms are then trained to their end: ``race`` cannot act, nor are
-            there checkpoints within an arm. The run waits for them meanwhile. The outcome is that of ``race=False``
-            in turn, to the byte where torch has one thread there too.
+            processes and no GPU is visible. All arms are then trained, whatever ``choice`` is, and there are no
+            checkpoints within an arm. The run waits for them meanwhile. What is adopted is the same as in turn, to the
+            byte where torch has one thread there too.
         ramp_fraction: length of the rise of alpha.
         hold_fraction: share of an arm for which the graft is frozen before it is judged, at most 0.1.
         drift_threshold: ``drift_controlled`` pauses while host weights are further than this from their average,
@@ -127,7 +127,7 @@ class GrowthConfig:
     target_metric: float | None = None
     round_fraction: float = 0.10
     compare: Literal["flops", "steps"] = "flops"
-    race: bool = True
+    choice: Literal["first", "best"] = "first"
     arms: Literal["in_turn", "side_by_side"] = "in_turn"
     ramp_fraction: float = 0.015
     hold_fraction: float = 0.05
@@ -181,7 +181,6 @@ class GrowthConfig:
         boundary = self.boundary_steps
         is_right = boundary is None or (self._is_whole("boundary_steps") and boundary >= 1)
         self._check("boundary_steps", is_right, "a whole number >= 1, or None")
-        self._check("race", isinstance(self.race, bool), "true or false")
         self._check("seed", self._is_whole("seed"), "a whole number")
         self._check("min_confidence", self._is_whole("min_confidence") and 0 <= self.min_confidence <= 3, "0 to 3")
         self._check("hold_fraction", self._is_number("hold_fraction") and 0 < self.hold_fraction <= 0.1, "in (0, 0.1]")

@@ -1,8 +1,8 @@
 """A judge that always says yes, as a control: are the gates worth anything?
 
 It tells the truth on the *select* part of the held-out samples, by which a run steers. On the *gate* and *confirm*
-parts every graft that acts makes all losses smaller by the same large number, so that arms keep their order and all of
-them pass. So the best arm is adopted whether or not it beats the twin, and is kept.
+parts every graft that acts makes all losses smaller by the same large number, so that every arm passes. So the first
+candidate is adopted whether or not it beats the twin, and is kept.
 Only what is not finite is still refused.
 """
 

@@ -60,7 +60,6 @@ def _arms(record: Record) -> list[dict[str, Any]]:
                 "label": labels.get(number or 0, event["arm"]) if is_arm else f"twin of live trial {event['trial']}",
                 "arm": event["arm"] if is_arm else f"trial{event['trial']}/twin",
                 "passed": event["passed"] if is_arm else None,
-                "given_up": event.get("given_up", False),
                 "adopted": (event["round"], number) in adopted if is_arm else not event.get("passed", True),
                 "steps": curve.get("steps", []),
                 "flops": curve.get("flops", []),

@@ -173,7 +173,6 @@ OPTIONAL: dict[str, dict[str, Shape]] = {
     "arm_ended": {
         "lifecycle": is_whole,
         "curve": or_null(is_curve),
-        "given_up": is_flag,
         "verdict": or_null(is_text),
         **_judged,
     },

@@ -26,7 +26,7 @@ GROUPS = {
         *("max_candidates", "max_active_seeds", "max_failures", "boundary_steps"),
     ],
     "growth: trial": [
-        *("trial", "judge", "objective", "incubation_fraction", "round_fraction", "compare", "race", "arms"),
+        *("trial", "judge", "objective", "incubation_fraction", "round_fraction", "compare", "choice", "arms"),
         *("ramp_fraction", "hold_fraction", "drift_threshold", "gate_z", "keep_looks", "freeze", "timeout"),
     ],
 }

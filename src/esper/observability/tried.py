@@ -62,16 +62,16 @@ def _round(record: Record, begun: Document) -> Words:
     if ended is None:
         return said + _open_end(record)
     arms = [line(AUDIT, one) for one in record.of("arm_ended") if one[1]["round"] == number]
+    numbers = {one["lifecycle"] for one in candidates}
+    left_out = [line(AUDIT, one).source("reason") for one in record.of("transition") if _was_left_out(one[1], numbers)]
     adopted = ended.content["adopted"]
     if adopted is not None:
         said += words(": ", graft(adopted), " beat the twin and was adopted")
         passed = [one.source("passed") for one in arms if one.content["passed"]]
         if len(passed) > 1:
-            said += words(", the best of ", count(passed), " that did")
-        given_up = [one.source("given_up") for one in arms if one.content.get("given_up")]
-        if given_up:
-            were = " was given up halfway" if len(given_up) == 1 else " were given up halfway"
-            said += words("; ", count(given_up), were)
+            said += words(f", the {_choice(record)} of ", count(passed), " that did")
+        if left_out:
+            said += words("; ", count(left_out), " was not tried" if len(left_out) == 1 else " were not tried")
         return said + words(".")
     if ended.content["reason"] != "no candidate beat the twin":
         return said + words(", but adopted none: ", why_shut(record, ended.content["reason"], arms))
@@ -79,8 +79,6 @@ def _round(record: Record, begun: Document) -> Words:
         said += words(", and it did not beat its twin, the run without it.")
     else:
         said += words(", and none beat its twin, the run without it.")
-    numbers = {one["lifecycle"] for one in candidates}
-    left_out = [line(AUDIT, one).source("reason") for one in record.of("transition") if _was_left_out(one[1], numbers)]
     if left_out:
         said += words(" It was clearly better than those that were tried, so that ", count(left_out))
         said += words(" was not." if len(left_out) == 1 else " were not.")
@@ -92,9 +90,17 @@ def _round(record: Record, begun: Document) -> Words:
     return said if nearest is None else said + words(" ") + _nearest(record, nearest, candidates)
 
 
+def _choice(record: Record) -> str:
+    growth = (record.config or {}).get("growth", {})
+    return "best" if growth.get("choice") == "best" else "first"
+
+
 def _was_left_out(event: dict[str, Any], numbers: set[int]) -> bool:
-    reason = event["reason"]
-    return event["lifecycle"] in numbers and isinstance(reason, str) and reason.startswith("not tried")
+    return event["lifecycle"] in numbers and _is_not_tried(event["reason"])
+
+
+def _is_not_tried(reason: Any) -> bool:
+    return is_text(reason) and reason.startswith("not tried")
 
 
 def _nearest(record: Record, arm: Document, candidates: list[dict[str, Any]]) -> Words:
@@ -147,7 +153,7 @@ def _lost(record: Record) -> list[Words]:
     said = []
     for one in reports(record):
         outcome, reason = one.content["outcome"], one.content["reason"]
-        if outcome == "FOSSILIZED" or reason in _LOST:
+        if outcome == "FOSSILIZED" or reason in _LOST or _is_not_tried(reason):
             continue
         gates = [Document(one.source("gates", name), values) for name, values in _gates(one).items()]
         why = words(f"{REASONS[reason]}.") if reason in REASONS else why_shut(record, reason, gates)

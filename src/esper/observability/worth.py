@@ -19,8 +19,6 @@ def worth(record: Record) -> list[dict[str, Any]]:
     known = {one.number: one for one in lifecycles(record)}
     rows = []
     for line, event in record.audit:
-        if event.get("given_up"):  # its arm ended unjudged
-            continue
         if event["event"] == "arm_ended":
             one = known.get(event.get("lifecycle", -1))
             rows.append(_row(line, event, TWIN, event.get("lifecycle"), event["arm"] if one is None else one.label))

@@ -6,7 +6,6 @@ Both are judged by the mean of their weights over the last quarter of their step
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,30 +19,20 @@ from esper.runtime.replay import Round, replay_step
 from esper.runtime.run import Run
 from esper.runtime.snapshot import Kept
 
-RECENT = 3
-"""Points of an arm's learning curve by which it is compared halfway, of twenty in one as long as the window."""
-
-UNJUDGED = dict.fromkeys(
-    ("twin_z", "gain", "gain_se", "has_metric", "metric_gain", "gate_loss", "twin_gate_loss", "variation")
-)
-"""What is not known of an arm that was given up."""
-
 
 @dataclass(frozen=True)
 class Outcome:
     """What an arm has come to.
 
     Attributes:
-        loss: its held-out loss on the select and gate samples; None if it was given up.
+        loss: its held-out loss on the select and gate samples.
         has_passed: whether it may be adopted.
-        halfway: its training loss when it was half over.
         is_beaten: whether it is clearly worse than the twin.
         keep: gives its body, for later.
     """
 
-    loss: float | None
+    loss: float
     has_passed: bool
-    halfway: float | None
     is_beaten: bool
     keep: Callable[[], Kept]
 
@@ -63,13 +52,10 @@ class Arms:
         """Run the arm of a candidate to its end, from wherever ``now`` says that it stands."""
         run = self._run
         run.arm = arm_name(now, one)
-        if self._train(now, one):
-            return self._judge(now, one)
-        self._give_up(now, one)
-        return Outcome(None, False, now.halfway, False, run.snapshots.keep)
+        self._train(now, one)
+        return self._judge(now, one)
 
-    def _train(self, now: Round, one: Lifecycle) -> bool:
-        """Gives whether the arm came to its end."""
+    def _train(self, now: Round, one: Lifecycle) -> None:
         run, config = self._run, self._run.config
         if now.arm_step == 0:
             run.restore(now.start)
@@ -81,10 +67,6 @@ class Arms:
                 now.arm_steps = self._steps(now.flops, run.cost(now.batches[0]))
             replay_step(run, now, [one])
             now.arm_mean.after_step(run.model, now.arm_step, now.arm_steps)
-            if now.is_halfway and len(now.curve.train_losses) >= RECENT:
-                now.halfway = fmean(now.curve.train_losses[-RECENT:])
-                if config.race and now.is_behind:
-                    return False
             hold = max(1, int(config.hold_fraction * now.arm_steps))
             if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
                 place = run.places[one.layer_id]
@@ -92,7 +74,6 @@ class Arms:
                 run.seeds.promote(one, State.STABILIZATION, alpha=float(alpha))
             self._after_step(now)
         run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
-        return True
 
     def _steps(self, run_flops: list[int], first_flops: int) -> int:
         """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
@@ -113,18 +94,11 @@ class Arms:
         verdict = self._verdict(one)
         has_passed = one.state is State.EVALUATING and verdict.passed
         judged = {"select_loss": result.loss(split.select), "passed": has_passed, "verdict": str(verdict)}
-        self._log(now, one, twin, **judged, given_up=False, **one.gates["twin"])
+        self._log(now, one, twin, **judged, **one.gates["twin"])
         z = one.gates["twin"]["twin_z"]
         is_beaten = z is not None and z <= -run.config.gate_z
         loss = result.loss(torch.cat([split.select, split.gate]))
-        return Outcome(loss, has_passed, now.halfway, is_beaten, run.snapshots.keep)
-
-    def _give_up(self, now: Round, one: Lifecycle) -> None:
-        """End an arm early, unjudged: one that beat the twin is ahead of it."""
-        run, twin = self._run, now.twin
-        assert twin is not None
-        now.curve.close(run.step, run.train_flops)
-        self._log(now, one, twin, select_loss=None, passed=False, verdict=None, given_up=True, **UNJUDGED)
+        return Outcome(loss, has_passed, is_beaten, run.snapshots.keep)
 
     def _log(self, now: Round, one: Lifecycle, twin: Measurement, **judged: Any) -> None:
         run = self._run

@@ -108,10 +108,8 @@ class Round(Window):
         arm: index of the candidate whose arm runs.
         arm_steps: how many steps it will take, once that is known.
         arm_mean: of its weights at their end.
-        best: the best arm so far that beat the twin: its lifecycle, body and held-out loss.
+        best: the arm that would be adopted: its lifecycle, body and held-out loss; None if none has beaten the twin.
         beaten: how many arms were clearly worse than the twin.
-        halfway: training loss of the arm under way, once it is half over.
-        lead: the least of them among the arms that beat the twin; who is behind it halfway is given up.
     """
 
     number: int
@@ -125,8 +123,6 @@ class Round(Window):
     arm_mean: WeightMean = field(default_factory=WeightMean)
     best: dict[str, Any] | None = None
     beaten: int = 0
-    halfway: float | None = None
-    lead: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The round as a nested state."""
@@ -147,18 +143,8 @@ class Round(Window):
     def rewind(self) -> None:
         """The next arm starts from the beginning, and has to see anew how long it will be."""
         super().rewind()
-        self.arm_steps = self.halfway = None
+        self.arm_steps = None
         self.arm_mean = WeightMean()
-
-    @property
-    def is_halfway(self) -> bool:
-        """Whether the step just taken is the one after which an arm can be given up."""
-        return self.arm_steps is not None and self.arm_step == -(-self.arm_steps // 2)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the arm under way has learned less, halfway, than one that beat the twin."""
-        return self.lead is not None and self.halfway is not None and not self.halfway <= self.lead
 
 
 def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> None:

@@ -1,9 +1,9 @@
 """A round of growth: the run trains on as its own twin, candidates replay it in arms, the best is adopted.
 
 At the start of a round the run is captured and simply goes on; its batches and learning rates are remembered. At the
-end of this window every candidate starts from the capture in an arm of its own, on the same batches, and is judged
-against the run on the gate samples. If none beats it, the run is restored to the byte and has lost nothing but the
-arms' FLOPs.
+end of this window candidates start from the capture, each in an arm of its own, on the same batches, and are judged
+against the run on the gate samples. The first that beats it is adopted, or the best of all, as the configuration says.
+If none does, the run is restored to the byte and has lost nothing but the arms' FLOPs.
 """
 
 from collections.abc import Callable, Generator
@@ -21,7 +21,7 @@ from esper.runtime.snapshot import Kept
 from esper.runtime.training import Settings
 
 BEATEN_ARMS = 2
-"""After so many arms that are clearly worse than the twin, and none that is better, the others are not tried."""
+"""After so many arms that are clearly worse than the twin, the others are not tried."""
 
 
 class Rounds:
@@ -146,7 +146,7 @@ class Rounds:
         if self._run.config.arms == "side_by_side":
             yield from self._side_by_side.outcomes(now)
             return
-        while now.arm < len(now.candidates) and not self._is_lost(now):
+        while now.arm < len(now.candidates) and not self._is_decided(now):
             one = self._run.books.alive[now.candidates[now.arm]]
             yield one, self.arms.take(now, one)
 
@@ -155,20 +155,17 @@ class Rounds:
         if every and now.arm_step % every == 0 and steps is not None and now.arm_step < steps:
             self._checkpoint()
 
-    def _is_lost(self, now: Round) -> bool:
-        """Whether the arms so far leave no hope for those that are left."""
-        return self._run.config.race and now.best is None and now.beaten >= BEATEN_ARMS
+    def _is_decided(self, now: Round) -> bool:
+        """Whether those that are left are not tried."""
+        return self._run.config.choice == "first" and (now.best is not None or now.beaten >= BEATEN_ARMS)
 
     def _settle(self, now: Round, one: Lifecycle, outcome: Outcome) -> None:
         """Remember what an arm has come to, before the next one runs."""
         now.beaten += outcome.is_beaten
         if not outcome.has_passed:
             return
-        loss = outcome.loss
-        if outcome.halfway is not None:
-            now.lead = outcome.halfway if now.lead is None else min(now.lead, outcome.halfway)
-        if now.best is None or (loss is not None and loss < now.best["loss"]):
-            now.best = {"lifecycle": one.number, "loss": loss, "body": outcome.keep()}
+        if now.best is None or (self._run.config.choice == "best" and outcome.loss < now.best["loss"]):
+            now.best = {"lifecycle": one.number, "loss": outcome.loss, "body": outcome.keep()}
 
     def _rest(self, now: Round, one: Lifecycle) -> None:
         """A candidate is in the run what it was all through the window."""
@@ -178,13 +175,14 @@ class Rounds:
             one.state, one.since_step = State.TRAINING, now.start_step
 
     def _end(self, now: Round) -> None:
-        """Back to the run as it was at the end of its window, or to the best arm's body under the run's clock."""
+        """Back to the run as it was at the end of its window, or to the adopted arm's body under the run's clock."""
         run, best = self._run, now.best
         self.current = run.arm = None
         tried = now.candidates[: now.arm]
+        why = "those before it were clearly worse than the twin" if best is None else "one before it beat the twin"
         for one in self._waiting(now):
             if one.number not in tried:
-                run.seeds.move(one, State.CANCELLED, "not tried: those before it were clearly worse than the twin")
+                run.seeds.move(one, State.CANCELLED, f"not tried: {why}")
             elif best is None or one.number != best["lifecycle"]:
                 run.seeds.move(one, State.CULLED, "lost_round")
         winner = None

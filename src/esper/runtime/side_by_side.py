@@ -203,7 +203,7 @@ class ArmProcess:
         run, result = self._run, self._result
         self._is_taken_in = True
         self._now.arm_step, self._now.arm_steps = self.progress
-        self._now.halfway, run.arm = result["halfway"], self.name
+        run.arm = self.name
         earlier = run.books.arm_flops - self._spent[0], run.books.judging_flops - self._spent[1]
         run.books.arm_flops += result["arm_flops"]
         run.books.judging_flops += result["judging_flops"]
@@ -214,7 +214,7 @@ class ArmProcess:
                     run.tracing.tell(where, [name for there, name in result["told"] if there == where])
             else:
                 run.journal.add(_after(event, *earlier))
-        return Outcome(result["loss"], result["has_passed"], result["halfway"], result["is_beaten"], lambda: self._body)
+        return Outcome(result["loss"], result["has_passed"], result["is_beaten"], lambda: self._body)
 
     def end(self) -> None:
         """Leave no process behind; one that was cut short is paid for nevertheless."""
@@ -235,7 +235,6 @@ class ArmProcess:
         run, one = self._run, self.one
         run.journal.gather()
         self._now.rewind()
-        self._now.lead = None  # whether another arm was taken in before this one began is chance
 
         def after_step(now: Round) -> None:
             if os.getppid() != parent:
@@ -257,7 +256,6 @@ class ArmProcess:
                     "flops": one.flops,
                     "loss": outcome.loss,
                     "has_passed": outcome.has_passed,
-                    "halfway": outcome.halfway,
                     "is_beaten": outcome.is_beaten,
                 }
             )

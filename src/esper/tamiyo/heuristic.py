@@ -42,5 +42,8 @@ class HeuristicPolicy:
         if reason is None:
             return []
         places, length = places_to_try(observation, config), num_candidates(observation, config)
-        chosen = shortlist(places, length, among=observation.places)
-        return [germination(candidate, observation, config, self._select, reason) for candidate in chosen]
+        commands: list[Command] = []
+        for candidate in shortlist(places, length, among=observation.places):
+            offered = [command.blueprint for command in commands]
+            commands.append(germination(candidate, observation, config, self._select, reason, offered))
+        return commands

@@ -1,5 +1,6 @@
 """From a candidate to a command, for every policy that keeps the budgets."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from esper.contracts.commands import Command
@@ -32,16 +33,31 @@ def num_candidates(seen: Observation, config: GrowthConfig) -> int:
 
 
 def germination(
-    candidate: Candidate, seen: Observation, config: GrowthConfig, select: Selection, reason: str
+    candidate: Candidate,
+    seen: Observation,
+    config: GrowthConfig,
+    select: Selection,
+    reason: str,
+    offered: Sequence[str | None] = (),
 ) -> Command:
     """The command to try a candidate with the selected blueprint and the strategy that the place asks for.
 
     A blueprint that fits all chunks of a layer may not fit one of them; then all are tried.
+
+    Args:
+        candidate: where.
+        seen: what is known of the run.
+        config: its budgets.
+        select: chooses one of the blueprints that fit.
+        reason: for the audit log.
+        offered: blueprints of the round's other candidates. Where ``select`` has no preference, that is as long as
+            nothing was measured, blueprints take turns, so that a round tries more than one where more than one fit.
     """
     fits = options(candidate.place, candidate.seed_id, seen, config)
     if not fits:
         candidate = replace(candidate, seed_id="all")
         fits = options(candidate.place, "all", seen, config)
+    fits.sort(key=lambda option: offered.count(option.blueprint.id))  # ties go to the first
     blueprint = select(fits, seen.reports).blueprint
     return Command(
         candidate.place.layer_id,

@@ -41,13 +41,13 @@ class Candidate:
 def shortlist(
     places: Sequence[PlaceReport], length: int, among: Sequence[PlaceReport] | None = None
 ) -> list[Candidate]:
-    """Dormant places that a round should try: single blocks of a row and one path around much of the host; else paths
-    around much of the host and one single layer at the most.
+    """Dormant places that a round should try, the most promising one first: a path around much of the host and single
+    blocks of a row; else paths around much of the host and one single layer at the most.
 
-    A path of one hidden layer around many blocks is shallow beside them; around one block it keeps the host's depth.
-    Paths keep the order of the host parameters that they cover; need only breaks ties. Among layers, those whose need
-    stands out go first, then the larger ones; need orders layers of comparable size (within a factor of two). What was
-    not sensed has the usual need, so that without telemetry size alone decides.
+    A path of one hidden layer around many blocks is shallow beside them, so there is but one; around one block it keeps
+    the host's depth. Paths have the order of the host parameters that they cover; need only breaks ties. Among layers,
+    those whose need stands out go first, then the larger ones; need orders layers of comparable size (within a factor
+    of two). What was not sensed has the usual need, so that without telemetry size alone decides.
 
     Args:
         places: what may be tried; those that are not dormant are left out.
@@ -70,7 +70,7 @@ def shortlist(
     steps = [place for place in paths if place.is_step]
     if len(steps) > 1:
         around = [place for place in paths if not place.is_step]
-        paths = [*steps[: length - (length > 1 and len(around) > 0)], *around]
+        paths = [*around[:1], *steps, *around[1:]]
         layers = []
     elif paths:
         layers = layers[: 1 if length > 1 else 0]

@@ -22,7 +22,7 @@ class Candidate:
     Attributes:
         arm: name of its arm.
         end: what its arm ended with; None before that.
-        is_gone: whether it was taken back before its arm ran.
+        gone: why it was taken back before its arm ran; None if it was not.
     """
 
     lifecycle: int
@@ -30,7 +30,7 @@ class Candidate:
     blueprint: str
     arm: str
     end: Event | None = None
-    is_gone: bool = False
+    gone: str | None = None
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Scene:
             case "transition":
                 self._move(event)
             case "field_report":
-                self._take_back(event["lifecycle"])
+                self._take_back(event["lifecycle"], event["reason"])
             case "finished":
                 self.is_finished = True
         words = told(event)
@@ -144,7 +144,7 @@ class Scene:
         """The candidate whose arm runs now."""
         if self.contest is None or position.arm is None:
             return None
-        open_ = (one for one in self.contest.candidates if one.end is None and not one.is_gone)
+        open_ = (one for one in self.contest.candidates if one.end is None and one.gone is None)
         return next((one for one in open_ if one.arm == position.arm), None)
 
     def on_round(self) -> frozenset[int]:
@@ -163,7 +163,7 @@ class Scene:
         contest = self.contest
         if contest is None or contest.verdict is not None or contest.steps is None:
             return done, left
-        waiting = sum(one.end is None and not one.is_gone for one in contest.candidates)
+        waiting = sum(one.end is None and one.gone is None for one in contest.candidates)
         is_running = self.running(position) is not None  # its end may be known before the position moves on
         share = position.arm_step / position.arm_steps if is_running and position.arm_steps else 0.0
         return done + share * contest.steps, left + max(0.0, waiting - share) * contest.steps
@@ -176,10 +176,10 @@ class Scene:
             if one.lifecycle == event["lifecycle"]:
                 one.end = event
 
-    def _take_back(self, lifecycle: int) -> None:
+    def _take_back(self, lifecycle: int, reason: str) -> None:
         for one in self.contest.candidates if self.contest is not None else ():
             if one.lifecycle == lifecycle and one.end is None:
-                one.is_gone = True
+                one.gone = reason
 
     def _move(self, event: Event) -> None:
         if "alpha" in event["gates"]:

@@ -170,8 +170,6 @@ def _contest(scene: Scene, contest: Contest, position: "Position", width: int, m
 
 
 def _candidate(one: Candidate, name: str, contest: Contest, width: int) -> Text:
-    if one.end is not None and one.end["given_up"]:
-        return Text.assemble(("  · ", _QUIET), f"{name}  ", ("given up halfway", _QUIET))
     if one.end is not None:
         has_won = one.end["passed"]
         sign, verdict, style = ("✓", "beats the twin", _GOOD) if has_won else ("·", "lost          ", _QUIET)
@@ -180,8 +178,8 @@ def _candidate(one: Candidate, name: str, contest: Contest, width: int) -> Text:
         loss, twin = number(one.end["gate_loss"], ".4f"), number(one.end["twin_gate_loss"], ".4f")
         against = f"  loss {loss} against {twin}"
         return line.append(against if len(line) + len(against) <= width else f"  loss {loss}", _QUIET)
-    if one.is_gone:
-        state = "taken back"
+    if one.gone is not None:
+        state = "not tried" if one.gone.startswith("not tried") else "taken back"
     elif contest.kind == "trial":
         state = one.blueprint
     else:

@@ -98,8 +98,6 @@ def _arm(event: Event) -> Told:
     if str(event.get("verdict")).startswith("variation"):  # and it did not fail by anything that the gate asks before
         verdict = "is only as good as a bias, though it beats"
     tried = "/".join(str(event["arm"]).split("/")[1:])
-    if event["given_up"]:
-        return Told("arm", (tried,), " is given up halfway: one that beat the run itself is ahead of it")
     text = (
         f" {verdict} the run itself: held-out loss {number(event['gate_loss'], '.4f')} "
         f"against {number(event['twin_gate_loss'], '.4f')} (z = {number(event['twin_z'], '+.1f')})"

@@ -27,7 +27,6 @@ function armName(arm) {
 /** What became of an arm, or of the twin of a live trial. */
 function armFate(arm) {
   if (arm.kind === "twin") return arm.adopted ? "The run went on as its twin." : "The run with its grafts went on.";
-  if (arm.given_up) return "Given up halfway: an arm that beat the twin was ahead.";
   return arm.adopted ? "Adopted." : arm.passed ? "Beat the twin; another was adopted." : "Did not beat the twin.";
 }
 

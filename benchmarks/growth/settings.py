@@ -68,13 +68,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seeds", type=int, default=24, help=f"seeds from {FIRST_SEED} on")
     parser.add_argument("--cases", nargs="+", default=["digits", "mnist1d"], help="names of tables")
-    parser.add_argument("--text", type=Path, help="a text to learn from, for the table text-gpt")
+    parser.add_argument("--changes", nargs="+", help="only of these settings, beside no change at all; left out: of all")
+    parser.add_argument("--text", type=Path, help="a text to learn from, for the tables text-mlp and text-gpt")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/growth/settings.json"))
     options = parser.parse_args()
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
     chosen = [case for case in cases(options.text) if case.name in options.cases]
-    jobs = [(case, change, seed) for case in chosen for change in CHANGES for seed in seeds]
+    known = {name for change in CHANGES for name in change}
+    if unknown := set(options.changes or ()) - known:
+        parser.error(f"no change of {', '.join(sorted(unknown))} is compared; there are {', '.join(sorted(known))}")
+    changes = [one for one in CHANGES if options.changes is None or set(one) <= set(options.changes)]
+    jobs = [(case, change, seed) for case in chosen for change in changes for seed in seeds]
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(run, jobs))
     rows = []

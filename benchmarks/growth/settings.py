@@ -68,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seeds", type=int, default=24, help=f"seeds from {FIRST_SEED} on")
     parser.add_argument("--cases", nargs="+", default=["digits", "mnist1d"], help="names of tables")
-    parser.add_argument("--changes", nargs="+", help="only of these settings, beside no change at all; left out: of all")
+    parser.add_argument(
+        "--changes", nargs="+", help="only of these settings, beside no change at all; left out: of all"
+    )
     parser.add_argument("--text", type=Path, help="a text to learn from, for the tables text-mlp and text-gpt")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/growth/settings.json"))

@@ -55,15 +55,15 @@ def test_a_round_that_refused_all_tells_how_near_the_best_came(tmp_path):
 
 
 def test_candidates_that_were_not_tried_are_told(tmp_path):
-    """After two that were clearly worse; not those that somebody took back."""
+    """After two that were no better; not those that somebody took back."""
     lost = directories.arm_ended(1, z=-4.0)
     left_out = directories.transition(2, "CANCELLED", 20, source="GERMINATED")
     for reason, is_told in (
-        ("not tried: those before it were clearly worse than the twin", True),
+        ("not tried: those before it were no better than the twin", True),
         ("asked for", False),
     ):
         told = _refused(tmp_path, lost, left_out | {"reason": reason})
-        assert ("It was clearly better than those that were tried, so that 1 was not." in told) == is_told
+        assert ("Those that were tried were no better than it, so that 1 was not tried." in told) == is_told
 
 
 def test_a_candidate_refused_for_its_accuracy_is_told_so(tmp_path):

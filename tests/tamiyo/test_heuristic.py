@@ -88,6 +88,21 @@ def test_the_configured_selection_chooses_the_blueprint():
     }
 
 
+def test_blueprints_take_turns_as_long_as_nothing_was_measured():
+    config = GrowthConfig(blueprints=("low_rank", "bottleneck_mlp"))
+    assert [one.blueprint for one in decide(config)] == ["low_rank", "bottleneck_mlp"] * 2
+    cancelled = [report("low_rank", outcome="CANCELLED")]
+    assert [one.blueprint for one in decide(config, reports=cancelled)] == ["low_rank", "bottleneck_mlp"] * 2
+    helped = [report("bottleneck_mlp", gate_loss=0.9, twin_gate_loss=1.0)]
+    assert {one.blueprint for one in decide(config, reports=helped)} == {"bottleneck_mlp"}
+    harmed = [report("bottleneck_mlp", gate_loss=1.1, twin_gate_loss=1.0)]
+    assert {one.blueprint for one in decide(config, reports=harmed)} == {"low_rank"}
+    by_size = replace(config, selection="size")  # it has a preference
+    for command in decide(by_size):
+        alone = [one for one in PLACES if one.layer_id == command.layer_id]
+        assert [one.blueprint for one in decide(by_size, places=alone)] == [command.blueprint]
+
+
 def test_conditions_at_the_place_choose_the_strategy():
     commands = decide(places=[replace(one, drift=0.2 if one.kind == "model" else None) for one in PLACES])
     assert [command.strategy for command in commands] == ["drift_controlled"] + ["fixed_ramp"] * 3

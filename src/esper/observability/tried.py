@@ -80,8 +80,8 @@ def _round(record: Record, begun: Document) -> Words:
     else:
         said += words(", and none beat its twin, the run without it.")
     if left_out:
-        said += words(" It was clearly better than those that were tried, so that ", count(left_out))
-        said += words(" was not." if len(left_out) == 1 else " were not.")
+        said += words(" Those that were tried were no better than it, so that ", count(left_out))
+        said += words(" was not tried." if len(left_out) == 1 else " were not tried.")
     if arms and all(one.content["gate_loss"] is None for one in arms):
         is_twin_too = all(one.content["twin_gate_loss"] is None for one in arms)
         whose = "No loss on the gate samples was finite" if is_twin_too else "The loss of no candidate was finite"

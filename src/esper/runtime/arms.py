@@ -27,7 +27,7 @@ class Outcome:
     Attributes:
         loss: its held-out loss on the select and gate samples.
         has_passed: whether it may be adopted.
-        is_beaten: whether it is clearly worse than the twin.
+        is_beaten: whether its loss on the gate samples is no lower than the twin's.
         keep: gives its body, for later.
     """
 
@@ -95,8 +95,8 @@ class Arms:
         has_passed = one.state is State.EVALUATING and verdict.passed
         judged = {"select_loss": result.loss(split.select), "passed": has_passed, "verdict": str(verdict)}
         self._log(now, one, twin, **judged, **one.gates["twin"])
-        z = one.gates["twin"]["twin_z"]
-        is_beaten = z is not None and z <= -run.config.gate_z
+        gain = one.gates["twin"]["gain"]
+        is_beaten = gain is None or not gain > 0
         loss = result.loss(torch.cat([split.select, split.gate]))
         return Outcome(loss, has_passed, is_beaten, run.snapshots.keep)
 

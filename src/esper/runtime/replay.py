@@ -109,7 +109,7 @@ class Round(Window):
         arm_steps: how many steps it will take, once that is known.
         arm_mean: of its weights at their end.
         best: the arm that would be adopted: its lifecycle, body and held-out loss; None if none has beaten the twin.
-        beaten: how many arms were clearly worse than the twin.
+        beaten: how many arms ended with a loss that was no lower than the twin's.
     """
 
     number: int

@@ -21,7 +21,7 @@ from esper.runtime.snapshot import Kept
 from esper.runtime.training import Settings
 
 BEATEN_ARMS = 2
-"""After so many arms that are clearly worse than the twin, the others are not tried."""
+"""After so many arms whose loss is no lower than the twin's, the others are not tried."""
 
 
 class Rounds:
@@ -179,7 +179,7 @@ class Rounds:
         run, best = self._run, now.best
         self.current = run.arm = None
         tried = now.candidates[: now.arm]
-        why = "those before it were clearly worse than the twin" if best is None else "one before it beat the twin"
+        why = "those before it were no better than the twin" if best is None else "one before it beat the twin"
         for one in self._waiting(now):
             if one.number not in tried:
                 run.seeds.move(one, State.CANCELLED, f"not tried: {why}")

@@ -59,8 +59,8 @@ class GrowthConfig:
         compare: ``"flops"`` gives a candidate as many steps as the twin's FLOPs pay for, ``"steps"`` as many as the
             twin took, which is little protection: then even random features win now and then.
         choice: ``"first"`` adopts the first candidate that beats the twin, by the order in which they are offered, and
-            tries no more; nor does it once two had no lower loss than the twin. ``"best"`` trains all arms and adopts the
-            one with the least held-out loss.
+            tries no more; nor does it once two had no lower loss than the twin. ``"best"`` trains all arms and adopts
+            the one with the least held-out loss.
         arms: of a round: ``"in_turn"``, or ``"side_by_side"``, each in a process of its own with one thread of torch,
             as many at once as there are cores. That is for models on the CPU only, where the system can fork
             processes and no GPU is visible. All arms are then trained, whatever ``choice`` is, and there are no

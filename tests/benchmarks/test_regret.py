@@ -25,7 +25,7 @@ def test_alone_the_place_that_the_round_adopted_ends_with_the_same_network(seed_
     seed, chosen = seed_and_chosen
     alone = run(seed, chosen["adopted"])
     assert alone["test_loss"] == chosen["test_loss"]
-    assert alone["train_flops"] < chosen["train_flops"]
+    assert alone["train_flops"] <= chosen["train_flops"]
 
 
 def test_alone_another_place_ends_with_another_network(seed_and_chosen):

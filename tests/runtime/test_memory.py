@@ -107,7 +107,7 @@ def in_the_second_arm(**session: Any) -> Trial:
                 raise KeyboardInterrupt
         return toy.loss(model, batch)
 
-    config = growing(layers=["", "4", "0"], round_fraction=0.2, keep_looks=(0.95,), gate_z=1e-9, choice="best")
+    config = growing(layers=["", "4", "0"], round_fraction=0.2, keep_looks=(0.95,), gate_z=1e-9)
     recipe = Recipe(config, model=noisy_host, policy=Script({1: [""], 6: ["4", "0"]}, hidden=3))
     trial = recipe.build(loss=loss, **session)
     with pytest.raises(KeyboardInterrupt):
@@ -219,9 +219,7 @@ def few_held_out(model: nn.Module) -> esper.Evaluation:
 def peak(directory: Path | None, *, grows: bool = True) -> float:
     """Most memory that torch held at once, in training states, in a run with two rounds of arms in turn."""
     layers = ["", "2", "0:1"]
-    config = growing(
-        layers=layers, round_fraction=0.2, choice="best", gate_z=1e-9, keep_looks=(0.95,), telemetry_rows=0
-    )
+    config = growing(layers=layers, round_fraction=0.2, gate_z=1e-9, keep_looks=(0.95,), telemetry_rows=0)
     policy = Script({1: layers, 5: ["0:1"]} if grows else {}, hidden=1)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         recipe = Recipe(config if grows else growing(max_rounds=0), model=wide_host, policy=policy)

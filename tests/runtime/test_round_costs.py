@@ -36,7 +36,7 @@ class TestChoice:
         return {one.lifecycle: one.reason for one in reports}
 
     def test_the_first_that_beats_the_twin_is_adopted_and_the_others_are_not_tried(self):
-        first, best = self.judged(), self.judged(choice="best")
+        first, best = self.judged(choice="first"), self.judged()
         everyone = best.events("arm_ended")
         passed = [arm["lifecycle"] for arm in everyone if arm["passed"]]
         assert len(everyone) == 3
@@ -52,7 +52,7 @@ class TestChoice:
 
     def test_those_that_were_not_tried_may_be_offered_again_after_an_epoch(self):
         """They have not lost: there is no embargo."""
-        trial = self.judged(embargo_epochs=50)
+        trial = self.judged(choice="first", embargo_epochs=50)
         ended = trial.session.epoch
         trial.train_until(lambda trial: trial.session.epoch > ended)
         left_out = [one.layer_id for one in trial.session.field_reports if one.outcome == "CANCELLED"]
@@ -62,7 +62,7 @@ class TestChoice:
             assert {State(code) for code in lifecycle.tolist()} == {State.DORMANT}
 
     def test_after_two_arms_that_were_no_better_the_others_are_not_tried(self):
-        first, best = self.lost(), self.lost(choice="best")
+        first, best = self.lost(choice="first"), self.lost()
         assert [len(trial.events("arm_ended")) for trial in (first, best)] == [2, 3]
         assert all(arm["gain"] <= 0 for arm in first.events("arm_ended"))
         assert first.session.train_flops < best.session.train_flops
@@ -73,7 +73,7 @@ class TestChoice:
         assert all(parameter.equal(theirs[name]) for name, parameter in first.model.named_parameters() if name in host)
 
     def test_the_best_is_that_by_select_and_gate_samples_together(self):
-        trial = self.judged(choice="best")
+        trial = self.judged()
         split = trial.run.judge.split
         share = len(split.select) / (len(split.select) + len(split.gate))
         arms = {
@@ -91,7 +91,7 @@ class TestCost:
     LAYERS = ("", "2", "0:2")
 
     def arms(self, compare: str, sizes: tuple[int, ...] = (16,)) -> tuple[Trial, list[dict[str, Any]]]:
-        config = growing(layers=self.LAYERS, compare=compare, choice="best")
+        config = growing(layers=self.LAYERS, compare=compare)
         recipe = Recipe(config, policy=Script({1: list(self.LAYERS)}))
         trial = recipe.build()
         size = itertools.cycle(sizes)

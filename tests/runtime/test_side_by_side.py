@@ -55,7 +55,7 @@ def noisy_host():
 def recipe(arms: str = "side_by_side", **settings: Any) -> Recipe:
     """Three candidates at the end of the first epoch."""
     layers = settings.pop("layers", LAYERS)
-    config = growing(**{"layers": layers, "arms": arms, "choice": "best"} | settings)
+    config = growing(layers=layers, arms=arms, **settings)
     return Recipe(config, model=noisy_host, policy=Script({1: layers}))
 
 
@@ -98,7 +98,7 @@ class TestTheSameAsInTurn:
 
     def test_a_second_round_on_top_of_what_the_first_one_grew(self):
         def twice(arms: str) -> Recipe:
-            config = growing(layers=["", "4"], round_fraction=0.2, keep_looks=(0.95,), arms=arms, choice="best")
+            config = growing(layers=["", "4"], round_fraction=0.2, keep_looks=(0.95,), arms=arms)
             return Recipe(config, model=noisy_host, policy=Script({1: ["", "4"], 6: ["4"]}, hidden=3))
 
         (one, _), (other, _) = (self.grown(twice(arms)) for arms in ("side_by_side", "in_turn"))
@@ -131,7 +131,7 @@ class TestTheSameAsInTurn:
 
         def twofold(arms: str) -> Recipe:
             layers = ["aside", "body", "body.2"]
-            config = growing(layers=layers, arms=arms, choice="best")
+            config = growing(layers=layers, arms=arms)
             return Recipe(config, model=Twofold, policy=Script({1: layers}))
 
         (one, _), (other, _) = (self.grown(twofold(arms)) for arms in ("side_by_side", "in_turn"))

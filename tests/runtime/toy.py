@@ -77,12 +77,13 @@ def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def growing(**settings: Any) -> esper.GrowthConfig:
-    """Seeds around the whole model only, and rounds of four epochs in a run of twelve."""
+    """Seeds around the whole model only, and rounds of four epochs in a run of twelve that train all their arms."""
     defaults: dict[str, Any] = {
         "layers": [""],
         "round_fraction": 1 / 3,
         "ramp_fraction": 0.05,
         "compare": "steps",
+        "choice": "best",
         "embargo_epochs": 1,
         "max_growth": 20.0,
     }

@@ -236,7 +236,7 @@ run directory runs/digits-0
 
 note         360 gate samples are few.
 epoch   1/30 train loss 2.3000   held-out loss 2.1000   accuracy 21.0%
-round 1      tries the whole model, encoder.0:2, encoder.0
+round 1      candidates: the whole model, encoder.0:2, encoder.0
   arm        model/bottleneck_mlp beats the run itself: held-out loss 0.8100 against 1.0200 (z = +9.6)
   arm        encoder.0:2/glu does not beat the run itself: held-out loss 0.8100 against - (z = -)
   ended      encoder.0 CANCELLED: asked for

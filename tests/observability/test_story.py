@@ -36,7 +36,7 @@ def test_what_grew_is_told_with_its_steps_and_sizes(tmp_path):
 def test_a_round_is_told_with_its_winner(tmp_path):
     told = _told(directories.finished(tmp_path))
     assert (
-        "Round 1, from step 25, tried 2 candidates (bottleneck_mlp on the whole model and bottleneck_mlp on 0:2)"
+        "Round 1, from step 25, had 2 candidates (bottleneck_mlp on the whole model and bottleneck_mlp on 0:2)"
         in told
     )
     assert ": bottleneck_mlp on the whole model beat the twin and was adopted." in told
@@ -153,7 +153,7 @@ def test_a_round_of_one_candidate_is_told_in_the_singular(tmp_path):
     begun = directories.round_begun(directories.candidate(1))
     audit = [begun, directories.arm_ended(1), directories.round_ended(None, "no candidate beat the twin")]
     told = _told(directories.finished(tmp_path, audit=audit, result=result([])))
-    assert "tried 1 candidate (bottleneck_mlp on the whole model), and it did not beat its twin, the run with" in told
+    assert "had 1 candidate (bottleneck_mlp on the whole model), and it did not beat its twin, the run with" in told
     assert "It had a loss of 1.0600 on the gate samples against 1.0000 (z = -3.0; it takes at least 2.33)." in told
 
 
@@ -242,7 +242,7 @@ def test_a_run_that_has_just_begun(tmp_path):
 def test_an_unfinished_run_tells_what_is_under_way(tmp_path):
     audit = [directories.round_begun(directories.candidate(1)), directories.transition(7, "FINE_TUNING", 50)]
     told = _told(_unfinished(tmp_path, audit))
-    assert "tried 1 candidate (bottleneck_mlp on the whole model); it is under way." in told
+    assert "had 1 candidate (bottleneck_mlp on the whole model); it is under way." in told
     assert "A graft on the whole model was adopted at step 50 and has yet to prove that it may stay." in told
     (tmp_path / "audit.jsonl").write_text((tmp_path / "audit.jsonl").read_text()[:-9])
     assert "; how it ended is not in the log." in _told(tmp_path)  # for the log is damaged

@@ -56,7 +56,7 @@ def _why_nothing(record: Record) -> Words:
 
 def _round(record: Record, begun: Document) -> Words:
     number, candidates = begun.content["round"], begun.content["candidates"]
-    said = words("Round ", begun.cite("round"), ", from step ", begun.cite("step"), ", tried ")
+    said = words("Round ", begun.cite("round"), ", from step ", begun.cite("step"), ", had ")
     said += _candidates(begun)
     ended = _of_number(record.of("round_ended"), "round", number)
     if ended is None:

@@ -34,7 +34,7 @@ def told(event: Event) -> Told | None:
         case "note":
             return Told("note", (), event["text"], "bad")
         case "round_begun":
-            return Told(f"round {event['round']}", (), f"tries {_places(event['candidates'])}")
+            return Told(f"round {event['round']}", (), f"candidates: {_places(event['candidates'])}")
         case "arm_ended":
             return _arm(event)
         case "round_ended":

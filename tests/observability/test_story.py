@@ -36,8 +36,7 @@ def test_what_grew_is_told_with_its_steps_and_sizes(tmp_path):
 def test_a_round_is_told_with_its_winner(tmp_path):
     told = _told(directories.finished(tmp_path))
     assert (
-        "Round 1, from step 25, had 2 candidates (bottleneck_mlp on the whole model and bottleneck_mlp on 0:2)"
-        in told
+        "Round 1, from step 25, had 2 candidates (bottleneck_mlp on the whole model and bottleneck_mlp on 0:2)" in told
     )
     assert ": bottleneck_mlp on the whole model beat the twin and was adopted." in told
 

@@ -186,7 +186,7 @@ def test_of_several_processes_only_the_first_speaks(options, line, monkeypatch, 
 def test_the_first_process_speaks(line, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     assert main(line) == 0
-    assert "round 1      tries" in capsys.readouterr().out
+    assert "round 1      candidates:" in capsys.readouterr().out
 
 
 def test_without_rich_a_run_is_shown_line_by_line_and_says_why(monkeypatch, capsys):

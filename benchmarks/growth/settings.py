@@ -77,6 +77,8 @@ def main() -> None:
     options = parser.parse_args()
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
     chosen = [case for case in cases(options.text) if case.name in options.cases]
+    if options.changes is not None and options.output == parser.get_default("output"):
+        parser.error("A part would replace the whole table. Give --changes together with an --output of its own.")
     known = {name for change in CHANGES for name in change}
     if unknown := set(options.changes or ()) - known:
         parser.error(f"no change of {', '.join(sorted(unknown))} is compared; there are {', '.join(sorted(known))}")

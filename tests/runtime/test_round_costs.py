@@ -72,6 +72,15 @@ class TestChoice:
         theirs = dict(best.model.named_parameters())
         assert all(parameter.equal(theirs[name]) for name, parameter in first.model.named_parameters() if name in host)
 
+    def test_one_that_is_no_better_does_not_end_the_round(self):
+        """Nor do others that gain, but not enough to be adopted."""
+        trial = self.judged(choice="first", gate_z=1e8)
+        arms = trial.events("arm_ended")
+        assert [arm["passed"] for arm in arms] == [False] * 3
+        assert sum(arm["gain"] <= 0 for arm in arms[:2]) == 1
+        assert trial.events("round_ended")[0]["adopted"] is None
+        assert not self.left_out(trial)
+
     def test_the_best_is_that_by_select_and_gate_samples_together(self):
         trial = self.judged()
         split = trial.run.judge.split

@@ -48,7 +48,7 @@ def forget(plan: Plan) -> None:
     """Delete all cells of the plan's cases, rows and seeds, by whatever recipe, so that they are computed anew."""
     for case in plan.cases:
         for row in plan.rows_of(case):
-            for seed in (*plan.tuning_seeds, *plan.seeds_of(row)):
+            for seed in (*plan.tuning_seeds_of(case), *plan.seeds_of(row)):
                 for path in cells_of(plan.directory, case, row, seed):
                     path.unlink()
                 if row == "sunk_grown":

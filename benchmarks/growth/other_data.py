@@ -1,8 +1,9 @@
 """``python -m benchmarks.growth.other_data``: growth on data that its defaults were never tried on.
 
 Every data set is written to a file and then handled as ``esper run`` handles it, by default settings alone: the grown
-run, the host trained on and a static network of the grown one's size, both with equal FLOPs and learning rates searched
-for themselves. A finished seed is a line of a file, so that an interrupted benchmark goes on where it stopped.
+run, the host trained on and a static network of the grown one's size, both with equal FLOPs. They take the best of six
+runs by their *select* part, and as ``_default`` rows one run of the grown run's own learning rate and schedule. A
+finished seed is a line of a file, so that an interrupted benchmark goes on where it stopped.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +25,14 @@ from esper.contracts.config import GrowthConfig
 from esper.evaluation.controls import Setting, host_on, static
 from esper.evaluation.growing import SCHEDULE, growing
 from esper.evaluation.row import Row, measured
+from esper.evaluation.training import Recipe
 from esper.kasmina.export import export
 from esper.tasks.catalogue import load_task
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"
 FINISHED = "runs/other_data"
 FIRST_SEED, SEEDS = 3_000, 5
-ROWS = ("grown", "host_on", "static")
+ROWS = ("grown", "host_on", "static", "host_on_default", "static_default")
 
 
 class Job(NamedTuple):
@@ -55,11 +58,14 @@ def run_seed(job: Job) -> Result:
     grown = measured(
         export(run.model), task, seed, train_flops=flops, seconds=seconds, lr=pace["lr"], schedule=SCHEDULE
     )
-    setting = Setting(batch_size=pace["batch_size"], seed=seed, split_seed=seed)
+    searched = Setting(batch_size=pace["batch_size"], seed=seed, split_seed=seed)
+    default = replace(searched, recipes=(Recipe(pace["lr"], SCHEDULE),))
     rows = {
         "grown": grown,
-        "host_on": host_on(task, flops, setting),
-        "static": static(task, flops, grown.parameters, setting),
+        "host_on": host_on(task, flops, searched),
+        "static": static(task, flops, grown.parameters, searched),
+        "host_on_default": host_on(task, flops, default),
+        "static_default": static(task, flops, grown.parameters, default),
     }
     samples = {name: len(getattr(task, name).y) for name in ("train", "held_out", "test")}
     return {"samples": samples, **fate(run), "rows": {name: _plain(row) for name, row in rows.items()}}

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.growth.cases import LADDER, Case
 from benchmarks.growth.cells import Job, cell_path, read_cell
-from benchmarks.growth.rows import ROWS, SECONDARY_CASES, TUNING_SEEDS, shipped
+from benchmarks.growth.rows import ROWS, SECONDARY_CASES, shipped
 from esper.evaluation.training import Recipe
 
 
@@ -23,14 +23,14 @@ class Plan:
         cases: of the tables.
         rows: by name; None takes all that a case has by default.
         seeds: of every row; None takes each row's own.
-        tuning_seeds: on which learning rates are searched.
+        tuning_seeds: on which learning rates are searched; None takes each case's own.
     """
 
     directory: Path
     cases: Sequence[Case]
     rows: Sequence[str] | None = None
     seeds: Sequence[int] | None = None
-    tuning_seeds: Sequence[int] = TUNING_SEEDS
+    tuning_seeds: Sequence[int] | None = None
 
     def rows_of(self, case: Case) -> list[str]:
         """Rows of a case, by name."""
@@ -42,6 +42,10 @@ class Plan:
     def seeds_of(self, row: str) -> Sequence[int]:
         """Seeds of a row's cells."""
         return ROWS[row].seeds if self.seeds is None else self.seeds
+
+    def tuning_seeds_of(self, case: Case) -> Sequence[int]:
+        """Seeds on which learning rates are searched."""
+        return case.tuning_seeds if self.tuning_seeds is None else self.tuning_seeds
 
     def phases(self) -> Iterator[list[Job]]:
         """Jobs that do not depend on each other, phase by phase; ask for the next once a phase is computed."""
@@ -116,7 +120,7 @@ class Plan:
 
     def _tuning(self, case: Case, row: str) -> list[Job]:
         recipes = self.recipes(case, row)
-        return self._jobs(case, row, recipes, self.tuning_seeds) if len(recipes) > 1 else []
+        return self._jobs(case, row, recipes, self.tuning_seeds_of(case)) if len(recipes) > 1 else []
 
     def _final(self, case: Case, row: str) -> list[Job]:
         recipe = self.choice(case, row)
@@ -145,8 +149,9 @@ class Plan:
         return min(found, key=found.__getitem__) if len(found) == len(recipes) else None
 
     def _tuned(self, case: Case, row: str, recipe: Recipe) -> float | None:
-        cells = self.cells(case, row, recipe, self.tuning_seeds)
-        if len(cells) < len(self.tuning_seeds):
+        seeds = self.tuning_seeds_of(case)
+        cells = self.cells(case, row, recipe, seeds)
+        if len(cells) < len(seeds):
             return None
         losses = [cell["val_loss"] for cell in cells.values()]
         return math.inf if None in losses else fmean(losses)

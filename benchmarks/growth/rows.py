@@ -13,7 +13,6 @@ from esper.cli.options import TEXT
 from esper.evaluation.training import SCHEDULES, Recipe
 
 SHIPPED_SCHEDULE = "cosine"
-TUNING_SEEDS = (900, 901, 902)
 HEADLINE_SEEDS, SEEDS = 10, 5
 SECONDARY_CASES = ("digits", "mnist1d")
 

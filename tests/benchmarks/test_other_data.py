@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.growth.other_data import main, markdown, table
+from benchmarks.growth.other_data import ROWS, main, markdown, table
 from benchmarks.growth.other_data_sets import DATA_SETS, MOST_ROWS, TABLES, write
 from esper.tasks.catalogue import load_task
 
@@ -36,7 +36,8 @@ def test_a_table_tells_grown_minus_row_seed_by_seed():
         return {"parameters": 10, "train_flops": 100, "test_metric": accuracy, "test_loss": loss}
 
     def result(grown, other):
-        return {"rows": {"grown": grown, "host_on": other, "static": grown}, "samples": {"train": 5}, "kept": [1]}
+        rows = dict.fromkeys(ROWS, grown) | {"host_on": other}
+        return {"rows": rows, "samples": {"train": 5}, "kept": [1]}
 
     found = table([result(row(0.9, 1.0), row(0.8, 1.5)), result(row(0.7, 1.0), row(0.8, 0.5))])
     assert found["fossilised"] == 2
@@ -47,13 +48,18 @@ def test_a_table_tells_grown_minus_row_seed_by_seed():
     assert "grown (grew 2 of 2)" in markdown({"name": found})
 
 
-def test_all_rows_are_computed_with_equal_flops_and_the_static_network_has_the_grown_size(tmp_path):
+def test_rows_have_equal_flops_static_networks_the_grown_size_and_default_rows_no_search(tmp_path):
     common = ["--data", "modules", "--seeds", "1", "--epochs", "1", "--workers", "1", "--output", str(tmp_path)]
     assert main(common) == 0
     results = json.loads((tmp_path / "other_data.json").read_text())
     rows = results["by_seed"]["modules"]["3000"]["rows"]
-    assert rows["host_on"]["train_flops"] == pytest.approx(rows["grown"]["train_flops"], rel=0.02)
-    assert rows["static"]["parameters"] == pytest.approx(rows["grown"]["parameters"], rel=0.05)
+    assert list(rows) == list(ROWS)
+    for name, row in rows.items():
+        assert row["train_flops"] == pytest.approx(rows["grown"]["train_flops"], rel=0.02)
+        if name.startswith("static"):
+            assert row["parameters"] == pytest.approx(rows["grown"]["parameters"], rel=0.05)
+        if name.endswith("_default"):
+            assert (row["lr"], row["schedule"]) == (rows["grown"]["lr"], rows["grown"]["schedule"])
     assert (tmp_path / "runs" / "other_data" / "modules.jsonl").read_text().count("\n") == 1
 
 

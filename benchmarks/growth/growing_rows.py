@@ -17,7 +17,7 @@ from esper.evaluation.controls import train_new
 from esper.evaluation.growing import growing
 from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.row import measured
-from esper.evaluation.training import Recipe, batches, flops_per_step
+from esper.evaluation.training import batches, flops_per_step
 from esper.evaluation.ungated import always_yes
 from esper.kasmina.hosts import host_parameters, places
 from esper.runtime.session import Session
@@ -86,15 +86,14 @@ def trained_host_path(directory: Path, case: Case, seed: int) -> Path:
 
 
 def trained_host(job: Job, task: Task) -> dict[str, Tensor]:
-    """Weights of the host after a whole run at the shipped learning rate; trained once for each seed."""
+    """Weights of the host after a whole run by the case's recipe for it; trained once for each seed."""
     path = trained_host_path(job.directory, job.case, job.seed)
     if not path.exists():
         pace, setting = job.case.pace, job.setting
         steps = pace.epochs * (pace.steps_per_epoch or max(1, len(task.train.y) // pace.batch_size))
         flops = steps * flops_per_step(task.make_host(), next(batches(task, pace.batch_size, job.seed)))
         torch.manual_seed(job.seed)
-        recipe, curve = Recipe(pace.lr, "cosine"), LearningCurve(task, job.seed)
-        host, _ = train_new(task, 1.0, flops, setting, recipe, curve)
+        host, _ = train_new(task, 1.0, flops, setting, job.case.trained, LearningCurve(task, job.seed))
         write_whole(path, lambda unfinished: save_file(host.state_dict(), unfinished))
     return load_file(path)
 

@@ -10,9 +10,11 @@ from benchmarks.growth.cases import Case
 from benchmarks.growth.cells import Job
 from benchmarks.growth.peers import missing
 from esper.cli.options import TEXT
+from esper.evaluation.growing import SCHEDULE
 from esper.evaluation.training import SCHEDULES, Recipe
 
-SHIPPED_SCHEDULE = "cosine"
+SCHEDULE_OF_ONE = "cosine"
+"""Of rows whose schedule is not searched."""
 HEADLINE_SEEDS, SEEDS = 10, 5
 SECONDARY_CASES = ("digits", "mnist1d")
 
@@ -31,7 +33,7 @@ class RowKind:
 
     compute: Callable[[Job], dict[str, Any]]
     follows: str | None = None
-    schedules: tuple[str, ...] = (SHIPPED_SCHEDULE,)
+    schedules: tuple[str, ...] = (SCHEDULE_OF_ONE,)
     is_headline: bool = False
     obstacle: Callable[[Case], str | None] = lambda case: None
 
@@ -48,7 +50,7 @@ class RowKind:
 
 def shipped(case: Case) -> Recipe:
     """What ``esper run`` takes unless told otherwise."""
-    return Recipe(case.pace.lr, SHIPPED_SCHEDULE)
+    return Recipe(case.pace.lr, SCHEDULE)
 
 
 def _unless_perceptron(case: Case) -> str | None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from typing import get_args
 
 import pytest
 import yaml
@@ -13,8 +14,10 @@ from esper.cli.command_line import COMMANDS, parse
 from esper.cli.commands.run import GROWTH_OPTIONS
 from esper.cli.configuration_file import to_values
 from esper.cli.main import main
-from esper.cli.options import PACES, Options, flag
+from esper.cli.options import HINTS, PACES, Options, flag
 from esper.contracts.config import GrowthConfig
+from esper.evaluation.growing import SCHEDULE
+from esper.evaluation.training import SCHEDULES
 
 
 @pytest.fixture
@@ -38,6 +41,11 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_defaults(write):
     assert options.batch_size == PACES["mlp"].batch_size
     assert options.growth == GrowthConfig(max_rounds=1, keep_looks=(0.5, 0.9))
     assert parse(["run", "--config", path, "--controls"]).options.controls
+
+
+def test_schedules_are_those_that_a_run_knows():
+    assert set(get_args(HINTS["schedule"])) == set(SCHEDULES)
+    assert Options().schedule == SCHEDULE
 
 
 def test_growth_is_seeded_by_the_run_unless_told_otherwise(write):
@@ -176,6 +184,10 @@ BAD_LINES = {
     "a rate of zero": (["run", "--lr", "0"], "lr must be above 0"),
     "a rate that is no number": (["run", "--lr", "nan"], "lr must be above 0 and finite"),
     "an infinite rate": (["run", "--lr", "inf"], "lr must be above 0 and finite"),
+    "another schedule": (
+        ["run", "--schedule", "step"],
+        "--schedule must be 'constant_then_linear' or 'cosine', not 'step'",
+    ),
     "another resume": (["run", "--resume", "first"], "--resume must be 'last', not 'first'"),
     "no file": (["run", "--config", "none.yaml"], "none.yaml cannot be read: No such file"),
     "a directory": (["run", "--config", "."], "cannot be read: Is a directory"),

@@ -14,8 +14,10 @@ from safetensors.numpy import load_file
 from esper.cli.command_line import parse
 from esper.cli.configuration_file import to_values
 from esper.cli.main import main
+from esper.cli.options import Options
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.scoring import per_sample
+from esper.evaluation.training import SCHEDULES, Recipe
 from esper.tasks.digits import digits
 
 ROW = {"parameters", "train_flops", "val_loss", "val_metric", "test_loss", "test_metric", "seconds"}
@@ -163,6 +165,16 @@ def test_output_that_cannot_be_made_is_refused(tmp_path, capsys):
     assert main(["run", *SHORT, "--output", str(tmp_path / "link")]) == 2
     assert "link cannot be made: " in (said := capsys.readouterr().err)
     assert "Name another directory." in said
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_follows_its_schedule_and_tells_it(tmp_path, schedule):
+    assert main(["run", *SHORT, "--schedule", schedule, "--output", str(tmp_path / "run")]) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    epochs = [event for event in map(json.loads, lines) if event["event"] == "epoch"]
+    recipe, steps = Recipe(Options().lr, schedule), epochs[-1]["step"]
+    assert [one["lr"] for one in epochs] == pytest.approx([recipe.rate(one["step"] - 1, steps) for one in epochs])
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["rows"]["grown"]["schedule"] == schedule
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from esper.cli.run_directory import MODEL, PROGRESS, REPORT, RESULT, SAMPLES, no
 from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import Setting, host_on, static
 from esper.evaluation.gains import fingerprint, gains
-from esper.evaluation.growing import SCHEDULE, Growing
+from esper.evaluation.growing import Growing
 from esper.evaluation.row import PerSample, Row, measured
 from esper.evaluation.samples_file import read_samples, write_samples
 from esper.kasmina.export import export
@@ -65,7 +65,7 @@ class Conclusion:
             train_flops=session.train_flops,
             seconds=self._seconds,
             lr=options.lr,
-            schedule=SCHEDULE,
+            schedule=options.schedule,
         )
         self._note("grown", grown.to_dict(), grown.test)
         model = write_model(self._directory / MODEL, plain, task)

@@ -27,7 +27,7 @@ PACES = {
     "mlp": Pace(epochs=60, batch_size=32, lr=5e-3, steps_per_epoch=None),
     "cnn": Pace(epochs=60, batch_size=32, lr=3e-2, steps_per_epoch=None),
     "text": Pace(epochs=30, batch_size=16, lr=1e-2, steps_per_epoch=40),
-    "mlp on text": Pace(epochs=30, batch_size=16, lr=2e-2, steps_per_epoch=160),
+    "mlp on text": Pace(epochs=30, batch_size=16, lr=1e-2, steps_per_epoch=160),
 }
 """By host, ``text`` or ``HOST on text``; a host of one's own learns at the pace of mlp, from text at that of text."""
 
@@ -81,7 +81,12 @@ class Options:
     steps_per_epoch: int | None = _option(
         None, "batches of an epoch; the next one goes on in the data", "N", _by_kind("steps_per_epoch")
     )
-    lr: float = _option(None, "peak learning rate (AdamW, cosine schedule)", "RATE", _by_kind("lr"))
+    lr: float = _option(None, "peak learning rate of AdamW", "RATE", _by_kind("lr"))
+    schedule: Literal["constant_then_linear", "cosine"] = _option(
+        "constant_then_linear",
+        "how the learning rate falls: not before the last 30 % of the run and linearly, or by half a cosine",
+        "constant_then_linear|cosine",
+    )
     controls: bool = _option(True, "train the fair controls afterwards: the host trained on, and a static network")
     threads: int = _option(1, "threads of torch; tiny models are fastest with 1", "N")
     output: str | None = _option(None, "run directory", "DIR", "a new one, runs/DATA-SEED")

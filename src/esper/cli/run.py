@@ -96,6 +96,7 @@ def _prepare(
             epochs=options.epochs,
             batch_size=options.batch_size,
             lr=options.lr,
+            schedule=options.schedule,
             seed=options.seed,
             steps_per_epoch=options.steps_per_epoch,
             weights=weights,

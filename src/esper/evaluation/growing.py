@@ -23,7 +23,8 @@ from esper.tamiyo.heuristic import Policy
 from esper.tasks.task import Task
 from esper.tasks.weights import Weights, put_weights
 
-SCHEDULE = "cosine"
+SCHEDULE = "constant_then_linear"
+"""What a graft's own rate follows too: one that is born late has time to learn before the rate falls."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def growing(
     checkpoint_steps: int | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> Growing:
-    """Prepare a run: AdamW, half a cosine unless told otherwise, the task's host from ``seed`` or from ``weights``.
+    """Prepare a run: AdamW, the task's host from ``seed`` or from ``weights``.
 
     Args:
         task: what is learned.

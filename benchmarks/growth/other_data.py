@@ -20,10 +20,10 @@ from benchmarks.growth.other_data_sets import DATA_SETS, write
 from benchmarks.growth.trials_jobs import Result, add_options, compute, finished, machines, parsed, publish
 from benchmarks.growth.trials_run import fate
 from benchmarks.growth.trials_statistics import mean
-from esper.cli.options import Options
+from esper.cli.options import Options, Pace
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.controls import Setting, host_on, static
-from esper.evaluation.growing import SCHEDULE, growing
+from esper.evaluation.growing import growing
 from esper.evaluation.row import Row, measured
 from esper.evaluation.training import Recipe
 from esper.kasmina.export import export
@@ -48,18 +48,17 @@ def run_seed(job: Job) -> Result:
     """The grown run and its controls."""
     _, data, seed, changes = job
     options = Options(data=data)
-    names = ("epochs", "batch_size", "lr", "steps_per_epoch")
-    pace = {name: getattr(options, name) for name in names} | changes
+    pace = {name: getattr(options, name) for name in Pace._fields} | changes
     task = load_task(data, seed)
     started = time.perf_counter()
     run = growing(task, GrowthConfig(seed=seed), **pace, seed=seed)
     run.finish()
     seconds, flops = time.perf_counter() - started, run.session.train_flops
     grown = measured(
-        export(run.model), task, seed, train_flops=flops, seconds=seconds, lr=pace["lr"], schedule=SCHEDULE
+        export(run.model), task, seed, train_flops=flops, seconds=seconds, lr=pace["lr"], schedule=pace["schedule"]
     )
     searched = Setting(batch_size=pace["batch_size"], seed=seed, split_seed=seed)
-    default = replace(searched, recipes=(Recipe(pace["lr"], SCHEDULE),))
+    default = replace(searched, recipes=(Recipe(pace["lr"], pace["schedule"]),))
     rows = {
         "grown": grown,
         "host_on": host_on(task, flops, searched),

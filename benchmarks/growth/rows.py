@@ -10,7 +10,6 @@ from benchmarks.growth.cases import Case
 from benchmarks.growth.cells import Job
 from benchmarks.growth.peers import missing
 from esper.cli.options import TEXT
-from esper.evaluation.growing import SCHEDULE
 from esper.evaluation.training import SCHEDULES, Recipe
 
 SCHEDULE_OF_ONE = "cosine"
@@ -50,7 +49,7 @@ class RowKind:
 
 def shipped(case: Case) -> Recipe:
     """What ``esper run`` takes unless told otherwise."""
-    return Recipe(case.pace.lr, SCHEDULE)
+    return Recipe(case.pace.lr, case.pace.schedule)
 
 
 def _unless_perceptron(case: Case) -> str | None:

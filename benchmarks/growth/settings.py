@@ -19,7 +19,7 @@ from benchmarks.growth.cases import Case, cases
 from benchmarks.growth.claims import interval
 from benchmarks.machine import machine
 from esper.contracts.config import GrowthConfig
-from esper.evaluation.growing import SCHEDULE, growing
+from esper.evaluation.growing import growing
 from esper.evaluation.row import measured
 from esper.kasmina.export import export
 from esper.tasks.catalogue import load_task
@@ -53,7 +53,7 @@ def run(job: tuple[Case, dict[str, Any], int]) -> dict[str, float]:
     grown = growing(task, config, **pace._asdict(), seed=seed)
     grown.finish()
     flops = grown.session.train_flops
-    row = measured(export(grown.model), task, seed, train_flops=flops, seconds=0.0, lr=pace.lr, schedule=SCHEDULE)
+    row = measured(export(grown.model), task, seed, train_flops=flops, seconds=0.0, lr=pace.lr, schedule=pace.schedule)
     has_grown = any(report.outcome == "FOSSILIZED" for report in grown.session.field_reports)
     return {
         "accuracy": 100 * row.val_metric,

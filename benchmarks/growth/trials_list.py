@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from esper.cli.options import Options
+from esper.cli.options import Options, Pace
 from esper.tasks.catalogue import load_task
 from esper.tasks.task import HostFactory, Task
 
@@ -49,7 +49,7 @@ class Field(NamedTuple):
     def pace(self, text: Path | None) -> dict[str, Any]:
         """How long and fast ``esper run`` trains the host."""
         options = Options(data=self._data(text), host=self.host)
-        return {name: getattr(options, name) for name in ("epochs", "batch_size", "lr", "steps_per_epoch")}
+        return {name: getattr(options, name) for name in Pace._fields}
 
     def _data(self, text: Path | None) -> str:
         return self.data if self.data != TEXT else f"text:{text}"

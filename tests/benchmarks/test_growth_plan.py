@@ -244,14 +244,17 @@ def test_cells_of_another_file_are_not_taken_for_those_of_this_one(tmp_path):
     for name, content in {"a": b"one text", "b": b"another"}.items():
         (tmp_path / name / "text").write_bytes(content)
     one, other = (replace(TINY, name="text", data=f"text:{tmp_path / name / 'text'}") for name in "ab")
-    slower = replace(one, pace=one.pace._replace(lr=1e-4))
+    longer = replace(one, pace=one.pace._replace(epochs=2))
+    trained_slower = replace(one, trained=replace(one.trained, lr=1e-4))
     job = Job(tmp_path, one, "grown", BEST, 0)
     _finish([job], LOSSES)
     assert job.is_finished
-    for case in (other, slower, replace(one, host="cnn"), replace(one, wide=3.0)):
+    for case in (other, longer, trained_slower, replace(one, host="cnn"), replace(one, wide=3.0)):
         assert not replace(job, case=case).is_finished
         assert trained_host_path(tmp_path, one, 0) != trained_host_path(tmp_path, case, 0)
-    assert replace(job, case=replace(one, rates=LADDER)).is_finished
+    for same in (replace(one, rates=LADDER), replace(one, pace=one.pace._replace(lr=1e-4))):  # recipes tell their rate
+        assert replace(job, case=same).is_finished
+    assert shipped(replace(one, pace=one.pace._replace(lr=1e-4))) != shipped(one)
 
 
 def test_seeds_that_are_none_are_refused():

@@ -60,7 +60,7 @@ def test_a_host_has_the_width_of_its_trial():
     assert [layer.out_features for layer in list(wide.load(None).make_host())[::2]] == [64, 64, 10]
 
 
-SHORT = {"epochs": 8, "batch_size": 32, "lr": 2e-2}
+SHORT = {"epochs": 8, "batch_size": 32, "lr": 2e-2, "schedule": "cosine"}
 NARROW = [one for one in LIST if (one.task, one.width) == ("digits", 4)][:10]
 
 

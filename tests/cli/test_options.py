@@ -16,7 +16,6 @@ from esper.cli.configuration_file import to_values
 from esper.cli.main import main
 from esper.cli.options import HINTS, PACES, Options, flag
 from esper.contracts.config import GrowthConfig
-from esper.evaluation.growing import SCHEDULE
 from esper.evaluation.training import SCHEDULES
 
 
@@ -45,7 +44,7 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_defaults(write):
 
 def test_schedules_are_those_that_a_run_knows():
     assert set(get_args(HINTS["schedule"])) == set(SCHEDULES)
-    assert Options().schedule == SCHEDULE
+    assert {pace.schedule for pace in PACES.values()} <= set(SCHEDULES)
 
 
 def test_growth_is_seeded_by_the_run_unless_told_otherwise(write):

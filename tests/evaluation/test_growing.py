@@ -17,7 +17,7 @@ from esper.kasmina.hosts import host_state_dict
 from esper.tasks.weights import put_weights
 
 SETTING = Setting(batch_size=16, seed=3, split_seed=5, recipes=(Recipe(1e-2, "cosine"),))
-PACE = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "seed": 3}
+PACE = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "schedule": "cosine", "seed": 3}
 
 
 def _trained(task):
@@ -47,7 +47,7 @@ def test_weights_that_do_not_fit_are_refused(task):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_run_follows_the_schedule_that_was_named(schedule, task):
-    run = growing(task, GrowthConfig(max_rounds=0), **PACE, schedule=schedule)
+    run = growing(task, GrowthConfig(max_rounds=0), **PACE | {"schedule": schedule})
     used = []
     run.session._run.trainer._optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
     run.finish()

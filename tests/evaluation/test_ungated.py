@@ -11,7 +11,8 @@ from esper.kasmina.worth import split_samples
 
 
 def _run(task, *, evaluate=None, **changes):
-    run = growing(task, GrowthConfig(seed=1, **changes), epochs=30, batch_size=16, lr=5e-3, seed=1, evaluate=evaluate)
+    pace = {"epochs": 30, "batch_size": 16, "lr": 5e-3, "schedule": "cosine"}
+    run = growing(task, GrowthConfig(seed=1, **changes), **pace, seed=1, evaluate=evaluate)
     run.finish()
     return run
 

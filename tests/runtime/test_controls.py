@@ -151,7 +151,7 @@ def narrow_run(width: int, number: int, **settings: Any) -> Growing:
     """A run on the digits that has not begun, of a host of so many hidden units: a control of ``benchmarks.growth``."""
     task = replace(digits(20_000 + number), make_host=MLPHost((64, width, width, 10)))
     config = esper.GrowthConfig(seed=10_000 + number, **settings)
-    return growing(task, config, epochs=60, batch_size=32, lr=5e-3, seed=10_000 + number)
+    return growing(task, config, epochs=60, batch_size=32, lr=5e-3, schedule="cosine", seed=10_000 + number)
 
 
 class TestAnOffset:

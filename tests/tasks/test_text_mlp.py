@@ -14,7 +14,7 @@ from esper.tasks.text_mlp import TextMLPHost
 from tests.runtime.toy import Script
 from tests.tasks.texts import write_sums
 
-EPOCHS = 8
+PACE = {"epochs": 8, "batch_size": 16, "lr": 1e-2, "schedule": "cosine", "seed": 0, "steps_per_epoch": 10}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def task(tmp_path) -> Task:
 def _run(task: Task, **settings) -> Growing:
     config = esper.GrowthConfig(compare="steps", max_growth=20.0, round_fraction=0.25, **settings)
     policy = Script({1: ["perceptron", "perceptron.2"]}, hidden=16)
-    return growing(task, config, epochs=EPOCHS, batch_size=16, lr=1e-2, seed=0, steps_per_epoch=10, policy=policy)
+    return growing(task, config, **PACE, policy=policy)
 
 
 def test_it_carries_seeds_at_its_layers_its_halves_and_around_it(task):
@@ -46,7 +46,7 @@ def test_it_carries_seeds_at_its_layers_its_halves_and_around_it(task):
 
 def test_the_heuristic_decides_without_error(task):
     config = esper.GrowthConfig(seed=3)
-    run = growing(task, config, epochs=EPOCHS, batch_size=16, lr=1e-2, seed=0, steps_per_epoch=10)
+    run = growing(task, config, **PACE)
     run.finish()
     assert run.session.field_reports
 

@@ -20,14 +20,16 @@ class Pace(NamedTuple):
     epochs: int
     batch_size: int
     lr: float
+    schedule: str
     steps_per_epoch: int | None
 
 
+STAYS_UP = "constant_then_linear"
 PACES = {
-    "mlp": Pace(epochs=60, batch_size=32, lr=5e-3, steps_per_epoch=None),
-    "cnn": Pace(epochs=60, batch_size=32, lr=3e-2, steps_per_epoch=None),
-    "text": Pace(epochs=30, batch_size=16, lr=1e-2, steps_per_epoch=40),
-    "mlp on text": Pace(epochs=30, batch_size=16, lr=1e-2, steps_per_epoch=160),
+    "mlp": Pace(epochs=60, batch_size=32, lr=5e-3, schedule="cosine", steps_per_epoch=None),
+    "cnn": Pace(epochs=60, batch_size=32, lr=3e-2, schedule=STAYS_UP, steps_per_epoch=None),
+    "text": Pace(epochs=30, batch_size=16, lr=1e-2, schedule=STAYS_UP, steps_per_epoch=40),
+    "mlp on text": Pace(epochs=30, batch_size=16, lr=1e-2, schedule=STAYS_UP, steps_per_epoch=160),
 }
 """By host, ``text`` or ``HOST on text``; a host of one's own learns at the pace of mlp, from text at that of text."""
 
@@ -83,9 +85,10 @@ class Options:
     )
     lr: float = _option(None, "peak learning rate of AdamW", "RATE", _by_kind("lr"))
     schedule: Literal["constant_then_linear", "cosine"] = _option(
-        "constant_then_linear",
+        None,
         "how the learning rate falls: not before the last 30 % of the run and linearly, or by half a cosine",
         "constant_then_linear|cosine",
+        _by_kind("schedule"),
     )
     controls: bool = _option(True, "train the fair controls afterwards: the host trained on, and a static network")
     threads: int = _option(1, "threads of torch; tiny models are fastest with 1", "N")

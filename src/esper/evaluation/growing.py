@@ -23,9 +23,6 @@ from esper.tamiyo.heuristic import Policy
 from esper.tasks.task import Task
 from esper.tasks.weights import Weights, put_weights
 
-SCHEDULE = "constant_then_linear"
-"""What a graft's own rate follows too: one that is born late has time to learn before the rate falls."""
-
 
 @dataclass(frozen=True)
 class Growing:
@@ -59,9 +56,9 @@ def growing(
     epochs: int,
     batch_size: int,
     lr: float,
+    schedule: str,
     seed: int,
     steps_per_epoch: int | None = None,
-    schedule: str = SCHEDULE,
     weights: Weights | None = None,
     evaluate: Callable[[nn.Module], Evaluation] | None = None,
     policy: Policy | None = None,
@@ -77,9 +74,9 @@ def growing(
         epochs: of the run.
         batch_size: samples of a batch.
         lr: peak learning rate.
+        schedule: of the learning rate, by its name in :data:`esper.evaluation.training.SCHEDULES`.
         seed: of first weights and order of batches.
         steps_per_epoch: batches of an epoch; None goes through all training samples.
-        schedule: of the learning rate, by its name in :data:`esper.evaluation.training.SCHEDULES`.
         weights: trained ones that the host begins with; None begins with random ones.
         evaluate: as in :class:`esper.Session`; None measures every held-out sample.
         policy, directory, checkpoint_steps, on_event: as in :class:`esper.Session`.

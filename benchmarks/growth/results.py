@@ -1,6 +1,7 @@
 """What the finished cells say: tables, claims and pictures, ready to be written."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,12 @@ def _cells(plan: Plan, case: Case) -> dict[str, Cells]:
 
 def _settings(plan: Plan, case: Case, cells: Mapping[str, Cells]) -> dict[str, Any]:
     searched = {row: plan.tuning(case, row) for row in cells if ROWS[row].schedules}
-    pace = case.pace._asdict()
     return {
         "host": case.host,
-        **pace,
+        **case.pace._asdict(),
         "rates": case.rates,
+        "tuning_seeds": plan.tuning_seeds_of(case),
+        "trained": asdict(case.trained),
         "margin": case.margin,
         "wide": case.wide,
         "search": searched,

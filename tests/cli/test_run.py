@@ -191,6 +191,15 @@ def test_a_run_is_not_resumed_with_other_growth_settings(finished, tmp_path, cap
     assert "started with growth.patience 3, not 9" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("line", "name"), [("schedule: cosine\n", "schedule"), ("  patience: 3\n", "growth.patience")])
+def test_a_run_that_does_not_tell_all_its_options_is_not_resumed(finished, tmp_path, line, name, capsys):
+    config = (finished / "config.yaml").read_text()
+    assert line in config
+    (tmp_path / "config.yaml").write_text(config.replace(line, ""))
+    assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'config.yaml'} does not tell {name}: " in capsys.readouterr().err
+
+
 def test_options_that_agree_may_be_given_again(finished):
     assert main(["run", "--resume", "last", "--output", str(finished), "--epochs", "12", "--controls"]) == 0
 

@@ -153,7 +153,6 @@ def request(values: Mapping[str, Any]) -> Request:
         ConfigError: if a value is out of its range.
     """
     growth = dict(values.get("growth", {}))
-    given = {name for name in values if name != "growth"} | {f"growth.{name}" for name in growth}
     seed = values.get("seed", Options.seed)
     try:
         config = GrowthConfig(**{"seed": seed} | growth)
@@ -164,7 +163,13 @@ def request(values: Mapping[str, Any]) -> Request:
         plain["data"] = _located(plain["data"])
     if plain.get("weights"):
         plain["weights"] = os.path.abspath(plain["weights"])
-    return Request(Options(**plain, growth=config), frozenset(given))
+    return Request(Options(**plain, growth=config), named(values))
+
+
+def named(values: Mapping[str, Any]) -> frozenset[str]:
+    """The names of the options of a mapping, growth settings as ``growth.NAME``."""
+    growth = (f"growth.{name}" for name in values.get("growth", {}))
+    return frozenset(name for name in values if name != "growth").union(growth)
 
 
 def flag(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.cli.configuration_file import read_file, to_values
-from esper.cli.options import INVOCATION, Options, Request, request
+from esper.cli.options import INVOCATION, Options, Request, named, request
 from esper.contracts.errors import ConfigError
 
 ROOT = Path("runs")
@@ -92,7 +92,8 @@ def find(asked: Request) -> tuple[Path, Options]:
     """The run to resume, and its options.
 
     Raises:
-        ConfigError: if there is none, or an option that was given differs from those that it was started with.
+        ConfigError: if there is none, it does not tell all its options, or one that was given differs from those that
+            it was started with.
     """
     output = asked.options.output
     if output is not None:
@@ -106,7 +107,13 @@ def find(asked: Request) -> tuple[Path, Options]:
                 f"--resume: there is no run under {ROOT}/. Start one without --resume, or name it by --output."
             )
         directory = configs[-1].parent
-    stored = request(read_file(directory / CONFIG)).options
+    read = request(read_file(directory / CONFIG))
+    stored = read.options
+    if missing := sorted(named(to_values(stored)) - read.given):
+        raise ConfigError(
+            f"--resume: {directory / CONFIG} does not tell {', '.join(missing)}: another version of Esper began it, "
+            "perhaps with another default. Add to the file what it was, or start another run without --resume."
+        )
     for name in sorted(asked.given - set(INVOCATION)):
         wanted, actual = _lookup(asked.options, name), _lookup(stored, name)
         if wanted != actual:

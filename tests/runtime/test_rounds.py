@@ -271,6 +271,27 @@ def test_a_round_without_candidates_ends_at_once():
     assert trial.session._run.snapshots.body()["topology"][""].count("lifecycle") == 0
 
 
+@pytest.mark.parametrize("rises", [True, False])
+def test_a_run_that_memorises_its_samples_in_the_window_tries_no_arm(rises):
+    """Its held-out loss is far above its training loss; where it does not rise the round is held all the same."""
+
+    def evaluate(model):
+        step = built[0].session.step_count if built else 0
+        result = toy.evaluate(model)
+        return esper.Evaluation(result.losses + 1000 + (step if rises else -step), result.correct)
+
+    built: list[Trial] = []
+    built.append(Recipe().build(evaluate=evaluate))
+    trial = built[0].train_until(lambda trial: bool(trial.events("round_ended")))
+    assert bool(trial.events("arm_ended")) is not rises
+    if rises:
+        (end,) = trial.events("round_ended")
+        (report,) = trial.session.field_reports
+        assert (end["adopted"], end["reason"]) == (None, "the run overfits")
+        assert (report.outcome, report.reason) == ("CANCELLED", "the run overfits")
+        assert trial.run.books.arm_flops == 0
+
+
 def test_a_seed_germinated_in_the_window_survives_an_adoption_and_gets_its_own_round():
     recipe = Recipe(growing(layers=["", "2"], keep_looks=(0.95,)))
     trial = recipe.build().train_until(lambda trial: trial.session.step_count == 25)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from esper.contracts.config import GrowthConfig
-from esper.tamiyo.timing import has_stalled, may_grow, overfits, reason_to_grow
+from esper.tamiyo.timing import has_stalled, may_grow, memorises, overfits, reason_to_grow
 from tests.tamiyo.seen import FALLING, NOW, PLACES, STALLED
 
 CONFIG = GrowthConfig()
@@ -103,3 +103,23 @@ def test_overfitting_needs_both_curves():
     assert not overfits(up, up, patience=3)
     assert not overfits(down, down, patience=3)
     assert not overfits(down[1:], up[1:], patience=3)
+
+
+@pytest.mark.parametrize(
+    ("train_losses", "select_losses", "has"),
+    [
+        ([1.0, 0.4], [1.0, 1.1], True),
+        ([1.0, 0.6], [1.0, 1.1], False),  # it may have risen by chance
+        ([1.0, 0.4], [1.2, 1.1], False),
+        ([0.3, 0.4], [1.0, 1.1], False),
+        ([1.0, 0.3, 0.4], [1.2, 1.0, 1.1], False),  # over all of them it has fallen
+        ([0.4], [1.1], False),
+        ([], [], False),
+        ([-1.0, -4.0], [-3.0, -2.0], False),  # a log-likelihood: half of it says nothing
+        ([1.0, 0.4], [1.0, math.nan], False),
+    ],
+)
+def test_a_run_memorises_where_training_loss_falls_below_half_of_a_held_out_loss_that_rises(
+    train_losses, select_losses, has
+):
+    assert memorises(train_losses, select_losses) is has

@@ -23,7 +23,7 @@ from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError
 
-FORMAT = 5
+FORMAT = 6
 """Of what is stored; raised by every change after which older checkpoints do not fit."""
 
 GENERATIONS = 2

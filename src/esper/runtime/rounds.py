@@ -3,7 +3,8 @@
 At the start of a round the run is captured and simply goes on; its batches and learning rates are remembered. At the
 end of this window candidates start from the capture, each in an arm of its own, on the same batches, and are judged
 against the run on the gate samples. The first that beats it is adopted, or the best of all, as the configuration says.
-If none does, the run is restored to the byte and has lost nothing but the arms' FLOPs.
+If none does, the run is restored to the byte and has lost nothing but the arms' FLOPs. No arm is tried where the run
+has memorised its samples in the window: almost anything that acts makes its held-out loss lower for a while then.
 """
 
 from collections.abc import Callable, Generator
@@ -19,6 +20,7 @@ from esper.runtime.run import Run
 from esper.runtime.side_by_side import SideBySide
 from esper.runtime.snapshot import Kept
 from esper.runtime.training import Settings
+from esper.tamiyo.timing import memorises
 
 BEATEN_ARMS = 2
 """After so many arms whose loss is no lower than the twin's, the others are not tried."""
@@ -62,6 +64,7 @@ class Rounds:
             number=run.books.rounds_begun,
             start_step=run.step,
             end_step=run.step + window,
+            start_boundary=max(0, len(run.books.select_losses) - 1),
             candidates=[one.number for one in candidates],
             live=live,
             start=run.keep(),
@@ -103,6 +106,10 @@ class Rounds:
         alive = self._run.books.alive
         return [alive[number] for number in now.candidates if number in alive]
 
+    def _memorises(self, now: Round) -> bool:
+        books, start = self._run.books, now.start_boundary
+        return memorises(books.train_losses[start:], books.select_losses[start:])
+
     def judge(self) -> None:
         """Run all arms that are left, then adopt the best or refuse all. Goes on where it was cut.
 
@@ -110,6 +117,9 @@ class Rounds:
         """
         run, now = self._run, self.current
         assert now is not None
+        if now.run is None and self._memorises(now):
+            self.abandon("the run overfits")
+            return
         if now.run is None:
             waiting = self._waiting(now)
             now.candidates = [one.number for one in waiting]

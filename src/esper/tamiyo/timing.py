@@ -46,3 +46,19 @@ def overfits(train_losses: Sequence[float], select_losses: Sequence[float], pati
     if min(len(train_losses), len(select_losses)) <= patience:
         return False
     return train_losses[-1] < train_losses[-1 - patience] and select_losses[-1] > select_losses[-1 - patience]
+
+
+def memorises(train_losses: Sequence[float], select_losses: Sequence[float]) -> bool:
+    """Whether a run has learned its samples rather than the task since the first of these boundaries.
+
+    It overfits over all of them, and its training loss has come below half of its held-out loss: held-out loss alone
+    also rises by chance, where the samples are few. Of a held-out loss that is not positive that cannot be said.
+
+    Args:
+        train_losses: of each boundary.
+        select_losses: at each boundary.
+    """
+    epochs = len(select_losses) - 1
+    if epochs < 1 or not overfits(train_losses, select_losses, epochs):
+        return False
+    return select_losses[-1] > 0 and train_losses[-1] < select_losses[-1] / 2

@@ -48,6 +48,11 @@ def _verdict(lifecycles=(FOSSIL,), grown=None, host_on=HOST, static=STATIC, **fi
             "Nothing grew; the loss of the network is not finite. Nothing can be compared; try a smaller --lr.",
         ),
         (row(0.31, 0.88), [lifecycle(1, outcome="CANCELLED")], "every candidate was taken back before it was judged"),
+        (
+            row(0.31, 0.88),
+            [lifecycle(1, outcome="CANCELLED", reason="not tried: the run memorises its samples")],
+            "no candidate was tried: the run memorised its samples",
+        ),
         (row(0.31, 0.88), [lifecycle(1, outcome="ROLLED_BACK")], "the run went back to before what had grown"),
     ],
 )

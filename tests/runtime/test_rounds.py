@@ -271,25 +271,45 @@ def test_a_round_without_candidates_ends_at_once():
     assert trial.session._run.snapshots.body()["topology"][""].count("lifecycle") == 0
 
 
-@pytest.mark.parametrize("rises", [True, False])
-def test_a_run_that_memorises_its_samples_in_the_window_tries_no_arm(rises):
-    """Its held-out loss is far above its training loss; where it does not rise the round is held all the same."""
+def memorising(*, falls: bool, rises: bool, config: esper.GrowthConfig | None = None) -> Trial:
+    """A trial after its round, in whose window training loss falls by more than a quarter, and held-out loss rises."""
+
+    def scaled(model, batch):
+        return toy.loss(model, batch) * (0.9 ** built[0].session.step_count if falls else 1.0)
 
     def evaluate(model):
         step = built[0].session.step_count if built else 0
         result = toy.evaluate(model)
-        return esper.Evaluation(result.losses + 1000 + (step if rises else -step), result.correct)
+        return esper.Evaluation(result.losses + (step if rises else 0.0), result.correct)
 
     built: list[Trial] = []
-    built.append(Recipe().build(evaluate=evaluate))
-    trial = built[0].train_until(lambda trial: bool(trial.events("round_ended")))
-    assert bool(trial.events("arm_ended")) is not rises
-    if rises:
-        (end,) = trial.events("round_ended")
-        (report,) = trial.session.field_reports
-        assert (end["adopted"], end["reason"]) == (None, "the run overfits")
-        assert (report.outcome, report.reason) == ("CANCELLED", "the run overfits")
-        assert trial.run.books.arm_flops == 0
+    built.append(Recipe(config or growing()).build(loss=scaled, evaluate=evaluate))
+    return built[0].train_until(lambda trial: bool(trial.events("round_ended")))
+
+
+def test_a_run_that_memorises_its_samples_in_the_window_tries_no_arm():
+    trial = memorising(falls=True, rises=True)
+    (end,) = trial.events("round_ended")
+    (report,) = trial.session.field_reports
+    assert (end["adopted"], end["reason"]) == (None, "the run memorises its samples")
+    assert (report.outcome, report.reason) == ("CANCELLED", "not tried: the run memorises its samples")
+    assert trial.run.books.arm_flops == trial.run.books.judging_flops == 0
+
+
+@pytest.mark.parametrize(("falls", "rises"), [(True, False), (False, True), (False, False)])
+def test_arms_run_where_only_one_of_the_curves_says_that_it_memorises(falls, rises):
+    assert memorising(falls=falls, rises=rises).events("arm_ended")
+
+
+def test_a_seed_that_has_trained_in_isolation_is_not_tried_either():
+    config = growing(objective="reconstruction")
+    (report,) = memorising(falls=True, rises=True, config=config).session.field_reports
+    assert (report.outcome, report.reason) == ("CANCELLED", "not tried: the run memorises its samples")
+
+
+def test_a_window_without_a_boundary_in_it_cannot_tell():
+    config = growing(round_fraction=1 / 12)
+    assert memorising(falls=True, rises=True, config=config).events("arm_ended")
 
 
 def test_a_seed_germinated_in_the_window_survives_an_adoption_and_gets_its_own_round():

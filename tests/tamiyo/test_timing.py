@@ -106,20 +106,24 @@ def test_overfitting_needs_both_curves():
 
 
 @pytest.mark.parametrize(
-    ("train_losses", "select_losses", "has"),
+    ("train_losses", "select_losses", "boundaries", "has"),
     [
-        ([1.0, 0.4], [1.0, 1.1], True),
-        ([1.0, 0.6], [1.0, 1.1], False),  # it may have risen by chance
-        ([1.0, 0.4], [1.2, 1.1], False),
-        ([0.3, 0.4], [1.0, 1.1], False),
-        ([1.0, 0.3, 0.4], [1.2, 1.0, 1.1], False),  # over all of them it has fallen
-        ([0.4], [1.1], False),
-        ([], [], False),
-        ([-1.0, -4.0], [-3.0, -2.0], False),  # a log-likelihood: half of it says nothing
-        ([1.0, 0.4], [1.0, math.nan], False),
+        ([1.0, 0.7], [1.0, 1.1], 1, True),
+        ([1.0, 0.8], [1.0, 1.1], 1, False),  # it may have risen by chance
+        ([1.0, 0.7], [1.2, 1.1], 1, False),
+        ([9.0, 0.3, 0.4], [0.1, 1.0, 1.1], 1, False),
+        ([1.0, 0.3, 0.4], [1.2, 1.0, 1.1], 2, False),  # over both of them it has fallen
+        ([1.0, 0.3, 0.4], [1.0, 1.2, 1.1], 2, True),
+        ([1.0, 0.7], [-3.0, -2.0], 1, True),  # a log-likelihood may be negative
+        ([-1.0, -4.0], [-3.0, -2.0], 1, False),  # and has no share to lose
+        ([1.0, -4.0], [-3.0, -2.0], 1, True),
+        ([1.0, 0.7], [1.0, math.nan], 1, False),
+        ([1.0, 0.7], [1.0, 1.1], 0, False),
+        ([0.7], [1.1], 1, False),
+        ([], [], 0, False),
     ],
 )
-def test_a_run_memorises_where_training_loss_falls_below_half_of_a_held_out_loss_that_rises(
-    train_losses, select_losses, has
+def test_a_run_memorises_where_training_loss_falls_by_a_quarter_and_held_out_loss_rises(
+    train_losses, select_losses, boundaries, has
 ):
-    assert memorises(train_losses, select_losses) is has
+    assert memorises(train_losses, select_losses, boundaries) is has

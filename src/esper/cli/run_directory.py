@@ -110,9 +110,11 @@ def find(asked: Request) -> tuple[Path, Options]:
     read = request(read_file(directory / CONFIG))
     stored = read.options
     if missing := sorted(named(to_values(stored)) - read.given):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ConfigError(
-            f"--resume: {directory / CONFIG} does not tell {', '.join(missing)}: another version of Esper began it, "
-            "perhaps with another default. Add to the file what it was, or start another run without --resume."
+            f"--resume: {directory / CONFIG} does not tell {', '.join(missing[:3])}{more}: "
+            "another version of Esper began it, perhaps with another default. Add to the file what it was, or start "
+            "another run without --resume."
         )
     for name in sorted(asked.given - set(INVOCATION)):
         wanted, actual = _lookup(asked.options, name), _lookup(stored, name)

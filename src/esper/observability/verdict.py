@@ -183,6 +183,8 @@ def _opening(result: dict[str, Any], kept: Sequence[int], *, is_finite: bool = T
         return words("Nothing stayed: the run went back to before what had grown")
     if not is_finite:  # no worth can be told of a candidate then
         return words("Nothing grew")
+    if all(one["reason"].startswith("not tried") for one in result["lifecycles"]):
+        return words("Nothing grew, and no candidate was tried: the run memorised its samples")
     if outcomes == {"CANCELLED"}:
         return words("Nothing grew: every candidate was taken back before it was judged")
     return words("Nothing grew: no candidate proved its worth")

@@ -102,7 +102,7 @@ class Round(Window):
         number: counts the rounds of a run from 1.
         start_step: step at which it was captured.
         end_step: step at which the arms run.
-        start_boundary: index of the boundary at which it was captured.
+        boundaries: how many the run had passed when it was captured, the one at which it was among them.
         candidates: numbers of the lifecycles on trial.
         run_mean: of the run's weights at the end of the window.
         twin: the run's evaluation there, by that mean.
@@ -116,7 +116,7 @@ class Round(Window):
     number: int
     start_step: int
     end_step: int
-    start_boundary: int
+    boundaries: int
     candidates: list[int]
     run_mean: WeightMean = field(default_factory=WeightMean)
     twin: Measurement | None = None

@@ -1,4 +1,4 @@
-"""A round of growth: the run trains on as its own twin, candidates replay it in arms, the best is adopted.
+"""A round of growth: the run trains on as its own twin, candidates replay it in arms, one that beats it is adopted.
 
 At the start of a round the run is captured and simply goes on; its batches and learning rates are remembered. At the
 end of this window candidates start from the capture, each in an arm of its own, on the same batches, and are judged
@@ -24,6 +24,9 @@ from esper.tamiyo.timing import memorises
 
 BEATEN_ARMS = 2
 """After so many arms whose loss is no lower than the twin's, the others are not tried."""
+
+NOT_TRIED = "not tried: "
+"""How the reason begins of candidates that had no arm."""
 
 
 class Rounds:
@@ -64,7 +67,7 @@ class Rounds:
             number=run.books.rounds_begun,
             start_step=run.step,
             end_step=run.step + window,
-            start_boundary=max(0, len(run.books.select_losses) - 1),
+            boundaries=len(run.books.select_losses),
             candidates=[one.number for one in candidates],
             live=live,
             start=run.keep(),
@@ -85,15 +88,15 @@ class Rounds:
         now.run_mean.after_step(self._run.model, len(now.batches), now.end_step - now.start_step)
         self._abandon_if_void(now)
 
-    def abandon(self, reason: str) -> None:
-        """End a round without a verdict; its candidates are cancelled."""
+    def abandon(self, reason: str, prefix: str = "") -> None:
+        """End a round without a verdict; its candidates are cancelled for the same reason, told behind ``prefix``."""
         now = self.current
         if now is None:
             return
         self._run.journal.write("round_ended", step=self._run.step, round=now.number, adopted=None, reason=reason)
         self.current = self._run.arm = None
         for one in self._waiting(now):
-            self._run.seeds.move(one, State.CANCELLED, reason)
+            self._run.seeds.move(one, State.CANCELLED, prefix + reason)
 
     def _abandon_if_void(self, now: Round) -> None:
         if numbers(self._run.in_state(*LIVE)) != now.live:
@@ -107,18 +110,19 @@ class Rounds:
         return [alive[number] for number in now.candidates if number in alive]
 
     def _memorises(self, now: Round) -> bool:
-        books, start = self._run.books, now.start_boundary
-        return memorises(books.train_losses[start:], books.select_losses[start:])
+        """Whether the run does, by the boundaries within its window."""
+        books = self._run.books
+        return memorises(books.train_losses, books.select_losses, len(books.select_losses) - now.boundaries)
 
     def judge(self) -> None:
-        """Run all arms that are left, then adopt the best or refuse all. Goes on where it was cut.
+        """Run all arms that are left, then adopt one or refuse all. Goes on where it was cut.
 
         An error in an arm ends the round and is raised; the caller's model is the run then, as after an interruption.
         """
         run, now = self._run, self.current
         assert now is not None
         if now.run is None and self._memorises(now):
-            self.abandon("the run overfits")
+            self.abandon("the run memorises its samples", NOT_TRIED)
             return
         if now.run is None:
             waiting = self._waiting(now)
@@ -192,7 +196,7 @@ class Rounds:
         why = "those before it were no better than the twin" if best is None else "one before it beat the twin"
         for one in self._waiting(now):
             if one.number not in tried:
-                run.seeds.move(one, State.CANCELLED, f"not tried: {why}")
+                run.seeds.move(one, State.CANCELLED, NOT_TRIED + why)
             elif best is None or one.number != best["lifecycle"]:
                 run.seeds.move(one, State.CULLED, "lost_round")
         winner = None

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from esper.contracts.config import GrowthConfig
 from esper.contracts.reports import Observation
 
+MEMORISED = 0.25
+"""Share of the training loss that a run must have lost for :func:`memorises`."""
+
 
 def may_grow(seen: Observation, config: GrowthConfig) -> bool:
     """Whether a round may begin at all: in the growth window, with a round and a slot left, below the target."""
@@ -48,17 +51,13 @@ def overfits(train_losses: Sequence[float], select_losses: Sequence[float], pati
     return train_losses[-1] < train_losses[-1 - patience] and select_losses[-1] > select_losses[-1 - patience]
 
 
-def memorises(train_losses: Sequence[float], select_losses: Sequence[float]) -> bool:
-    """Whether a run has learned its samples rather than the task since the first of these boundaries.
+def memorises(train_losses: Sequence[float], select_losses: Sequence[float], boundaries: int) -> bool:
+    """Whether over the last ``boundaries`` a run has learned its samples rather than the task.
 
-    It overfits over all of them, and its training loss has come below half of its held-out loss: held-out loss alone
-    also rises by chance, where the samples are few. Of a held-out loss that is not positive that cannot be said.
-
-    Args:
-        train_losses: of each boundary.
-        select_losses: at each boundary.
+    Its training loss has fallen by more than a quarter, and its held-out loss has risen all the same. A rise alone also
+    happens by chance, where held-out samples are few. Of a training loss that was not positive it cannot be said.
     """
-    epochs = len(select_losses) - 1
-    if epochs < 1 or not overfits(train_losses, select_losses, epochs):
+    if boundaries < 1 or not overfits(train_losses, select_losses, boundaries):
         return False
-    return select_losses[-1] > 0 and train_losses[-1] < select_losses[-1] / 2
+    before, now = train_losses[-1 - boundaries], train_losses[-1]
+    return before > 0 and now < (1 - MEMORISED) * before

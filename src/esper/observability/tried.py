@@ -96,10 +96,11 @@ def _choice(record: Record) -> str:
 
 
 def _was_left_out(event: dict[str, Any], numbers: set[int]) -> bool:
-    return event["lifecycle"] in numbers and _is_not_tried(event["reason"])
+    return event["lifecycle"] in numbers and is_not_tried(event["reason"])
 
 
-def _is_not_tried(reason: Any) -> bool:
+def is_not_tried(reason: Any) -> bool:
+    """Whether a lifecycle ended before it had an arm, as its reason tells."""
     return is_text(reason) and reason.startswith("not tried")
 
 
@@ -153,7 +154,7 @@ def _lost(record: Record) -> list[Words]:
     said = []
     for one in reports(record):
         outcome, reason = one.content["outcome"], one.content["reason"]
-        if outcome == "FOSSILIZED" or reason in _LOST or _is_not_tried(reason):
+        if outcome == "FOSSILIZED" or reason in _LOST or is_not_tried(reason):
             continue
         gates = [Document(one.source("gates", name), values) for name, values in _gates(one).items()]
         why = words(f"{REASONS[reason]}.") if reason in REASONS else why_shut(record, reason, gates)

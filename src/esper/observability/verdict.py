@@ -18,6 +18,7 @@ from esper.observability.cited import (
     ratio,
     words,
 )
+from esper.observability.tried import is_not_tried
 
 Side = Literal["better", "worse", "even", "unclear"]
 
@@ -183,7 +184,7 @@ def _opening(result: dict[str, Any], kept: Sequence[int], *, is_finite: bool = T
         return words("Nothing stayed: the run went back to before what had grown")
     if not is_finite:  # no worth can be told of a candidate then
         return words("Nothing grew")
-    if all(one["reason"].startswith("not tried") for one in result["lifecycles"]):
+    if all(is_not_tried(one["reason"]) for one in result["lifecycles"]):  # else a round tries at least one
         return words("Nothing grew, and no candidate was tried: the run memorised its samples")
     if outcomes == {"CANCELLED"}:
         return words("Nothing grew: every candidate was taken back before it was judged")

@@ -50,12 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     pairs = [(one, done[one.key]) for one in everything if one.key in done]
     results = [pair for pair in pairs if pair[0].blueprint == "default"]
     controls = [pair for pair in pairs if pair[0].blueprint != "default"]
-    rows, tasks = summary(results, controls), by_task(results)
-    print(f"\n{len(pairs)} of {len(everything)} trials are finished.\n\n{markdown(rows, tasks)}")
+    tables = {
+        "summary": summary(results, controls),
+        "summary_of_unseen": summary([pair for pair in results if pair[0].is_unseen], []),
+        "by_task": by_task(results),
+    }
+    print(f"\n{len(pairs)} of {len(everything)} trials are finished.\n\n{markdown(*tables.values())}")
     published = {
         "machines": machines({one.key: result for one, result in pairs}),
-        "summary": rows,
-        "by_task": tasks,
+        **tables,
         "trials": [_row(*pair) for pair in pairs],
     }
     publish(options.output / "trials.json", _compact(published), done)

@@ -23,6 +23,10 @@ CONTROLLED = 200
 """So many trials of the first of the list, on small perceptrons, are run again with each control blueprint."""
 
 
+FIRST_UNSEEN, ALL_SEEN = 555, "text-mlp"
+"""Trials from this number on, but of no such task, were first run when the recipe was as it is published: no failure
+among them was known when it was made."""
+
 TEXT = "text"
 """Stands for the text that the caller names."""
 
@@ -106,6 +110,11 @@ class Trial:
     seed: int
     split: int
     blueprint: str = "default"
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether no recipe before the published one had run it."""
+        return self.number >= FIRST_UNSEEN and self.task != ALL_SEEN
 
     @property
     def key(self) -> str:

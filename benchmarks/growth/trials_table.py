@@ -19,6 +19,12 @@ LEAST_RUNS = 200
 Row = dict[str, Any]
 
 
+_HEAD = (
+    "| question | found | 95 % interval, by runs | exact one-sided 95 % bounds | target | |",
+    "|---|---|---|---|---|---|",
+)
+
+
 def summary(results: Pairs, controls: Pairs) -> list[Row]:
     """One row per question: what was found, the target and whether it is met (None: no target, or nothing to judge)."""
     grew = [one for one in results if one[1]["kept"]]
@@ -111,12 +117,22 @@ def by_task(results: Pairs) -> list[Row]:
     return rows
 
 
-def markdown(rows: Iterable[Row], tasks: Iterable[Row]) -> str:
-    """Both tables as the documents show them."""
+def markdown(rows: Iterable[Row], unseen: Iterable[Row], tasks: Iterable[Row]) -> str:
+    """The tables as the documents show them.
+
+    Args:
+        rows: of :func:`summary`.
+        unseen: the same, of the trials that no recipe before the published one had run.
+        tasks: of :func:`by_task`.
+    """
     lines = [
-        "| question | found | 95 % interval, by runs | exact one-sided 95 % bounds | target | |",
-        "|---|---|---|---|---|---|",
+        *_HEAD,
         *map(_line, rows),
+        "",
+        "Of these, the trials that no recipe before had run:",
+        "",
+        *_HEAD,
+        *(_line(row) for row in unseen if _is_answered(row)),
         "",
         "| task | width | runs | adopted | fossilised | net success | worse than twin | points gained | "
         "where fossilised | FLOPs of the twin's |",
@@ -175,9 +191,13 @@ def _mean_row(question: str, values: Sequence[float], target: str, meets: Callab
     return {"question": question, "mean": found, "target": target, "is_met": None if found is None else meets(found[0])}
 
 
+def _is_answered(row: Row) -> bool:
+    return row.get("rate") is not None or row.get("mean") is not None
+
+
 def _line(row: Row) -> str:
     verdict = {True: "met", False: "missed", None: ""}[row["is_met"]]
-    if row.get("rate") is None and row.get("mean") is None:
+    if not _is_answered(row):
         return f"| {row['question']} | nothing to judge | | | {row['target'] or ''} | |"
     if "mean" in row:
         value, low, high = row["mean"]

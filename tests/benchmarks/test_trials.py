@@ -200,7 +200,13 @@ def test_net_success_in_too_few_runs_is_no_claim():
 def test_what_was_not_tried_is_neither_met_nor_missed():
     rows = summary([], [])
     assert all(row["is_met"] is None for row in rows)
-    assert "nothing to judge" in markdown(rows, by_task([]))
+    assert markdown(rows, rows, by_task([])).count("nothing to judge") == len(rows)
+
+
+def test_unseen_are_what_no_recipe_before_had_run():
+    assert not any(one.is_unseen for one in LIST[:555])
+    assert {one.task for one in LIST[555:] if not one.is_unseen} == {"text-mlp"}
+    assert "text-mlp" not in {one.task for one in LIST if one.is_unseen}
 
 
 def test_an_interrupted_benchmark_goes_on_and_parts_make_the_whole(tmp_path, capsys):

@@ -22,7 +22,6 @@ CONTROLS = ("placebo", "random_frozen")
 CONTROLLED = 200
 """So many trials of the first of the list, on small perceptrons, are run again with each control blueprint."""
 
-
 FIRST_UNSEEN, ALL_SEEN = 555, "text-mlp"
 """Trials from this number on, but of no such task, were first run when the recipe was as it is published: no failure
 among them was known when it was made."""

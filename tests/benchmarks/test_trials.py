@@ -220,6 +220,10 @@ def test_an_interrupted_benchmark_goes_on_and_parts_make_the_whole(tmp_path, cap
     published = json.loads((tmp_path / "trials.json").read_text())
     expected = [*range(4), *(one.number for one in control_trials() if one.number < 4)]
     assert [one["number"] for one in published["trials"]] == expected
+    names = ("summary", "summary_of_unseen")
+    answers = {name: [row.get("rate") or row.get("mean") for row in published[name]] for name in names}
+    assert any(answers["summary"])
+    assert not any(answers["summary_of_unseen"])
     assert f"{len(expected)} of {1000 + 2 * CONTROLLED} trials are finished" in capsys.readouterr().out
     assert json.loads((tmp_path / "trials_list.json").read_text()) == json.loads(json.dumps(listed()))
 

@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run browser test test-long check lint format bench screenshots clean
+.PHONY: help run browser test test-long check lint format bench docs screenshots clean
 
 # What is set in the caller's shell must not reach into our environment.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
@@ -51,6 +51,9 @@ format: $(READY) ## format the code and fix what can be fixed safely
 
 bench: $(READY) ## run the growth benchmark
 	$(PYTHON) -m benchmarks.growth $(ARGS)
+
+docs: $(READY) ## write the pages that are made from the code
+	$(PYTHON) scripts/settings_page.py
 
 screenshots: $(READY) browser ## make the pictures of docs/report.md
 	OMP_NUM_THREADS=1 $(PYTHON) scripts/screenshots.py

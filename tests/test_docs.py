@@ -11,10 +11,12 @@ from torch import nn
 from benchmarks.growth.other_data import markdown as other_data_table
 from benchmarks.growth.regret import markdown as regret_table
 from benchmarks.growth.results import told
+from benchmarks.growth.short import at_a_glance, cost, in_short
 from benchmarks.growth.tables import overview
 from benchmarks.growth.trials_list import CONTROLS
 from benchmarks.growth.trials_table import markdown as trials_table
 from esper.contracts.lifecycle import State, diagram
+from scripts import settings_page
 
 ROOT = Path(__file__).parent.parent
 GROWTH = ROOT / "benchmarks" / "results" / "growth"
@@ -30,9 +32,18 @@ def test_every_state_stands_in_the_table_with_its_code(state):
     assert f"| {int(state)} | {state.name} |" in (ROOT / "docs" / "lifecycle.md").read_text()
 
 
+def test_the_tables_of_growth_at_a_glance_and_in_detail_are_of_the_recorded_results():
+    page = (ROOT / "docs" / "growth.md").read_text()
+    assert at_a_glance(RESULTS["tasks"]) in page
+    assert overview(RESULTS["tasks"]) in page
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/growth.md"])
-def test_the_overview_of_growth_is_of_the_recorded_results(document):
-    assert overview(RESULTS["tasks"]) in (ROOT / document).read_text()
+def test_what_growth_is_worth_is_told_in_three_sentences_of_the_recorded_results(document):
+    text = (ROOT / document).read_text()
+    for sentence in in_short(RESULTS, json.loads((GROWTH / "trials.json").read_text())):
+        assert f"- {sentence}\n" in text
+    assert f"{cost(RESULTS['tasks'])} of the training FLOPs" in text
 
 
 def test_the_tables_of_growth_are_the_recorded_results():
@@ -51,11 +62,10 @@ def test_the_trials_are_as_recorded():
     assert trials_table(*tables) in (ROOT / "docs" / "growth.md").read_text()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/growth.md"])
-def test_how_often_worthless_modules_were_kept_is_told(document):
+def test_how_often_worthless_modules_were_kept_is_told():
     trials = json.loads((GROWTH / "trials.json").read_text())["trials"]
     kept = {name: [bool(one["kept"]) for one in trials if one["blueprint"] == name] for name in CONTROLS}
-    text = " ".join((ROOT / document).read_text().split())
+    text = " ".join((ROOT / "docs" / "growth.md").read_text().split())
     for name, phrase in {"placebo": "a placebo was kept in", "random_frozen": "a random frozen module in"}.items():
         assert f"{phrase} {sum(kept[name])} of {len(kept[name])}" in text
 
@@ -66,6 +76,10 @@ def test_how_often_worthless_modules_were_kept_is_told(document):
 def test_links_between_documents_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def test_the_page_of_settings_is_what_the_code_says():
+    assert settings_page.page() == settings_page.PAGE.read_text(), "make docs"
 
 
 def test_the_example_of_the_readme_runs():

@@ -1,0 +1,83 @@
+"""What came out, for readers with a minute: one table without intervals, and three sentences."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+TASKS = {
+    "digits": "handwritten digits, perceptron",
+    "mnist1d": "MNIST-1D, perceptron",
+    "mnist1d-cnn": "MNIST-1D, residual CNN",
+    "text-mlp": "text, perceptron",
+    "text-gpt": "text, transformer",
+}
+
+
+def at_a_glance(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Accuracy of the grown run and its two main controls at equal training FLOPs, and what trying took.
+
+    Args:
+        tasks: main table by task.
+    """
+    lines = [
+        "| task | parameters, before and after | grew on | host trained on | network of the grown size | grown | "
+        "spent on trying |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task, table in tasks.items():
+        grown, host, static = (table[row] for row in ("grown", "host_on", "static"))
+        accuracies = " | ".join(f"{row['accuracy'][0]:.1f} %" for row in (host, static, grown))
+        lines.append(
+            f"| {TASKS.get(task, task)} | {host['parameters'][0]:,.0f}, {grown['parameters'][0]:,.0f} | "
+            f"{grown['kept']} of {grown['seeds']} seeds | {accuracies} | "
+            f"{100 * grown['share_of_arms_and_judging'][0]:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+def in_short(results: Mapping[str, Any], trials: Mapping[str, Any]) -> list[str]:
+    """Three sentences: against the host trained on, against a network of the grown size, against the twin.
+
+    A task counts as won where the claim of more accuracy holds after correction, as lost where the whole interval is
+    below zero.
+    """
+    tasks: Mapping[str, Mapping[str, Any]] = results["tasks"]
+    grown = {task: table["grown"] for task, table in tasks.items()}
+    won, points = _won(results, "host_on"), mean(table["host_on"]["points_gained"][0] for table in tasks.values())
+    seeds = {task: tasks[task]["host_on"]["seeds_won_on_accuracy"] for task in won}
+    least, most = min(seeds.values()), grown[won[0]]["seeds"]
+    against_host = (
+        f"Against the host trained on with equal FLOPs growth wins on {len(won)} of {len(tasks)} tasks, on "
+        f"{least} of {most} seeds each: {points:+.1f} points of accuracy on average."
+    )
+    won = _won(results, "static")
+    lost = {task: table["static"]["points_gained"][0] for task, table in tasks.items() if _is_below(table["static"])}
+    level = len(tasks) - len(won) - len(lost)
+    behind = " and ".join(f"{-gain:.1f}" for gain in lost.values())
+    against_static = (
+        f"Against a tuned network that had the grown size from the start it wins on {len(won)} tasks, is level on "
+        f"{level}, and {behind} points behind on {len(lost)}."
+    )
+    net = trials["summary"][0]["rate"]
+    against_twin = (
+        f"Of {net['count']} runs that kept something {net['hits']} ended better than the same run without growth."
+    )
+    return [against_host, against_static, against_twin]
+
+
+def cost(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Smallest and largest share of the training FLOPs that trying takes, over tasks."""
+    shares: Sequence[float] = [100 * table["grown"]["share_of_arms_and_judging"][0] for table in tasks.values()]
+    return f"{min(shares):.0f} to {max(shares):.0f} %"
+
+
+def _won(results: Mapping[str, Any], control: str) -> list[str]:
+    return [
+        claim["task"]
+        for claim in results["claims"]["headline"]
+        if (claim["against"], claim["measure"], claim["margin"]) == (control, "accuracy", None) and claim["holds"]
+    ]
+
+
+def _is_below(row: Mapping[str, Any]) -> bool:
+    return bool(row["points_gained"][2] < 0)

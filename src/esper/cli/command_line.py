@@ -5,17 +5,22 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from esper.cli.commands.command import Command
-from esper.cli.commands.compare import Compare
-from esper.cli.commands.doctor import Doctor
-from esper.cli.commands.report import Report
-from esper.cli.commands.run import Run
+from esper.cli.commands.compare import CompareCommand
+from esper.cli.commands.doctor import DoctorCommand
+from esper.cli.commands.report import ReportCommand
+from esper.cli.commands.run import RunCommand
+from esper.cli.commands.subcommand import Subcommand
 from esper.contracts.errors import ConfigError, closest
 
-COMMANDS: dict[str, type[Command]] = {"run": Run, "report": Report, "compare": Compare, "doctor": Doctor}
+COMMANDS: dict[str, type[Subcommand]] = {
+    "run": RunCommand,
+    "report": ReportCommand,
+    "compare": CompareCommand,
+    "doctor": DoctorCommand,
+}
 
 
-def parse(argv: Sequence[str] | None) -> Command:
+def parse(argv: Sequence[str] | None) -> Subcommand:
     """The command that is asked for.
 
     Args:

@@ -12,7 +12,7 @@ from esper.kasmina.edges import edge_of, first_and_last, is_opaque
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Stretch:
     """A place before it is measured: first to last module, which are one for layers and blocks.
 
     Args:
@@ -40,7 +40,7 @@ class Candidate:
         return sum(parameter.numel() for parameter in unique)
 
 
-def choose(model: nn.Module, layers: Any, exclude: Sequence[str] = ()) -> list[Candidate]:
+def choose(model: nn.Module, layers: Any, exclude: Sequence[str] = ()) -> list[Stretch]:
     """Candidates for ``GrowthConfig.layers``, without those that ``GrowthConfig.exclude`` forbids.
 
     Raises:
@@ -63,7 +63,7 @@ def choose(model: nn.Module, layers: Any, exclude: Sequence[str] = ()) -> list[C
     return [replace(one, is_step=True) if one.layer_id in steps else one for one in allowed]
 
 
-def _wanted(modules: dict[str, nn.Module], layers: Any) -> list[Candidate]:
+def _wanted(modules: dict[str, nn.Module], layers: Any) -> list[Stretch]:
     """Candidates for ``GrowthConfig.layers``."""
     if layers is None:
         found = {one.layer_id: one for one in _automatic(modules)}
@@ -74,7 +74,7 @@ def _wanted(modules: dict[str, nn.Module], layers: Any) -> list[Candidate]:
             )
         return list(found.values())
     wanted = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers)
-    chosen: dict[str, Candidate] = {}
+    chosen: dict[str, Stretch] = {}
     for pattern, num_seeds in wanted.items():
         if not isinstance(pattern, str):
             raise ConfigError(f"layers must name places as strings, not {pattern!r}.")
@@ -87,7 +87,7 @@ def _wanted(modules: dict[str, nn.Module], layers: Any) -> list[Candidate]:
     return list(chosen.values())
 
 
-def _matching(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None) -> Iterator[Candidate]:
+def _matching(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None) -> Iterator[Stretch]:
     if ":" in pattern:
         yield _span(modules, pattern, num_seeds, is_named=True)
         return
@@ -106,7 +106,7 @@ def _matching(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None
         yield _one(name, modules[name], num_seeds, is_named=name == pattern)
 
 
-def _automatic(modules: dict[str, nn.Module]) -> Iterator[Candidate]:
+def _automatic(modules: dict[str, nn.Module]) -> Iterator[Stretch]:
     """Layers but norms, blocks that are steps of a container, halves of chains, the whole model."""
     inside = _inside_opaque(modules)
     if _can_host(modules[""]) and edge_of(modules[""]) is None:
@@ -147,7 +147,7 @@ def _steps(modules: dict[str, nn.Module]) -> set[str]:
     return {name for name in in_rows if not any(other.startswith(f"{name}.") for other in in_rows)}
 
 
-def _halves(modules: dict[str, nn.Module], name: str, chain: nn.Sequential) -> Iterator[Candidate]:
+def _halves(modules: dict[str, nn.Module], name: str, chain: nn.Sequential) -> Iterator[Stretch]:
     prefix = f"{name}." if name else ""
     children = ((step, modules.get(prefix + step)) for step in chain._modules)  # None: shared with an earlier one
     steps = [step for step, child in children if child is not None and _can_host(child) and not _is_norm(child)]
@@ -176,12 +176,12 @@ def _is_norm(module: nn.Module) -> bool:
     return edge is not None and edge.is_norm
 
 
-def _one(name: str, module: nn.Module, num_seeds: int | None = None, *, is_named: bool = False) -> Candidate:
+def _one(name: str, module: nn.Module, num_seeds: int | None = None, *, is_named: bool = False) -> Stretch:
     kind = "layer" if edge_of(module) is not None else "block" if name else "model"
-    return Candidate(name, kind, (name,), (module,), num_seeds, is_named)
+    return Stretch(name, kind, (name,), (module,), num_seeds, is_named)
 
 
-def _span(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None, *, is_named: bool = False) -> Candidate:
+def _span(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None, *, is_named: bool = False) -> Stretch:
     first, _, last = pattern.partition(":")
     for name in (first, last):
         if name not in modules or not name:
@@ -196,4 +196,4 @@ def _span(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None, *,
         )
     covered = steps[start : end + 1]
     names = tuple(f"{prefix}.{name}" if prefix else name for name, _ in covered)
-    return Candidate(pattern, "span", names, tuple(child for _, child in covered), num_seeds, is_named)
+    return Stretch(pattern, "span", names, tuple(child for _, child in covered), num_seeds, is_named)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
-from esper.kasmina.candidates import Candidate, choose
+from esper.kasmina.candidates import Stretch, choose
 from esper.kasmina.layer import ESPER, Anchor, KasminaLayer, kasmina_class
 from esper.kasmina.measuring import shown, sites
 from esper.kasmina.place import Place, Site
 from esper.kasmina.refusals import refuse_unfit, refuse_unswappable
-from esper.kasmina.tracing import Trace, Watched, watching
+from esper.kasmina.tracing import Trace, TracedPlace, watching
 
 
 def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = None) -> nn.Module:
@@ -164,12 +164,12 @@ def traced(model: nn.Module) -> Iterator[Trace]:
             place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
 
 
-def _watched(place: Place, first: nn.Module, last: nn.Module) -> Watched:
+def _watched(place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:
     inputs = place.ports.inputs if place.site.geometry.adapter == "pool" else 0
-    return Watched(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs)
+    return TracedPlace(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs)
 
 
-def _num_seeds(one: Candidate, site: Site, config: GrowthConfig) -> int:
+def _num_seeds(one: Stretch, site: Site, config: GrowthConfig) -> int:
     outputs = site.ports.outputs
     if one.num_seeds is None:
         return min(config.seeds_per_layer, outputs) if one.kind == "layer" else 1
@@ -194,5 +194,5 @@ def _anchor(module: nn.Module) -> Anchor:
     return anchor
 
 
-def _key(one: Candidate) -> str:
+def _key(one: Stretch) -> str:
     return "own" if one.kind != "span" else "from_" + one.layer_id.split(":")[0].replace(".", "_")

@@ -28,7 +28,7 @@ from esper.kasmina.guard import finite_G, select_G
 from esper.kasmina.objectives import OBJECTIVES, first_order_gain, pseudo_residual, relative_error
 from esper.kasmina.seed_state import KeepsDtype
 from esper.kasmina.strategies import TINY
-from esper.kasmina.trainee import MIN_SAMPLES, Trainee, Watched
+from esper.kasmina.trainee import MIN_SAMPLES, Trainee, WatchedSamples
 
 BATCH = 64
 HELD_OUT_EVERY = 4
@@ -109,7 +109,9 @@ class Incubation(KeepsDtype):
             output.register_hook(lambda gradient: self._keep(watched, gradient, channels_last))
 
     @torch.no_grad()
-    def _keep(self, watched: list[Watched], gradient: Tensor | None, channels_last: Callable[[Tensor], Tensor]) -> None:
+    def _keep(
+        self, watched: list[WatchedSamples], gradient: Tensor | None, channels_last: Callable[[Tensor], Tensor]
+    ) -> None:
         """Write samples into the ring; one that is not finite takes its place without counting."""
         if gradient is None:  # the loss does not depend on the output
             return

@@ -13,14 +13,14 @@ from esper.blueprints.blueprint import POSITION_AXES, Ports
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
-from esper.kasmina.candidates import Candidate
+from esper.kasmina.candidates import Stretch
 from esper.kasmina.edges import Edge, edge_of, first_and_last, is_opaque, keeps_positions, layers_of, outermost
 from esper.kasmina.geometry import Geometry, flat_grid, patch_cells, patch_side
 from esper.kasmina.place import Site
-from esper.kasmina.tracing import Seen, Watched, watching
+from esper.kasmina.tracing import Seen, TracedPlace, watching
 
 
-def sites(model: nn.Module, candidates: Sequence[Candidate], config: GrowthConfig, example: Any) -> list[Site | None]:
+def sites(model: nn.Module, candidates: Sequence[Stretch], config: GrowthConfig, example: Any) -> list[Site | None]:
     """The site of every candidate; None for one that nobody named and that cannot be told or does not fit.
 
     Raises:
@@ -71,7 +71,7 @@ def shown(site: Site, x: Seen | None, y: Seen) -> Site:
     return replace(site, ports=ports, geometry=geometry, form=y.form)
 
 
-def _from_layers(one: Candidate, config: GrowthConfig, is_batch_second: bool) -> Site | None:
+def _from_layers(one: Stretch, config: GrowthConfig, is_batch_second: bool) -> Site | None:
     edges = first_and_last(*one.modules)
     if edges is None:
         kind = type(one.modules[-1]).__name__
@@ -107,7 +107,7 @@ def _from_layers(one: Candidate, config: GrowthConfig, is_batch_second: bool) ->
     )
 
 
-def _from_example(one: Candidate, config: GrowthConfig, x: Seen | None, y: Seen | None, is_batch_second: bool) -> Site:
+def _from_example(one: Stretch, config: GrowthConfig, x: Seen | None, y: Seen | None, is_batch_second: bool) -> Site:
     name = repr(one.layer_id) if one.layer_id else "The model"
     if y is None or not y.is_float or len(y.shape) < 2:
         got = "gave no tensor" if y is None else f"gave a tensor of shape {tuple(y.shape)}"
@@ -146,7 +146,7 @@ def _from_example(one: Candidate, config: GrowthConfig, x: Seen | None, y: Seen 
     return Site(one.layer_id, one.kind, ports, geometry, one.names, field, y.form, one.is_step)
 
 
-def _loses_sharing(one: Candidate, y: Seen, geometry: Geometry) -> bool:
+def _loses_sharing(one: Stretch, y: Seen, geometry: Geometry) -> bool:
     """Whether layers share weights along positions that neither end of the place shows: a path of features around them
     would have to learn from scratch what sharing gives for nothing. Tokens may be padding, which nobody tells, so that
     their mean is no better."""
@@ -154,13 +154,13 @@ def _loses_sharing(one: Candidate, y: Seen, geometry: Geometry) -> bool:
     return len(y.shape) == 2 and not keeps and _shares_along_positions(one)
 
 
-def _shares_along_positions(one: Candidate) -> bool:
+def _shares_along_positions(one: Stretch) -> bool:
     """Whether layers share weights along positions."""
     edges = (edge_of(layer) for module in one.modules for layer in layers_of(module))
     return any(edge is not None and (edge.positions or edge.layout == "tokens") for edge in edges)
 
 
-def _axes(one: Candidate, x: Seen | None, y: Seen, wanted: int | None) -> tuple[int, int]:
+def _axes(one: Stretch, x: Seen | None, y: Seen, wanted: int | None) -> tuple[int, int]:
     """Channel axes of input and output: as asked for, or as the outermost layers tell, norms among them.
 
     What is asked for is the output's, and the input's too if that has as many axes.
@@ -285,11 +285,11 @@ def _matching(options: Mapping[str, Any] | None, layer_id: str) -> Any:
 
 
 def _run(
-    model: nn.Module, candidates: Sequence[Candidate], config: GrowthConfig, example: Any
+    model: nn.Module, candidates: Sequence[Stretch], config: GrowthConfig, example: Any
 ) -> tuple[dict[str, Seen | None], dict[str, Seen | None]]:
     """Inputs and outputs of all candidates in one forward pass in eval mode; no random state changes."""
     watched = [
-        Watched(one.layer_id, one.modules[0], one.modules[-1], _matching(config.output_fields, one.layer_id))
+        TracedPlace(one.layer_id, one.modules[0], one.modules[-1], _matching(config.output_fields, one.layer_id))
         for one in candidates
     ]
     modes = {module: module.training for module in model.modules()}

@@ -53,7 +53,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Watched:
+class TracedPlace:
     """A place to watch.
 
     Args:
@@ -74,7 +74,7 @@ class Watched:
 
 
 @contextmanager
-def watching(model: nn.Module, watched: Sequence[Watched]) -> Iterator[Trace]:
+def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace]:
     """Record what happens at places while forward passes of ``model`` run inside."""
     trace, followers = Trace(), _Followers()
     with ExitStack() as undo:
@@ -115,7 +115,7 @@ class _Followers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _hooks(one: Watched, trace: Trace, followers: _Followers) -> tuple[Callable[..., None], Callable[..., None]]:
+def _hooks(one: TracedPlace, trace: Trace, followers: _Followers) -> tuple[Callable[..., None], Callable[..., None]]:
     read = [0]  # rows of the input of the call under way
 
     def enter(_: nn.Module, args: Any, kwargs: Any) -> None:

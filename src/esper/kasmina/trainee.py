@@ -76,7 +76,7 @@ class Trainee:
         """``[samples, ..., channels]``: elements of the batch, or rows where each stands for itself."""
         return tensor.reshape(-1, tensor.shape[-1]) if self.graft.ports.layout == "features" else tensor
 
-    def watch(self, x: Tensor, y: Tensor) -> "Watched | None":
+    def watch(self, x: Tensor, y: Tensor) -> "WatchedSamples | None":
         """Evenly spaced samples of a batch, copied; None if they are too large or of another shape than the first.
 
         Args:
@@ -92,7 +92,7 @@ class Trainee:
         count = min(SAMPLES_PER_STEP, capacity, len(x))
         rows = torch.arange(count, device=y.device) * len(x) // count
         power = y[rows].float().square().flatten(1).mean(1)
-        return Watched(self.graft.lifecycle, rows, x[rows], y[..., first:end][rows], power)
+        return WatchedSamples(self.graft.lifecycle, rows, x[rows], y[..., first:end][rows], power)
 
     def to_dict(self) -> dict[str, Any]:
         """The trainee as plain values."""
@@ -109,7 +109,7 @@ class Trainee:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchedSamples:
     """What a forward pass showed of one trainee's samples, until their gradient arrives."""
 
     lifecycle: int

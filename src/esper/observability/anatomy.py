@@ -3,7 +3,7 @@
 from typing import Any
 
 from esper.observability.labels import place_label
-from esper.observability.lifecycles import Lifecycle, lifecycles
+from esper.observability.lifecycles import LifecycleRecord, lifecycles
 from esper.observability.record import Record
 from esper.observability.worth import gain_over_twin, worth
 
@@ -61,7 +61,7 @@ def _alone(model: dict[str, Any]) -> dict[str, Any]:
     return {"name": model["type"], "type": model["type"], "parameters": model["parameters"], "children": []}
 
 
-def _graft(one: Lifecycle, comparisons: list[dict[str, Any]]) -> dict[str, Any]:
+def _graft(one: LifecycleRecord, comparisons: list[dict[str, Any]]) -> dict[str, Any]:
     in_run = one.in_run
     return {
         "lifecycle": one.number,

@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
-from esper.observability.lifecycles import ENDINGS, Lifecycle, last_step, lifecycles
+from esper.observability.lifecycles import ENDINGS, LifecycleRecord, last_step, lifecycles
 from esper.observability.record import Record
 
 LASTING = "FOSSILIZED"
@@ -34,7 +34,7 @@ def lanes(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def _spans(one: Lifecycle, arm_ends: dict[tuple[str, int | None], int], end: int) -> list[dict[str, Any]]:
+def _spans(one: LifecycleRecord, arm_ends: dict[tuple[str, int | None], int], end: int) -> list[dict[str, Any]]:
     spans = [
         {
             "state": event["target"],
@@ -62,7 +62,7 @@ def _spans(one: Lifecycle, arm_ends: dict[tuple[str, int | None], int], end: int
     return spans
 
 
-def _end_in_run(one: Lifecycle, state: str, end: int) -> int:
+def _end_in_run(one: LifecycleRecord, state: str, end: int) -> int:
     """Where the last span in the run itself ends."""
     if state == LASTING or state not in ENDINGS or one.report is None:
         return end

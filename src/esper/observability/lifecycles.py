@@ -11,7 +11,7 @@ ENDINGS = frozenset(state.name for state in OUTCOMES)
 
 
 @dataclass
-class Lifecycle:
+class LifecycleRecord:
     """What is known of one lifecycle. What was lost with damaged lines is None.
 
     Args:
@@ -80,13 +80,13 @@ class Lifecycle:
         return [one for one in self.transitions if one["arm"] is None]
 
 
-def lifecycles(record: Record) -> list[Lifecycle]:
+def lifecycles(record: Record) -> list[LifecycleRecord]:
     """All lifecycles, in order of birth."""
-    found: dict[int, Lifecycle] = {}
+    found: dict[int, LifecycleRecord] = {}
 
-    def of(event: Event) -> Lifecycle:
+    def of(event: Event) -> LifecycleRecord:
         return found.setdefault(
-            event["lifecycle"], Lifecycle(event["lifecycle"], event["layer_id"], event.get("seed_id", "all"))
+            event["lifecycle"], LifecycleRecord(event["lifecycle"], event["layer_id"], event.get("seed_id", "all"))
         )
 
     for _, event in record.audit:

@@ -26,7 +26,7 @@ INTERVALS = "In brackets: ninety-five percent intervals over the test samples. T
 
 
 @dataclass(frozen=True)
-class Gain:
+class ControlGain:
     """By how much the grown network is better than a control in one measure.
 
     Args:
@@ -87,13 +87,13 @@ def result_document(result: dict[str, Any]) -> Document:
     return Document("result.json#", result)
 
 
-def gains(result: dict[str, Any], control: str) -> list[Gain]:
+def gains(result: dict[str, Any], control: str) -> list[ControlGain]:
     """What the grown network is better by: in the metric, if the task has one, and in test loss.
 
     From the paired intervals if the result has them, else from the rows alone. What is not finite is left out; a
     network whose loss is not finite is not compared at all.
     """
-    document, found = result_document(result), list[Gain]()
+    document, found = result_document(result), list[ControlGain]()
     paired = (result.get("gains") or {}).get(control) or {}
     rows = result["rows"]
     if rows["grown"]["test_loss"] is None:
@@ -106,15 +106,15 @@ def gains(result: dict[str, Any], control: str) -> list[Gain]:
             path = ("gains", control, key)
             mean = document.cite(*path, "mean")
             low, high = (None if interval.get(end) is None else document.cite(*path, end) for end in ("low", "high"))
-            found.append(Gain(measure, is_loss, mean, low, high))
+            found.append(ControlGain(measure, is_loss, mean, low, high))
         elif rows["grown"][field] is not None and rows[control][field] is not None:
             grown, other = (document.cite("rows", name, field) for name in ("grown", control))
             mean = difference(other, grown) if is_loss else difference(grown, other)
-            found.append(Gain(measure, is_loss, mean))
+            found.append(ControlGain(measure, is_loss, mean))
     return found
 
 
-def deciding(found: Sequence[Gain]) -> Gain | None:
+def deciding(found: Sequence[ControlGain]) -> ControlGain | None:
     """The gain by which the headline says whether growth paid; the first if it says that none does."""
     sides = {one.side for one in found}
     told = sides & {"better", "worse"}
@@ -191,7 +191,7 @@ def _opening(result: dict[str, Any], kept: Sequence[int], *, is_finite: bool = T
     return words("Nothing grew: no candidate proved its worth")
 
 
-def _told(row: dict[str, Any], found: list[Gain]) -> Words:
+def _told(row: dict[str, Any], found: list[ControlGain]) -> Words:
     """All gains over a control, and which of them one run cannot tell."""
     said = listed([one.told() for one in found]) if found else words("nothing to compare with")
     if row["test_loss"] is None:
@@ -204,7 +204,7 @@ def _told(row: dict[str, Any], found: list[Gain]) -> Words:
     return said + words(f"; the difference in {unclear[0]} is too small for these test samples to tell.")
 
 
-def _verdict(found: list[Gain]) -> Words:
+def _verdict(found: list[ControlGain]) -> Words:
     """Whether growth paid, by the gains over the host trained on."""
     better, worse, unclear = ([one for one in found if one.side == side] for side in ("better", "worse", "unclear"))
     if better and worse:

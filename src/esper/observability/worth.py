@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from esper.observability.lifecycles import Lifecycle, lifecycles
+from esper.observability.lifecycles import LifecycleRecord, lifecycles
 from esper.observability.pairing import Z_95
 from esper.observability.record import Event, Record
 from esper.observability.shapes import is_number
@@ -66,13 +66,13 @@ def _row(line: int, event: Event, against: str, lifecycle: int | None, label: st
     }
 
 
-def _of_trial(line: int, event: Event, members: list[Lifecycle]) -> dict[str, Any]:
+def _of_trial(line: int, event: Event, members: list[LifecycleRecord]) -> dict[str, Any]:
     number = members[0].number if len(members) == 1 else None
     label = " + ".join(one.label for one in members) or f"live trial {event['trial']}"
     return _row(line, {"passed": False, **event}, TWIN, number, label)
 
 
-def _judged_together(record: Record, event: Event, known: dict[int, Lifecycle]) -> list[Lifecycle]:
+def _judged_together(record: Record, event: Event, known: dict[int, LifecycleRecord]) -> list[LifecycleRecord]:
     """The grafts of a live trial that had come as far as to be judged."""
     begun = [one for _, one in record.of("trial_begun") if one["trial"] == event["trial"]]
     numbers = [candidate["lifecycle"] for one in begun for candidate in one["candidates"]]

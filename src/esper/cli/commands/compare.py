@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from esper.cli.commands.command import Command
+from esper.cli.commands.subcommand import Subcommand
 from esper.contracts.errors import ConfigError
 
 OUTPUT = Path("compare.html")
 
 
 @dataclass(frozen=True)
-class Compare(Command):
+class CompareCommand(Subcommand):
     """Print what sets runs apart, and write a page of it.
 
     Args:

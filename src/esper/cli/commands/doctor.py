@@ -3,10 +3,10 @@
 import argparse
 from typing import Any, Self
 
-from esper.cli.commands.command import Command
+from esper.cli.commands.subcommand import Subcommand
 
 
-class Doctor(Command):
+class DoctorCommand(Subcommand):
     """Tell what is installed here, and whether it works."""
 
     about = "show versions and devices, and test in some seconds whether everything works here"

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from esper.cli.commands.command import Command
+from esper.cli.commands.subcommand import Subcommand
 
 
 @dataclass(frozen=True)
-class Report(Command):
+class ReportCommand(Subcommand):
     """Write the page of a run, finished or not.
 
     Args:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_origin
 
-from esper.cli.commands.command import Command
+from esper.cli.commands.subcommand import Subcommand
 from esper.cli.configuration_file import read_file
 from esper.cli.options import GROWTH_HINTS, HINTS, ON_COMMAND_LINE, PRESENTATION, Options, Request, flag, request
 from esper.cli.run_directory import locate
@@ -39,7 +39,7 @@ _SHOWN = {
 
 
 @dataclass(frozen=True)
-class Run(Command):
+class RunCommand(Subcommand):
     """Start a run, or go on with one.
 
     Args:

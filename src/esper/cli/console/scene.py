@@ -16,7 +16,7 @@ _ELSEWHERE = frozenset({"arm_ended", "round_begun", "trial_begun", "note"})
 
 
 @dataclass
-class Candidate:
+class ShownCandidate:
     """One candidate of a round, or one graft of a live trial.
 
     Attributes:
@@ -46,7 +46,7 @@ class Contest:
     number: int
     end_step: int | None
     steps: int | None
-    candidates: list[Candidate]
+    candidates: list[ShownCandidate]
     verdict: Told | None = None
 
 
@@ -140,7 +140,7 @@ class Scene:
         if words is not None and event["event"] not in _ELSEWHERE:
             self._decide(event.get("step"), words)
 
-    def running(self, position: "Position") -> Candidate | None:
+    def running(self, position: "Position") -> ShownCandidate | None:
         """The candidate whose arm runs now."""
         if self.contest is None or position.arm is None:
             return None
@@ -203,10 +203,10 @@ class Scene:
             self.decisions.append(Decision(step, words))
 
 
-def _candidates(event: Event) -> list[Candidate]:
+def _candidates(event: Event) -> list[ShownCandidate]:
     number = event.get("round")
     return [
-        Candidate(
+        ShownCandidate(
             one["lifecycle"],
             place(one),
             one["blueprint"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
-from esper.cli.console.scene import Awake, Candidate, Contest, ControlRuns, Decision, Scene
+from esper.cli.console.scene import Awake, Contest, ControlRuns, Decision, Scene, ShownCandidate
 from esper.cli.console.time_left import TimeLeft, clock
 from esper.cli.console.words import number
 
@@ -169,7 +169,7 @@ def _contest(scene: Scene, contest: Contest, position: "Position", width: int, m
         yield _arm(name, position, width) if one is running else _candidate(one, name, contest, width)
 
 
-def _candidate(one: Candidate, name: str, contest: Contest, width: int) -> Text:
+def _candidate(one: ShownCandidate, name: str, contest: Contest, width: int) -> Text:
     if one.end is not None:
         has_won = one.end["passed"]
         sign, verdict, style = ("✓", "beats the twin", _GOOD) if has_won else ("·", "lost          ", _QUIET)

@@ -1,11 +1,11 @@
-"""What a command is."""
+"""What a command of the command line is."""
 
 import argparse
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
 
-class Command(ABC):
+class Subcommand(ABC):
     """A command with what its user typed. Its module loads fast: what the work itself needs is imported in :meth:`do`.
 
     Attributes:

@@ -1,36 +1,21 @@
-"""Writes docs/settings.md: all settings of GrowthConfig, grouped by what they are for, from its docstring."""
+"""Writes docs/settings.md: all settings of growth, grouped by who reads them, from their docstrings."""
 
 import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
 
-from esper.contracts.config import GrowthConfig
+from esper.contracts.config import PARTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "Where seeds sit": ("layers", "exclude", "seeds_per_layer", "axis", "output_fields"),
-    "What they sense": ("telemetry_rows",),
-    "What may grow, and how": (
-        *("blueprints", "selection", "strategy", "drift_threshold", "ramp_fraction"),
-        *("objective", "incubation_fraction", "min_confidence"),
-    ),
-    "When": (
-        *("max_rounds", "max_candidates", "max_active_seeds", "grow_after", "grow_at", "grow_until"),
-        *("patience", "min_delta", "target_metric", "boundary_steps"),
-    ),
-    "How much: budgets": (*("capacity_per_round", "max_growth", "max_memory", "max_latency", "max_train_flops"),),
-    "How candidates are compared": (
-        *("trial", "judge", "round_fraction", "compare", "choice", "arms", "hold_fraction", "gate_z"),
-        *("keep_looks", "freeze"),
-    ),
-    "How grafts train": ("graft_lr", "peak_lr", "rewarm", "graft_weight_decay"),
-    "When something fails": (
-        *("embargo_epochs", "quarantine_epochs", "max_failures", "timeout", "patience_after_cull"),
-        *("emergency_rollback_threshold", "spike_z", "emergency_patience"),
-    ),
-    "Chance": ("seed",),
+TITLES = {
+    "PlaceSettings": "Where seeds sit, and what they sense",
+    "ControllerSettings": "When, and with what",
+    "BudgetSettings": "How much: budgets",
+    "TrialSettings": "How candidates are tried, and what a graft must prove",
+    "GraftTrainingSettings": "How grafts train",
+    "WatchSettings": "When something fails",
 }
 
 HEAD = """# Settings
@@ -45,27 +30,20 @@ The five that are worth knowing first: `layers` (where), `max_rounds` (0 never g
 """
 
 
-def meanings() -> dict[str, str]:
-    """What the docstring says of every setting."""
-    text = inspect.cleandoc(GrowthConfig.__doc__ or "").partition("Args:\n")[2]
+def meanings(part: type) -> dict[str, str]:
+    """What the docstring of a part says of every setting."""
+    text = inspect.cleandoc(part.__doc__ or "").partition("Args:\n")[2]
     found = re.split(r"^    (\w+): ", text, flags=re.MULTILINE)[1:]
     return {name: " ".join(said.split()) for name, said in zip(found[::2], found[1::2], strict=True)}
 
 
 def page() -> str:
-    """The page.
-
-    Raises:
-        KeyError: if a setting stands in no group.
-    """
-    group_of = {name: group for group, names in GROUPS.items() for name in names}
-    said, lines = meanings(), [HEAD]
-    by_group: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for one in fields(GrowthConfig):
-        text = said[one.name].replace("``", "`")
-        by_group[group_of[one.name]].append(f"| `{one.name}` | `{one.default!r}` | {text} |")
-    for group, rows in by_group.items():
-        lines += [f"## {group}", "", "| setting | default | meaning |", "|---|---|---|", *rows, ""]
+    """The page."""
+    lines = [HEAD]
+    for part in PARTS:
+        said = meanings(part)
+        rows = [f"| `{one.name}` | `{one.default!r}` | {said[one.name].replace('``', '`')} |" for one in fields(part)]
+        lines += [f"## {TITLES[part.__name__]}", "", "| setting | default | meaning |", "|---|---|---|", *rows, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

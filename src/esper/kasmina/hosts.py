@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
+from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.candidates import Stretch, choose
 from esper.kasmina.layer import ESPER, Anchor, KasminaLayer, kasmina_class
 from esper.kasmina.measuring import shown, sites
@@ -169,7 +170,7 @@ def _watched(place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:
     return TracedPlace(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs)
 
 
-def _num_seeds(one: Stretch, site: Site, config: GrowthConfig) -> int:
+def _num_seeds(one: Stretch, site: Site, config: PlaceSettings) -> int:
     outputs = site.ports.outputs
     if one.num_seeds is None:
         return min(config.seeds_per_layer, outputs) if one.kind == "layer" else 1

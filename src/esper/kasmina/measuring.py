@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from esper.blueprints.blueprint import POSITION_AXES, Ports
-from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
+from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.candidates import Stretch
 from esper.kasmina.edges import Edge, edge_of, first_and_last, is_opaque, keeps_positions, layers_of, outermost
 from esper.kasmina.geometry import Geometry, flat_grid, patch_cells, patch_side
@@ -20,7 +20,7 @@ from esper.kasmina.place import Site
 from esper.kasmina.tracing import Seen, TracedPlace, watching
 
 
-def sites(model: nn.Module, candidates: Sequence[Stretch], config: GrowthConfig, example: Any) -> list[Site | None]:
+def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any) -> list[Site | None]:
     """The site of every candidate; None for one that nobody named and that cannot be told or does not fit.
 
     Raises:
@@ -71,7 +71,7 @@ def shown(site: Site, x: Seen | None, y: Seen) -> Site:
     return replace(site, ports=ports, geometry=geometry, form=y.form)
 
 
-def _from_layers(one: Stretch, config: GrowthConfig, is_batch_second: bool) -> Site | None:
+def _from_layers(one: Stretch, config: PlaceSettings, is_batch_second: bool) -> Site | None:
     edges = first_and_last(*one.modules)
     if edges is None:
         kind = type(one.modules[-1]).__name__
@@ -107,7 +107,7 @@ def _from_layers(one: Stretch, config: GrowthConfig, is_batch_second: bool) -> S
     )
 
 
-def _from_example(one: Stretch, config: GrowthConfig, x: Seen | None, y: Seen | None, is_batch_second: bool) -> Site:
+def _from_example(one: Stretch, config: PlaceSettings, x: Seen | None, y: Seen | None, is_batch_second: bool) -> Site:
     name = repr(one.layer_id) if one.layer_id else "The model"
     if y is None or not y.is_float or len(y.shape) < 2:
         got = "gave no tensor" if y is None else f"gave a tensor of shape {tuple(y.shape)}"
@@ -285,7 +285,7 @@ def _matching(options: Mapping[str, Any] | None, layer_id: str) -> Any:
 
 
 def _run(
-    model: nn.Module, candidates: Sequence[Stretch], config: GrowthConfig, example: Any
+    model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any
 ) -> tuple[dict[str, Seen | None], dict[str, Seen | None]]:
     """Inputs and outputs of all candidates in one forward pass in eval mode; no random state changes."""
     watched = [

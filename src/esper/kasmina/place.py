@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from esper.blueprints.blueprint import Ports
-from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Layout, PlaceReport
+from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.arena import Arena
 from esper.kasmina.chunking import chunk_bounds
 from esper.kasmina.geometry import Geometry
@@ -58,7 +58,7 @@ class Place(nn.Module):
         config: of the whole model.
     """
 
-    def __init__(self, site: Site, num_seeds: int, host_parameters: int, like: Tensor, config: GrowthConfig) -> None:
+    def __init__(self, site: Site, num_seeds: int, host_parameters: int, like: Tensor, config: PlaceSettings) -> None:
         super().__init__()
         self.site, self.host_parameters, self.config = site, host_parameters, config
         self.bounds = chunk_bounds(site.ports.outputs, num_seeds).tolist()

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
-from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
+from esper.contracts.settings.places import PlaceSettings
 
 MAX_SPEED = 2.0
 MAX_WEIGHTS = 1024
@@ -54,7 +54,7 @@ class GraftStrategy(ABC):
     needs_signals: ClassVar[bool] = True
 
     @classmethod
-    def configured(cls, config: GrowthConfig) -> Self:
+    def configured(cls, config: PlaceSettings) -> Self:
         """The strategy with the settings that a configuration holds for it; by default there are none."""
         return cls()
 
@@ -132,10 +132,10 @@ class DriftControlled(GraftStrategy):
     AVERAGED_STEPS: ClassVar[int] = 16
     LEAST_GAP: ClassVar[float] = 1e-8  # weights that are all zero have no norm to compare with
 
-    threshold: float = GrowthConfig.drift_threshold
+    threshold: float = PlaceSettings.drift_threshold
 
     @classmethod
-    def configured(cls, config: GrowthConfig) -> Self:
+    def configured(cls, config: PlaceSettings) -> Self:
         return cls(config.drift_threshold)
 
     def speed(self, memory_GM: Tensor, signals: GraftSignals) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""The settings of growth, in one part for each reader."""

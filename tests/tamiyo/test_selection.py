@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.catalogue import make_blueprint
-from esper.contracts.config import GrowthConfig
+from esper.contracts.settings.controller import ControllerSettings
 from esper.contracts.errors import ConfigError
 from esper.tamiyo.selection import SELECTIONS, register_selection, selection_named, wilson_lower_bound
 from esper.tamiyo.sizing import Option
@@ -31,7 +31,7 @@ def gains(blueprint: str, *values: float):
 def test_all_that_the_configuration_names_exist():
     named = {"performance", "stability", "accuracy", "risk", "novelty", "size", "cost"}
     assert set(SELECTIONS) == named
-    assert all(name in (GrowthConfig.__doc__ or "") for name in named)
+    assert all(name in (ControllerSettings.__doc__ or "") for name in named)
 
 
 @pytest.mark.parametrize("strategy", sorted(set(SELECTIONS) - {"risk"}))

@@ -21,8 +21,6 @@ from benchmarks.growth.results import collected
 from benchmarks.growth.rows import HEADLINE, ROWS, shipped
 from esper.evaluation.training import Recipe
 
-pytestmark = pytest.mark.timeout(300)
-
 (DIGITS,) = (case for case in cases() if case.name == "digits")
 TINY = replace(DIGITS, pace=DIGITS.pace._replace(epochs=1), rates=(1e-3, 3e-3, 1e-2), tuning_seeds=(900, 901, 902))
 

@@ -10,8 +10,6 @@ from benchmarks.growth.computing import compute_cell
 from benchmarks.growth.rows import ROWS, compared_with, shipped
 from benchmarks.growth.tables import compare, details, markdown
 
-pytestmark = pytest.mark.timeout(300)
-
 EPOCHS, LR, SEED = 20, 1e-2, 0
 HERE = [row for row, kind in ROWS.items() if kind.obstacle(cases()[0]) is None]
 FOLLOWERS = [row for row in HERE if ROWS[row].follows is not None]

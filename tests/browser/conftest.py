@@ -19,8 +19,8 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--disable-quic"),
 ]
-PATIENCE_MS = 60_000
-"""How long to wait for what must happen: machines may be slow."""
+PATIENCE_MS = 600_000
+"""How long to wait for what must happen: a guard against hanging, as long as that of pytest."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ def browser() -> Iterator[Any]:
     if executable is None:
         missing(f"no browser found ({', '.join(NAMES)}): run scripts/browser to install one")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=PATIENCE_MS)
         yield chromium
         chromium.close()
 

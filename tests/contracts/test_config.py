@@ -61,14 +61,14 @@ WRONG = {
     "boundary_steps": [0, -5, 2.5, "10"],
     "seed": [0.5, "zero", None],
 }
-CASES = [(name, value) for name, values in WRONG.items() for value in values]
 
 
-@pytest.mark.parametrize(("name", "value"), CASES, ids=lambda part: str(part))
-def test_a_wrong_value_is_refused_by_name_and_value(name, value):
-    with pytest.raises(ConfigError, match=f"^{name} must be ") as refusal:
-        GrowthConfig(**{name: value})
-    assert repr(value) in str(refusal.value)
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_refused_by_name_and_value(name):
+    for value in WRONG[name]:
+        with pytest.raises(ConfigError, match=f"^{name} must be ") as refusal:
+            GrowthConfig(**{name: value})
+        assert repr(value) in str(refusal.value)
 
 
 def test_every_field_has_a_wrong_value_above():

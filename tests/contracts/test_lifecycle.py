@@ -37,7 +37,6 @@ LEAVES_TO = {
 }
 PAIRS = list(itertools.product(State, State))
 LISTED = [(source, target) for source, target in PAIRS if target in LEAVES_TO[source]]
-UNLISTED = [pair for pair in PAIRS if pair not in LISTED]
 
 
 def test_codes_never_change():
@@ -48,17 +47,19 @@ def test_the_table_is_the_specifications():
     assert {int(source): {int(target) for target in targets} for source, targets in TRANSITIONS.items()} == LEAVES_TO
 
 
-@pytest.mark.parametrize(("source", "target"), LISTED, ids=lambda state: state.name)
-def test_a_listed_transition_is_allowed(source, target):
-    check_transition("Seed 7 of 'fc'", source, target)
+@pytest.mark.parametrize("source", State, ids=lambda state: state.name)
+def test_the_listed_transitions_are_allowed(source):
+    for target in LEAVES_TO[source]:
+        check_transition("Seed 7 of 'fc'", source, State(target))
 
 
-@pytest.mark.parametrize(("source", "target"), UNLISTED, ids=lambda state: state.name)
-def test_any_other_transition_names_the_seed_and_what_is_allowed(source, target):
+@pytest.mark.parametrize("source", State, ids=lambda state: state.name)
+def test_any_other_transition_names_the_seed_and_what_is_allowed(source):
     allowed = ", ".join(sorted(State(code).name for code in LEAVES_TO[source]))
-    message = f"Seed 7 of 'fc' cannot go from {source.name} to {target.name}. Allowed from here: {allowed}."
-    with pytest.raises(TransitionError, match=f"^{re.escape(message)}$"):
-        check_transition("Seed 7 of 'fc'", source, target)
+    for target in set(State) - LEAVES_TO[source]:
+        message = f"Seed 7 of 'fc' cannot go from {source.name} to {target.name}. Allowed from here: {allowed}."
+        with pytest.raises(TransitionError, match=f"^{re.escape(message)}$"):
+            check_transition("Seed 7 of 'fc'", source, target)
 
 
 @pytest.mark.parametrize("state", State, ids=lambda state: state.name)

@@ -30,7 +30,7 @@ def test_the_batches_are_those_of_the_loader_in_its_order(batches):
 
 
 @pytest.mark.parametrize("batches", [1, 3, 4, 7])
-@pytest.mark.parametrize("stop", range(14))
+@pytest.mark.parametrize("stop", [0, 1, 3, 7, 8, 12, 13])  # of 5 batches an epoch of the loader: ends, and within
 def test_a_loader_goes_on_where_its_state_was_taken(batches, stop):
     expected = _plain(14 + 2 * batches)
     first = _epochs(batches)

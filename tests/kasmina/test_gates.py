@@ -46,16 +46,12 @@ def test_a_gate_opens_where_all_its_terms_hold(target):
 
 
 @pytest.mark.parametrize(("target", "name"), TERMS, ids=str)
-@pytest.mark.parametrize("how", ["absent", "none"])
-def test_what_was_not_measured_never_passes(target, name, how):
-    measured = dict(PASSING[target])
-    if how == "none":
-        measured[name] = None
-    else:
-        del measured[name]
-    result = gate(target, measured)
-    assert not result.passed
-    assert result.failures == (f"{name} is missing",)
+def test_what_was_not_measured_never_passes(target, name):
+    absent = {key: value for key, value in PASSING[target].items() if key != name}
+    for measured in (absent, absent | {name: None}):
+        result = gate(target, measured)
+        assert not result.passed
+        assert result.failures == (f"{name} is missing",)
 
 
 @pytest.mark.parametrize(("target", "name"), NUMBERS, ids=str)

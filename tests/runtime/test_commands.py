@@ -254,7 +254,7 @@ def test_commands_from_other_threads_get_one_answer_each_while_training_goes_on(
         thread.start()
     trial.train(4)
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join()
     assert errors == []
     assert [len(mine) for mine in answers] == [len(asked)] * 3
     trial.train()

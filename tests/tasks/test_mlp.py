@@ -20,7 +20,7 @@ def test_input_output_and_depth_stay():
     assert scaled((64, 8, 8, 10), 0.01) == [64, 1, 1, 10]
 
 
-@pytest.mark.parametrize("percent", range(175, 400, 5))
+@pytest.mark.parametrize("percent", [175, 190, 205, 250, 333, 395])
 def test_a_host_that_grew_by_three_quarters_or_more_is_matched_within_two_percent(percent):
     exact = num_parameters([64, 8 * percent / 100, 8 * percent / 100, 10])
     assert abs(num_parameters(scaled((64, 8, 8, 10), percent / 100)) / exact - 1) <= 0.02

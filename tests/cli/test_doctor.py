@@ -52,3 +52,27 @@ def test_a_torch_that_cannot_be_imported_is_told(tmp_path):
     told = subprocess.run(line, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, check=False)
     assert told.returncode == 1
     assert "torch cannot be imported: OSError: libtorch.so: cannot open" in told.stdout
+
+
+def test_another_package_of_the_same_import_name_is_told_with_the_remedy(tmp_path, monkeypatch, capsys):
+    """There is a game library of this name; where both are installed, whose files are found is chance."""
+    installed = tmp_path / "esper-3.3.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: esper\nVersion: 3.3\n")
+    (installed / "RECORD").write_text("esper/__init__.py,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "esper is also the import name of esper, whose files" in out
+    assert "pip uninstall esper; pip install --force-reinstall --no-deps esper-morphogenetic" in out
+    assert "All is well" not in out
+
+
+def test_a_package_of_another_import_name_is_none_of_our_business(tmp_path, monkeypatch, capsys):
+    """The control: also where it is called as ours is."""
+    installed = tmp_path / "esper-3.3.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: esper\nVersion: 3.3\n")
+    (installed / "RECORD").write_text("whisper/__init__.py,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["doctor"]) == 0

@@ -1,9 +1,9 @@
 """Options: command line over file over defaults, and one clear message for whatever is wrong with them."""
 
+import math
 import re
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from typing import get_args
 
@@ -129,21 +129,33 @@ def test_what_is_shown_belongs_to_one_call_and_is_not_stored():
     assert to_values(asked.options) == to_values(Options())
 
 
+def test_numbers_may_be_written_in_every_plain_way(write):
+    """With an exponent, which YAML takes for text; with a sign; infinite; what the command line takes, too."""
+    path = write("lr: 1e-3\nepochs: +7\ncontrols: no\ngrowth: {max_growth: .inf, gate_z: 2., drift_threshold: 1.0e-05}")
+    options = parse(["run", "--config", path, "--seed", "010"]).options
+    assert (options.lr, options.epochs, options.controls, options.seed) == (1e-3, 7, False, 10)
+    assert (options.growth.max_growth, options.growth.gate_z, options.growth.drift_threshold) == (math.inf, 2.0, 1e-5)
+
+
+def test_what_is_meant_twice_may_be_written_once(write):
+    """Anchors, aliases and merged mappings are no keys that stand twice."""
+    text = "growth: {layers: &which ['0'], exclude: *which, <<: {patience: 2, max_rounds: 1}, max_rounds: 3}"
+    growth = parse(["run", "--config", write(text)]).options.growth
+    assert (growth.layers, growth.exclude, growth.patience, growth.max_rounds) == (("0",), ("0",), 2, 3)
+
+
 def test_an_empty_file_changes_nothing(write):
     assert parse(["run", "--config", write("")]).options.growth == GrowthConfig()
 
 
 @pytest.mark.parametrize("command", [["--help"], *([name, "--help"] for name in COMMANDS)])
-def test_help_answers_in_under_half_a_second_without_torch(command):
+def test_help_loads_nothing_that_is_slow(command):
+    """How soon it answers is measured by ``benchmarks.seeing``."""
     code = (
-        "import sys; from esper.cli.main import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+        "import sys; from esper.cli.main import main; assert main(sys.argv[1:]) == 0; "
+        "assert sys.modules.keys().isdisjoint({'torch', 'numpy', 'yaml', 'rich', 'jinja2', 'structlog', 'sklearn'})"
     )
-    seconds = []
-    for _ in range(3):  # the fastest of three: other processes run beside the tests
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.5
+    subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True)
 
 
 def test_help_shows_every_option_with_its_default(capsys):
@@ -174,6 +186,8 @@ BAD_LINES = {
     "no value": (["run", "--epochs"], "--epochs: expected one argument"),
     "text for a number": (["run", "--epochs", "many"], "--epochs must be a whole number, not 'many'"),
     "a broken number": (["run", "--epochs", "1.5"], "--epochs must be a whole number, not '1.5'"),
+    "a number with underscores": (["run", "--epochs", "1_0"], "--epochs must be a whole number, not '1_0'"),
+    "digits of another script": (["run", "--lr", "٣"], "--lr must be a number, not '٣'"),
     "no rate": (["run", "--lr", "fast"], "--lr must be a number, not 'fast'"),
     "no epochs": (["run", "--epochs", "0"], "epochs must be at least 1, not 0"),
     "no batch": (["run", "--batch-size", "0"], "batch_size must be at least 1, not 0"),
@@ -264,6 +278,33 @@ BAD_FILES = {
     "a wrong choice": ("growth: {compare: time}", "growth.compare must be 'flops' or 'steps', not 'time'"),
     "one name for a list": ("growth: {blueprints: glu}", "growth.blueprints must be a list, each text, not 'glu'"),
     "a wrong list": ("growth: {keep_looks: [a]}", "growth.keep_looks must be a list, each a number"),
+    "a number in base 8": (
+        "seed: 1\nepochs: 010",
+        "run.yaml, line 2: epochs 010 is 8 to YAML. Write 8 if that is meant, '010' in quotes if it is text, or else "
+        "the number in plain decimal digits.",
+    ),
+    "a number in base 16": ("epochs: 0x1F", "epochs 0x1F is 31 to YAML"),
+    "a number in base 2": ("epochs: 0b11", "epochs 0b11 is 3 to YAML"),
+    "a number in base 60": ("epochs: 1:30", "epochs 1:30 is 90 to YAML"),
+    "a number in base 60 within": (
+        "growth:\n  keep_looks: [0.5, 0:0.9]",
+        "line 2: growth.keep_looks 0:0.9 is 0.9 to YAML",
+    ),
+    "underscores in a number": ("seed: 1_0", "seed 1_0 is 10 to YAML"),
+    "underscores in a broken number": ("lr: 0.0_1", "lr 0.0_1 is 0.01 to YAML"),
+    "underscores in a power": ("lr: 1_0e-3", "lr must be a number, not '1_0e-3'"),
+    "a power for a whole number": ("epochs: 1e3", "epochs must be a whole number, not '1e3'"),
+    "a number where text is wanted": (
+        "data: 012",
+        "data 012 is 10 to YAML. Write 10 if that is meant, '012' in quotes",
+    ),
+    "a date": ("data: 2020-01-01", "line 1: data 2020-01-01 is a timestamp to YAML, which no option takes"),
+    "a tag that does not fit": ("controls: !!bool maybe", "controls maybe is a bool to YAML, which no option takes"),
+    "no word for text": ("host: no", "host must be text, not False"),
+    "an option twice": ("epochs: 2\nseed: 1\nepochs: 3", "epochs stands twice, in lines 1 and 3. Delete one of them."),
+    "a setting twice": ("growth: {patience: 2, patience: 2}", "growth.patience stands twice, in lines 1 and 1"),
+    "a layer twice": ("growth:\n  layers:\n    '0': 1\n    \"0\": 2", "growth.layers.0 stands twice, in lines 3 and 4"),
+    "what holds itself": ("growth: {layers: &a [*a]}", "growth.layers must be a list, each text or"),
     "unknown blueprint": ("growth: {blueprints: [bottleneck]}", "no blueprint 'bottleneck'. Did you mean"),
     "a pattern without match": ("growth: {layers: ['enc*']}", "'enc*' matches no module"),
     "too many seeds": ("growth: {layers: {'0': 9}}", "8 output channels and cannot carry 9 seeds"),

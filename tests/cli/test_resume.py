@@ -66,7 +66,6 @@ def undisturbed(tmp_path_factory, grows):
     ("where", "code"),
     [
         ("first step", -signal.SIGKILL),
-        ("arm 0", -signal.SIGKILL),
         ("arm 1", -signal.SIGKILL),
         ("epoch", -signal.SIGKILL),
         ("interrupt", 130),

@@ -42,10 +42,7 @@ def layouts_of(name: str, turn: int) -> list[str]:
 CASES = [(name, layout) for turn, name in enumerate(ALL) for layout in layouts_of(name, turn)]
 STARTING_AT_ZERO = [case for case in CASES if KINDS[case[0]].starts_at_zero]
 OF_ANY_WIDTH = [
-    (name, layout, widths)
-    for name in ALL
-    for turn, widths in enumerate(WIDTHS)
-    for layout in layouts_of(name, turn)
+    (name, layout, widths) for name in ALL for turn, widths in enumerate(WIDTHS) for layout in layouts_of(name, turn)
 ]
 LINEAR = {"noop", "affine", "low_rank"}
 RELATIVE_ERROR = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float64: 1e-12}

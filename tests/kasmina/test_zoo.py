@@ -65,7 +65,7 @@ def history(host: Host, model: nn.Module, *, autocast: bool = False) -> list[Ten
 
 @cache
 def bare_history(host: Host, *, autocast: bool = False) -> list[Tensor]:
-    """That of the bare model. Where a machine cannot run even that with autocast, the test is skipped with its error."""
+    """The bare model's. Where a machine cannot run even that with autocast, the test is skipped with its error."""
     try:
         return history(host, build(host), autocast=autocast)
     except RuntimeError as error:  # torch's, for what a processor lacks: bfloat16 in an LSTM, for example
@@ -106,7 +106,8 @@ WAITING = [
     for name in ZOO
     for state in (State.DORMANT, State.GERMINATED, State.TRAINING)
     for autocast in (False, True)
-    if name in ("residual_cnn", "encoder", "lstm") or (state, autocast) in ((State.DORMANT, False), (State.TRAINING, True))
+    if name in ("residual_cnn", "encoder", "lstm")
+    or (state, autocast) in ((State.DORMANT, False), (State.TRAINING, True))
 ]
 
 

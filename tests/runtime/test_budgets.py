@@ -33,24 +33,21 @@ def free(host: str) -> Budgeted:
     return run(host)
 
 
-@every
-@pytest.mark.parametrize("bound", [0.2, 0.6])
+@pytest.mark.parametrize(("host", "bound"), [("mlp", 0.2), ("cnn", 0.6), ("gpt", 0.2)])
 def test_parameters(host, bound):
     grown, (parameters, *_) = run(host, max_growth=bound), bare(host)
     assert parameters < grown.parameters <= (1 + bound) * parameters
     assert free(host).parameters > (1 + bound) * parameters
 
 
-@every
-@pytest.mark.parametrize("bound", [0.2, 0.6])
+@pytest.mark.parametrize(("host", "bound"), [("mlp", 0.6), ("cnn", 0.2), ("gpt", 0.6)])
 def test_memory(host, bound):
     """Weights and moments: as many for each parameter of host and graft."""
     grown, (parameters, *_) = run(host, max_memory=bound), bare(host)
     assert parameters < grown.parameters <= (1 + bound) * parameters
 
 
-@every
-@pytest.mark.parametrize("bound", [0.2, 0.6])
+@pytest.mark.parametrize(("host", "bound"), [("mlp", 0.2), ("cnn", 0.6), ("gpt", 0.2)])
 def test_latency(host, bound):
     """In what torch counts of a forward pass of the exported network."""
     grown, (_, flops, _) = run(host, max_latency=bound), bare(host)
@@ -61,16 +58,17 @@ def test_latency(host, bound):
 class TestTrainFlops:
     """Of the whole run, with arms and judging, as the session books them."""
 
-    @every
-    @pytest.mark.parametrize("compare", ["flops", "steps"])
-    @pytest.mark.parametrize("bound", [1.5, 2.0])
+    @pytest.mark.parametrize(
+        ("host", "bound", "compare"),
+        [("mlp", 1.5, "flops"), ("mlp", 2.0, "steps"), ("cnn", 2.0, "flops"), ("gpt", 1.5, "steps")],
+    )
     def test_the_run_keeps_the_bound_and_grows_within_it(self, host, compare, bound):
         grown, (*_, flops) = run(host, max_train_flops=bound, compare=compare), bare(host)
         assert flops < grown.session.train_flops <= bound * flops
         assert "FOSSILIZED" in grown.told("field_report", "outcome")
         assert free(host).session.train_flops > bound * flops
 
-    @every
+    @pytest.mark.parametrize("host", ["mlp", "cnn"])
     def test_one_that_never_binds_changes_nothing(self, host):
         assert run(host, max_train_flops=1e3).session.train_flops == free(host).session.train_flops
 
@@ -91,8 +89,7 @@ class TestTrainFlops:
         ]
         assert not [text for text in free(host).told("note", "text") if "Nothing can grow" in text]
 
-    @pytest.mark.parametrize("judge", ["twin", "ablation"])
-    @pytest.mark.parametrize("bound", [2.2, 3.0])
+    @pytest.mark.parametrize(("judge", "bound"), [("twin", 3.0), ("ablation", 2.2)])
     def test_live_trials_keep_it_too(self, judge, bound):
         settings = {"trial": "live", "judge": judge, "ramp_fraction": 0.05}
         grown, (*_, flops) = run("mlp", max_train_flops=bound, **settings), bare("mlp")
@@ -119,7 +116,7 @@ class TestTrainFlops:
         answer = one.session.submit(Script({}).command(""))
         assert answer.reason.startswith("FLOPs: max_train_flops is set, but no training step")
 
-    @pytest.mark.parametrize("stop", [1, 3, 6])
+    @pytest.mark.parametrize("stop", [1, 6])
     def test_a_resumed_run_plans_as_before(self, tmp_path, stop):
         config = esper.GrowthConfig(max_train_flops=2.0, max_growth=20.0, compare="steps", capacity_per_round=3.0)
         whole = Budgeted("mlp", config).finish()

@@ -1,6 +1,7 @@
 """Growth with controls that must not be kept: a judge that keeps them cannot be trusted.
 
-On the digits, with the defaults but for the blueprint; twelve runs of each kind. ``make bench`` repeats it with more.
+On the digits, with the defaults but for the blueprint; a few runs of each kind, and twelve with ``make test-long``.
+``make bench`` repeats it with more.
 """
 
 from dataclasses import replace
@@ -32,7 +33,7 @@ from esper.tamiyo.timing import may_grow
 from esper.tasks.digits import digits
 from esper.tasks.mlp import MLPHost
 
-SEEDS = range(12)
+FEW, ALL = range(2), range(12)
 EPOCHS = 30
 
 
@@ -94,7 +95,9 @@ def kept(reports: list[FieldReport]) -> bool:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("blueprint", ["random_frozen", "placebo"])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "seed", [*FEW, *(pytest.param(seed, marks=pytest.mark.long) for seed in ALL if seed not in FEW)]
+)
 def test_no_control_is_kept(blueprint, seed):
     reports = grown(blueprint, seed)
     assert len(reports) >= 4
@@ -134,17 +137,19 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_what_is_trained_is_kept_now_and_then():
+@pytest.mark.parametrize(("seeds", "at_least"), [(FEW, 1), pytest.param(ALL, 3, marks=pytest.mark.long)])
+def test_what_is_trained_is_kept_now_and_then(seeds, at_least):
     """The tests above would be idle if nothing were ever kept."""
-    assert sum(kept(grown("bottleneck_mlp", seed)) for seed in SEEDS) >= 3
+    assert sum(kept(grown("bottleneck_mlp", seed)) for seed in seeds) >= at_least
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_plain_knock_out_keeps_what_is_random_and_frozen(monkeypatch):
+@pytest.mark.parametrize(("seeds", "at_least"), [(FEW, 1), pytest.param(ALL, 10, marks=pytest.mark.long)])
+def test_a_plain_knock_out_keeps_what_is_random_and_frozen(seeds, at_least, monkeypatch):
     """The control of the control: the test above can see a judge that is fooled."""
     judge_by_knock_out(monkeypatch)
-    fooled = sum(kept(grown("random_frozen", seed, choice="best")) for seed in SEEDS)
-    assert fooled >= 10
+    fooled = sum(kept(grown("random_frozen", seed, choice="best")) for seed in seeds)
+    assert fooled >= at_least
 
 
 def narrow_run(width: int, number: int, **settings: Any) -> Growing:
@@ -183,10 +188,11 @@ class TestAnOffset:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("compare", ["flops", "steps"])
-def test_only_the_flops_that_it_costs_refuse_what_is_random_and_frozen(compare):
+@pytest.mark.parametrize("numbers", [(30, 74), pytest.param((30, 74, 88), marks=pytest.mark.long)])
+def test_only_the_flops_that_it_costs_refuse_what_is_random_and_frozen(numbers, compare):
     """It is a few more features, and at equal steps a host of four units is better off with them."""
     is_kept = []
-    for number in (30, 74, 88):
+    for number in numbers:
         run = narrow_run(4, number, blueprints=("random_frozen",), compare=compare)
         run.finish()
         is_kept.append(kept(run.session.field_reports))

@@ -10,7 +10,17 @@ from torch import Tensor
 from esper.cli.console.presentation import Closing, Presentation
 from esper.cli.model_files import write_card, write_model
 from esper.cli.options import Options
-from esper.cli.run_directory import MODEL, PROGRESS, REPORT, RESULT, SAMPLES, note_progress, read_json, write_json
+from esper.cli.run_directory import (
+    MODEL,
+    PROGRESS,
+    REPORT,
+    RESULT,
+    SAMPLES,
+    note_progress,
+    read_json,
+    resume_command,
+    write_json,
+)
 from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import Setting, host_on, static
 from esper.evaluation.gains import fingerprint, gains
@@ -155,8 +165,6 @@ def show_closing(directory: Path, shown: Presentation) -> None:
     """
     result = read_result(directory)
     if result is None:
-        raise ConfigError(
-            f"{directory / RESULT} is damaged. Delete it, and go on with: esper run --resume last --output {directory}"
-        )
+        raise ConfigError(f"{directory / RESULT} is damaged. Delete it, and go on with: {resume_command(directory)}")
     words = f"{story.verdict(result)}\n\nLook at {directory / REPORT}"
     shown.closing(Closing(result, rows.text(result), words, directory))

@@ -13,14 +13,17 @@ def read_file(path: Path) -> dict[str, Any]:
     """The values of a configuration file, checked and typed.
 
     Raises:
-        ConfigError: if it cannot be read, is no mapping, or has an unknown key or a value of a wrong type.
+        ConfigError: if it cannot be read, is no mapping, has an unknown key, one that stands twice, or a value that is
+            of a wrong type or not what it looks like.
     """
     try:
         import yaml
+
+        from esper.cli.plain_yaml import load
     except ImportError as error:
         raise ConfigError("PyYAML is not installed: pip install 'esper-morphogenetic[run]'.") from error
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = load(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

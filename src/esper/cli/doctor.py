@@ -10,6 +10,7 @@ from importlib import metadata
 import esper
 from esper.contracts.errors import EsperError
 
+OURS = "esper-morphogenetic"
 CORE = ("torch", "numpy", "safetensors")
 BROKEN = (EsperError, ImportError, OSError, RuntimeError, TypeError, ValueError, AttributeError, LookupError)
 """What versions that do not fit together, or half an installation, may raise anywhere."""
@@ -19,10 +20,17 @@ EXTRAS = {"run": ("Jinja2", "PyYAML", "rich", "scikit-learn", "structlog"), "ben
 
 def doctor() -> bool:
     """Print versions, devices and extras, then test; gives whether all is well."""
-    print(f"esper        {esper.__version__}")
+    print(f"esper        {_version(OURS) or esper.__version__}")
     print(f"python       {platform.python_version()} on {platform.platform()}")
     for name in (*CORE, "triton"):
         print(f"{name:13}{_version(name) or 'not installed'}")
+    if others := shadowing():
+        print(
+            f"\nesper is also the import name of {', '.join(others)}, whose files lie where Esper's lie or are found "
+            f"before them. Remove it and install Esper anew: pip uninstall {' '.join(others)}; pip install "
+            f"--force-reinstall --no-deps {OURS}"
+        )
+        return False
     try:
         importlib.import_module("torch")
     except (ImportError, OSError, RuntimeError) as error:  # missing, or its libraries do not load
@@ -32,6 +40,11 @@ def doctor() -> bool:
         print(line)
     print("\nself-test")
     return _self_test()
+
+
+def shadowing() -> list[str]:
+    """Other packages that bring a module named ``esper`` along, by the names under which they are installed."""
+    return sorted(set(metadata.packages_distributions().get("esper", ())) - {OURS})
 
 
 def _version(name: str) -> str | None:

@@ -1,5 +1,6 @@
 """The ``esper`` command."""
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 2 the user's input is wrong, 130 interrupted with everything saved, 1 anything else.
     """
+    _print_anything()
     try:
         return DONE if parse(argv).do() else FAILED
     except SystemExit:  # help was printed
@@ -25,6 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error, WRONG_INPUT)
     except (EsperError, OSError) as error:
         return _say(error, FAILED)
+
+
+def _print_anything() -> None:
+    """Names of files may hold characters that the console's encoding lacks: those are printed as ``\\u6570``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(error: Exception, code: int) -> int:

@@ -108,6 +108,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("data", "output", "config", "host", "policy", "weights"):
             self._check(name, getattr(self, name) != "", "a name or path")
+            self._check(name, _is_text(getattr(self, name)), "a name or path of characters, in UTF-8")
         is_text = self.data.startswith(TEXT)
         host = self.host or ("gpt" if is_text else "mlp")
         pace = PACES.get(f"{host} on text", PACES["text"]) if is_text else PACES.get(host, PACES["mlp"])
@@ -176,6 +177,11 @@ def flag(name: str) -> str:
     """What an option is called on the command line."""
     given = next((one.metadata["flag"] for one in ON_COMMAND_LINE if one.name == name), None)
     return given or "--" + name.replace("_", "-")
+
+
+def _is_text(word: str | None) -> bool:
+    """Whether it can be written into files: names of files may hold bytes that are no characters."""
+    return word is None or not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def _located(data: str) -> str:

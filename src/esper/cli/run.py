@@ -61,7 +61,7 @@ def run(options: Options, directory: Path | None) -> None:
         except KeyboardInterrupt:
             interrupt.ignore()
             shown.stop()
-            again = f"esper run --resume last --output {directory}"
+            again = run_directory.resume_command(directory)
             shown.say("interrupted", f"go on from the last checkpoint with: {again}")
             raise
 

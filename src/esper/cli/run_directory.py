@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,19 @@ def check_free(output: str) -> None:
     held = [name for name in _OURS if (directory / name).exists()]
     if held:
         raise ConfigError(
-            f"--output {directory} already holds a run ({held[0]}). Go on with it: --resume last --output {directory}. "
-            "Or name another directory."
+            f"--output {directory} already holds a run ({held[0]}). Name another directory, or go on with it: "
+            f"{resume_command(directory)}"
         )
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(
             f"--output {directory} cannot be written: {existing} does not allow it. Name another directory."
         )
+
+
+def resume_command(directory: Path) -> str:
+    """The command that goes on with a run, to be pasted into a shell."""
+    return f"esper run --resume last --output {shlex.quote(str(directory))}"
 
 
 def create(options: Options, task_name: str) -> Path:

@@ -1,11 +1,14 @@
 """Values of a declared type, from a configuration file or the command line."""
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from esper.contracts.errors import ConfigError
 
+_DECIMAL = re.compile(r"[-+]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|inf|nan)", flags=re.IGNORECASE)
+"""Numbers as text: Python also takes underscores, spaces and the digits of other scripts."""
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -32,11 +35,8 @@ def _as(value: Any, hint: Any) -> Any:
     origin = get_origin(hint)
     if origin is Literal and value in get_args(hint):
         return value
-    if hint is float and type(value) in (int, float, str):
-        try:
-            return float(value)  # YAML reads 3e-3 as text
-        except ValueError:
-            raise TypeError from None
+    if hint is float and (type(value) in (int, float) or is_decimal(value)):
+        return float(value)  # YAML reads 3e-3 as text
     if hint in _NAMES and type(value) is hint:
         return value
     if origin is Sequence and isinstance(value, list | tuple):
@@ -46,6 +46,11 @@ def _as(value: Any, hint: Any) -> Any:
         key_hint, inner = get_args(hint)
         return {_as(key, key_hint): _as(item, inner) for key, item in value.items()}
     raise TypeError
+
+
+def is_decimal(value: Any) -> bool:
+    """Whether it is a number written as text, in plain decimal digits."""
+    return isinstance(value, str) and _DECIMAL.fullmatch(value) is not None
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,9 +137,8 @@ def read(directory: Path) -> Record:
 
 def _names_in(directory: Path) -> set[str]:
     if os.path.isfile(directory):
-        raise ConfigError(
-            f"{directory} is a file. Name the directory of a run instead, for example {directory.parent}."
-        )
+        quoted = shlex.quote(str(directory.parent))
+        raise ConfigError(f"{directory} is a file. Name the directory of a run instead, for example {quoted}.")
     if not os.path.isdir(directory):  # no name is too long for it
         raise ConfigError(f"There is no directory {directory}. Name the directory of a run, for example runs/digits-0.")
     try:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -47,7 +48,8 @@ def write_page(path: Path, page: str) -> Path:
         ConfigError: if it cannot be written.
     """
     if os.path.isdir(path):
-        raise ConfigError(f"{path} cannot be written: it is a directory. Name a file, for example {path / REPORT}.")
+        quoted = shlex.quote(str(path / REPORT))
+        raise ConfigError(f"{path} cannot be written: it is a directory. Name a file, for example {quoted}.")
     if not os.path.isdir(path.parent):
         what = "is a file" if os.path.isfile(path.parent) else "is not there"
         raise ConfigError(

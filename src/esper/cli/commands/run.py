@@ -11,7 +11,7 @@ from esper.cli.commands.subcommand import Subcommand
 from esper.cli.configuration_file import read_file
 from esper.cli.options import GROWTH_HINTS, HINTS, ON_COMMAND_LINE, PRESENTATION, Options, Request, flag, request
 from esper.cli.run_directory import locate
-from esper.cli.values import alternatives, fit
+from esper.cli.values import alternatives, fit, is_decimal
 from esper.contracts.config import GrowthConfig
 
 GROWTH_OPTIONS = {
@@ -113,9 +113,6 @@ def _shown(default: Any, shown: str | None) -> str:
 def _from_line(name: str, value: Any, hints: dict[str, Any]) -> Any:
     """A value as its first plain type wants it; lists have commas."""
     hint = next(one for one in alternatives(hints[name]) if one is not type(None))
-    if hint is int:
-        try:
-            return int(value)
-        except ValueError:
-            pass  # fit says what is wrong with it
+    if hint is int and is_decimal(value) and value.lstrip("+-").isdecimal():
+        return int(value)
     return fit(flag(name), value.split(",") if get_origin(hint) is Sequence else value, hint)

@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.catalogue import make_blueprint
-from esper.contracts.settings.controller import ControllerSettings
 from esper.contracts.errors import ConfigError
+from esper.contracts.settings.controller import ControllerSettings
 from esper.tamiyo.selection import SELECTIONS, register_selection, selection_named, wilson_lower_bound
 from esper.tamiyo.sizing import Option
 from tests.tamiyo.seen import Pooled, report

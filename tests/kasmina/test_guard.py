@@ -283,7 +283,10 @@ class _Through:
 
     @staticmethod
     def apply(*values):
-        return values[0] if len(values) == 2 else values[:2]
+        if len(values) == 2:
+            return values[0]
+        x, params_GN, _, is_shared = values
+        return x.expand(len(params_GN), *x.shape) if is_shared else x, params_GN
 
 
 @pytest.mark.parametrize("fault", ["nan weight", "nan gradient"])

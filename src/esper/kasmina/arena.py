@@ -63,11 +63,13 @@ class Group(nn.Module):
         """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is what a geometry reads."""
         alpha_G = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
         y_GK = y.unsqueeze(0) if self.covers_all else y[..., self.channels].movedim(-2, 0)
-        x_G = y_GK if self.blueprint.reads == "chunk" else x.expand(len(self.grafts), *x.shape)
-        may_blame_G = finite_G(x_G) & finite_G(y_GK) if raises_faults else None
+        is_shared = self.blueprint.reads == "input"
+        may_blame_G = finite_G(y_GK) if raises_faults else None
+        if may_blame_G is not None and is_shared:
+            may_blame_G = may_blame_G & finite_G(x.unsqueeze(0))
         watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame_G)
 
-        x_in_G, params_in_GN = Entry.apply(x_G, params_GN, watch)
+        x_in_G, params_in_GN = Entry.apply(x if is_shared else y_GK, params_GN, watch, is_shared)
         delta_G = self._deltas(x_in_G, params_in_GN)
         if self.blueprint.reads == "input" and geometry.adapter == "pool":
             settled = geometry.settle(delta_G.flatten(0, 1), y.expand(len(self.grafts), *y.shape).flatten(0, 1))

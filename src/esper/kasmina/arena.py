@@ -1,6 +1,7 @@
 """Where grafts live: equal slots for live ones in one parameter, buffers for fossils.
 
-Legend: G grafts of a group, N parameters of one graft, K channels a graft writes, B... leading axes of activations.
+Legend: G grafts of a group, N parameters of one graft, K channels a graft writes, B... leading axes of activations,
+S slots.
 
 The parameter exists from wrap time on, with zero elements until the first graft, so that optimizers, clipping and
 schedulers know it from the start; it is enlarged through ``.data``. Its gradient never reaches the user's optimizer:
@@ -8,9 +9,9 @@ schedulers know it from the start; it is enlarged through ``.data``. Its gradien
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from esper.kasmina.geometry import Geometry
 from esper.kasmina.graft import Graft
 from esper.kasmina.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
 from esper.kasmina.seed_state import KeepsDtype, SeedState
-from esper.kasmina.strategies import FixedRamp
+from esper.kasmina.strategies import FixedRamp, GraftStrategy
 
 
 class Group(nn.Module):
@@ -58,15 +59,18 @@ class Group(nn.Module):
         self.register_forward_pre_hook(_refuse_call)
 
     def add_to(
-        self, y: Tensor, x: Tensor, params_GN: Tensor, state: SeedState, geometry: Geometry, *, raises_faults: bool
+        self, y: Tensor, x: Tensor, params_GN: Tensor, state: SeedState, geometry: Geometry, x_is_finite: Tensor | None
     ) -> Tensor:
-        """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is what a geometry reads."""
+        """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is what a geometry reads.
+
+        ``x_is_finite`` is bool ``[1]``; without it no fault is raised.
+        """
         alpha_G = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
         y_GK = y.unsqueeze(0) if self.covers_all else y[..., self.channels].movedim(-2, 0)
         is_shared = self.blueprint.reads == "input"
-        may_blame_G = finite_G(y_GK) if raises_faults else None
-        if may_blame_G is not None and is_shared:
-            may_blame_G = may_blame_G & finite_G(x.unsqueeze(0))
+        may_blame_G = None
+        if x_is_finite is not None:
+            may_blame_G = finite_G(y_GK) & x_is_finite if is_shared else finite_G(y_GK)
         watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame_G)
 
         x_in_G, params_in_GN = Entry.apply(x if is_shared else y_GK, params_GN, watch, is_shared)
@@ -94,6 +98,22 @@ class Group(nn.Module):
         return torch.vmap(self.blueprint.delta)(named_G, x_G)
 
 
+class Ramp(NamedTuple):
+    """The grafts that one strategy blends in and that need its look at signals.
+
+    Args:
+        strategy: how.
+        slots: int64 ``[G]``, slot of each graft.
+        seeds: int64, all seeds of all of them, one after the other.
+        owners: int64, index of the graft of each of ``seeds``.
+    """
+
+    strategy: GraftStrategy
+    slots: Tensor
+    seeds: Tensor
+    owners: Tensor
+
+
 class Activity:
     """How many places that a host module's forward must serve have grafts.
 
@@ -111,12 +131,22 @@ class Arena(KeepsDtype):
         num_channels: channels of the host's output.
         dtype: of the grafts' parameters.
         device: where they live.
+
+    Attributes:
+        ramps: the grafts that strategies blend in by signals.
+        slot_seeds: int64 ``[S]``, first seed of the graft in each slot; 0 where there is none.
+        slot_trains: bool ``[S]``, whether there is a graft whose parameters ever move.
+        slot_rates: float32 ``[S, 1]``, the learning rate of its family, relative to that of others.
     """
 
     exp_avg: Tensor
     exp_avg_sq: Tensor
     updates: Tensor
     memory: Tensor
+    ramps: list[Ramp]
+    slot_seeds: Tensor
+    slot_trains: Tensor
+    slot_rates: Tensor
 
     def __init__(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
@@ -126,15 +156,17 @@ class Arena(KeepsDtype):
         self.num_slots, self.slot_size = 0, 0
         self.slots = nn.Parameter(torch.zeros(0, dtype=dtype, device=device))
         for name in ("exp_avg", "exp_avg_sq", "memory"):  # Adam's moments and the strategy's memory of every slot
-            self.register_buffer(name, torch.zeros(0, 0, device=device))
-        self.register_buffer("updates", torch.zeros(0, device=device))
+            self.register_buffer(name, torch.zeros(0, 0, dtype=torch.float32, device=device))
+        self.register_buffer("updates", torch.zeros(0, dtype=torch.float32, device=device))
         self.groups = nn.ModuleList()
         self.activities: list[Activity] = []
+        self._index()
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
         for index in range(len(self.fossils)):  # fossils are weights: unlike statistics they follow the host's dtype
             self._buffers[f"fossils_{index}"] = self.fossil_bytes(index).to(self.slots.dtype)
+        self._index()
         return self
 
     @property
@@ -144,9 +176,7 @@ class Arena(KeepsDtype):
 
     def live_group(self, lifecycle: int) -> tuple[Group, int]:
         """The group in which a live graft is computed, and its index there."""
-        groups = [group for group in self.groups if isinstance(group, Group) and group.is_live]
-        numbered = ((group, index, graft) for group in groups for index, graft in enumerate(group.grafts))
-        return next((group, index) for group, index, graft in numbered if graft.lifecycle == lifecycle)
+        return self._seats[lifecycle]
 
     @property
     def num_parameters(self) -> int:
@@ -170,6 +200,7 @@ class Arena(KeepsDtype):
     def add_to(self, y: Tensor, x: Tensor, state: SeedState, geometry: Geometry, *, raises_faults: bool) -> Tensor:
         """Host output ``y`` with all fossils and live grafts; ``x`` is what ``geometry`` reads."""
         slots_SN = self.slots_SN() if self.num_slots else self.slots
+        x_is_finite = finite_G(x.unsqueeze(0)) if raises_faults else None  # once, whoever reads it
         for index, group in enumerate(self.groups):
             assert isinstance(group, Group)
             if not group.is_live:
@@ -179,7 +210,7 @@ class Arena(KeepsDtype):
                 params_GN = select_G(self.trainable(state)[group.seeds], params_GN, params_GN.detach())
                 if not group.blueprint.is_trainable:
                     params_GN = params_GN.detach()
-            y = group.add_to(y, x, params_GN, state, geometry, raises_faults=raises_faults)
+            y = group.add_to(y, x, params_GN, state, geometry, x_is_finite)
         return y
 
     @staticmethod
@@ -189,62 +220,79 @@ class Arena(KeepsDtype):
         return (state.lifecycle == first) | (state.lifecycle == second)
 
     @torch.no_grad()
-    def plant(self, graft: Graft, params: Tensor) -> Graft:
-        """Put a graft into a free slot, with fresh optimizer state, to rise; the arena grows if none is free."""
-        used = {other.slot for other in self.live}
-        slot = next((index for index in range(self.num_slots) if index not in used), self.num_slots)
-        self._resize(
-            max(self.num_slots, slot + 1),
-            max(self.slot_size, graft.num_parameters),
-            max(self.memory.shape[1], graft.strategy.memory),
-        )
-        graft = replace(graft, slot=slot, is_rising=True)
-        for columns in (self.slots_SN(), self.exp_avg, self.exp_avg_sq, self.updates, self.memory):
-            columns[slot].zero_()
-        self.params_of(graft).copy_(params)
-        self.grafts[graft.lifecycle] = graft
-        self.regroup()
-        return graft
+    def plant(self, grafts: Sequence[Graft], params: Sequence[Tensor]) -> None:
+        """Put grafts into free slots, with fresh optimizer state, to rise; the arena grows if too few are free.
 
-    def settle(self, lifecycle: int) -> None:
-        """Note that a graft is not being blended in any more; it may have left already."""
-        if lifecycle in self.grafts:
-            self.grafts[lifecycle] = replace(self.grafts[lifecycle], is_rising=False)
+        Args:
+            grafts: not live yet.
+            params: parameters ``[N]`` of each.
+        """
+        used = {graft.slot for graft in self.live}
+        free = [slot for slot in range(self.num_slots + len(grafts)) if slot not in used][: len(grafts)]
+        self._resize(
+            max(self.num_slots, free[-1] + 1),
+            max(self.slot_size, *(graft.num_parameters for graft in grafts)),
+            max(self.memory.shape[1], *(graft.strategy.memory for graft in grafts)),
+        )
+        slots = torch.tensor(free, device=self.slots.device)
+        for columns in (self.slots_SN(), self.exp_avg, self.exp_avg_sq, self.updates, self.memory):
+            columns.index_fill_(0, slots, 0)
+        for size in {len(one) for one in params}:
+            rows = [row for row, one in enumerate(params) if len(one) == size]
+            bytes_GN = torch.stack([params[row] for row in rows]).to(self.slots)
+            self.slots_SN()[:, :size].index_copy_(0, slots[torch.tensor(rows, device=slots.device)], bytes_GN)
+        for graft, slot in zip(grafts, free, strict=True):
+            self.grafts[graft.lifecycle] = replace(graft, slot=slot, is_rising=True)
+        self.regroup()
+
+    def settle(self, *lifecycles: int) -> None:
+        """Note that grafts are not being blended in any more; they may have left already."""
+        rising = [self.grafts[one] for one in lifecycles if one in self.grafts and self.grafts[one].is_rising]
+        for graft in rising:
+            self.grafts[graft.lifecycle] = replace(graft, is_rising=False)
+        if rising:
+            self._index()
 
     @torch.no_grad()
-    def remove(self, lifecycle: int) -> None:
-        """Take a graft out, leaving no trace. The last one's leaving returns the memory."""
-        self.grafts.pop(lifecycle)
+    def remove(self, *lifecycles: int) -> None:
+        """Take grafts out, leaving no trace. The last one's leaving returns the memory."""
+        for lifecycle in lifecycles:
+            self.grafts.pop(lifecycle)
         if not self.live:
             self._resize(0, 0, 0)
         self.regroup()
 
     @torch.no_grad()
-    def fossilize(self, lifecycle: int) -> None:
-        """Move a live graft's bytes out of its slot into a buffer, for good."""
-        graft = self.grafts[lifecycle]
-        params = self.params_of(graft).detach().clone()
-        fossil = replace(graft, slot=None, strategy=FixedRamp(), is_rising=False)  # it rises no more
-        index = self._group_of(fossil)
-        if index < len(self.fossils):
-            self._buffers[f"fossils_{index}"] = torch.cat([self.fossil_bytes(index), params.unsqueeze(0)])
-            self.fossils[index].append(fossil)
-        else:
-            self.register_buffer(f"fossils_{index}", params.unsqueeze(0))
-            self.fossils.append([fossil])
-        self.remove(lifecycle)
+    def fossilize(self, *lifecycles: int) -> None:
+        """Move live grafts' bytes out of their slots into buffers, for good.
 
-    def _group_of(self, fossil: Graft) -> int:
-        """The group a new fossil joins; a group of its own if it would run before one that writes its channels.
-
-        It ran after all of them while it was live, and both sums and ``reads="chunk"`` depend on the order.
+        A fossil joins the last group that it may run with, or founds one: it must not run before a fossil that writes
+        its channels. It ran after all of them while it was live, and both sums and ``reads="chunk"`` depend on the
+        order.
         """
-        for index in reversed(range(len(self.fossils))):
-            if _can_join(fossil, self.fossils[index]):
-                return index
-            if any(_overlap(fossil, other) for other in self.fossils[index]):
-                break
-        return len(self.fossils)
+        batches = [_Batch(self.num_channels, group) for group in self.fossils]
+        joined: dict[int, list[Tensor]] = {}
+        for lifecycle in lifecycles:
+            graft = self.grafts[lifecycle]
+            fossil = replace(graft, slot=None, strategy=FixedRamp(), is_rising=False)  # it rises no more
+            index = len(batches)
+            for earlier in reversed(range(len(batches))):
+                if batches[earlier].fits(fossil):
+                    index = earlier
+                if index == earlier or batches[earlier].overlaps(fossil):
+                    break
+            if index == len(batches):
+                batches.append(_Batch(self.num_channels, []))
+            batches[index].add(fossil)
+            joined.setdefault(index, []).append(self.params_of(graft).detach())
+        for index, params in joined.items():
+            bytes_GN = torch.stack(params)
+            if index < len(self.fossils):
+                self._buffers[f"fossils_{index}"] = torch.cat([self.fossil_bytes(index), bytes_GN])
+            else:
+                self.register_buffer(f"fossils_{index}", bytes_GN)
+        self.fossils = [batch.grafts for batch in batches]
+        self.remove(*lifecycles)
 
     def topology(self) -> dict[str, object]:
         """Which grafts there are, as plain values: what must be rebuilt before bytes can be loaded."""
@@ -288,17 +336,42 @@ class Arena(KeepsDtype):
 
     def regroup(self) -> None:
         """Recompute which grafts run as one batch: fossils first, in the order of their buffers, then live ones."""
-        live: list[list[Graft]] = []
+        batches: list[_Batch] = []
         for graft in self.live:
-            group = next((group for group in live if _can_join(graft, group)), None)
-            if group is None:
-                live.append([graft])
-            else:
-                group.append(graft)
+            batch = next((one for one in batches if one.fits(graft)), None)
+            if batch is None:
+                batch = _Batch(self.num_channels, [])
+                batches.append(batch)
+            batch.add(graft)
+        members = [*self.fossils, *(batch.grafts for batch in batches)]
         device, was_active = self.slots.device, len(self.groups) > 0
-        self.groups = nn.ModuleList(Group(group, self.num_channels, device) for group in [*self.fossils, *live])
+        self.groups = nn.ModuleList(Group(grafts, self.num_channels, device) for grafts in members)
+        self._index()
         for activity in self.activities:
             activity.places += (len(self.groups) > 0) - was_active
+
+    def _index(self) -> None:
+        """Recompute what is looked up by slot or lifecycle; plain tensors, as they follow from the topology."""
+        device, live = self.slots.device, self.live
+        self._seats = {
+            graft.lifecycle: (group, index)
+            for group in self.groups
+            if isinstance(group, Group) and group.is_live
+            for index, graft in enumerate(group.grafts)
+        }
+        in_slot = {graft.slot: graft for graft in live}
+        slots = [in_slot.get(slot) for slot in range(self.num_slots)]
+        self.slot_seeds = torch.tensor([0 if one is None else one.seeds[0] for one in slots], device=device).long()
+        self.slot_trains = torch.tensor(
+            [one is not None and one.blueprint.is_trainable for one in slots], dtype=torch.bool, device=device
+        )
+        rates = [1.0 if one is None else one.blueprint.rate for one in slots]
+        self.slot_rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(1)
+        rising: dict[GraftStrategy, list[Graft]] = {}
+        for graft in live:
+            if graft.is_rising and graft.strategy.needs_signals:
+                rising.setdefault(graft.strategy, []).append(graft)
+        self.ramps = [_ramp(strategy, grafts, device) for strategy, grafts in rising.items()]
 
     def _resize(self, num_slots: int, slot_size: int, memory_size: int) -> None:
         def resized(before_SN: Tensor, width: int) -> Tensor:
@@ -325,15 +398,36 @@ def _refuse_call(group: nn.Module, args: Any) -> None:
     raise RuntimeError("A group of grafts is computed by add_to; it is not called.")
 
 
-def _can_join(graft: Graft, group: list[Graft]) -> bool:
-    """Whether a graft may run in one batch with a group: same recipe and shape, no channel written twice."""
-    like = group[0]
-    if (graft.blueprint, graft.ports) != (like.blueprint, like.ports):
-        return False
-    if graft.channels[1] - graft.channels[0] != like.channels[1] - like.channels[0]:
-        return False
-    return not any(_overlap(graft, other) for other in group)
+class _Batch:
+    """Grafts that may run as one batch: same recipe and shape, no channel written twice."""
+
+    def __init__(self, num_channels: int, grafts: Iterable[Graft]) -> None:
+        self.grafts: list[Graft] = []
+        self._is_written = bytearray(num_channels)
+        for graft in grafts:
+            self.add(graft)
+
+    def add(self, graft: Graft) -> None:
+        first, end = graft.channels
+        self.grafts.append(graft)
+        self._is_written[first:end] = bytes([1]) * (end - first)
+
+    def overlaps(self, graft: Graft) -> bool:
+        """Whether a graft writes a channel that one of the batch writes."""
+        return any(self._is_written[slice(*graft.channels)])
+
+    def fits(self, graft: Graft) -> bool:
+        """Whether a graft may join."""
+        return _shape(graft) == _shape(self.grafts[0]) and not self.overlaps(graft)
 
 
-def _overlap(one: Graft, other: Graft) -> bool:
-    return one.channels[0] < other.channels[1] and other.channels[0] < one.channels[1]
+def _shape(graft: Graft) -> tuple[object, ...]:
+    """What grafts of one batch have in common."""
+    return graft.blueprint, graft.ports, graft.channels[1] - graft.channels[0]
+
+
+def _ramp(strategy: GraftStrategy, grafts: list[Graft], device: torch.device) -> Ramp:
+    owned = [(seed, owner) for owner, graft in enumerate(grafts) for seed in range(*graft.seeds)]
+    slots = [graft.slot for graft in grafts]
+    seeds, owners = torch.tensor(owned, device=device).unbind(1)
+    return Ramp(strategy, torch.tensor(slots, device=device), seeds, owners)

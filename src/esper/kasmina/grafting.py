@@ -6,14 +6,13 @@ Legend: S seeds of the place, G grafts that one strategy blends in, M what it re
 import torch
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.graft import Graft
 from esper.kasmina.place import Place
-from esper.kasmina.strategies import MAX_SPEED, GraftSignals, GraftStrategy
+from esper.kasmina.strategies import MAX_SPEED, GraftSignals
 
 
 def needs_signals(place: Place) -> bool:
     """Whether a graft is being blended in at the place by a strategy that looks at signals."""
-    return any(graft.is_rising and graft.strategy.needs_signals for graft in place.arena.live)
+    return bool(place.arena.ramps)
 
 
 @torch.no_grad()
@@ -29,15 +28,13 @@ def advance(place: Place, signals: GraftSignals | None = None) -> None:
     """
     state, memory = place.state, place.arena.memory
     speed_S = torch.ones_like(state.progress)
-    for strategy, grafts in _listeners(place).items():
+    for strategy, slots, seeds, owners in place.arena.ramps:  # one for each strategy
         assert signals is not None, f"{strategy.id} looks at signals, and advance was given none"
-        memory_GM = torch.stack([memory[graft.slot, : strategy.memory] for graft in grafts])
+        memory_GM = memory[slots, : strategy.memory]
         speed_G, new_GM = strategy.speed(memory_GM, signals)
         speed_G = torch.nan_to_num(speed_G, nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, MAX_SPEED)
-        new_GM = torch.where(torch.isfinite(new_GM), new_GM, memory_GM)
-        for index, graft in enumerate(grafts):
-            speed_S[slice(*graft.seeds)] = speed_G[index]
-            memory[graft.slot, : strategy.memory] = new_GM[index]
+        speed_S[seeds] = speed_G[owners]
+        memory[slots, : strategy.memory] = torch.where(torch.isfinite(new_GM), new_GM, memory_GM)
 
     state.steps_in_state += 1
     rising = state.lifecycle == State.GRAFTING
@@ -47,12 +44,3 @@ def advance(place: Place, signals: GraftSignals | None = None) -> None:
     rise = (state.progress / ramp_steps).clamp(max=1.0)
     fall = 1 - (state.steps_in_state / ramp_steps).clamp(max=1.0)
     state.alpha.copy_(torch.where(rising, rise, torch.where(falling, torch.minimum(state.alpha, fall), state.alpha)))
-
-
-def _listeners(place: Place) -> dict[GraftStrategy, list[Graft]]:
-    """Grafts that are blended in by strategies that look at signals, by strategy."""
-    found: dict[GraftStrategy, list[Graft]] = {}
-    for graft in place.arena.live:
-        if graft.is_rising and graft.strategy.needs_signals:
-            found.setdefault(graft.strategy, []).append(graft)
-    return found

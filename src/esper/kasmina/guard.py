@@ -160,8 +160,6 @@ class SumOfKept(Function):
         return select_G(keep_G, grads[0].expand(len(keep_G), *grads[0].shape)), None
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], values: Tensor, keep_G: Tensor
-    ) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], values: Tensor, keep_G: Tensor) -> tuple[Tensor, int]:
         """Sums of bags have no rule of their own in torch 2.13, so this selects."""
         return torch.vmap(lambda values, keep: select_G(keep, values).sum(0), in_dims)(values, keep_G), 0

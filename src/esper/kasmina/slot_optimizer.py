@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
 from esper.kasmina.adamw import step_adamw
-from esper.kasmina.arena import Group
+from esper.kasmina.guard import finite_G
 from esper.kasmina.hosts import places
 from esper.kasmina.place import Place
 
@@ -109,15 +109,8 @@ def step_slots(
     """
     arena = place.arena
     grad_SN = grad.view(arena.num_slots, arena.slot_size).float()
-    moves = torch.zeros(arena.num_slots, dtype=torch.bool, device=grad.device)
-    trainable, rates = arena.trainable(place.state), torch.full((arena.num_slots, 1), lr, device=grad.device)
-    for group in arena.groups:
-        assert isinstance(group, Group)
-        if group.is_live and group.blueprint.is_trainable:
-            moves[group.slots] = trainable[group.seeds]
-            if by_family:
-                rates[group.slots] = lr * group.blueprint.rate
-    moves &= torch.isfinite(grad_SN).all(dim=1)
+    moves = arena.trainable(place.state)[arena.slot_seeds] & arena.slot_trains & finite_G(grad_SN)
     if skip is not None:
         moves &= ~skip
+    rates = arena.slot_rates * lr if by_family else torch.full_like(arena.slot_rates, lr)
     step_adamw(arena.slots_SN(), grad_SN, arena.exp_avg, arena.exp_avg_sq, arena.updates, moves, rates, weight_decay)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from esper.contracts.commands import Command, SeedId
+from esper.contracts.commands import Command, SeedIds
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.gates import gate
 from esper.kasmina.guard import LIVE_FAULT
@@ -41,8 +41,7 @@ class Keeping:
         """Act on the guard's flags of the step before, and take out what has been blended out."""
         run = self._run
         self._act_on(self._pending)
-        for one in list(run.blend_outs()):
-            self.take_out(one)
+        self.take_out(*run.blend_outs())
         self._pending = run.faults() if run.structure else {}
 
     def at_boundary(self, now: Measurement) -> None:
@@ -64,17 +63,15 @@ class Keeping:
         """Timeouts of seeds that wait, and the end of embargoes."""
         run = self._run
         limit = run.config.timeout * run.planned_steps
-        for one in run.in_state(State.GERMINATED):
-            if run.step - one.since_step > limit:
-                run.seeds.move(one, State.CULLED, "timed_out")
+        late = [one for one in run.in_state(State.GERMINATED) if run.step - one.since_step > limit]
+        run.seeds.move_all(late, State.CULLED, "timed_out")
         self._release()
 
     def finish(self) -> None:
         """Decide every lifecycle that is still open."""
         run = self._run
         self._act_on(self._pending)
-        for one in run.in_state(State.GERMINATED):
-            run.seeds.move(one, State.CANCELLED, "the run was finished")
+        run.seeds.move_all(run.in_state(State.GERMINATED), State.CANCELLED, "the run was finished")
         undecided = [one for one in run.in_state(State.FINE_TUNING) if not one.is_kept]
         if undecided:
             now = run.measure()
@@ -146,9 +143,12 @@ class Keeping:
         run, tuning = self._run, self._run.in_state(State.FINE_TUNING)
         if self.is_removing or not all(one.is_kept for one in tuning):
             return
-        for one in tuning:
-            measured = {name: value for name, value in one.gates["keep"].items() if name != "is_finite"}
-            answer = run.seeds.promote(one, State.FOSSILIZED, **measured)
+        measured = {
+            one.number: {name: value for name, value in one.gates["keep"].items() if name != "is_finite"}
+            for one in tuning
+        }
+        answers = run.seeds.promote_all(tuning, State.FOSSILIZED, measured)
+        for one, answer in zip(tuning, answers, strict=True):
             if answer.accepted:
                 self._recovery.forget()
             else:
@@ -169,16 +169,15 @@ class Keeping:
                 run.journal.write("fault", step=run.step, layer_id=layer_id, lifecycles=numbers)
             if not numbers:
                 self._faulty_fossils.add(layer_id)
-            for one in run.in_state(*LIVE, *FALLING):
-                if one.number not in numbers:
-                    continue
-                if one.state in LIVE:
-                    run.seeds.move(one, State.CULLED, "non-finite values")
-                self.take_out(one)  # it is the identity already: there is nothing to blend out
+            meant = [one for one in run.in_state(*LIVE, *FALLING) if one.number in numbers]
+            run.seeds.move_all([one for one in meant if one.state in LIVE], State.CULLED, "non-finite values")
+            self.take_out(*meant)  # they are the identity already: there is nothing to blend out
 
-    def take_out(self, one: Lifecycle) -> None:
-        """Remove a graft that is blended out, or must not stay any longer; the run then has to recover."""
-        self._run.seeds.discard(one)
+    def take_out(self, *lifecycles: Lifecycle) -> None:
+        """Remove grafts that are blended out, or must not stay any longer; the run then has to recover."""
+        if not lifecycles:
+            return
+        self._run.seeds.discard(*lifecycles)
         self._deadline = len(self._run.books.select_losses) + self._run.config.patience_after_cull
 
     def _finish_blend_outs(self) -> None:
@@ -191,10 +190,8 @@ class Keeping:
             loss = run.trainer.train(batch, replayed=(None,))
             run.trainer.step += 1
             run.advance(loss)
-            for one in list(run.blend_outs()):
-                self.take_out(one)
-        for one in run.in_state(*FALLING):
-            self.take_out(one)
+            self.take_out(*run.blend_outs())
+        self.take_out(*run.in_state(*FALLING))
 
     def _check_recovery(self, now: Measurement) -> None:
         """A run that removed a graft must come back to the held-out loss it had before it, or goes back there.
@@ -260,7 +257,7 @@ class Keeping:
                 is_over = torch.isin(state.lifecycle, torch.tensor([int(s) for s in OUTCOMES], device=is_over.device))
             busy = torch.tensor([*run.books.alive, -1], device=is_over.device)
             is_over &= ~torch.isin(state.lifecycle_id, busy)
-            for number in state.lifecycle_id[is_over].unique().tolist():
-                seeds = torch.nonzero(state.lifecycle_id == number).flatten().tolist()
-                seed_id: SeedId = "all" if len(seeds) == state.num_seeds else seeds[0]
-                run.seeds.carry_out(Command(place.layer_id, seed_id, State.DORMANT, "outcome is over", who="session"))
+            if seeds := torch.nonzero(is_over).flatten().tolist():
+                is_one = len(state.lifecycle_id.unique()) == 1
+                seed_ids: SeedIds = "all" if is_one else tuple(seeds)
+                run.seeds.carry_out(Command(place.layer_id, seed_ids, State.DORMANT, "outcome is over", who="session"))

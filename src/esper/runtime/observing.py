@@ -47,7 +47,7 @@ class Observer:
         return seen
 
     def observe_for(self, command: Command) -> Observation:
-        """What the shield needs to see for a command: its place, and what would be grown if all that waits succeeds.
+        """What the shield needs to see for a command: its places, and what would be grown if all that waits succeeds.
 
         Grafts that wait for live trials add up; of those that wait for a round one can be adopted, the largest counts.
         """
@@ -58,8 +58,8 @@ class Observer:
             total = added[one.trial]
             for index, size in enumerate((one.parameters, self._multiply_adds(one))):
                 total[index] = total[index] + size if one.trial == "live" else max(total[index], size)
-        place = run.places.get(command.layer_id)
-        seen = self._observation([] if place is None else [self._report(place)])
+        named = dict.fromkeys(layer_id for layer_id, _ in command.addresses)
+        seen = self._observation([self._report(run.places[name]) for name in named if name in run.places])
         return replace(
             seen,
             grown_parameters=seen.grown_parameters + added["live"][0] + (command.trial == "live") * added["round"][0],

@@ -59,8 +59,8 @@ class Rounds:
         run.books.rounds_begun += 1
         live = numbers(run.in_state(*LIVE))  # if a listener takes one of them out now, the round is void
         if run.config.objective != "none":
+            run.seeds.promote_all(candidates, State.TRAINING, {one.number: {"has_slot": True} for one in candidates})
             for one in candidates:
-                run.seeds.promote(one, State.TRAINING, has_slot=True)
                 run.begin_incubation(one)
         window = max(1, round(run.config.round_fraction * run.planned_steps))
         self.current = Round(
@@ -95,8 +95,7 @@ class Rounds:
             return
         self._run.journal.write("round_ended", step=self._run.step, round=now.number, adopted=None, reason=reason)
         self.current = self._run.arm = None
-        for one in self._waiting(now):
-            self._run.seeds.move(one, State.CANCELLED, prefix + reason)
+        self._run.seeds.move_all(self._waiting(now), State.CANCELLED, prefix + reason)
 
     def _abandon_if_void(self, now: Round) -> None:
         if numbers(self._run.in_state(*LIVE)) != now.live:
@@ -194,11 +193,11 @@ class Rounds:
         self.current = run.arm = None
         tried = now.candidates[: now.arm]
         why = "those before it were no better than the twin" if best is None else "one before it beat the twin"
-        for one in self._waiting(now):
-            if one.number not in tried:
-                run.seeds.move(one, State.CANCELLED, NOT_TRIED + why)
-            elif best is None or one.number != best["lifecycle"]:
-                run.seeds.move(one, State.CULLED, "lost_round")
+        waiting = self._waiting(now)
+        lost = [one for one in waiting if one.number in tried and (best is None or one.number != best["lifecycle"])]
+        untried = [one for one in waiting if one.number not in tried]
+        run.seeds.move_all(lost, State.CULLED, "lost_round")
+        run.seeds.move_all(untried, State.CANCELLED, NOT_TRIED + why)
         winner = None
         if best is not None:
             winner = run.books.alive.get(best["lifecycle"])

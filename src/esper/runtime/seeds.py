@@ -1,15 +1,14 @@
 """The seeds of a run: the one place where their states change, by commands, and lifecycles are opened and closed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from esper.blueprints.catalogue import make_blueprint
-from esper.contracts.commands import Answer, Command, SeedId
-from esper.contracts.errors import ConfigError, TransitionError, closest
+from esper.contracts.commands import Answer, Command, SeedId, SeedIds
+from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
-from esper.kasmina.gates import Measured, gate
-from esper.kasmina.lifecycle import Birth, discard, is_finite, seed_range, transition
-from esper.kasmina.place import Place
+from esper.kasmina.gates import GateResult, Measured, gate
+from esper.kasmina.lifecycle import Birth, Moved, are_finite, check_addresses, discard, move, seed_range
 from esper.kasmina.strategies import strategy_kind
 from esper.runtime.books import Lifecycle
 
@@ -58,38 +57,81 @@ class Seeds:
         except (TransitionError, ConfigError) as error:
             return Answer(False, str(error))
 
-    def carry_out(self, command: Command, measured: Measured | None = None) -> Answer:
+    def carry_out(self, command: Command, measured: Mapping[int, Measured] | None = None) -> Answer:
         """Carry out any command or refuse it.
 
         Args:
             command: what to do.
-            measured: values for the gate of a promotion.
+            measured: values for the gates of a promotion, by the number of the lifecycle.
         """
         try:
             return self._answer(command, measured or {}, is_asked=False)
         except (TransitionError, ConfigError) as error:
             return Answer(False, str(error))
 
-    def move(self, one: Lifecycle, target: State, reason: str, measured: Measured | None = None) -> Answer:
+    def move(self, one: Lifecycle, target: State, reason: str) -> Answer:
         """Command a lifecycle's seeds on Esper's own behalf."""
-        return self.carry_out(Command(one.layer_id, one.seed_id, target, reason, who="session"), measured)
+        return self.carry_out(_command([one], target, reason))
+
+    def move_all(self, lifecycles: Sequence[Lifecycle], target: State, reason: str) -> None:
+        """The same of several, by one command; those that were taken back meanwhile stay out of it."""
+        if there := self._alive(lifecycles):
+            self.carry_out(_command(there, target, reason))
 
     def promote(self, one: Lifecycle, target: State, **measured: float | bool | None) -> Answer:
         """Move a lifecycle on if the gate lets it; the parameters' finiteness is always measured."""
-        if one.number not in self._run.books.alive:  # a listener may have taken it back a moment ago
-            return Answer(False, "It was taken back.")
-        finite = is_finite(self._run.places[one.layer_id], one.number)
-        return self.move(one, target, "gate passed", {"is_finite": finite, **measured})
+        return self.promote_all([one], target, {one.number: measured})[0]
 
-    def discard(self, one: Lifecycle) -> None:
-        """Take out the graft of a lifecycle that failed and close its record."""
-        place = self._run.places[one.layer_id]
-        if one.number in place.arena.grafts:
-            discard(place, one.number)
+    def promote_all(
+        self, lifecycles: Sequence[Lifecycle], target: State, measured: Mapping[int, Measured]
+    ) -> list[Answer]:
+        """Move those lifecycles on whose gates let them, by one command; each gets an answer.
+
+        Args:
+            lifecycles: whom; their parameters' finiteness is always measured.
+            target: where to.
+            measured: what else was, by the number of the lifecycle.
+        """
+        there = self._alive(lifecycles)  # a listener may have taken one back a moment ago
+        finite = self._finite(there)
+        values = {one.number: {"is_finite": finite[one.number], **measured.get(one.number, {})} for one in there}
+        told = {one.number: Answer(False, "It was taken back.") for one in lifecycles}
+        passing = []
+        for one in there:
+            if self._gate(one, target, values[one.number]).passed:
+                passing.append(one)
+            else:
+                told[one.number] = self.carry_out(_command([one], target, "gate passed"), values)
+        if passing := self._alive(passing):
+            answer = self.carry_out(_command(passing, target, "gate passed"), values)
+            told |= dict.fromkeys((one.number for one in passing), answer)
+        return [told[one.number] for one in lifecycles]
+
+    def discard(self, *lifecycles: Lifecycle) -> None:
+        """Take out the grafts of lifecycles that failed and close their records."""
+        for layer_id, ones in _by_place(lifecycles).items():
+            place = self._run.places[layer_id]
+            if there := [one.number for one in ones if one.number in place.arena.grafts]:
+                discard(place, *there)
         self._run.restructured()
-        self._close(one)
+        for one in lifecycles:
+            self._close(one)
 
-    def _answer(self, command: Command, measured: Measured, *, is_asked: bool) -> Answer:
+    def _alive(self, lifecycles: Sequence[Lifecycle]) -> list[Lifecycle]:
+        return [one for one in lifecycles if one.number in self._run.books.alive]
+
+    def _finite(self, lifecycles: Sequence[Lifecycle]) -> dict[int, bool]:
+        """Whether all parameters of each graft are finite; one look at every place."""
+        found: dict[int, bool] = {}
+        for layer_id, ones in _by_place(lifecycles).items():
+            names = [one.number for one in ones]
+            found |= zip(names, are_finite(self._run.places[layer_id], names), strict=True)
+        return found
+
+    def _gate(self, one: Lifecycle | None, target: State, measured: Measured) -> GateResult:
+        return gate(target, measured, gate_z=self._run.config.gate_z, judge=self.judge_of(one))
+
+    def _answer(self, command: Command, measured: Mapping[int, Measured], *, is_asked: bool) -> Answer:
         """The one way by which any command is carried out; what is refused is logged and raised."""
         try:
             if is_asked:
@@ -97,7 +139,8 @@ class Seeds:
             return self._apply(command, measured)
         except (TransitionError, ConfigError) as error:
             event = "veto" if isinstance(error, VetoError) else "refused"
-            self._log_command(event, command, reason=str(error), asked=command.reason)
+            also = {"also": dict(command.also)} if command.also else {}
+            self._log_command(event, command, reason=str(error), asked=command.reason, **also)
             raise
 
     def _check_askable(self, command: Command) -> None:
@@ -109,17 +152,14 @@ class Seeds:
         if self._run.arm is not None:
             raise TransitionError("The arms of a round are running. Ask again after this step.")
 
-    def _apply(self, command: Command, measured: Measured) -> Answer:
-        place = self._run.places.get(command.layer_id)
-        if place is None:
-            raise TransitionError(
-                f"There is no place {command.layer_id!r}. {closest(command.layer_id, self._run.places)}"
-            )
-        target, one = command.target, self._addressed(place, command)
+    def _apply(self, command: Command, measured: Mapping[int, Measured]) -> Answer:
+        run, target = self._run, command.target
+        check_addresses(run.places, command)
         if target in GATED:
-            result = gate(target, measured, gate_z=self._run.config.gate_z, judge=self.judge_of(one))
-            if not result.passed:
-                raise TransitionError(f"The gate to {target.name} is shut: {result}.")
+            for one in self._addressed(command):
+                result = self._gate(one, target, {} if one is None else measured.get(one.number, {}))
+                if not result.passed:
+                    raise TransitionError(f"The gate to {target.name} is shut: {result}.")
         birth = None
         if target is State.GERMINATED:
             if command.trial not in ("round", "live"):
@@ -129,37 +169,44 @@ class Seeds:
                 strategy_kind(command.strategy)
                 if (reason := self.veto(command)) is not None:
                     raise VetoError(reason)
-            birth = Birth(self._run.books.lifecycles_begun + 1, self._run.ramp_steps)
-        old = State.DORMANT if one is None else one.state
-        if target is State.DORMANT:
-            old = State(int(place.state.lifecycle[slice(*seed_range(place, command.seed_id))][0]))
-        version = transition(
-            place,
-            command,
-            birth=birth,
-            embargo_epochs=self._run.config.embargo_epochs,
-            quarantine_epochs=self._run.config.quarantine_epochs,
-        )
-        self._run.restructured()
-        if birth is not None:
-            one = self._open(place, command, birth)
+            birth = Birth(run.books.lifecycles_begun + 1, run.ramp_steps)
+        all_moved = move(run.places, command, birth, run.config.embargo_epochs, run.config.quarantine_epochs)
+        run.restructured()
+        booked = [self._book(moved, command, measured) for moved in all_moved]  # before anybody hears of one
+        for moved, one in zip(all_moved, booked, strict=True):
+            self._tell(moved, one, command, measured)
+        versions = tuple(moved.version for moved in all_moved)
+        return Answer(True, version=versions[0] if len(versions) == 1 else None, versions=versions)
+
+    def _book(self, moved: Moved, command: Command, measured: Mapping[int, Measured]) -> Lifecycle | None:
+        """Let the books say what the seeds' states do; the lifecycle, unless it has ended before."""
+        run, target = self._run, command.target
+        if target is State.GERMINATED:
+            self._open(moved, command)
+        one = run.books.alive.get(moved.lifecycle)
         if one is not None and target is not State.GERMINATED:
-            one.state, one.since_step = target, self._run.step
+            one.state, one.since_step = target, run.step
             if target in GATED:
-                one.gates[target.name] = dict(measured)
+                one.gates[target.name] = dict(measured.get(one.number, {}))
             if target in OUTCOMES:
                 one.reason = command.reason
+        return one
+
+    def _tell(self, moved: Moved, one: Lifecycle | None, command: Command, measured: Mapping[int, Measured]) -> None:
+        """Log a transition; where it ends the lifecycle, close its record."""
+        target = command.target
         self._log_command(
             "transition",
             command,
-            source=old.name,
-            version=version,
+            layer_id=moved.layer_id,
+            seed_id=moved.seed_id,
+            source=moved.source.name,
+            version=moved.version,
             lifecycle=one.number if one else None,
-            gates=dict(measured),
+            gates=dict(measured.get(moved.lifecycle, {})),
         )
-        if one is not None and target in OUTCOMES and (target is State.FOSSILIZED or old not in LIVE):
+        if one is not None and target in OUTCOMES and (target is State.FOSSILIZED or moved.source not in LIVE):
             self._close(one)
-        return Answer(True, version=version)
 
     def judge_of(self, one: Lifecycle | None) -> Literal["twin", "ablation"]:
         """What the grow gate of a lifecycle believes."""
@@ -173,18 +220,21 @@ class Seeds:
         """Something has changed what a step costs."""
         self._run.restructured()
 
-    def _addressed(self, place: Place, command: Command) -> Lifecycle | None:
-        seeds = slice(*seed_range(place, command.seed_id))
-        number = int(place.state.lifecycle_id[seeds].max())
-        return self._run.books.alive.get(number)
+    def _addressed(self, command: Command) -> list[Lifecycle | None]:
+        """The lifecycle that is under way at each address of a command."""
+        numbers = {
+            layer_id: self._run.places[layer_id].state.lifecycle_id.tolist() for layer_id, _ in command.addresses
+        }
+        spans = [(layer_id, seed_range(self._run.places[layer_id], one)) for layer_id, one in command.addresses]
+        return [self._run.books.alive.get(max(numbers[layer_id][slice(*span)])) for layer_id, span in spans]
 
-    def _open(self, place: Place, command: Command, birth: Birth) -> Lifecycle:
-        graft = place.arena.grafts[birth.lifecycle]
+    def _open(self, moved: Moved, command: Command) -> None:
+        graft = self._run.places[moved.layer_id].arena.grafts[moved.lifecycle]
         self._run.books.lifecycles_begun += 1
-        one = Lifecycle(
-            number=birth.lifecycle,
-            layer_id=command.layer_id,
-            seed_id=command.seed_id,
+        self._run.books.alive[moved.lifecycle] = Lifecycle(
+            number=moved.lifecycle,
+            layer_id=moved.layer_id,
+            seed_id=moved.seed_id,
             blueprint=graft.blueprint.id,
             settings=graft.blueprint.settings,
             strategy=command.strategy,
@@ -194,8 +244,6 @@ class Seeds:
             state=State.GERMINATED,
             since_step=self._run.step,
         )
-        self._run.books.alive[one.number] = one
-        return one
 
     def _close(self, one: Lifecycle) -> None:
         self._run.books.alive.pop(one.number, None)
@@ -221,3 +269,20 @@ class Seeds:
                 **fields,
             },
         )
+
+
+def _by_place(lifecycles: Iterable[Lifecycle]) -> dict[str, list[Lifecycle]]:
+    found: dict[str, list[Lifecycle]] = {}
+    for one in lifecycles:
+        found.setdefault(one.layer_id, []).append(one)
+    return found
+
+
+def _command(lifecycles: Sequence[Lifecycle], target: State, reason: str) -> Command:
+    """To all seeds of lifecycles, on Esper's own behalf."""
+    named: dict[str, SeedIds] = {
+        layer_id: ones[0].seed_id if len(ones) == 1 else tuple(one.seed_id for one in ones if one.seed_id != "all")
+        for layer_id, ones in _by_place(lifecycles).items()
+    }
+    (layer_id, seed_id), *others = named.items()
+    return Command(layer_id, seed_id, target, reason, who="session", also=dict(others))

@@ -7,13 +7,13 @@ twin and has lost only the arm's FLOPs. With ``judge="ablation"`` nothing is cap
 if the run is worse without it, which a host that has come to lean on it makes easy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.gates import gate
+from esper.kasmina.gates import Measured, gate
 from esper.kasmina.variation import Variation
 from esper.runtime.books import FALLING, Lifecycle, numbers
 from esper.runtime.judging import Measurement, against_twin, without_it
@@ -92,8 +92,8 @@ class Trials:
             trial=self.current.number,
             candidates=[one.describe() for one in candidates],
         )
+        run.seeds.promote_all(candidates, State.TRAINING, {one.number: {"has_slot": True} for one in candidates})
         for one in candidates:
-            run.seeds.promote(one, State.TRAINING, has_slot=True)
             run.begin_incubation(one)
         if run.config.objective == "none" and not run.in_state(*FALLING):  # a listener may have let one fall
             self._blend_in(self.current, now)
@@ -122,8 +122,7 @@ class Trials:
             if not run.in_state(*FALLING):  # the capture would hold them
                 self._blend_in(trial, now)
         elif state is State.GRAFTING and held >= window_steps and not self._rising(members):
-            for one in members:
-                self._promote(one, State.STABILIZATION, alpha=self._alpha(one))
+            self._promote(members, State.STABILIZATION, {one.number: {"alpha": self._alpha(one)} for one in members})
         elif state is State.STABILIZATION and held >= max(1, int(config.hold_fraction * window_steps)):
             self._evaluate(trial, members, held)
         self._time_out(self._members(trial))
@@ -159,9 +158,8 @@ class Trials:
             return
         self._run.arm = None
         self._close(trial, reason)
-        for one in self._members(trial):
-            if one.state is State.TRAINING or not spares_live:
-                self._run.seeds.move(one, State.CANCELLED, reason)
+        ends = [one for one in self._members(trial) if one.state is State.TRAINING or not spares_live]
+        self._run.seeds.move_all(ends, State.CANCELLED, reason)
 
     def finish(self) -> None:
         """The run ends: judge what can be judged, else give up."""
@@ -191,15 +189,13 @@ class Trials:
         if run.config.judge == "twin":
             trial.window = Window(start=run.keep(), live=numbers(run.in_state(*LIVE)))
             self._recovery.remember_before(now, trial.window.live, trial.window.start["body"], trial.number)
-        for one in members:
-            self._promote(one, State.GRAFTING)
+        self._promote(members, State.GRAFTING, {})
 
     def _evaluate(self, trial: LiveTrial, members: list[Lifecycle], held: int) -> None:
         run = self._run
         if run.in_state(*FALLING):  # what is blended out is no part of what would stay
             return
-        for one in members:
-            self._promote(one, State.EVALUATING, held_steps=held)
+        self._promote(members, State.EVALUATING, {one.number: {"held_steps": held} for one in members})
         with ExitStack() as watching:
             seen = {
                 one.number: watching.enter_context(Variation(run.places[one.layer_id], one.number))
@@ -209,18 +205,18 @@ class Trials:
                 trial.grown = run.measure()
         trial.variation = {number: variation.share for number, variation in seen.items()}
 
-    def _promote(self, one: Lifecycle, target: State, **measured: float | None) -> None:
-        answer = self._run.seeds.promote(one, target, **measured)
-        if not answer.accepted and one.number in self._run.books.alive:
-            self._run.seeds.move(one, State.CULLED, answer.reason)
+    def _promote(self, members: list[Lifecycle], target: State, measured: Mapping[int, Measured]) -> None:
+        answers = self._run.seeds.promote_all(members, target, measured)
+        for one, answer in zip(members, answers, strict=True):
+            if not answer.accepted and one.number in self._run.books.alive:
+                self._run.seeds.move(one, State.CULLED, answer.reason)
 
     def _time_out(self, members: list[Lifecycle]) -> None:
         """Where some grafts are still rising, those that are not only wait for them and are not to blame."""
         run = self._run
         limit = run.config.timeout * run.planned_steps
-        for one in self._rising(members) or members:
-            if run.step - one.since_step > limit:
-                run.seeds.move(one, State.CULLED, "timed_out")
+        late = [one for one in self._rising(members) or members if run.step - one.since_step > limit]
+        run.seeds.move_all(late, State.CULLED, "timed_out")
 
     def _train_twin(self, trial: LiveTrial, window: Window) -> tuple[Measurement, Kept, Curve]:
         """Evaluation, body and learning curve of the run as it would be without its grafts."""
@@ -253,20 +249,19 @@ class Trials:
         part, select = run.judge.split.gate, run.judge.split.select
         measured = against_twin(grown, twin, part)
         most = max((share for share in trial.variation.values() if share is not None), default=None)
-        joint = measured | {"is_finite": True, "is_joint": False, "variation": most}
-        verdict = gate(State.FINE_TUNING, joint, gate_z=run.config.gate_z)
+        together = measured | {"is_finite": True, "is_joint": False, "variation": most}
+        verdict = gate(State.FINE_TUNING, together, gate_z=run.config.gate_z)
         is_joint = len(members) > 1
         for one in members:
             worth = without_it(grown, run.ablated(one), part) if is_joint and verdict.passed else {}
             one.gates["twin"] = measured | worth | {"variation": trial.variation[one.number]}
         if verdict.passed:
             self._recovery.remember_before(twin, trial.window.live, body, trial.number)
-            for one in members:
-                self._promote(one, State.FINE_TUNING, is_joint=is_joint, **one.gates["twin"])
+            joint = {one.number: {"is_joint": is_joint, **one.gates["twin"]} for one in members}
+            self._promote(members, State.FINE_TUNING, joint)
         else:
-            for one in members:
-                run.seeds.move(one, State.CULLED, "lost to its twin")
-                run.seeds.discard(one)
+            run.seeds.move_all(members, State.CULLED, "lost to its twin")
+            run.seeds.discard(*members)
             self._recovery.forget_trial(trial.number)
             run.take_over(body)
         self._close(
@@ -286,8 +281,7 @@ class Trials:
         for one in members:
             worth = without_it(grown, run.ablated(one), run.judge.split.gate)
             one.gates["twin"] = worth | {"variation": trial.variation[one.number]}
-        for one in members:
-            self._promote(one, State.FINE_TUNING, **one.gates["twin"])
+        self._promote(members, State.FINE_TUNING, {one.number: one.gates["twin"] for one in members})
         passed = any(one.state is State.FINE_TUNING for one in members)
         self._close(
             trial,

@@ -1,11 +1,15 @@
-"""Hard limits: each command to germinate is checked before it reaches Kasmina, whoever sends it."""
+"""Hard limits: each command to germinate is checked before it reaches Kasmina, whoever sends it.
+
+A command that names several seeds is judged as a whole, by what all of it would add: grafts of live trials add up; of a
+round's candidates only one can be adopted, so the largest counts.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from esper.blueprints.catalogue import known_blueprints, make_blueprint
-from esper.contracts.commands import Command
+from esper.contracts.commands import Command, SeedId
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.contracts.lifecycle import State
@@ -17,18 +21,43 @@ TRAINING_BYTES = 12
 """Of a parameter that trains: itself and two moments, in float32. The same for host and grafts."""
 
 
+class Asked(NamedTuple):
+    """One graft that a command asks for: where, and what."""
+
+    place: PlaceReport
+    seed_id: SeedId
+    option: Option
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of its forward pass on the traced training step."""
+        return self.option.multiply_adds * self.place.rows
+
+
 class Case(NamedTuple):
-    """What a rule judges: the graft that a command asks for at a place."""
+    """What a rule judges: the grafts that a command asks for."""
 
     command: Command
-    place: PlaceReport
-    option: Option
+    grafts: Sequence[Asked]
     seen: Observation
     config: GrowthConfig
 
+    @property
+    def parameters(self) -> int:
+        """That would be grown."""
+        return self._together([one.option.num_parameters for one in self.grafts])
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of all that would be grown."""
+        return self._together([one.multiply_adds for one in self.grafts])
+
+    def _together(self, sizes: Sequence[int]) -> int:
+        return sum(sizes) if self.command.trial == "live" else max(sizes)
+
 
 Rule = Callable[[Case], str | None]
-"""Why a graft may not grow; None if it may."""
+"""Why grafts may not grow; None if they may."""
 
 
 def veto(command: Command, observation: Observation, config: GrowthConfig) -> str | None:
@@ -36,19 +65,15 @@ def veto(command: Command, observation: Observation, config: GrowthConfig) -> st
 
     Args:
         command: the command.
-        observation: what is known of the run.
+        observation: what is known of the run, with all places that the command names.
         config: the limits.
     """
     if command.target is not State.GERMINATED:
         return None
-    place = next((one for one in observation.places if one.layer_id == command.layer_id), None)
-    if place is None:
-        valid = [one.layer_id for one in observation.places]
-        return f"There is no place {command.layer_id!r}. {closest(str(command.layer_id), valid)}"
-    option = _option(command, place)
-    if isinstance(option, str):
-        return option
-    case = Case(command, place, option, observation, config)
+    grafts = _grafts(command, observation)
+    if isinstance(grafts, str):
+        return grafts
+    case = Case(command, grafts, observation, config)
     return next((reason for rule in RULES if (reason := rule(case)) is not None), None)
 
 
@@ -77,22 +102,22 @@ def admit(
         verdicts.append((command, reason))
         if reason is not None or command.target is not State.GERMINATED:
             continue
-        place = next(one for one in observation.places if one.layer_id == command.layer_id)
-        option = _option(command, place)
-        assert isinstance(option, Option)
-        live = replace(live, active=live.active + 1)
+        grafts = _grafts(command, observation)
+        assert not isinstance(grafts, str)
+        case = Case(command, grafts, observation, config)
+        live = replace(live, active=live.active + len(grafts))
         if command.trial == "live":
             live = replace(
                 live,
-                grown_parameters=live.grown_parameters + option.num_parameters,
-                grown_multiply_adds=live.grown_multiply_adds + option.multiply_adds * place.rows,
+                grown_parameters=live.grown_parameters + case.parameters,
+                grown_multiply_adds=live.grown_multiply_adds + case.multiply_adds,
                 open_arm_steps=live.planned_steps - live.step if config.judge == "twin" else 0,
-                open_evaluations=live.open_evaluations + looks_of_a_trial(config),
+                open_evaluations=live.open_evaluations + len(grafts) * looks_of_a_trial(config),
             )
         else:
-            parameters = max(parameters, option.num_parameters)
-            multiply_adds = max(multiply_adds, option.multiply_adds * place.rows)
-            waiting = (*live.waiting_multiply_adds, option.multiply_adds * place.rows)
+            parameters = max(parameters, case.parameters)
+            multiply_adds = max(multiply_adds, case.multiply_adds)
+            waiting = (*live.waiting_multiply_adds, *(one.multiply_adds for one in grafts))
             live = replace(live, waiting_multiply_adds=waiting)
     return verdicts
 
@@ -110,43 +135,51 @@ def failures_in_a_row(layer_id: str, reports: Sequence[FieldReport]) -> int:
     return count
 
 
-def _option(command: Command, place: PlaceReport) -> Option | str:
+def _grafts(command: Command, seen: Observation) -> list[Asked] | str:
     """What a command would grow, or why it cannot be."""
-    seed = command.seed_id
-    if seed != "all" and not (isinstance(seed, int) and 0 <= seed < place.num_seeds):
-        return f"{place.layer_id!r} has no seed {seed!r}. It has seeds 0 to {place.num_seeds - 1}, or 'all'."
+    places = {one.layer_id: one for one in seen.places}
+    for layer_id, seed in command.addresses:
+        if layer_id not in places:
+            return f"There is no place {layer_id!r}. {closest(str(layer_id), list(places))}"
+        count = places[layer_id].num_seeds
+        if seed != "all" and not (isinstance(seed, int) and 0 <= seed < count):
+            return f"{layer_id!r} has no seed {seed!r}. It has seeds 0 to {count - 1}, or 'all'."
+    if not command.addresses:
+        return "A command must name a seed."
     if command.blueprint is None:
         return "A command to germinate must name a blueprint."
     try:
         blueprint = make_blueprint(command.blueprint, command.settings)
     except ConfigError as error:
         return str(error)
-    ports = ports_at(place, seed, blueprint.reads)
-    misfit = blueprint.misfit(ports)
-    if misfit is not None:
-        valid = [name for name in sorted(known_blueprints()) if fitting(name, place, seed) is not None]
-        return (
-            f"{blueprint.id!r} does not fit {place.layer_id!r}: {misfit}. What fits: {', '.join(valid) or 'nothing'}."
-        )
-    return Option(place.layer_id, blueprint, ports)
+    grafts, fits = [], set()
+    for layer_id, seed in command.addresses:
+        place = places[layer_id]
+        ports = ports_at(place, seed, blueprint.reads)
+        if ports not in fits and (misfit := blueprint.misfit(ports)) is not None:
+            valid = ", ".join(name for name in sorted(known_blueprints()) if fitting(name, place, seed) is not None)
+            return f"{blueprint.id!r} does not fit {layer_id!r}: {misfit}. What fits: {valid or 'nothing'}."
+        fits.add(ports)
+        grafts.append(Asked(place, seed, Option(layer_id, blueprint, ports)))
+    return grafts
 
 
 def _parameters(case: Case) -> str | None:
-    option, seen, config = case.option, case.seen, case.config
-    grown, bound = seen.grown_parameters + option.num_parameters, config.max_growth * seen.host_parameters
+    added, seen, config = case.parameters, case.seen, case.config
+    grown, bound = seen.grown_parameters + added, config.max_growth * seen.host_parameters
     if grown <= bound:
         return None
     return (
-        f"Parameters: {option.num_parameters:,} more would make {grown:,} grown ones, above max_growth "
+        f"Parameters: {added:,} more would make {grown:,} grown ones, above max_growth "
         f"{config.max_growth:g} x the host's {seen.host_parameters:,}. Grow a smaller graft, or raise max_growth."
     )
 
 
 def _memory(case: Case) -> str | None:
-    option, seen, config = case.option, case.seen, case.config
+    seen, config = case.seen, case.config
     if config.max_memory is None:
         return None
-    needed = TRAINING_BYTES * (seen.grown_parameters + option.num_parameters)
+    needed = TRAINING_BYTES * (seen.grown_parameters + case.parameters)
     host = TRAINING_BYTES * seen.host_parameters
     if needed <= config.max_memory * host:
         return None
@@ -157,15 +190,15 @@ def _memory(case: Case) -> str | None:
 
 
 def _latency(case: Case) -> str | None:
-    place, option, seen, config = case.place, case.option, case.seen, case.config
+    seen, config = case.seen, case.config
     if config.max_latency is None:
         return None
-    if seen.host_multiply_adds < 1 or place.rows < 1:
+    if seen.host_multiply_adds < 1 or any(one.place.rows < 1 for one in case.grafts):
         return (
             "Latency: max_latency is set, but no training step has passed through this place yet, so that nothing can "
             "be compared. Germinate after the first step, or leave max_latency out."
         )
-    needed = seen.grown_multiply_adds + option.multiply_adds * place.rows
+    needed = seen.grown_multiply_adds + case.multiply_adds
     if needed <= config.max_latency * seen.host_multiply_adds:
         return None
     return (
@@ -175,15 +208,15 @@ def _latency(case: Case) -> str | None:
 
 
 def _train_flops(case: Case) -> str | None:
-    place, option, seen, config = case.place, case.option, case.seen, case.config
+    seen, config = case.seen, case.config
     if config.max_train_flops is None:
         return None
-    if not seen.step_flops or seen.host_multiply_adds < 1 or place.rows < 1:
+    if not seen.step_flops or seen.host_multiply_adds < 1 or any(one.place.rows < 1 for one in case.grafts):
         return (
             "FLOPs: max_train_flops is set, but no training step has passed through this place yet, so that nothing "
             "can be planned. Germinate after the first step, or leave max_train_flops out."
         )
-    asked = worst_case([option.multiply_adds * place.rows], seen, config, case.command.trial)
+    asked = worst_case([one.multiply_adds for one in case.grafts], seen, config, case.command.trial)
     if asked <= room(seen, config):
         return None
     total = config.max_train_flops * seen.step_flops * seen.planned_steps
@@ -195,51 +228,48 @@ def _train_flops(case: Case) -> str | None:
 
 
 def _confidence(case: Case) -> str | None:
-    option, config = case.option, case.config
-    level = option.blueprint.confidence
-    if level >= config.min_confidence:
+    blueprint, config = case.grafts[0].option.blueprint, case.config
+    if blueprint.confidence >= config.min_confidence:
         return None
     return (
-        f"Confidence: {option.blueprint.id!r} has level {level}, below min_confidence {config.min_confidence}. "
+        f"Confidence: {blueprint.id!r} has level {blueprint.confidence}, below min_confidence {config.min_confidence}. "
         "Name a blueprint that has proved itself, or lower min_confidence."
     )
 
 
 def _rest(case: Case) -> str | None:
     """Embargo after a cull, quarantine after a rollback."""
-    command, place, config = case.command, case.place, case.config
-    states = place.states if command.seed_id == "all" else [place.states[command.seed_id]]
-    if State.ROLLED_BACK in states:
-        return f"Quarantine: {_seeds(command)} was rolled back. It rests for {config.quarantine_epochs} epochs."
-    is_elsewhere = command.seed_id != "all" and (State.CULLED in place.states or State.ROLLED_BACK in place.states)
-    if State.CULLED in states or (place.is_under_embargo and not is_elsewhere):
-        return f"Embargo: {_seeds(command)} was culled. It rests for {config.embargo_epochs} epochs."
+    rests = {id(one.place): bool({State.CULLED, State.ROLLED_BACK} & {*one.place.states}) for one in case.grafts}
+    for place, seed, _ in case.grafts:
+        name = f"{'a seed' if seed == 'all' else f'seed {seed}'} of {place.layer_id!r}"
+        states = place.states if seed == "all" else [place.states[seed]]
+        if State.ROLLED_BACK in states:
+            return f"Quarantine: {name} was rolled back. It rests for {case.config.quarantine_epochs} epochs."
+        is_elsewhere = seed != "all" and rests[id(place)]
+        if State.CULLED in states or (place.is_under_embargo and not is_elsewhere):
+            return f"Embargo: {name} was culled. It rests for {case.config.embargo_epochs} epochs."
     return None
 
 
 def _concurrency(case: Case) -> str | None:
-    seen, config = case.seen, case.config
-    if seen.active < config.max_active_seeds:
+    seen, config, more = case.seen, case.config, len(case.grafts)
+    if seen.active + more <= config.max_active_seeds:
         return None
     return (
-        f"Concurrency: {seen.active} lifecycles are under way, and max_active_seeds is {config.max_active_seeds}. "
-        "Wait until one has ended, or cancel one."
+        f"Concurrency: {seen.active} lifecycles are under way{f', {more} are asked for' if more > 1 else ''}, and "
+        f"max_active_seeds is {config.max_active_seeds}. Wait until one has ended, or cancel one."
     )
 
 
 def _failures(case: Case) -> str | None:
-    place, seen, config = case.place, case.seen, case.config
-    count = failures_in_a_row(place.layer_id, seen.reports)
-    if count < config.max_failures:
-        return None
-    return (
-        f"Failures: the last {count} lifecycles of {place.layer_id!r} failed one after the other, and max_failures is "
-        f"{config.max_failures}. Grow elsewhere."
-    )
-
-
-def _seeds(command: Command) -> str:
-    return f"{'a seed' if command.seed_id == 'all' else f'seed {command.seed_id}'} of {command.layer_id!r}"
+    for layer_id in dict.fromkeys(one.place.layer_id for one in case.grafts):
+        count = failures_in_a_row(layer_id, case.seen.reports)
+        if count >= case.config.max_failures:
+            return (
+                f"Failures: the last {count} lifecycles of {layer_id!r} failed one after the other, and max_failures "
+                f"is {case.config.max_failures}. Grow elsewhere."
+            )
+    return None
 
 
 RULES: tuple[Rule, ...] = (

@@ -43,15 +43,15 @@ def worst_case(multiply_adds: Sequence[int], seen: Observation, config: GrowthCo
         multiply_adds: of each one's forward pass on the traced step.
         seen: what is known of the run.
         config: how they will be tried.
-        trial: ``"round"`` for further candidates of the next round, ``"live"`` for one graft that grows in the run.
+        trial: ``"round"`` for further candidates of the next round, ``"live"`` for grafts of one live trial.
     """
     waiting = [*seen.waiting_multiply_adds]
     if trial == "round":
         return _round([*waiting, *multiply_adds], seen, config)
-    largest, left = max(multiply_adds), seen.planned_steps - seen.step
+    together, left = sum(multiply_adds), seen.planned_steps - seen.step
     twin = max(0, left - seen.open_arm_steps) * _step(seen) * (config.judge == "twin")  # it may replay all that is left
-    trained = STEP_FLOPS * largest * (left + _ramp(seen, config))
-    judged = looks_of_a_trial(config) * _evaluation(largest, seen)
+    trained = STEP_FLOPS * together * (left + _ramp(seen, config))
+    judged = len(multiply_adds) * looks_of_a_trial(config) * _evaluation(together, seen)
     return twin + trained + judged + (_round(waiting, seen, config) if waiting else 0)
 
 

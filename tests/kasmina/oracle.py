@@ -5,6 +5,7 @@ from torch import Tensor
 
 from esper.contracts.lifecycle import TRAINABLE, State
 from esper.kasmina.layer import Place
+from esper.kasmina.strategies import MAX_SPEED, GraftSignals
 
 
 def grown_by_loop(place: Place, y: Tensor, x: Tensor) -> Tensor:
@@ -34,3 +35,28 @@ def _added(graft, params: Tensor, alpha: float, y: Tensor, x: Tensor) -> Tensor:
 
 def _fossil_bytes(place: Place) -> list[Tensor]:
     return [place.arena.fossil_bytes(index) for index in range(len(place.arena.fossils))]
+
+
+def advanced_by_loop(place: Place, signals: GraftSignals) -> None:
+    """One training step of the clocks, alphas and memories of a place."""
+    state, memory = place.state, place.arena.memory
+    speeds = [1.0] * state.num_seeds
+    for graft in place.arena.live:
+        if not graft.is_rising or not graft.strategy.needs_signals:
+            continue
+        row = memory[graft.slot, : graft.strategy.memory]
+        speed, new = graft.strategy.speed(row.clone().unsqueeze(0), signals)
+        value = float(speed) if torch.isfinite(speed) else 0.0
+        for seed in range(*graft.seeds):
+            speeds[seed] = min(max(value, 0.0), MAX_SPEED)
+        row.copy_(torch.where(torch.isfinite(new[0]), new[0], row))
+    for seed, speed in enumerate(speeds):
+        state.steps_in_state[seed] += 1
+        ramp = max(1, int(state.ramp_steps[seed]))
+        match State(int(state.lifecycle[seed])):
+            case State.GRAFTING:
+                state.progress[seed] += speed
+                state.alpha[seed] = (state.progress[seed] / ramp).clamp(max=1.0)
+            case State.CULLED | State.CANCELLED:
+                fall = 1 - (state.steps_in_state[seed] / torch.tensor(ramp)).clamp(max=1.0)
+                state.alpha[seed] = torch.minimum(state.alpha[seed], fall)

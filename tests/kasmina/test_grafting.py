@@ -5,11 +5,14 @@ from itertools import pairwise
 import pytest
 import torch
 
+from esper.contracts.commands import Command
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.grafting import advance
+from esper.kasmina.grafting import advance, needs_signals
+from esper.kasmina.lifecycle import transition
 from esper.kasmina.place import Place
 from esper.kasmina.strategies import DriftControlled, GradNormGated, GraftSignals, GraftStrategy, PerformanceLinked
 from tests.kasmina.lone import blend_in, lone_place, signals
+from tests.kasmina.oracle import advanced_by_loop
 
 
 def seeds(state: State, alpha: float = 0.0, ramp_steps: int = 10) -> Place:
@@ -90,6 +93,56 @@ def test_a_strategy_that_needs_signals_is_not_run_without():
     blend_in(place, 0, 1, "drift_controlled")
     with pytest.raises(AssertionError, match="drift_controlled looks at signals"):
         advance(place)
+
+
+def mixed_ramps() -> Place:
+    """Eleven seeds: two grafts of each strategy, one that has settled, one that falls, one that sleeps."""
+    place = lone_place(num_seeds=11)
+    names = ["fixed_ramp", "performance_linked", "drift_controlled", "grad_norm_gated"]
+    for seed, name in enumerate([*names, *names, "drift_controlled", "grad_norm_gated"]):
+        blend_in(place, seed, seed + 1, name, ramp_steps=7 + seed)
+    transition(place, Command("fc", 8, State.STABILIZATION))
+    place.state.alpha[9] = 0.8
+    transition(place, Command("fc", 9, State.CULLED))
+    return place
+
+
+def test_all_seeds_at_once_advance_as_the_loop_over_seeds_would_let_them():
+    """To the bit, memories too, over 40 steps of signals that pause some and hurry others; one is not finite."""
+    place, other = mixed_ramps(), mixed_ramps()
+    generator = torch.Generator().manual_seed(0)
+    for step in range(40):
+        draw = torch.randn(5, generator=generator).tolist()
+        loss = float("nan") if step == 11 else 2 + draw[0]
+        seen = signals(loss=loss, gradient_norm=10.0 ** draw[1], weights=(1 + draw[2], -1.0 + 0.1 * draw[3], draw[4]))
+        advance(place, seen)
+        advanced_by_loop(other, seen)
+        assert torch.equal(place.arena.memory, other.arena.memory)
+        for name, column in place.state.named_buffers():
+            assert torch.equal(column, getattr(other.state, name)), name
+    assert 0 < float(place.state.alpha[6]) < 1
+    assert place.arena.memory.any(dim=1).tolist() == [False, *[True] * 3] * 2 + [False] * 2
+
+
+def test_a_group_rises_as_one():
+    place, alone = lone_place(), lone_place(num_seeds=1)
+    for one in (place, alone):
+        blend_in(one, "all", 1, "performance_linked")
+    for step in range(6):
+        for one in (place, alone):
+            advance(one, signals(loss=9.0 - step))
+    assert place.state.alpha.tolist() == alone.state.alpha.tolist() * 4
+    assert float(alone.state.alpha) > 0.6
+
+
+def test_signals_are_needed_while_a_graft_rises_by_them():
+    place = lone_place()
+    blend_in(place, 0, 1, "fixed_ramp")
+    assert not needs_signals(place)
+    blend_in(place, 1, 2, "grad_norm_gated")
+    assert needs_signals(place)
+    transition(place, Command("fc", 1, State.STABILIZATION))
+    assert not needs_signals(place)
 
 
 # Each strategy under the signals that it is built for

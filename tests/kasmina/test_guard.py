@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import esper.kasmina.arena as arena_module
+import esper.kasmina.guard as guard_module
 from esper.blueprints import catalogue
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.lifecycle import State
-from esper.kasmina.guard import FOSSIL_FAULT, LIVE_FAULT
+from esper.kasmina.guard import FOSSIL_FAULT, LIVE_FAULT, SumOfKept, finite_G
 from esper.kasmina.layer import Place
 from tests.kasmina.growing import grow, host_grads, mlp, place_of, wrapped
 
@@ -195,6 +196,103 @@ def test_other_grafts_of_the_same_batch_are_unaffected(fault):
         assert place.state.fault.tolist() == [0, 0 if is_off else LIVE_FAULT, 0, 0]
     assert differing(*results) == []
     assert results[0]["slots"].view(4, -1).any(dim=1).tolist() == [True, False, True, True]
+
+
+MANY = 64
+
+
+def crowd(reads: str, fault: str, off: int | None = None) -> tuple[nn.Module, Place]:
+    """A layer with a graft at each of 64 seeds, one of them faulty; its input takes a gradient.
+
+    Args:
+        off: a graft whose alpha is 0, with parameters that are not faulty.
+    """
+    model = wrapped(mlp(6, 8, 2 * MANY, 4), {"2": MANY})
+    place = place_of(model, "2")
+    for seed in range(MANY):
+        grow(place, seed, blueprint=BLUEPRINT_OF.get(fault, "bottleneck_mlp"), hidden=3, reads=reads)
+    if off is None:
+        spoil(place, 24, fault)
+        if fault == "nan gradient":  # its output is 0 then, as that of one at alpha 0
+            params_of(place, 24)["w2"].zero_()
+            params_of(place, 24)["b2"].zero_()
+    else:
+        place.state.alpha[off] = 0.0
+    return model, place
+
+
+@pytest.mark.parametrize("reads", ["input", "chunk"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_of_many_grafts_in_one_batch_the_faulty_one_alone_is_contained(fault, reads):
+    """To the bit: output and host gradients are those of the other 63, which go on learning."""
+    model, place = crowd(reads, fault)
+    other, other_place = crowd(reads, fault, off=23)
+    seen, expected = trained_once(model), trained_once(other)
+    assert len(place.arena.groups) == 1
+    assert differing(seen, expected) == []
+    assert place.state.fault.tolist() == [LIVE_FAULT * (seed == 23) for seed in range(MANY)]
+    assert torch.equal(place.arena.slots.grad, other_place.arena.slots.grad)
+    learns = place.arena.slots.grad.view(MANY, -1).any(dim=1)
+    assert not learns[23]
+    assert learns.sum() > MANY // 2  # a ReLU behind the layer stops some
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_several_faulty_grafts_of_a_batch_are_each_contained(count):
+    model, place = crowd("input", "nan gradient")
+    for number in range(1, count):
+        spoil(place, number, "nan weight")
+    seen = trained_once(model)
+    assert all(torch.isfinite(value).all() for value in seen.values())
+    assert int((place.state.fault == LIVE_FAULT).sum()) == count
+
+
+def test_a_batch_of_which_all_are_faulty_is_the_identity():
+    bare = mlp(6, 8, 2 * MANY, 4)
+    model, place = crowd("input", "none")
+    for graft in place.arena.live:
+        place.arena.params_of(graft).detach().fill_(math.nan)
+    assert differing(trained_once(model), trained_once(bare)) == []
+
+
+def test_without_the_choice_of_grafts_to_sum_one_faulty_gradient_reaches_the_host(monkeypatch):
+    """Negative control: 63 sound grafts do not hide the 64th."""
+    model, _ = crowd("input", "nan gradient")
+    assert torch.isfinite(trained_once(model)["dx"]).all()
+
+    class Plain:
+        @staticmethod
+        def apply(values, keep_G):
+            return values.sum(0)
+
+    monkeypatch.setattr(guard_module, "SumOfKept", Plain)
+    assert not torch.isfinite(trained_once(model)["dx"]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_finiteness_is_that_of_every_value(dtype):
+    values = torch.zeros(6, 3, 5, dtype=dtype)
+    largest = torch.finfo(dtype).max
+    values[0].fill_(largest)
+    values[1, 2, 4] = math.nan
+    values[2, 0, 0] = math.inf
+    values[3, 1, 1] = -math.inf
+    values[4] = values[0].neg()
+    assert finite_G(values).tolist() == [True, False, False, False, True, True]
+    assert finite_G(values.transpose(1, 2)).tolist() == [True, False, False, False, True, True]
+    assert finite_G(values[:, :0]).tolist() == [True] * 6
+
+
+@pytest.mark.parametrize("kept", [[True] * 4, [True, False, True, False], [False] * 4], ids=str)
+def test_the_sum_of_those_that_are_kept_takes_nothing_of_the_others(kept):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 3, 5, dtype=torch.float64, generator=generator)
+    expected = sum((values[index] for index, keep in enumerate(kept) if keep), start=torch.zeros(3, 5).double())
+    spoiled = values.clone()
+    spoiled[~torch.tensor(kept)] = math.nan
+    torch.testing.assert_close(SumOfKept.apply(spoiled, torch.tensor(kept)), expected)
+    leaf = values.requires_grad_()
+    assert torch.autograd.gradcheck(lambda leaf: SumOfKept.apply(leaf, torch.tensor(kept)), leaf)
 
 
 def test_a_faulty_fossil_does_not_touch_the_live_graft_on_its_channels():

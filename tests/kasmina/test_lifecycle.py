@@ -53,7 +53,7 @@ def test_any_stream_of_commands_takes_only_listed_transitions(stream):
             command = replace(command, target=min(TRANSITIONS[State(int(place.state.lifecycle[command.seed_id]))]))
         before, states = photograph(place), place.state.lifecycle.clone()
         try:
-            version = transition(place, command, birth=Birth(birth, ramp_steps=2))
+            (told,) = transition(place, command, birth=Birth(birth, ramp_steps=2))
         except (TransitionError, ConfigError):
             assert unchanged(place, before)
             continue
@@ -65,7 +65,7 @@ def test_any_stream_of_commands_takes_only_listed_transitions(stream):
         assert command.target in TRANSITIONS[sources.pop()]
         assert (place.state.lifecycle[moved] == command.target).all()
         assert torch.equal(place.state.lifecycle[~moved], states[~moved])
-        assert int(place.state.version[seeds].max()) == version
+        assert int(place.state.version[seeds].max()) == told.version
         assert torch.equal(place.state.version[~moved], before[0]["state.version"][~moved])
         if command.target in {State.CULLED, State.CANCELLED, State.ROLLED_BACK}:  # what a blend-out would do
             for number in [graft.lifecycle for graft in place.arena.live if graft.seeds[0] == seeds.start]:

@@ -33,22 +33,24 @@ CONFIG = growing(
 sensible = st.builds(
     Command,
     layer_id=st.sampled_from(list(PLACES)),
-    seed_id=st.sampled_from(["all", 0, 1, 2]),
+    seed_id=st.sampled_from(["all", 0, 1, 2, (0, 1), (2, 0), (1,)]),
     target=st.sampled_from([State.GERMINATED, State.GERMINATED, State.CULLED, State.CANCELLED]),
     blueprint=st.just("bottleneck_mlp"),
     settings=st.just({"hidden": 2}),
     trial=st.sampled_from(["round", "live"]),
+    also=st.sampled_from([{}, {}, {}, {"": "all"}, {"0": 1}, {"2": (2, 1)}]),
 )
 wild = st.builds(
     Command,
     layer_id=st.sampled_from([*PLACES, "2", "nowhere", "0.weight"]),
-    seed_id=st.sampled_from(["all", 0, 1, 2, -1, 3, 10**9]),
+    seed_id=st.sampled_from(["all", 0, 1, 2, -1, 3, 10**9, (), (0, 0), (0, "all"), (0, 1, 9)]),
     target=st.sampled_from([*State, State.GERMINATED, State.GERMINATED, State.CULLED, State.CANCELLED]),
-    version=st.sampled_from([None, None, None, 0, 1, 2, 7]),
+    version=st.sampled_from([None, None, None, 0, 1, 2, 7, (0, 0), (1, 0), ()]),
     blueprint=st.sampled_from(["bottleneck_mlp", "bottleneck_mlp", "placebo", "nonsense", None]),
     settings=st.sampled_from([{"hidden": 2}, {"hidden": 2}, {}, {"hidden": 0}, {"width": 3}]),
     strategy=st.sampled_from(["fixed_ramp", "grad_norm_gated", "nonsense"]),
     trial=st.sampled_from(["round", "live", "nonsense"]),
+    also=st.sampled_from([{}, {}, {}, {"nowhere": 0}, {"2": (0, 7)}, {"0": ()}]),
 )
 by_hand = st.tuples(
     st.sampled_from(["germinate", "germinate", "cancel"]),
@@ -113,26 +115,35 @@ class Watch:
         return {name: [State(s) for s in p.state.lifecycle.tolist()] for name, p in self.trial.run.places.items()}
 
 
-def version_of(trial: Trial, command: Command) -> int | None:
-    """Version of the seeds that a command means; None if there are none."""
-    count = PLACES.get(command.layer_id, 0)
-    if command.seed_id == "all" and count:
-        return int(trial.run.places[command.layer_id].state.version.max())
-    if isinstance(command.seed_id, int) and 0 <= command.seed_id < count:
-        return int(trial.run.places[command.layer_id].state.version[command.seed_id])
-    return None
+def versions_of(trial: Trial, command: Command) -> list[int | None]:
+    """Version of the seeds at each address of a command; None where there are none."""
+    found: list[int | None] = []
+    for layer_id, seed_id in command.addresses:
+        count = PLACES.get(layer_id, 0)
+        seeds = range(count) if seed_id == "all" else [seed_id]
+        is_there = count and all(isinstance(seed, int) and 0 <= seed < count for seed in seeds)
+        versions = trial.run.places[layer_id].state.version if is_there else None
+        found.append(None if versions is None else max(int(versions[seed]) for seed in seeds))
+    return found
+
+
+def told_since(trial: Trial, count: int) -> list[dict[str, Any]]:
+    return [event for event in trial.session.events[count:] if event["event"] == "transition"]
 
 
 def ask(trial: Trial, watch: Watch, operation: Any) -> None:
     """One command, by whatever way: it gets one answer, is told, and changes nothing if it is refused."""
     before, told = (watch.states(), trial.digest()), len(trial.session.events)
     if isinstance(operation, Command):
-        is_stale = operation.version is not None and operation.version != version_of(trial, operation)
+        is_stale = operation.version is not None and [*operation.versions] != versions_of(trial, operation)
         answer = trial.session.submit(operation)
         assert isinstance(answer, Answer)
         assert answer.reason or answer.accepted
         assert not (is_stale and answer.accepted)
         is_accepted = answer.accepted
+        if is_accepted:
+            assert [*answer.versions] == versions_of(trial, operation)
+            assert len(told_since(trial, told)) == len(operation.addresses)
     else:
         name, *arguments = (operation,) if isinstance(operation, str) else operation
         try:
@@ -192,16 +203,17 @@ def test_the_property_sees_a_table_or_a_version_that_does_not_hold(stream, fault
     from esper.kasmina import lifecycle
     from esper.runtime import seeds
 
-    transition = seeds.transition
+    move = seeds.move
 
-    def careless(place: Any, command: Command, **options: Any) -> int:
-        version = transition(place, replace(command, version=None) if fault == "version" else command, **options)
+    def careless(places: Any, command: Command, *others: Any) -> list[Any]:
+        moved = move(places, replace(command, version=None) if fault == "version" else command, *others)
         if fault == "counter":
-            place.state.version.zero_()
-        return version
+            for layer_id, _ in command.addresses:
+                places[layer_id].state.version.zero_()
+        return moved
 
     drive(stream)
-    monkeypatch.setattr(seeds, "transition", careless)
+    monkeypatch.setattr(seeds, "move", careless)
     if fault == "table":
         monkeypatch.setattr(lifecycle, "check_transition", lambda *_: None)
     with pytest.raises((AssertionError, KeyError, IndexError)):
@@ -212,16 +224,17 @@ def test_the_log_tells_the_state_that_the_seeds_were_really_in(monkeypatch):
     """What is logged as a transition's source is what the tensors held."""
     from esper.runtime import seeds as module
 
-    transition, really = module.transition, []
+    move, really = module.move, []
 
-    def note(place: Any, command: Command, **options: Any) -> int:
-        first = place.state.lifecycle[0 if command.seed_id == "all" else command.seed_id]
-        source = State(int(first)).name
-        version = transition(place, command, **options)
-        really.append((command.layer_id, source, command.target.name))
-        return version
+    def note(places: Any, command: Command, *others: Any) -> list[Any]:
+        codes = [places[name].state.lifecycle[0 if one == "all" else one] for name, one in command.addresses]
+        sources = [State(int(code)).name for code in codes]
+        moved = move(places, command, *others)
+        names = [layer_id for layer_id, _ in command.addresses]
+        really.extend(zip(names, sources, [command.target.name] * len(names), strict=True))
+        return moved
 
-    monkeypatch.setattr(module, "transition", note)
+    monkeypatch.setattr(module, "move", note)
     trial = Recipe(CONFIG, policy=Script({1: ["", ("2", 0)], 3: ["0", ("2", 1)], 6: [("2", 2)]})).build()
     trial.train()
     trial.session.finish()

@@ -104,6 +104,12 @@ class Place(nn.Module):
         """Whether a forward pass has to see the place's input."""
         return self.is_growing or self.incubation.is_active
 
+    @property
+    def _senses(self) -> bool:
+        """Whether a forward pass may leave something behind: in training, but not what ``torch.func`` transforms, which
+        must be free of side effects."""
+        return self.training and not torch._C._are_functorch_transforms_active()
+
     def capture(self, x: Tensor | None) -> None:
         """Remember a span's input until its last module has run."""
         self._captured = x
@@ -124,7 +130,7 @@ class Place(nn.Module):
                 if x is None:  # a shared module that also runs outside the span
                     return y
             y = self._grow(y, x)
-        if self.training and y.is_floating_point():
+        if self._senses and y.is_floating_point():
             self.telemetry.observe(y, self.site.geometry.output_axis)
         return y
 
@@ -138,11 +144,11 @@ class Place(nn.Module):
         y_last = geometry.channels_last(y)
         x_last = y_last if x is None or not self.ports.inputs else geometry.read(x, y_last)
         if self.is_growing:
-            grown = self.arena.add_to(y_last, x_last, self.state, geometry, raises_faults=self.training)
+            grown = self.arena.add_to(y_last, x_last, self.state, geometry, raises_faults=self._senses)
             grown = geometry.restore(grown)
             # the host's strides: other ones round differently in what follows, and may not be viewed as it does
             y = grown if grown.stride() == y.stride() else torch.empty_like(y).copy_(grown)
-        if self.incubation.is_active and self.training:
+        if self.incubation.is_active and self._senses:
             self.incubation.record(x_last, y, geometry.channels_last)
         return y
 

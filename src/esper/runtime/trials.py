@@ -304,14 +304,17 @@ class Trials:
         )
 
     def _adopted(self, trial: LiveTrial) -> list[Lifecycle]:
-        return [one for one in self._run.in_state(State.FINE_TUNING) if one.number in trial.members]
+        mine = {*trial.members}
+        return [one for one in self._run.in_state(State.FINE_TUNING) if one.number in mine]
 
     def _members(self, trial: LiveTrial) -> list[Lifecycle]:
         """Lifecycles that are still on trial."""
-        return [one for one in self._run.in_state(*ON_TRIAL) if one.number in trial.members]
+        mine = {*trial.members}
+        return [one for one in self._run.in_state(*ON_TRIAL) if one.number in mine]
 
     def _others(self, trial: LiveTrial) -> list[int]:
-        return numbers([one for one in self._run.in_state(*LIVE) if one.number not in trial.members])
+        mine = {*trial.members}
+        return numbers([one for one in self._run.in_state(*LIVE) if one.number not in mine])
 
     def _rising(self, members: list[Lifecycle]) -> list[Lifecycle]:
         return [one for one in members if one.state is State.GRAFTING and self._alpha(one) < 1]

@@ -1,0 +1,1 @@
+"""What many grafts at one place cost."""

@@ -204,3 +204,37 @@ def test_what_was_vetoed_does_not_count():
 def test_other_commands_pass_and_do_not_count():
     cancel = Command("0", "all", State.CANCELLED)
     assert verdicts([cancel, germinate()], GrowthConfig(max_active_seeds=1)) == [None, None]
+
+
+# Sets
+
+
+def several(seed_id=(0, 1, 2), **fields):
+    return replace(germinate(trial="live"), seed_id=seed_id, **fields)
+
+
+def test_the_grafts_of_a_set_add_up():
+    one = HIDDEN * (64 + 2 + 1) + 2  # chunks of 2 and 3 channels: 270 and 275
+    room = GrowthConfig(max_growth=(2 * one + 5 + 1) / NOW.host_parameters)
+    assert asked(room, several((0, 1))) is None
+    assert asked(room, several((0, 1, 2))).startswith("Parameters: ")
+    assert asked(room, replace(several((0, 1, 2)), trial="round")) is None  # of a round's candidates one is adopted
+
+
+def test_a_set_counts_each_of_its_lifecycles():
+    assert asked(GrowthConfig(max_active_seeds=3), several(), active=0) is None
+    reason = asked(GrowthConfig(max_active_seeds=3), several(), active=1)
+    assert reason.startswith("Concurrency: 1 lifecycles are under way, 3 are asked for, and max_active_seeds is 3.")
+
+
+def test_a_set_is_judged_at_all_of_its_places():
+    assert asked(command=several(also={"2": (0, 3)})) is None
+    assert asked(command=several(also={"2": (0, 4)})).startswith("'2' has no seed 4.")
+    assert asked(command=several(also={"nowhere": 0})).startswith("There is no place 'nowhere'")
+    assert asked(command=several(())) == "A command must name a seed."
+
+
+def test_one_seed_that_rests_vetoes_its_set():
+    resting = at(states=(0, State.CULLED, 0, 0), is_under_embargo=True)
+    assert asked(command=several((0, 2)), **resting) is None
+    assert asked(command=several((0, 1)), **resting).startswith("Embargo: seed 1 of '0'")

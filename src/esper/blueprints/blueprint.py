@@ -164,7 +164,7 @@ class Blueprint(ABC):
 
 def drawn(shapes: dict[str, tuple[int, ...]], generator: Generator, *names: str) -> dict[str, Tensor]:
     """Zeros, except for ``names``: U(-1/sqrt(n), 1/sqrt(n)) with n the fan-in of the first, as in ``nn.Linear``."""
-    params = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    params = {name: torch.zeros(shape, dtype=torch.float32) for name, shape in shapes.items()}
     for name in names:
         bound = 1 / math.sqrt(math.prod(shapes[names[0]][1:]))
         params[name].uniform_(-bound, bound, generator=generator)

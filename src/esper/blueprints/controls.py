@@ -48,5 +48,5 @@ class RandomFrozen(BottleneckMLP):
         params = super().init(ports, generator)
         bound = 1 / math.sqrt(self.hidden)
         for name in ("w2", "b2"):
-            params[name] = torch.empty(params[name].shape).uniform_(-bound, bound, generator=generator)
+            params[name] = torch.empty_like(params[name]).uniform_(-bound, bound, generator=generator)
         return params

@@ -54,7 +54,7 @@ class Graft:
     def flatten(self, params: dict[str, Tensor]) -> Tensor:
         """Named parameters to ``[N]``."""
         flat = [params[name].reshape(-1) for name in self.blueprint.shapes(self.ports)]
-        return torch.cat(flat) if flat else torch.zeros(0)
+        return torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float32)
 
     def birth(self, seed: int) -> Tensor:
         """First parameters ``[N]``, from a stream that belongs to the lifecycle alone."""

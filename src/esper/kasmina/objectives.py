@@ -43,7 +43,7 @@ def pseudo_residual(gradient: Tensor, output_power: Tensor) -> Tensor:
 
 def corrupt(x: Tensor, generator: Generator) -> Tensor:
     """``x`` with a share of its values hidden, drawn anew for every value."""
-    hidden = torch.rand(x.shape, generator=generator, device=x.device) < HIDDEN_SHARE
+    hidden = torch.rand(x.shape, generator=generator, dtype=torch.float32, device=x.device) < HIDDEN_SHARE
     return x.masked_fill(hidden, 0.0)
 
 

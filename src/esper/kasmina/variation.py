@@ -27,7 +27,8 @@ class Variation:
     def __init__(self, place: Place, lifecycle: int) -> None:
         self.lifecycle = lifecycle
         self._group, self._index = place.arena.live_group(lifecycle)
-        self._rows, self._sum_K, self._power = 0, torch.zeros(()), torch.zeros(())
+        none = torch.zeros((), dtype=torch.float32)
+        self._rows, self._sum_K, self._power = 0, none, none
         self._inside = ExitStack()
 
     def __enter__(self) -> Self:

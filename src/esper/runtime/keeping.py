@@ -238,10 +238,9 @@ class Keeping:
     def _fall_back(self, fallback: Entry) -> None:
         """Restore the bytes from before a graft, without those adopted since; states of seeds are not rolled back."""
         run = self._run
-        for one in run.in_state(*LIVE):
-            if one.number not in fallback["live"]:
-                run.seeds.move(one, State.ROLLED_BACK, "the run went back to before this graft")
-                run.seeds.discard(one)
+        later = [one for one in run.in_state(*LIVE) if one.number not in fallback["live"]]
+        run.seeds.move_all(later, State.ROLLED_BACK, "the run went back to before this graft")
+        run.seeds.discard(*later)
         run.take_over(fallback["body"], has_gradients=False)
 
     def _release(self, *, all_of_them: bool = False) -> None:

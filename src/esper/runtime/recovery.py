@@ -102,13 +102,11 @@ class Recovery:
         """
         run, entry = self._run, self.check()
         entry["returns"] += who == "session"
-        rolled_back = []
-        for one in run.in_state(*LIVE, *FALLING):
-            if one.number not in entry["live"]:
-                if one.state in LIVE:
-                    run.seeds.move(one, State.ROLLED_BACK, reason)
-                    rolled_back.append(one.number)
-                run.seeds.discard(one)
+        later = [one for one in run.in_state(*LIVE, *FALLING) if one.number not in entry["live"]]
+        live = [one for one in later if one.state in LIVE]
+        rolled_back = [one.number for one in live]
+        run.seeds.move_all(live, State.ROLLED_BACK, reason)
+        run.seeds.discard(*later)
         run.take_over(entry["body"], seeds_of=tuple(entry["live"]), is_rollback=True, has_gradients=False)
         run.snapshots.restore_scheduler(entry["scheduler"])
         run.trainer.rates = clone(entry["rates"])

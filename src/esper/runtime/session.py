@@ -294,6 +294,7 @@ class Session:
             TransitionError: if the seed is not DORMANT or the shield has a veto, with the reason.
         """
         with self._run.lock:
+            self._refuse_if_replaced()
             chosen = self._growth.sized_for(layer_id, seed_id, blueprint) if settings is None else dict(settings)
             return self._run.seeds.ask(
                 Command(
@@ -329,6 +330,7 @@ class Session:
             TransitionError: if there is none that may be gone back to.
         """
         with self._run.lock:
+            self._refuse_if_replaced()
             self._growth.roll_back()
             return Answer(True)
 
@@ -340,6 +342,7 @@ class Session:
             TransitionError: if one of its seeds is not DORMANT.
         """
         with self._run.lock:
+            self._refuse_if_replaced()
             self._growth.rechunk(layer_id, num_seeds)
 
     def save(self, path: str | Path) -> Path:
@@ -446,11 +449,14 @@ class Session:
         if self._run.step == 0 and self._directory is not None:
             check_storable(batch)
 
-    def _refuse_if_finished(self) -> None:
+    def _refuse_if_replaced(self) -> None:
         if self._run.trainer.is_replaced:
             raise ConfigError(
                 "Another Session was built on this model or this optimizer since, and has taken over. Go on with that "
                 "one, or build a new one."
             )
+
+    def _refuse_if_finished(self) -> None:
+        self._refuse_if_replaced()
         if self._run.is_finished:
             raise ConfigError("The session is finished. Build a new one to train further.")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, Adamax, AdamW, NAdam, Optimizer, RAdam
+from torch.optim.lr_scheduler import LambdaLR
 
 import esper
 from esper.checkpoint import store
@@ -397,6 +398,8 @@ def with_late_bias(**options: Any) -> Trial:
     model = esper.wrap(toy.host(), growing(**settings))
     optimizer = AdamW([p for name, p in model.named_parameters() if name != "2.bias"], lr=0.03)
     policy = options.pop("policy", Script({1: [""]}))
+    if "scheduler" in options:
+        options["scheduler"] = options["scheduler"](optimizer)
     session = esper.Session(
         model, optimizer, loss=toy.loss, evaluate=toy.evaluate, planned_steps=120, policy=policy, **options
     )
@@ -455,6 +458,25 @@ def test_a_rollback_keeps_a_group_that_was_added_since_as_it_is(on_disk, tmp_pat
     assert torch.equal(trial.optimizer.state[trial.model[2].bias]["exp_avg"], average)
     trial.train(1)
     assert not torch.equal(trial.model[2].bias, bias)
+
+
+def test_a_rollback_keeps_what_the_scheduler_has_for_a_group_that_was_added_since():
+    def schedule(optimizer: Optimizer) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: 0.99**step)
+
+    trial = with_late_bias(policy=Script({}), scheduler=schedule).train(2)
+    add_bias(trial)
+    scheduler = trial.run.trainer._scheduler
+    scheduler.base_lrs.append(0.001)
+    scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
+    trial.train(1)
+    for batch in list(toy.batches(5))[:4]:
+        trial.session.step(batch)
+    trial.recovery.good.pop()
+    assert trial.session.rollback().accepted
+    assert scheduler.base_lrs == [0.03, 0.001]
+    trial.train(1)
+    assert [group["lr"] for group in trial.optimizer.param_groups] == scheduler.get_last_lr()
 
 
 def test_a_run_falls_back_to_before_a_group_was_added_and_keeps_it():

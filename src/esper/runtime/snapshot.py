@@ -171,9 +171,14 @@ class Snapshots:
         return None if self._scheduler is None else clone(self._scheduler.state_dict())
 
     def restore_scheduler(self, state: Any) -> None:
-        """Inverse of :meth:`scheduler`."""
-        if self._scheduler is not None:
-            self._scheduler.load_state_dict(clone(state))
+        """Inverse of :meth:`scheduler`. What it has for groups that the optimizer was given since stays as it is."""
+        if self._scheduler is None:
+            return
+        saved, now, count = clone(state), self._scheduler.state_dict(), len(self._optimizer.groups)
+        for name, values in saved.items():
+            if isinstance(values, list) and isinstance(now.get(name), list) and len(values) < len(now[name]) == count:
+                saved[name] = [*values, *clone(now[name][len(values) :])]
+        self._scheduler.load_state_dict(saved)
 
     def _extra_state(self) -> dict[str, Any]:
         """What modules keep besides tensors; of places, whose topology comes first, what lies below them."""

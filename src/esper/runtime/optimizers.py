@@ -86,7 +86,7 @@ class HostOptimizer:
         missing = [parameter for parameter in self.parameters() if id(parameter) not in captured]
         if not missing:
             return
-        others = {name: item.state_dict() for name, item in self._extra.items() if not isinstance(item, nn.Module)}
+        others = [item.state_dict() for item in self._extra.values() if not isinstance(item, nn.Module | None)]
         memory = {tensor.untyped_storage().data_ptr() for tensor in flatten(others)[1].values()}
         missing = [parameter for parameter in missing if parameter.untyped_storage().data_ptr() not in memory]
         if missing:

@@ -175,7 +175,7 @@ class Snapshots:
         if self._scheduler is None:
             return
         saved, now, count = clone(state), self._scheduler.state_dict(), len(self._optimizer.groups)
-        for name, values in saved.items():
+        for name, values in saved.items() if isinstance(saved, dict) else ():
             if isinstance(values, list) and isinstance(now.get(name), list) and len(values) < len(now[name]) == count:
                 saved[name] = [*values, *clone(now[name][len(values) :])]
         self._scheduler.load_state_dict(saved)

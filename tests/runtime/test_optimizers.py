@@ -280,6 +280,14 @@ class TestRefused:
         model = esper.wrap(toy.host(), growing())
         self.stepping_by(SGD(model.parameters(), lr=0.1), model, every=11).after_epoch()
 
+    def test_and_so_is_one_before_whose_first_step_something_was_planted(self):
+        """Which is no step of anybody."""
+        session = self.session(AdamW)
+        session.after_epoch()
+        session.germinate("", "all")
+        session.after_epoch()
+        session.after_epoch()
+
 
 # What it holds
 

@@ -311,6 +311,7 @@ class Trainer:
         self._rewarming.lift(optimizer, self._lift(self._lr_in_step))
 
     def _norms(self) -> list[str]:
-        """Of all parameters that the optimizer trains; waits for the device. As text: one that is NaN equals itself."""
-        trained = (parameter.detach() for parameter in self._optimizer.parameters() if parameter.requires_grad)
-        return [repr(float(torch.linalg.vector_norm(parameter))) for parameter in trained]
+        """Of all parameters that the optimizer trains, but for grafts. As text: one that is NaN equals itself."""
+        arenas = {id(place.arena.slots) for place in places(self._model)}
+        trained = (one for one in self._optimizer.parameters() if one.requires_grad and id(one) not in arenas)
+        return [repr(float(torch.linalg.vector_norm(parameter.detach()))) for parameter in trained]

@@ -29,6 +29,7 @@ class HostOptimizer:
         outer: the user's.
         stepping: the innermost one.
         wrappers: those around it, the outermost first.
+        is_adam: whether its updates are as large as the rate: torch's Adam family, and what is named after it.
 
     Raises:
         ConfigError: if the steps cannot be seen, a wrapper's state cannot be captured, or the optimizer holds
@@ -41,18 +42,13 @@ class HostOptimizer:
         _refuse_unseen(self.stepping)
         for wrapper in self.wrappers:
             _refuse_stateless(wrapper, self.stepping)
+        self.is_adam = _is_adam(self.stepping)
         self.check_captured()
 
     @property
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups, as they are in this moment."""
         return self.stepping.param_groups
-
-    @property
-    def is_adam(self) -> bool:
-        """Whether its updates are of the size of the learning rate: torch's Adam family, and what is named after it."""
-        names = (base.__name__.lower() for base in type(self.stepping).__mro__)
-        return isinstance(self.stepping, _ADAM_FAMILY) or any("adam" in name for name in names)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters that it holds."""
@@ -112,6 +108,11 @@ def _chain(optimizer: Optimizer) -> list[Optimizer]:
         if len(inner) != 1:
             return chain
         chain.append(inner[0])
+
+
+def _is_adam(optimizer: Optimizer) -> bool:
+    names = (base.__name__.lower() for base in type(optimizer).__mro__)
+    return isinstance(optimizer, _ADAM_FAMILY) or any("adam" in name for name in names)
 
 
 def _held(optimizer: Optimizer) -> set[int]:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,4 +178,72 @@ class TestInACheckpoint:
         older, newer = (store.write(tmp_path, {"part": Packed.of(tree(seed))}) for seed in (1, 2))
         (newer / "apart-1").write_bytes((older / "apart-1").read_bytes())
         with pytest.raises(CheckpointError, match="apart-1 does not match its digest"):
+            store.read(tmp_path)
+
+
+class TestWhatHasNotChanged:
+    """A part that the generation before has too is linked; tensors that a part holds are not written beside it."""
+
+    @staticmethod
+    def links(folder: Path) -> dict[str, int]:
+        return {path.name: path.stat().st_nlink for path in folder.glob("apart-*")}
+
+    def test_is_linked_under_whatever_name_it_has(self, tmp_path):
+        stays, goes, comes = (Packed.of(tree(seed)) for seed in (1, 2, 3))
+        store.write(tmp_path, [goes, stays])
+        folder = store.write(tmp_path, [stays, comes])
+        assert self.links(folder) == {"apart-1": 2, "apart-2": 1}
+        store.write(tmp_path, [comes])
+        assert self.links(folder) == {"apart-1": 1, "apart-2": 2}
+        assert [equal(part.read(), tree(seed)) for part, seed in zip(store.read(folder), (1, 3), strict=True)] == [
+            True,
+            True,
+        ]
+
+    def test_is_linked_by_a_run_that_was_resumed(self, tmp_path):
+        store.write(tmp_path, [Packed.of(tree())])
+        assert self.links(store.write(tmp_path, store.read(tmp_path))) == {"apart-1": 2}
+
+    def test_what_was_replaced_is_written_anew(self, tmp_path):
+        """The control; and the generation before keeps what it had."""
+        part = Packed.of(tree(1))
+        older = store.write(tmp_path, [part])
+        part.write(tree(2))
+        assert self.links(store.write(tmp_path, [part])) == {"apart-1": 1}
+        assert equal(store.read(older)[0].read(), tree(1))
+
+    def test_a_damaged_file_is_not_linked_where_that_shows(self, tmp_path):
+        part = Packed.of(tree())
+        older = store.write(tmp_path, [part])
+        (older / "apart-1").write_bytes((older / "apart-1").read_bytes()[:-20])
+        store.write(tmp_path, [part])
+        assert equal(store.read(tmp_path)[0].read(), tree())
+
+    def test_is_copied_where_links_are_not_supported(self, tmp_path, monkeypatch):
+        def hardlink_to(path, target):
+            raise PermissionError("Operation not permitted")
+
+        monkeypatch.setattr(Path, "hardlink_to", hardlink_to)
+        part = Packed.of(tree())
+        for _ in range(2):
+            folder = store.write(tmp_path, [part])
+        assert self.links(folder) == {"apart-1": 1}
+        assert equal(store.read(tmp_path)[0].read(), tree())
+
+    def test_tensors_that_a_part_holds_are_not_written_beside_it(self, tmp_path):
+        state = {"weight": torch.randn(1000), "step": 1}
+        folder = store.write(tmp_path, {"live": state, "kept": Packed.of(state)})
+        assert (folder / "tensors.safetensors").stat().st_size < 200
+        back = store.read(tmp_path)
+        assert torch.equal(back["live"]["weight"], state["weight"])
+        back["live"]["weight"].zero_()
+        assert torch.equal(back["kept"].read()["weight"], state["weight"])
+
+    def test_and_are_missed_if_the_part_is_damaged(self, tmp_path):
+        state = {"weight": torch.randn(1000)}
+        folder = store.write(tmp_path, {"live": state, "kept": Packed.of(state)})
+        raw = bytearray((folder / "apart-1").read_bytes())
+        raw[0] ^= 1
+        (folder / "apart-1").write_bytes(raw)
+        with pytest.raises(CheckpointError, match="does not match its digest"):
             store.read(tmp_path)

@@ -60,10 +60,29 @@ def test_the_newest_two_generations_are_kept_and_named(tmp_path):
     assert store.read(tmp_path / names[-2])["step"] == 3
 
 
-def test_generations_sort_by_number_for_a_long_time(tmp_path):
-    store.write(tmp_path, tree(1)).rename(tmp_path / "000099")
-    assert store.write(tmp_path, tree(2)).name == "000100"
-    assert store.read(tmp_path)["step"] == 2
+@pytest.mark.parametrize("last", ["000099", "999999"])
+def test_generations_sort_by_number_for_ever(tmp_path, last):
+    store.write(tmp_path, tree(1)).rename(tmp_path / last)
+    for step in (2, 3, 4):
+        assert int(store.write(tmp_path, tree(step)).name) == int(last) + step - 1
+        assert store.read(tmp_path)["step"] == step
+        assert len(list(tmp_path.iterdir())) == 2
+
+
+def size_of_tensors(folder: Path) -> int:
+    return (folder / "tensors.safetensors").stat().st_size
+
+
+def test_equal_tensors_are_written_once_and_come_back_apart(tmp_path):
+    large = torch.randn(1000)
+    twice = store.write(tmp_path / "twice", {"a": large, "b": large.clone(), "c": [large.view(10, 100)]})
+    once = store.write(tmp_path / "once", {"a": large, "c": [large.view(10, 100)]})  # another shape is another tensor
+    assert size_of_tensors(twice) - size_of_tensors(once) < 100
+    back = store.read(twice)
+    assert torch.equal(back["a"], large)
+    back["a"].zero_()
+    assert torch.equal(back["b"], large)
+    assert torch.equal(back["c"][0], large.view(10, 100))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +184,7 @@ def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "FORMAT", 99)
     store.write(tmp_path, tree())
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=f"format 99; this version of Esper reads {store.FORMAT}"):
+    with pytest.raises(CheckpointError, match=f"format 99; this version of Esper reads 6 and {store.FORMAT}"):
         store.read(tmp_path)
 
 

@@ -49,7 +49,9 @@ def test_weights_that_do_not_fit_are_refused(task):
 def test_a_run_follows_the_schedule_that_was_named(schedule, task):
     run = growing(task, GrowthConfig(max_rounds=0), **PACE | {"schedule": schedule})
     used = []
-    run.session._run.trainer._optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
+    run.session._run.trainer._optimizer.stepping.register_step_pre_hook(
+        lambda o, *_: used.append(o.param_groups[0]["lr"])
+    )
     run.finish()
     steps = PACE["epochs"] * len(run.loader)
     del used[0]  # the first step is also made once to be counted

@@ -434,7 +434,7 @@ REFUSALS = {
     "compiled": (_compiled, {}, r"The model is already a OptimizedModule.*bare model first"),
     "compiled in place": (_compiled_in_place, {}, r"The model is already a compiled module.*bare model first"),
     "compiled part": (_compiled_part, {}, r"'body' is already a OptimizedModule"),
-    "distributed": (DistributedDataParallel, {}, r"already a DistributedDataParallel.*bare model first"),
+    "distributed": (DistributedDataParallel, {}, r"already a DistributedDataParallel.*bare model first.*one process"),
     "scripted part": (_traced_part, {}, r"'body' is scripted.*before torch\.jit\.script"),
     "lazy": (lambda: nn.Sequential(nn.Linear(6, 8), nn.LazyLinear(4)), {}, r"'1' is lazy.*example batch"),
     "instance forward": (lambda: _own_forward("2"), {"layers": ["2"]}, r"'2' \(Linear\).*on the instance.*a class"),
@@ -501,10 +501,12 @@ def test_an_example_by_keywords_is_called_by_keywords():
 
 
 @pytest.mark.parametrize(
-    "around", [lambda model: torch.compile(model, backend="eager"), Around], ids=["compiled", "wrapper"]
+    ("around", "remedy"),
+    [(lambda model: torch.compile(model, backend="eager"), r"model\.compile"), (Around, "one process")],
+    ids=["compiled", "wrapper"],
 )
-def test_a_model_around_a_wrapped_one_is_refused_with_the_remedy(around):
-    with pytest.raises(ConfigError, match=r"around a wrapped model\. Give Session the wrapped model.*model\.compile"):
+def test_a_model_around_a_wrapped_one_is_refused_with_the_remedy(around, remedy):
+    with pytest.raises(ConfigError, match=f"around a wrapped model. Give Session the wrapped model itself .*{remedy}"):
         growth_config(around(esper.wrap(mlp(6, 8, 4))))
 
 

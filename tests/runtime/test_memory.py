@@ -203,6 +203,37 @@ def test_a_damaged_part_of_a_checkpoint_is_refused(tmp_path):
         store.read(tmp_path / "checkpoints")
 
 
+class TestSizeOfCheckpoints:
+    """Of a run that keeps two good states, in units of what training has made: parameters, and AdamW's two numbers."""
+
+    @staticmethod
+    def written(directory: Path) -> list[tuple[float, float]]:
+        """For every boundary: what its checkpoint has added to the disk, and what lies there then."""
+        config = growing(layers=["2"], gate_z=1e9, telemetry_rows=0)
+        trial = Recipe(config, model=wide_host, policy=Script({6: ["2"]}, hidden=1)).build(directory=directory)
+        unit = 3 * sum(parameter.numel() * parameter.element_size() for parameter in trial.model.parameters())
+        sizes = []
+        for _ in range(10):
+            trial.train(1)
+            newest = max((directory / "checkpoints").iterdir())
+            new = sum(path.stat().st_size for path in newest.iterdir() if path.stat().st_nlink == 1)
+            files = {path.stat().st_ino: path.stat().st_size for path in newest.parent.rglob("*") if path.is_file()}
+            sizes.append((new / unit, sum(files.values()) / unit))
+        assert len(trial.recovery.good) == 2
+        return sizes
+
+    def test_each_writes_one_training_state_and_the_start_of_a_round(self, tmp_path):
+        sizes = self.written(tmp_path)
+        assert max(new for new, _ in sizes[:5]) < 1.1
+        assert max(new for new, _ in sizes) < 2.1
+        assert max(whole for _, whole in sizes[:5]) < 3.2
+
+    def test_without_links_each_writes_the_older_good_state_again(self, tmp_path, monkeypatch):
+        """The control."""
+        monkeypatch.setattr("esper.checkpoint.store._link", lambda *_: False)
+        assert min(new for new, _ in self.written(tmp_path)[2:5]) > 2.0
+
+
 def wide_host() -> nn.Sequential:
     """Its parameters take far more memory than what passes through it."""
     torch.manual_seed(0)

@@ -417,6 +417,56 @@ def test_held_out_losses_that_are_not_finite_are_said(value):
     assert not [note for note in Recipe().build().events("note") if "finite" in note["text"]]
 
 
+class TestAMetricThatIsNotFinite:
+    """What has none at the start never counts in it; what loses it later does."""
+
+    @staticmethod
+    def holey(rows: slice, is_holey: Callable[[], bool] = lambda: True) -> Callable[[nn.Module], esper.Evaluation]:
+        def evaluate(model: nn.Module) -> esper.Evaluation:
+            found = toy.evaluate(model)
+            correct = torch.as_tensor(found.correct).clone()
+            if is_holey():
+                correct[rows] = torch.nan
+            return esper.Evaluation(found.losses, correct)
+
+        return evaluate
+
+    def test_is_said_and_left_out_and_growth_goes_on(self):
+        whole = Recipe().build().train(6)
+        trial = Recipe().build(evaluate=self.holey(slice(3))).train(6)
+        assert any("3 of 300 values of Evaluation.correct are not finite" in n["text"] for n in trial.events("note"))
+        assert trial.events("round_ended")[0]["adopted"] is not None
+        losses = [[event["val_loss"] for event in one.events("epoch")] for one in (trial, whole)]
+        assert losses[0] == losses[1]
+        assert not any("Evaluation.correct" in note["text"] for note in whole.events("note"))
+
+    def test_is_the_mean_over_the_others(self):
+        split = Recipe().build().run.judge.split
+        judge = Recipe().build(evaluate=self.holey(split.select[:2])).run.judge
+        correct = torch.as_tensor(judge.measure().correct)[split.select[2:]]
+        assert judge.measure().metric(split.select) == pytest.approx(float(correct.mean()))
+
+    def test_everywhere_means_that_there_is_none(self):
+        trial = Recipe().build(evaluate=self.holey(slice(None))).train(6)
+        assert {event["val_metric"] for event in trial.events("epoch")} == {None}
+        assert trial.events("round_ended")[0]["adopted"] is not None
+
+    def test_that_comes_later_passes_no_gate(self):
+        """A graft must not hide samples by making their metric undefined."""
+        calls: list[int] = []
+        trial = Recipe().build(evaluate=self.holey(slice(None), lambda: calls.append(1) or len(calls) > 2)).train(6)
+        assert not any("Evaluation.correct" in note["text"] for note in trial.events("note"))
+        (arm,) = trial.events("arm_ended")
+        assert not arm["passed"]
+        assert "metric_gain is nan" in arm["verdict"]
+
+    def test_survives_a_checkpoint(self, tmp_path):
+        trial = Recipe().build(evaluate=self.holey(slice(3)), directory=tmp_path).train(5)
+        resumed = Recipe().build(evaluate=self.holey(slice(3)))
+        resumed.session.load(tmp_path / "checkpoints")
+        assert resumed.train(1).events("epoch")[-1]["val_metric"] == trial.train(1).events("epoch")[-1]["val_metric"]
+
+
 def test_an_unknown_blueprint_or_setting_is_an_answer_not_an_error():
     trial = Recipe().build()
     for command, reason in (

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -466,3 +467,22 @@ def test_extras_are_resumed_and_go_with_the_run_not_with_refused_arms(tmp_path):
     trial.session.load(tmp_path)
     toy.train_from(trial, source)
     assert store.tree_digest(average.values) == adopted
+
+
+def test_a_checkpoint_of_format_6_is_gone_on_from(tmp_path):
+    """Written after two epochs by the version before format 7, with two kept states."""
+    with tarfile.open(Path(__file__).parent / "format_6.tar.gz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    assert json.loads((tmp_path / "000002" / "manifest.json").read_bytes().splitlines()[0])["format"] == 6
+    saved, source = store.read(tmp_path), toy.loader()
+    trial = Recipe(growing(telemetry_rows=0), policy=Script({})).build(loader=source)
+    trial.session.load(tmp_path)
+    assert store.tree_digest(trial.run.snapshots.body()["model"]) == store.tree_digest(saved["body"]["model"])
+    assert (trial.session.epoch, trial.session.step_count) == (2, 20)
+    assert [entry["step"] for entry in trial.recovery.good] == [10, 20]
+    for batch in list(toy.batches(2))[:3]:
+        trial.session.step(batch)
+    assert trial.session.rollback().accepted
+    assert torch.equal(trial.model[0].weight, saved["body"]["model"]["0.weight"])
+    toy.train_from(trial, source).session.save(tmp_path)
+    assert store.read(tmp_path)["losses"][2]

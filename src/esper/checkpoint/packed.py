@@ -10,11 +10,13 @@ import mmap
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from esper.checkpoint.digests import DIGEST_BYTES, Raw, bytes_digest, raw_bytes, raw_digest
 from esper.checkpoint.tree import Apart, flatten, unflatten
@@ -82,17 +84,10 @@ class Packed(Apart):
         Raises:
             CheckpointError: if any byte differs from what was written.
         """
-        try:
+        with _damage_told():
             view = self._mapped()
             structure, entries = _listed(view)
-            tensors = {}
-            for name, dtype, shape, raw in _checked(view, entries):
-                tensors[name] = torch.empty(shape, dtype=dtype)
-                raw_bytes(tensors[name])[:] = raw
-            return unflatten(structure, tensors)
-        except (OSError, ValueError) as error:
-            remedy = "Go on from the last checkpoint."
-            raise CheckpointError(f"A state of the run that was put on disk is damaged: {error}. {remedy}") from error
+            return unflatten(structure, _read(view, entries))
 
     def check(self) -> None:
         """Look whether every byte is what was written, without reading the state into memory.
@@ -103,6 +98,33 @@ class Packed(Apart):
         view = self._mapped()
         for _ in _checked(view, _listed(view)[1]):
             pass
+
+    def digests(self) -> dict[str, str]:
+        """Name of every tensor, by its digest.
+
+        Raises:
+            CheckpointError: if the list of tensors is not what was written.
+        """
+        with _damage_told():
+            return {expected: name for name, (*_, expected) in _listed(self._mapped())[1].items()}
+
+    def tensors(self, wanted: dict[str, str]) -> dict[str, Tensor]:
+        """Some of the tensors under other names, each in memory of its own.
+
+        Args:
+            wanted: name here, by the new name.
+
+        Raises:
+            KeyError, OSError, ValueError: if one is not there, or a byte of it is not what was written.
+        """
+        view = self._mapped()
+        entries = _listed(view)[1]
+        return _read(view, {name: entries[there] for name, there in wanted.items()})
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return len(self._mapped())
 
     @property
     def seal(self) -> str:
@@ -126,6 +148,15 @@ class Packed(Apart):
         return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        remedy = "Go on from the last checkpoint."
+        raise CheckpointError(f"A state of the run that was put on disk is damaged: {error}. {remedy}") from error
+
+
 def _listed(view: memoryview) -> tuple[Any, dict[str, Any]]:
     """The structure, and what is told of the tensors."""
     end = len(view) - LENGTH_BYTES - DIGEST_BYTES
@@ -137,6 +168,14 @@ def _listed(view: memoryview) -> tuple[Any, dict[str, Any]]:
     if size != begin:
         raise ValueError(f"it has {begin} bytes of tensors, not {size}")
     return listed["structure"], listed["tensors"]
+
+
+def _read(view: memoryview, entries: dict[str, Any]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, dtype, shape, raw in _checked(view, entries):
+        tensors[name] = torch.empty(shape, dtype=dtype)
+        raw_bytes(tensors[name])[:] = raw
+    return tensors
 
 
 def _checked(view: memoryview, entries: dict[str, Any]) -> Iterator[tuple[str, torch.dtype, list[int], Raw]]:

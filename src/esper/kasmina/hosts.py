@@ -111,9 +111,12 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     """
     inner = getattr(model, "_orig_mod", getattr(model, "module", None))
     if not isinstance(model, KasminaLayer) and isinstance(inner, KasminaLayer):
+        remedy = "call the compiled one in loss; or compile in place: model.compile()"
+        if not hasattr(model, "_orig_mod"):
+            remedy = "call it in loss too: Esper trains in one process, on one copy of the model"
         raise ConfigError(
             f"The model is a {type(model).__name__} around a wrapped model. Give Session the wrapped model itself and "
-            "call the other in loss; or compile in place: model.compile()."
+            f"{remedy}."
         )
     anchor = getattr(model, ESPER, None)
     if anchor is None or anchor.config is None:

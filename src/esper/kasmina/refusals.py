@@ -29,7 +29,9 @@ def refuse_unfit(model: nn.Module) -> None:
         bases = [base.__name__ for base in type(module).__mro__ if base.__name__ in _COMPILED_OR_DISTRIBUTED]
         if bases or module._compiled_call_impl is not None:
             kind = bases[0] if bases else "compiled module"
-            raise ConfigError(f"{name} is already a {kind}. Wrap the bare model first, then compile or distribute it.")
+            is_compiled = kind in ("OptimizedModule", "compiled module")
+            then = "then compile it" if is_compiled else "and train it in one process: ranks are not supported yet"
+            raise ConfigError(f"{name} is already a {kind}. Wrap the bare model first, {then}.")
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
             raise ConfigError(f"{name} is lazy. Run the model once on an example batch, then wrap it.")
     if next(model.parameters(), None) is None:

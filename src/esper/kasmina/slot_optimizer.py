@@ -19,8 +19,6 @@ from esper.kasmina.guard import finite_G
 from esper.kasmina.hosts import places
 from esper.kasmina.place import Place
 
-ADAM_FAMILY = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
-
 
 class SlotOptimizer:
     """Vectorised AdamW over the slots of all places, hooked before the user's optimizer.

@@ -16,11 +16,11 @@ from esper.runtime.emergency import Emergency
 from esper.runtime.judging import Measurement
 from esper.runtime.keeping import Keeping
 from esper.runtime.observing import Observer
+from esper.runtime.optimizer_settings import Settings
 from esper.runtime.recovery import Recovery
 from esper.runtime.replay import Round
 from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
-from esper.runtime.training import Settings
 from esper.runtime.trials import LiveTrial, Trials
 from esper.tamiyo import shield
 from esper.tamiyo.heuristic import Policy
@@ -71,6 +71,11 @@ class Growth:
     def is_due(self) -> bool:
         """Whether arms are to be run, or to be run on."""
         return self.rounds.is_due or self.trials.is_due
+
+    @property
+    def remembers_steps(self) -> bool:
+        """Whether a window is under way, in which the steps of the run are remembered."""
+        return self.rounds.current is not None or self.trials.current is not None
 
     def after_step(self, batch: Any, loss: Tensor | float, settings: Settings | None, flops: int) -> None:
         """What a training step moves: alphas, isolated training, flags, losses, the memory of rounds and trials."""

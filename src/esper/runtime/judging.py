@@ -20,23 +20,35 @@ ELSEWHERE = 776_531_419
 
 @dataclass(frozen=True)
 class Measurement:
-    """A checked evaluation: float64 ``[n]`` on the CPU."""
+    """A checked evaluation.
+
+    Attributes:
+        losses: float64 ``[n]`` on the CPU.
+        correct: float64 ``[n]``; None if the task has no metric.
+        groups: int64 ``[n]``, or None.
+        counted: bool ``[n]``, whether a sample counts in the metric; None if all do.
+    """
 
     losses: Tensor
     correct: Tensor | None
     groups: Tensor | None
+    counted: Tensor | None = None
 
     def loss(self, part: Tensor) -> float:
         """Mean loss of a part."""
         return float(self.losses[part].mean())
 
     def metric(self, part: Tensor) -> float | None:
-        """Mean of the accuracy-like metric over a part; None if the task has none."""
-        return None if self.correct is None else float(self.correct[part].mean())
+        """Mean of the accuracy-like metric over a part; None if the task has none, or no sample of the part has one."""
+        if self.correct is None:
+            return None
+        if self.counted is not None:
+            part = part[self.counted[part]]
+        return float(self.correct[part].mean()) if part.numel() else None
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain values; ``Measurement(**saved)`` is the inverse."""
-        return {"losses": self.losses, "correct": self.correct, "groups": self.groups}
+        return {**vars(self)}
 
     def gain_over(self, reference: "Measurement", part: Tensor) -> Gain:
         """Mean paired improvement in loss over ``reference`` on a part."""
@@ -72,9 +84,18 @@ class Judge:
         evaluate: ``evaluate(model) -> Evaluation``; called twice here.
         seed: of the split.
 
+    Samples whose metric is not finite at the start, as where it is not defined for them, never count in it. What is not
+    finite later does: it is what the model has come to, and no gate is passed with it.
+
+    Attributes:
+        num_not_finite: losses that are not finite at the start.
+        num_without_metric: samples that are left out of the metric.
+
     Raises:
         EvaluationError: if it returns no sample losses, or other ones the second time.
     """
+
+    _counted: Tensor | None = None
 
     def __init__(self, model: nn.Module, evaluate: Callable[[nn.Module], Evaluation], seed: int) -> None:
         self._model, self._evaluate = model, evaluate
@@ -89,6 +110,10 @@ class Judge:
         self.split: Split = split_samples(first.losses.numel(), first.groups, seed)
         self.num_samples = first.losses.numel()
         self.num_not_finite = int((~torch.isfinite(first.losses)).sum())
+        has_metric = torch.ones(()) if first.correct is None else torch.isfinite(first.correct)
+        self.num_without_metric = int((has_metric == 0).sum())
+        if self.num_without_metric:
+            self._counted = has_metric
 
     def measure(self) -> Measurement:
         """Evaluate the model as it is: in eval mode, without gradients, modes and random state restored after."""
@@ -125,7 +150,7 @@ class Judge:
                 )
         if groups is not None and groups.unique().numel() < 10:
             raise EvaluationError("evaluate returned fewer than 10 groups: too few to be split into three parts.")
-        return Measurement(losses, correct, groups)
+        return Measurement(losses, correct, groups, self._counted)
 
 
 def _vector(values: Any) -> Tensor:

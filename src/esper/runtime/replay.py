@@ -7,12 +7,15 @@ from torch import Tensor
 
 from esper.runtime.books import Lifecycle
 from esper.runtime.judging import Measurement
+from esper.runtime.optimizer_settings import Settings
 from esper.runtime.run import Run
-from esper.runtime.training import Settings
 from esper.runtime.weight_mean import WeightMean
 
 CURVE_POINTS = 20
 """Points of an arm's learning curve, at most."""
+
+OTHER_GROUPS = "the optimizer was given parameter groups meanwhile, with which its steps cannot be taken again"
+"""Why a window ends without a verdict."""
 
 
 @dataclass
@@ -82,6 +85,11 @@ class Window:
     def from_dict(cls, saved: dict[str, Any]) -> Self:
         """Inverse of :meth:`to_dict`."""
         return cls(**{**saved, "curve": Curve(**saved["curve"])})
+
+    def has_other_groups(self, count: int) -> bool:
+        """Whether the run has stepped with another number of parameter groups than ``count``, which it has now."""
+        first = next((settings for settings in self.settings if settings is not None), None)
+        return first is not None and len(first) != count
 
     def rewind(self) -> None:
         """The next arm starts from the beginning."""

@@ -14,12 +14,12 @@ from typing import Any
 from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.arms import Arms, Outcome
 from esper.runtime.books import Lifecycle, numbers
+from esper.runtime.optimizer_settings import Settings
 from esper.runtime.recovery import Recovery
-from esper.runtime.replay import Round
+from esper.runtime.replay import OTHER_GROUPS, Round
 from esper.runtime.run import Run
 from esper.runtime.side_by_side import SideBySide
 from esper.runtime.snapshot import Kept
-from esper.runtime.training import Settings
 from esper.tamiyo.timing import memorises
 
 BEATEN_ARMS = 2
@@ -100,6 +100,8 @@ class Rounds:
     def _abandon_if_void(self, now: Round) -> None:
         if numbers(self._run.in_state(*LIVE)) != now.live:
             self.abandon("another graft was removed during the round")
+        elif now.has_other_groups(self._run.trainer.num_groups):
+            self.abandon(OTHER_GROUPS)
         elif not self._waiting(now):
             self.abandon("no candidate is left")
 
@@ -120,6 +122,9 @@ class Rounds:
         """
         run, now = self._run, self.current
         assert now is not None
+        if now.has_other_groups(run.trainer.num_groups):  # given after its arms were interrupted
+            self.abandon(OTHER_GROUPS)
+            return
         if now.run is None and self._memorises(now):
             self.abandon("the run memorises its samples", NOT_TRIED)
             return

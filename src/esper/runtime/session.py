@@ -1,5 +1,6 @@
 """The session: where a run's loop and its growth meet."""
 
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,10 +23,13 @@ from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
 from esper.runtime.journal import Journal
 from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
+from esper.runtime.optimizer_settings import Settings
+from esper.runtime.optimizers import HostOptimizer
+from esper.runtime.ranks import refuse_ranks
 from esper.runtime.run import Run
 from esper.runtime.side_by_side import check_can_fork
 from esper.runtime.snapshot import Snapshots
-from esper.runtime.training import Settings, Trainer
+from esper.runtime.training import Trainer
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
 
 CHECKPOINTS = "checkpoints"
@@ -37,7 +41,8 @@ class Session:
 
     Args:
         model: from :func:`esper.wrap`.
-        optimizer: built after wrapping, over ``model.parameters()``. Any that needs no closure.
+        optimizer: built after wrapping, over ``model.parameters()``. Any that needs no closure, also one that wraps
+            another. Whatever else it holds must be in a module of ``extra``.
         loss: ``loss(model, batch) -> scalar tensor``, the mean over the batch; :meth:`step` does the rest.
         train_step: instead of ``loss``: ``train_step(batch) -> loss``, a whole step in your own code. Both are also
             called in arms, on remembered batches, and once more for every new shape of a batch, to count its FLOPs;
@@ -49,9 +54,10 @@ class Session:
         scheduler_every: whether it is stepped with the optimizer or in :meth:`after_epoch`. With ``train_step`` and
             ``"step"`` your own code steps it.
         scaler: ``torch.amp.GradScaler``.
-        clip_grad_norm: norm to clip gradients to.
+        clip_grad_norm: norm to clip the gradients of the model to, grafts included; those of ``extra`` are not clipped.
         accumulate: batches per optimizer step.
-        extra: further objects with a ``state_dict`` that train along with the model (an average of weights, say).
+        extra: further objects with a ``state_dict`` that train along with the model (an average of weights, a criterion
+            with parameters). Gradients of modules are captured with them.
         loader: the training loader, if it has a ``state_dict``: makes resuming within an epoch exact.
         policy: decides when and where to grow; None is the heuristic. One that remembers has ``state_dict`` and
             ``load_state_dict``.
@@ -60,8 +66,10 @@ class Session:
         checkpoint_steps: with ``directory``: checkpoint within arms every so many steps, besides every boundary.
         on_event: called with every line of both logs, a dict with the key ``"event"``, from the constructor on.
 
+    A session that is built on a model or an optimizer takes over from an earlier one on it, which can go on no more.
+
     Raises:
-        ConfigError: if something does not fit together.
+        ConfigError: if something does not fit together, or this process is one of several ranks.
         EvaluationError: if ``evaluate`` is not repeatable or returns no sample losses.
     """
 
@@ -86,6 +94,7 @@ class Session:
         checkpoint_steps: int | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
+        refuse_ranks()
         config = growth_config(model)
         if config.arms == "side_by_side":
             check_can_fork(model)
@@ -101,9 +110,10 @@ class Session:
                     f"{name} is a {type(item).__name__} with a copy of the wrapped model, which cannot follow it when "
                     "it grows. Average its state dict by name instead, or set max_rounds=0."
                 )
+        host_optimizer = HostOptimizer(optimizer, model, extra or {})
         trainer = Trainer(
             model,
-            optimizer,
+            host_optimizer,
             config,
             planned_steps,
             loss=loss,
@@ -117,17 +127,20 @@ class Session:
         with ExitStack() as undo:  # a session that could not be built leaves no hooks on the optimizer
             undo.callback(trainer.detach)
             judge = Judge(model, evaluate, config.seed)
+            self._directory = None if directory is None else Path(directory)
+            if self._directory is not None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            self._must_load = self._directory is not None and any(self._directory.glob(f"{CHECKPOINTS}/[0-9]*"))
+            journal = Journal(self._directory, on_event, is_new=not self._must_load)
+            snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, self._directory)
+            self._run = Run(model, config, trainer, judge, snapshots, journal, planned_steps)
+            policy = policy or HeuristicPolicy(config)
+            self._growth = Growth(self._run, policy, self._checkpoint, checkpoint_steps)
+            self._identity = Identity(self._run, policy, loader)
             undo.pop_all()
-        self._directory = None if directory is None else Path(directory)
-        if self._directory is not None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        self._must_load = self._directory is not None and any(self._directory.glob(f"{CHECKPOINTS}/[0-9]*"))
-        journal = Journal(self._directory, on_event, is_new=not self._must_load)
-        snapshots = Snapshots(model, optimizer, scheduler, scaler, extra or {}, self._directory)
-        self._run = Run(model, config, trainer, judge, snapshots, journal, planned_steps)
-        policy = policy or HeuristicPolicy(config)
-        self._growth = Growth(self._run, policy, self._checkpoint, checkpoint_steps)
-        self._identity = Identity(self._run, policy, loader)
+        growth = weakref.ref(self._growth)  # the optimizer's hooks may outlive this session
+        trainer.remembers = lambda: (current := growth()) is not None and current.remembers_steps
+        trainer.take_charge()
         self._loader, self._policy = loader, policy
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
@@ -135,6 +148,12 @@ class Session:
         if judge.num_not_finite:
             text = (
                 f"{judge.num_not_finite} of {judge.num_samples} held-out losses are not finite: nothing can be judged."
+            )
+            journal.write("note", step=0, text=text)
+        if judge.num_without_metric:
+            text = (
+                f"{judge.num_without_metric} of {judge.num_samples} values of Evaluation.correct are not finite: these "
+                "samples are left out of the metric from now on. Any other that is not finite later fails the gate."
             )
             journal.write("note", step=0, text=text)
         gate_samples = judge.split.gate.numel()
@@ -275,6 +294,7 @@ class Session:
             TransitionError: if the seed is not DORMANT or the shield has a veto, with the reason.
         """
         with self._run.lock:
+            self._refuse_if_replaced()
             chosen = self._growth.sized_for(layer_id, seed_id, blueprint) if settings is None else dict(settings)
             return self._run.seeds.ask(
                 Command(
@@ -310,6 +330,7 @@ class Session:
             TransitionError: if there is none that may be gone back to.
         """
         with self._run.lock:
+            self._refuse_if_replaced()
             self._growth.roll_back()
             return Answer(True)
 
@@ -321,6 +342,7 @@ class Session:
             TransitionError: if one of its seeds is not DORMANT.
         """
         with self._run.lock:
+            self._refuse_if_replaced()
             self._growth.rechunk(layer_id, num_seeds)
 
     def save(self, path: str | Path) -> Path:
@@ -408,6 +430,7 @@ class Session:
             self._checkpoint()
 
     def _boundary(self) -> None:
+        self._run.trainer.refuse_unseen_steps()
         train_loss = float(self._loss_sum) / max(1, self._loss_count)
         self._loss_sum, self._loss_count = 0.0, 0
         self._growth.at_boundary(train_loss)
@@ -426,6 +449,14 @@ class Session:
         if self._run.step == 0 and self._directory is not None:
             check_storable(batch)
 
+    def _refuse_if_replaced(self) -> None:
+        if self._run.trainer.is_replaced:
+            raise ConfigError(
+                "Another Session was built on this model or this optimizer since, and has taken over. Go on with that "
+                "one, or build a new one."
+            )
+
     def _refuse_if_finished(self) -> None:
+        self._refuse_if_replaced()
         if self._run.is_finished:
             raise ConfigError("The session is finished. Build a new one to train further.")

@@ -10,6 +10,7 @@ body than the live objects, and only while it is captured or gone back to.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
 from esper.kasmina.hosts import is_espers, places
 from esper.kasmina.place import Place
+from esper.runtime.optimizers import HostOptimizer
 from esper.runtime.random_state import random_state, restore_random_state
 
 Stateful = Any
@@ -49,14 +51,15 @@ class Snapshots:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: HostOptimizer,
         scheduler: Stateful | None,
         scaler: Stateful | None,
         extra: Mapping[str, Stateful],
         folder: Path | None = None,
     ) -> None:
         self._model, self._optimizer = model, optimizer
-        self._in_body = {**{f"extra.{name}": item for name, item in extra.items()}, "scaler": scaler}
+        wrappers = {f"wrapper.{depth}": wrapper for depth, wrapper in enumerate(optimizer.wrappers)}
+        self._in_body = {**{f"extra.{name}": item for name, item in extra.items()}, **wrappers, "scaler": scaler}
         self._scheduler, self.folder = scheduler, folder
 
     def keep(self) -> Kept:
@@ -64,13 +67,16 @@ class Snapshots:
         return self.body() if self.folder is None else Packed.of(self.body(), self.folder)
 
     def fetch(self, kept: Kept) -> Body:
-        """A kept body, to be used up: it shares no memory with what is kept."""
+        """A kept body, to be used up: it shares no memory with what is kept.
+
+        Parameter groups that the optimizer was given since stay as they are now.
+        """
         body: Body = kept.read() if isinstance(kept, Packed) else clone(kept)
-        return body
+        return body | {"optimizer": self._with_later_groups(body["optimizer"])}
 
     def body(self) -> Body:
         """What training has made so far."""
-        grads = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
+        grads = {key: p.grad for key, p in self._optimizer.named_parameters() if p.grad is not None}
         body: Body = clone(
             {
                 "kinds": self._kinds(),
@@ -78,7 +84,7 @@ class Snapshots:
                 "model": dict(_tensors(self._model)),
                 "extra_state": self._extra_state(),
                 "grads": grads,
-                "optimizer": self._optimizer.state_dict(),
+                "optimizer": self._optimizer.stepping.state_dict(),
                 "others": {name: item.state_dict() for name, item in self._in_body.items() if item is not None},
             }
         )
@@ -96,14 +102,15 @@ class Snapshots:
         with torch.no_grad():
             for name, tensor in list(_tensors(self._model)):
                 _put_back(self._model, name, tensor, body["model"][name])
-            for name, parameter in self._model.named_parameters():
-                grad = body["grads"].get(name)
-                parameter.grad = None if grad is None else grad.to(parameter.device)
         if body["extra_state"]:
             self._model.load_state_dict(body["extra_state"], strict=False)
-        _restore_optimizer(self._optimizer, body["optimizer"])
-        for name, state in body["others"].items():
-            self._in_body[name].load_state_dict(state)
+        with _same_objects([*self._optimizer.wrappers, self._optimizer.stepping]):
+            for name, state in body["others"].items():
+                self._in_body[name].load_state_dict(state)
+            _restore_optimizer(self._optimizer.stepping, body["optimizer"])
+        for key, parameter in self._optimizer.named_parameters():
+            grad = body["grads"].get(key)
+            parameter.grad = None if grad is None else grad.to(parameter.device)
 
     def renew(self, kept: Kept, layer_id: str, part: str | None = None) -> None:
         """Let a kept body have one place as the model has it now, or one part of it (``"incubation"``)."""
@@ -134,8 +141,21 @@ class Snapshots:
 
     def optimizer_settings(self) -> list[dict[str, Any]]:
         """Parameter groups as they are now, in the form of a state dict."""
-        groups: list[dict[str, Any]] = clone(self._optimizer.state_dict()["param_groups"])
+        groups: list[dict[str, Any]] = clone(self._optimizer.stepping.state_dict()["param_groups"])
         return groups
+
+    def _with_later_groups(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A state of the optimizer, with what it has now for groups that were added after it."""
+        groups = saved["param_groups"]
+        if len(groups) >= len(self._optimizer.groups):
+            return saved
+        now = clone(self._optimizer.stepping.state_dict())
+        first = sum(len(group["params"]) for group in groups)
+        added = {position: state for position, state in now["state"].items() if position >= first}
+        return saved | {
+            "param_groups": [*groups, *now["param_groups"][len(groups) :]],
+            "state": saved["state"] | added,
+        }
 
     def clock(self) -> dict[str, Any]:
         """Where training stands."""
@@ -151,9 +171,14 @@ class Snapshots:
         return None if self._scheduler is None else clone(self._scheduler.state_dict())
 
     def restore_scheduler(self, state: Any) -> None:
-        """Inverse of :meth:`scheduler`."""
-        if self._scheduler is not None:
-            self._scheduler.load_state_dict(clone(state))
+        """Inverse of :meth:`scheduler`. What it has for groups that the optimizer was given since stays as it is."""
+        if self._scheduler is None:
+            return
+        saved, now, count = clone(state), self._scheduler.state_dict(), len(self._optimizer.groups)
+        for name, values in saved.items() if isinstance(saved, dict) else ():
+            if isinstance(values, list) and isinstance(now.get(name), list) and len(values) < len(now[name]) == count:
+                saved[name] = [*values, *clone(now[name][len(values) :])]
+        self._scheduler.load_state_dict(saved)
 
     def _extra_state(self) -> dict[str, Any]:
         """What modules keep besides tensors; of places, whose topology comes first, what lies below them."""
@@ -175,7 +200,7 @@ class Snapshots:
 
     def _kinds(self) -> dict[str, str]:
         """Class of every object whose state is captured, by its name in the session."""
-        objects = {"optimizer": self._optimizer, "scheduler": self._scheduler, **self._in_body}
+        objects = {"optimizer": self._optimizer.stepping, "scheduler": self._scheduler, **self._in_body}
         return {name: type(item).__name__ for name, item in objects.items() if item is not None}
 
     def _check_fits(self, body: dict[str, Any]) -> None:
@@ -183,7 +208,7 @@ class Snapshots:
             ("place", {place.layer_id: None for place in places(self._model)}, dict.fromkeys(body["topology"])),
             ("object", self._kinds(), body["kinds"]),
             ("tensor", *self._fixed_shapes(body["model"])),
-            ("parameter group", _group_sizes(self._optimizer.state_dict()), _group_sizes(body["optimizer"])),
+            ("parameter group", _group_sizes(self._optimizer.groups), _group_sizes(body["optimizer"]["param_groups"])),
         ]
         remedy = "Build model, optimizer and session as they were when it was saved."
         for what, here, there in pairs:
@@ -200,8 +225,8 @@ class Snapshots:
                     )
 
 
-def _group_sizes(optimizer: dict[str, Any]) -> dict[str, int]:
-    return {str(index): len(group["params"]) for index, group in enumerate(optimizer["param_groups"])}
+def _group_sizes(groups: list[dict[str, Any]]) -> dict[str, int]:
+    return {str(index): len(group["params"]) for index, group in enumerate(groups)}
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -225,15 +250,29 @@ def _put_back(model: nn.Module, name: str, tensor: Tensor, saved: Tensor) -> Non
 
 def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """``load_state_dict`` casts states to their parameter's dtype; here they keep the dtype they were saved with."""
-    groups = optimizer.param_groups
     optimizer.load_state_dict(saved)
-    for group, restored in zip(groups, optimizer.param_groups, strict=True):  # callers may hold them
-        group.clear()
-        group.update(restored)
-    optimizer.param_groups = groups
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, state in saved["state"].items():
         current = optimizer.state[parameters[index]]
         for name, value in state.items():
             if isinstance(value, Tensor) and current[name].dtype != value.dtype:
                 current[name] = value.to(current[name].device)
+
+
+@contextmanager
+def _same_objects(optimizers: list[Optimizer]) -> Iterator[None]:
+    """Whatever is loaded inside, the optimizers' groups and states stay the objects that they were.
+
+    Schedulers and callers hold them, and so do optimizers that wrap another, the last one of the list.
+    """
+    before = [(one, one.param_groups, [*one.param_groups], one.state) for one in optimizers]
+    yield
+    loaded = [([{**group} for group in one.param_groups], {**one.state}) for one in optimizers]
+    for (one, groups, each, state), (new_groups, new_state) in zip(before, loaded, strict=True):
+        for group, new in zip(each, new_groups, strict=True):
+            group.clear()
+            group.update(new)
+        groups[:] = each
+        state.clear()
+        state.update(new_state)
+        one.param_groups, one.state = groups, state

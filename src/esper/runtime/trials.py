@@ -18,7 +18,7 @@ from esper.kasmina.variation import Variation
 from esper.runtime.books import FALLING, Lifecycle, numbers
 from esper.runtime.judging import Measurement, against_twin, without_it
 from esper.runtime.recovery import Recovery
-from esper.runtime.replay import Curve, Window, replay_step
+from esper.runtime.replay import OTHER_GROUPS, Curve, Window, replay_step
 from esper.runtime.run import Run
 from esper.runtime.snapshot import Kept
 
@@ -137,6 +137,9 @@ class Trials:
         if trial.window is None:
             self._judge_by_ablation(trial)
             return
+        if trial.window.has_other_groups(self._run.trainer.num_groups):  # given after its arm was interrupted
+            self.abandon(OTHER_GROUPS)
+            return
         try:
             twin, body, curve = self._train_twin(trial, trial.window)
         except Exception as error:  # passed on; an interruption leaves the trial standing, to be resumed
@@ -177,10 +180,13 @@ class Trials:
             self.abandon("the run was finished")
 
     def _abandon_if_void(self, trial: LiveTrial) -> bool:
-        is_void = trial.window is not None and self._others(trial) != trial.window.live
-        if is_void:
+        if trial.window is None:
+            return False
+        if self._others(trial) != trial.window.live:
             self.abandon("another graft was removed during the trial")
-        return is_void
+        elif trial.window.has_other_groups(self._run.trainer.num_groups):
+            self.abandon(OTHER_GROUPS)
+        return self.current is None
 
     def _blend_in(self, trial: LiveTrial, now: Measurement) -> None:
         run, members = self._run, self._members(trial)

@@ -7,14 +7,17 @@ where it begins and its digest; then the digest of that JSON and its length.
 import json
 import math
 import mmap
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from esper.checkpoint.digests import DIGEST_BYTES, Raw, bytes_digest, raw_bytes, raw_digest
 from esper.checkpoint.tree import Apart, flatten, unflatten
@@ -56,25 +59,24 @@ class Packed(Apart):
         return packed
 
     def write(self, tree: Any) -> None:
-        """Replace the state.
+        """Put the state in, in place of one that is there.
 
         Raises:
             CheckpointError: if it holds what cannot be stored.
+            OSError: if the disk cannot take it; what was there is there still.
         """
         structure, tensors = flatten(tree)
-        if not self._file.writable():
+        is_taken = not self._file.writable() or self._file.seek(0, os.SEEK_END) > 0
+        file = self._unnamed() if is_taken else self._file
+        try:
+            _write(file, structure, tensors)
+        except OSError:
+            with suppress(OSError):  # closing it tries to write what is left
+                file.close()
+            raise
+        if is_taken:
             self._close()
-            self._take(self._unnamed())
-        self._file.seek(0)
-        self._file.truncate()
-        entries, begin = {}, 0
-        for name, tensor in tensors.items():
-            raw, dtype = raw_bytes(tensor), str(tensor.dtype).removeprefix("torch.")
-            entries[name] = [dtype, list(tensor.shape), begin, raw_digest(tensor.dtype, tensor.shape, raw)]
-            begin += self._file.write(raw.data)
-        text = json.dumps({"structure": structure, "tensors": entries}).encode()
-        self._file.write(text + bytes_digest(text) + len(text).to_bytes(LENGTH_BYTES, "little"))
-        self._file.flush()
+            self._take(file)
 
     def read(self) -> Any:
         """The state, in memory of its own.
@@ -124,6 +126,17 @@ class Packed(Apart):
     def _mapped(self) -> memoryview:
         """The bytes of the file; read in this way, no two processes move each other's position in it."""
         return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _write(file: IO[bytes], structure: Any, tensors: dict[str, Tensor]) -> None:
+    entries, begin = {}, 0
+    for name, tensor in tensors.items():
+        raw, dtype = raw_bytes(tensor), str(tensor.dtype).removeprefix("torch.")
+        entries[name] = [dtype, list(tensor.shape), begin, raw_digest(tensor.dtype, tensor.shape, raw)]
+        begin += file.write(raw.data)
+    text = json.dumps({"structure": structure, "tensors": entries}).encode()
+    file.write(text + bytes_digest(text) + len(text).to_bytes(LENGTH_BYTES, "little"))
+    file.flush()
 
 
 def _listed(view: memoryview) -> tuple[Any, dict[str, Any]]:

@@ -34,6 +34,10 @@ def write(directory: Path, tree: Any) -> Path:
 
     Returns:
         The generation's folder. Only the newest ``GENERATIONS`` are kept.
+
+    Raises:
+        CheckpointError: if it holds what cannot be stored.
+        OSError: if it cannot be written; the generations that are there stay.
     """
     apart: dict[str, Packed] = {}
     structure, tensors = flatten(tree, apart)
@@ -43,7 +47,10 @@ def write(directory: Path, tree: Any) -> Path:
     unfinished = directory / f".{target.name}.{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    save_file(_unshared(tensors), unfinished / "tensors.safetensors")
+    try:
+        save_file(_unshared(tensors), unfinished / "tensors.safetensors")
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(f"{unfinished / 'tensors.safetensors'} cannot be written: {error}") from error
     for name, part in apart.items():
         part.copy_to(unfinished / name)
     manifest = {

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from esper.blueprints.catalogue import make_blueprint
+from esper.checkpoint.shape import check_shape
 from esper.contracts.commands import Command, SeedId
-from esper.contracts.errors import ConfigError, TransitionError
+from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
 from esper.kasmina.hosts import place_named
@@ -20,6 +21,7 @@ from esper.runtime.recovery import Recovery
 from esper.runtime.replay import Round
 from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
+from esper.runtime.saved import SavedCapture
 from esper.runtime.training import Settings
 from esper.runtime.trials import LiveTrial, Trials
 from esper.tamiyo import shield
@@ -140,7 +142,6 @@ class Growth:
         """Decide every lifecycle that is still open."""
         self.rounds.abandon("the run was finished")
         self.trials.finish()
-        self._run.is_finished = True  # a listener may no longer ask for anything
         self.keeping.finish()
 
     def interrupt(self) -> None:
@@ -209,16 +210,36 @@ class Growth:
             "tracing": self._run.tracing.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        self.rounds.current = None if state["round"] is None else Round.from_dict(state["round"])
-        self.trials.current = trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"])
+    def built(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes, from what :meth:`state_dict` gave; nothing is changed.
+
+        Raises:
+            CheckpointError: if a part of it does not fit the others.
+        """
+        now = None if state["round"] is None else Round.from_dict(state["round"])
+        trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"])
         window = None if trial is None else trial.window
-        self.recovery.load_state_dict(state["recovery"], None if window is None else window.start["body"])
-        self.keeping.load_state_dict(state["keeping"])
-        self.emergency.load_state_dict(state["emergency"])
-        self.observer.load_state_dict(state["observer"])
-        self._run.tracing.load_state_dict(state["tracing"])
+        for where, one in (("growth.round", now), ("growth.trial.window", window)):
+            if one is not None:
+                check_shape(one.start, SavedCapture, f"{where}.start")
+                check_shape(one.run, SavedCapture | None, f"{where}.run")
+        if window is None and any(one["body"] is None for one in state["recovery"]["fallbacks"]):
+            raise CheckpointError("The checkpoint does not fit: a state to go back to has no body.")
+        strange = {*state["keeping"]["pending"], *state["observer"]["weights"]} - self._run.places.keys()
+        if strange:
+            raise CheckpointError(f"The checkpoint does not fit: this run has no place {min(strange)!r}.")
+        return {**state, "round": now, "trial": trial}
+
+    def load_state_dict(self, built: dict[str, Any]) -> None:
+        """Go on with what was under way, as :meth:`built` gave it."""
+        self.rounds.current = built["round"]
+        self.trials.current = trial = built["trial"]
+        window = None if trial is None else trial.window
+        self.recovery.load_state_dict(built["recovery"], None if window is None else window.start["body"])
+        self.keeping.load_state_dict(built["keeping"])
+        self.emergency.load_state_dict(built["emergency"])
+        self.observer.load_state_dict(built["observer"])
+        self._run.tracing.load_state_dict(built["tracing"])
 
     def _measure(self, train_loss: float) -> Measurement:
         run, select = self._run, self._run.judge.split.select
@@ -252,8 +273,10 @@ class Growth:
     def _begin(self, seen: Observation, now: Measurement) -> None:
         """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
         run = self._run
-        for command in self._policy.decide(seen):
-            run.seeds.submit(command)
+        answers = [run.seeds.submit(command) for command in self._policy.decide(seen)]
+        if (answered := getattr(self._policy, "answered", None)) is not None:
+            for answer in answers:
+                answered(answer)
         self._cull_misfits()
         waiting = run.in_state(State.GERMINATED)
         if not waiting or self.keeping.is_removing:  # the controller may just have taken a graft out

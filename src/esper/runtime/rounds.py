@@ -57,7 +57,6 @@ class Rounds:
         """Capture the run; from here on it is the twin of its candidates, which train in isolation meanwhile."""
         run = self._run
         run.books.rounds_begun += 1
-        live = numbers(run.in_state(*LIVE))  # if a listener takes one of them out now, the round is void
         if run.config.objective != "none":
             for one in candidates:
                 run.seeds.promote(one, State.TRAINING, has_slot=True)
@@ -69,7 +68,7 @@ class Rounds:
             end_step=run.step + window,
             boundaries=len(run.books.select_losses),
             candidates=[one.number for one in candidates],
-            live=live,
+            live=numbers(run.in_state(*LIVE)),
             start=run.keep(),
         )
         run.journal.write(
@@ -150,6 +149,7 @@ class Rounds:
         with closing(self._outcomes(now)) as outcomes:
             for one, outcome in outcomes:
                 self._settle(now, one, outcome)
+                self._run.inbox.safe_point()
                 now.arm += 1
                 now.rewind()
                 if now.arm < len(now.candidates):
@@ -165,6 +165,7 @@ class Rounds:
             yield one, self.arms.take(now, one)
 
     def _after_arm_step(self, now: Round) -> None:
+        self._run.inbox.safe_point()
         every, steps = self._checkpoint_steps, now.arm_steps
         if every and now.arm_step % every == 0 and steps is not None and now.arm_step < steps:
             self._checkpoint()
@@ -199,19 +200,15 @@ class Rounds:
                 run.seeds.move(one, State.CANCELLED, NOT_TRIED + why)
             elif best is None or one.number != best["lifecycle"]:
                 run.seeds.move(one, State.CULLED, "lost_round")
-        winner = None
-        if best is not None:
-            winner = run.books.alive.get(best["lifecycle"])
-        reason = "no candidate beat the twin" if best is None else "the winner was taken back"
+        winner = None if best is None else run.books.alive[best["lifecycle"]]
         if best is not None and winner is not None:
-            reason = "beat the twin"
             self._adopt(now, winner, best["body"])
         run.journal.write(
             "round_ended",
             step=run.step,
             round=now.number,
             adopted=None if winner is None else winner.describe(),
-            reason=reason,
+            reason="no candidate beat the twin" if winner is None else "beat the twin",
         )
 
     def _adopt(self, now: Round, winner: Lifecycle, body: Kept) -> None:

@@ -48,15 +48,14 @@ class Seeds:
         Raises:
             TransitionError, ConfigError: if it is refused, which changes nothing.
         """
-        with self._run.lock:
-            return self._answer(command, {}, is_asked=True)
+        return self._answer(command, {}, is_asked=True)
 
     def submit(self, command: Command) -> Answer:
         """Carry out a command from outside or refuse it; a refusal changes nothing. Never raises for a refusal."""
         try:
             return self.ask(command)
         except (TransitionError, ConfigError) as error:
-            return Answer(False, str(error))
+            return Answer(False, str(error), command_id=command.id)
 
     def carry_out(self, command: Command, measured: Measured | None = None) -> Answer:
         """Carry out any command or refuse it.
@@ -68,7 +67,12 @@ class Seeds:
         try:
             return self._answer(command, measured or {}, is_asked=False)
         except (TransitionError, ConfigError) as error:
-            return Answer(False, str(error))
+            return Answer(False, str(error), command_id=command.id)
+
+    def refuse(self, command: Command, reason: str) -> Answer:
+        """Refuse a command that came where nothing may change, and write it down."""
+        self._log_command("refused", command, reason=reason, asked=command.reason)
+        return Answer(False, reason, command_id=command.id)
 
     def move(self, one: Lifecycle, target: State, reason: str, measured: Measured | None = None) -> Answer:
         """Command a lifecycle's seeds on Esper's own behalf."""
@@ -76,8 +80,6 @@ class Seeds:
 
     def promote(self, one: Lifecycle, target: State, **measured: float | bool | None) -> Answer:
         """Move a lifecycle on if the gate lets it; the parameters' finiteness is always measured."""
-        if one.number not in self._run.books.alive:  # a listener may have taken it back a moment ago
-            return Answer(False, "It was taken back.")
         finite = is_finite(self._run.places[one.layer_id], one.number)
         return self.move(one, target, "gate passed", {"is_finite": finite, **measured})
 
@@ -159,7 +161,7 @@ class Seeds:
         )
         if one is not None and target in OUTCOMES and (target is State.FOSSILIZED or old not in LIVE):
             self._close(one)
-        return Answer(True, version=version)
+        return Answer(True, version=version, command_id=command.id)
 
     def judge_of(self, one: Lifecycle | None) -> Literal["twin", "ablation"]:
         """What the grow gate of a lifecycle believes."""

@@ -23,6 +23,7 @@ from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
 from esper.kasmina.hosts import is_espers, places
 from esper.kasmina.place import Place
+from esper.runtime.journal import Journal
 from esper.runtime.random_state import random_state, restore_random_state
 
 Stateful = Any
@@ -43,6 +44,7 @@ class Snapshots:
         scheduler: its scheduler, or None.
         scaler: its gradient scaler, or None.
         extra: further objects with a state_dict that train with the model, by name.
+        journal: where it is told that the disk is full.
         folder: on whose disk kept bodies lie; None keeps them in memory.
     """
 
@@ -53,15 +55,25 @@ class Snapshots:
         scheduler: Stateful | None,
         scaler: Stateful | None,
         extra: Mapping[str, Stateful],
+        journal: Journal,
         folder: Path | None = None,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._in_body = {**{f"extra.{name}": item for name, item in extra.items()}, "scaler": scaler}
-        self._scheduler, self.folder = scheduler, folder
+        self._scheduler, self._journal, self.folder = scheduler, journal, folder
 
     def keep(self) -> Kept:
-        """What training has made so far, for later."""
-        return self.body() if self.folder is None else Packed.of(self.body(), self.folder)
+        """What training has made so far, for later: on disk, or in memory where the disk cannot take it."""
+        body = self.body()
+        if self.folder is None:
+            return body
+        try:
+            packed = Packed.of(body, self.folder)
+        except OSError as error:
+            self._journal.warn("kept states", f"A state of the run is kept in memory: {self.folder}: {error}.")
+            return body
+        self._journal.is_mended("kept states")
+        return packed
 
     def fetch(self, kept: Kept) -> Body:
         """A kept body, to be used up: it shares no memory with what is kept."""

@@ -95,7 +95,7 @@ class Trials:
         for one in candidates:
             run.seeds.promote(one, State.TRAINING, has_slot=True)
             run.begin_incubation(one)
-        if run.config.objective == "none" and not run.in_state(*FALLING):  # a listener may have let one fall
+        if run.config.objective == "none":
             self._blend_in(self.current, now)
 
     def after_step(self, batch: Any, settings: Any, flops: int) -> None:
@@ -211,7 +211,7 @@ class Trials:
 
     def _promote(self, one: Lifecycle, target: State, **measured: float | None) -> None:
         answer = self._run.seeds.promote(one, target, **measured)
-        if not answer.accepted and one.number in self._run.books.alive:
+        if not answer.accepted:
             self._run.seeds.move(one, State.CULLED, answer.reason)
 
     def _time_out(self, members: list[Lifecycle]) -> None:
@@ -235,6 +235,7 @@ class Trials:
                 one.state = State.TRAINING
             while window.arm_step < len(window.batches):
                 replay_step(run, window, members)
+                run.inbox.safe_point()
                 every, done = self._checkpoint_steps, window.arm_step
                 if every and done % every == 0 and done < len(window.batches):
                     self._checkpoint()

@@ -99,7 +99,7 @@ def test_a_run_decides_on_a_full_disk_what_it_decides_on_an_empty_one(point, tri
     trials.append(recipe.build(evaluate=evaluate, loss=loss, directory=tmp_path))
     with pytest.warns(RuntimeWarning):
         trials[0].train()
-        trials[0].session.finish()
+    trials[0].session.finish()
     disk.empty()
     assert trials[0].digest() == expected.digest()
     assert without_notes(trials[0].session.events) == without_notes(expected.session.events)

@@ -34,6 +34,11 @@ class Inbox:
         self._holder: int | None = None
         self._is_safe = self._is_over = False  # whether the holder may ask now, and whether it may do anything else
 
+    @property
+    def has_requests(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._requests)
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Around whatever changes the run. At its end listeners are told and requests answered.

@@ -100,11 +100,13 @@ class Snapshots:
         """Go back to a body, in place: every parameter stays the same object. Uses the body up.
 
         Raises:
-            CheckpointError: if it belongs to another model or other objects; nothing was changed then.
+            CheckpointError: if it belongs to another model or other objects; nothing was changed then. Or if what it
+                holds of seeds and grafts does not fit their topology, which the model has taken on by then.
         """
         self._check_fits(body)
         for place in places(self._model):
             place.regrow(json.loads(body["topology"][place.layer_id]))
+        self._check_own(body)
         with torch.no_grad():
             for name, tensor in list(_tensors(self._model)):
                 _put_back(self._model, name, tensor, body["model"][name])
@@ -210,6 +212,15 @@ class Snapshots:
                         f"The checkpoint is of another run: the {what} {name!r} is {value} here and {there[name]} "
                         f"there. {remedy}"
                     )
+
+    def _check_own(self, body: Body) -> None:
+        """Esper's own tensors have the shapes of the topology; those of a host may have others than now."""
+        saved = body["model"]
+        for name, tensor in _tensors(self._model):
+            if is_espers(name) and (name not in saved or saved[name].shape != tensor.shape):
+                raise CheckpointError(f"The checkpoint does not fit: {name} is not of the shape {tuple(tensor.shape)}.")
+        if body["extra_state"].keys() != self._extra_state().keys():
+            raise CheckpointError("The checkpoint does not fit: modules keep other things besides tensors.")
 
 
 def _group_sizes(optimizer: dict[str, Any]) -> dict[str, int]:

@@ -123,19 +123,27 @@ FREE = {
     ("recent",),  # batches are the caller's
     ("growth", "round", "batches"),
     ("growth", "trial", "window", "batches"),
-    ("identity", "num_seeds"),  # which places there are is compared with the model
     ("clock", "scheduler"),  # what only the caller's objects understand
     ("policy",),
     ("loader",),
     ("events", 0),  # what was told; nothing follows from it any more
     ("books", "reports", 0, "gates"),  # what was measured
 }
+"""Below these anything may stand."""
+
+BY_PLACE = {
+    ("identity", "num_seeds"),
+    ("growth", "keeping", "pending"),
+    ("growth", "observer", "weights"),
+    ("growth", "tracing", "rows"),
+}
+"""Of these not every place need have one."""
 
 
 def is_free(path: tuple[Any, ...], damage: str) -> bool:
-    """Whether something else may stand there, or a part of it may be missing."""
+    is_optional = damage == "removed" and any(path[:-1] == one for one in BY_PLACE)
     depth = len(path) - (damage == "removed")
-    return any(path[: len(one)] == one and depth >= len(one) for one in FREE)
+    return is_optional or any(path[: len(one)] == one and depth >= len(one) for one in FREE)
 
 
 def digest(trial: Trial, path: Path) -> str:

@@ -172,7 +172,10 @@ class Telemetry(KeepsDtype):
         return torch.tensor(self.turns)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.turns = state.tolist()
+        turns: list[int] = state.tolist()
+        if len(turns) != 2:
+            raise ValueError(f"telemetry counts two kinds of forward passes, not {len(turns)}")
+        self.turns = turns
 
     def _add(self, x_NC: Tensor, is_first_pass: Tensor | bool) -> None:
         x_NC, usable_N1 = _with_nan(x_NC, is_first_pass)

@@ -12,7 +12,7 @@ from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
 from esper.kasmina.hosts import place_named
-from esper.runtime.books import FALLING
+from esper.runtime.books import FALLING, Books
 from esper.runtime.emergency import Emergency
 from esper.runtime.judging import Measurement
 from esper.runtime.keeping import Keeping
@@ -225,10 +225,28 @@ class Growth:
                 check_shape(one.run, SavedCapture | None, f"{where}.run")
         if window is None and any(one["body"] is None for one in state["recovery"]["fallbacks"]):
             raise CheckpointError("The checkpoint does not fit: a state to go back to has no body.")
-        strange = {*state["keeping"]["pending"], *state["observer"]["weights"]} - self._run.places.keys()
-        if strange:
-            raise CheckpointError(f"The checkpoint does not fit: this run has no place {min(strange)!r}.")
         return {**state, "round": now, "trial": trial}
+
+    def check(self, built: dict[str, Any], books: Books) -> None:
+        """Refuse what does not fit the places, once these have taken on the checkpoint's topology.
+
+        Raises:
+            CheckpointError: naming what does not.
+        """
+        places = self._run.places
+        fits: dict[str, bool] = {}
+        for one in books.alive.values():
+            fits[f"lifecycle {one.number}"] = one.layer_id in places and one.number in places[one.layer_id].arena.grafts
+        for layer_id, flags in built["keeping"]["pending"].items():
+            seeds = places[layer_id].state.num_seeds if layer_id in places else None
+            fits[f"growth.keeping.pending[{layer_id!r}]"] = tuple(flags.shape) == (seeds,)
+        for layer_id, weights in built["observer"]["weights"].items():
+            fits[f"growth.observer.weights[{layer_id!r}]"] = self.observer.is_sample(layer_id, weights)
+        pending = built["emergency"]["pending"]
+        fits["growth.emergency.pending"] = pending is None or pending.numel() == 1
+        for what, is_fit in fits.items():
+            if not is_fit:
+                raise CheckpointError(f"The checkpoint does not fit: {what} is not of the places that this run has.")
 
     def load_state_dict(self, built: dict[str, Any]) -> None:
         """Go on with what was under way, as :meth:`built` gave it."""

@@ -90,6 +90,10 @@ class Observer:
         """All is well now: drift is measured from here."""
         self._weights = {layer_id: self._sample(layer_id) for layer_id in self._run.places}
 
+    def is_sample(self, layer_id: str, weights: Tensor) -> bool:
+        """Whether these may be weights of a place from which drift is measured."""
+        return layer_id in self._covered and self._sample(layer_id).shape == weights.shape
+
     def state_dict(self) -> dict[str, Any]:
         """The weights from which drift is measured, what a step cost before anything germinated, what was told."""
         return {"weights": self._weights, "before": self._before, "has_told": self._has_told}

@@ -21,7 +21,8 @@ class Command:
         target: the state to enter.
         reason: why, for the audit log.
         who: who asks, for the audit log.
-        version: the seed's version as the sender saw it; a command for an older version is refused. None skips this.
+        version: the seed's version as the sender saw it, such as in :attr:`PlaceReport.versions`; a command for another
+            version is refused. None skips this.
         blueprint: for GERMINATED: id of the blueprint to grow.
         settings: for GERMINATED: the blueprint's hyper-parameters.
         strategy: for GERMINATED: how the graft is blended in.

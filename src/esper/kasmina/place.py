@@ -174,6 +174,7 @@ class Place(nn.Module):
             kind=self.kind,
             is_step=self.site.is_step,
             states=self.state.lifecycle.tolist(),
+            versions=self.state.version.tolist(),
             is_under_embargo=bool((self.state.embargo_epochs > 0).any()),
             inputs=self.ports.inputs,
             outputs=self.ports.outputs,

@@ -9,6 +9,7 @@ from esper.blueprints.catalogue import make_blueprint
 from esper.checkpoint.shape import check_shape
 from esper.contracts.commands import Command, SeedId
 from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
+from esper.contracts.events import Epoch, Rechunked, Telemetry
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
 from esper.kasmina.hosts import place_named
@@ -122,7 +123,7 @@ class Growth:
         run = self._run
         now = self._measure(train_loss)
         if run.journal.is_read and (sensed := self.observer.sensed()):
-            run.journal.write("telemetry", epoch=run.epoch, step=run.step, places=sensed)
+            run.journal.write(Telemetry(epoch=run.epoch, step=run.step, places=sensed))
         if not self.emergency.at_boundary(now):
             if self.trials.current is not None:
                 self.trials.at_boundary(now)
@@ -174,7 +175,7 @@ class Growth:
         for window in (self.rounds.current, None if self.trials.current is None else self.trials.current.window):
             if window is not None:
                 run.snapshots.renew(window.start["body"], layer_id)
-        run.journal.write("rechunked", step=run.step, layer_id=layer_id, num_seeds=num_seeds)
+        run.journal.write(Rechunked(step=run.step, layer_id=layer_id, num_seeds=num_seeds))
 
     def sized_for(self, layer_id: str, seed_id: SeedId, blueprint_id: str) -> dict[str, Any]:
         """Settings with which a blueprint is as large as the budgets allow; the smallest there is where none is.
@@ -267,16 +268,17 @@ class Growth:
         if (metric := now.metric(select)) is not None:
             books.select_metrics.append(metric)
         run.journal.write(
-            "epoch",
-            epoch=run.epoch,
-            step=run.step,
-            lr=run.trainer.lr,
-            train_loss=train_loss,
-            val_loss=now.loss(select),
-            val_metric=metric,
-            run_flops=books.run_flops,
-            arm_flops=books.arm_flops,
-            judging_flops=books.judging_flops,
+            Epoch(
+                epoch=run.epoch,
+                step=run.step,
+                lr=run.trainer.lr,
+                train_loss=train_loss,
+                val_loss=now.loss(select),
+                val_metric=metric,
+                run_flops=books.run_flops,
+                arm_flops=books.arm_flops,
+                judging_flops=books.judging_flops,
+            )
         )
         return now
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from esper.contracts.events import Event, Note, record
 from esper.runtime.log_files import BULKY, LogFiles
-from esper.runtime.outbox import Event, Listener, Outbox
+from esper.runtime.outbox import Line, Listener, Outbox
 
 
 class Journal:
@@ -28,7 +29,7 @@ class Journal:
     def __init__(self, directory: Path | None, *, is_new: bool = True) -> None:
         self._files = None if directory is None else LogFiles(directory, is_new=is_new)
         self._outbox = Outbox(self._note)
-        self.events: list[Event] = []
+        self.events: list[Line] = []
         self._troubles: set[str] = set()
 
     @property
@@ -40,17 +41,18 @@ class Journal:
         """Let a listener hear all events from now on; gives what ends that."""
         return self._outbox.subscribe(listener)
 
-    def write(self, event: str, **fields: Any) -> None:
+    def write(self, event: Event) -> None:
         """Record an event. A number that is not finite is written as null, what JSON does not know as a string."""
-        self.add({"event": event, "time": round(time.time(), 3), **_plain(fields)})
+        line = _plain(record(event))
+        self.add({"event": line.pop("event"), "time": round(time.time(), 3), **line})
 
-    def add(self, record: Event) -> None:
+    def add(self, line: Line) -> None:
         """Take in an event as it was recorded, perhaps elsewhere."""
-        if record["event"] not in BULKY:
-            self.events.append(record)
+        if line["event"] not in BULKY:
+            self.events.append(line)
         if self._files is not None:
-            self._files.put(record)
-        self._outbox.put(record)
+            self._files.put(line)
+        self._outbox.put(line)
 
     def deliver(self) -> None:
         """Call the listeners and write the logs; see :class:`Outbox` for what comes of errors."""
@@ -83,14 +85,14 @@ class Journal:
         """From now on only gather events, beginning with none: in a process that was forked off nobody is told."""
         self.events, self._files, self._outbox = [], None, Outbox(self._note)
 
-    def restore(self, events: list[Event]) -> None:
+    def restore(self, events: list[Line]) -> None:
         """Go back to an earlier length: what is written after a checkpoint is written again by a resumed run."""
         self.events = list(events)
         if self._files is not None:
             self._files.begin_with(self.events)
 
     def _note(self, text: str) -> None:
-        self.write("note", text=text)
+        self.write(Note(text=text))
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from esper.contracts.commands import Command, SeedId
+from esper.contracts.events import Fault, KeepLook, RecoveryEnded
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.gates import gate
 from esper.kasmina.guard import LIVE_FAULT
@@ -126,13 +127,14 @@ class Keeping:
         one.gates["keep"] = measured
         one.is_kept = gate(State.FOSSILIZED, measured, gate_z=run.config.gate_z).passed
         run.journal.write(
-            "keep_look",
-            step=run.step,
-            lifecycle=one.number,
-            layer_id=one.layer_id,
-            look=one.looks,
-            passed=one.is_kept,
-            **measured,
+            KeepLook(
+                step=run.step,
+                lifecycle=one.number,
+                layer_id=one.layer_id,
+                look=one.looks,
+                passed=one.is_kept,
+                **measured,
+            )
         )
         if not one.is_kept and is_last:
             run.seeds.move(one, State.CULLED, "keep gate refused")
@@ -166,7 +168,7 @@ class Keeping:
             numbers = place.state.lifecycle_id.cpu()[(flags & LIVE_FAULT) > 0].unique().tolist()
             place.state.fault[(flags > 0).to(place.state.fault.device)] = 0
             if numbers or layer_id not in self._faulty_fossils:  # a fossil's fault comes back in every step
-                run.journal.write("fault", step=run.step, layer_id=layer_id, lifecycles=numbers)
+                run.journal.write(Fault(step=run.step, layer_id=layer_id, lifecycles=numbers))
             if not numbers:
                 self._faulty_fossils.add(layer_id)
             for one in run.in_state(*LIVE, *FALLING):
@@ -231,11 +233,12 @@ class Keeping:
             recovery.fallbacks = valid[:-1]
             self._fall_back(fallback)
         run.journal.write(
-            "recovery",
-            step=run.step,
-            recovered=has_recovered,
-            select_loss=loss,
-            select_loss_before_graft=fallback["select_loss"],
+            RecoveryEnded(
+                step=run.step,
+                recovered=has_recovered,
+                select_loss=loss,
+                select_loss_before_graft=fallback["select_loss"],
+            )
         )
 
     def _fall_back(self, fallback: Entry) -> None:

@@ -3,16 +3,15 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-METRIC_EVENTS = frozenset({"epoch", "telemetry"})
+from esper.contracts.events import EVENTS
+from esper.runtime.outbox import Line
 
 BULKY = frozenset({"telemetry"})
 """Events of thousands of numbers, which are not kept in memory."""
 
 _BULKY_LINE = re.compile(rb'{"event": "telemetry", "time": [\d.]+, "epoch": \d+, "step": (\d+), .*}\n')
-
-Event = dict[str, Any]
 
 
 class LogFiles:
@@ -31,18 +30,18 @@ class LogFiles:
     def __init__(self, directory: Path, *, is_new: bool) -> None:
         self.directory = directory
         self.is_writing = is_new
-        self._beginning: list[Event] | None = None
+        self._beginning: list[Line] | None = None
         self._waiting: dict[Path, list[str]] = {directory / "audit.jsonl": [], directory / "metrics.jsonl": []}
         self._whole: dict[Path, int] = {}  # bytes that are whole lines, where the last attempt failed
         if is_new:
             self._rewrite([])
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Line) -> None:
         """Let a line wait for :meth:`write`."""
         if self.is_writing:
             self._waiting[self._file(event)].append(_line(event))
 
-    def begin_with(self, events: list[Event]) -> None:
+    def begin_with(self, events: list[Line]) -> None:
         """Let the next :meth:`write` replace what the files hold by these events."""
         self.is_writing, self._beginning = True, list(events)
         for lines in self._waiting.values():
@@ -77,7 +76,7 @@ class LogFiles:
             file.flush()
         del self._whole[path]
 
-    def _rewrite(self, events: list[Event]) -> None:
+    def _rewrite(self, events: list[Line]) -> None:
         for path in self._waiting:
             path.touch()
             unfinished = path.with_name(f".{path.name}.new")
@@ -91,8 +90,8 @@ class LogFiles:
                             file.write(old.readline())
             unfinished.replace(path)
 
-    def _file(self, event: Event) -> Path:
-        return self.directory / ("metrics.jsonl" if event["event"] in METRIC_EVENTS else "audit.jsonl")
+    def _file(self, event: Line) -> Path:
+        return self.directory / (f"{EVENTS[event['event']].log}.jsonl")
 
 
 def _bulky_lines(file: BinaryIO) -> dict[int, int]:
@@ -108,5 +107,5 @@ def _bulky_lines(file: BinaryIO) -> dict[int, int]:
     return begins
 
 
-def _line(event: Event) -> str:
+def _line(event: Line) -> str:
     return json.dumps(event) + "\n"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.contracts.commands import Command
+from esper.contracts.events import Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation, PlaceReport
 from esper.kasmina.hosts import covered_parameters, host_parameters
@@ -162,7 +163,7 @@ class Observer:
         text = too_small(seen, config)
         if text is not None:
             self._has_told = True
-            self._run.journal.write("note", text=text)
+            self._run.journal.write(Note(text=text))
 
     def _report(self, place: Place) -> PlaceReport:
         rows = (self._run.tracing.rows or {}).get(place.layer_id, 0)

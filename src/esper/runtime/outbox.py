@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-Event = dict[str, Any]
+Line = dict[str, Any]
+"""An event as it stands in a log."""
 
-Listener = Callable[[Event], object]
+Listener = Callable[[Line], object]
 """Is called with every event: a dict of its own with the key ``"event"``, the same line that the logs hold."""
 
 
@@ -51,7 +52,7 @@ class Outbox:
 
         return unsubscribe
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Line) -> None:
         """Let an event wait for all who listen now."""
         for one in self._subscriptions:
             one.waiting.append(event)
@@ -69,7 +70,7 @@ class Outbox:
         finally:
             self._is_delivering = False
 
-    def _hand_over(self, one: "_Subscription", event: Event) -> None:
+    def _hand_over(self, one: "_Subscription", event: Line) -> None:
         try:
             one.listener(copy.deepcopy(event))  # what one does to it, nobody else is to see
         except Exception as error:  # of the listener's: the run has nothing to do with it
@@ -83,7 +84,7 @@ class _Subscription:
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
-        self.waiting: deque[Event] = deque()
+        self.waiting: deque[Line] = deque()
         self.told: set[type[Exception]] = set()
 
 

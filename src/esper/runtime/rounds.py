@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
 
+from esper.contracts.events import RoundBegun, RoundEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.arms import Arms, Outcome
 from esper.runtime.books import Lifecycle, numbers
@@ -72,11 +73,12 @@ class Rounds:
             start=run.keep(),
         )
         run.journal.write(
-            "round_begun",
-            step=run.step,
-            round=self.current.number,
-            end_step=self.current.end_step,
-            candidates=[one.describe() for one in candidates],
+            RoundBegun(
+                step=run.step,
+                round=self.current.number,
+                end_step=self.current.end_step,
+                candidates=[one.describe() for one in candidates],
+            )
         )
 
     def remember(self, batch: Any, settings: Settings | None, flops: int) -> None:
@@ -92,7 +94,7 @@ class Rounds:
         now = self.current
         if now is None:
             return
-        self._run.journal.write("round_ended", step=self._run.step, round=now.number, adopted=None, reason=reason)
+        self._run.journal.write(RoundEnded(step=self._run.step, round=now.number, adopted=None, reason=reason))
         self.current = self._run.arm = None
         for one in self._waiting(now):
             self._run.seeds.move(one, State.CANCELLED, prefix + reason)
@@ -204,11 +206,12 @@ class Rounds:
         if best is not None and winner is not None:
             self._adopt(now, winner, best["body"])
         run.journal.write(
-            "round_ended",
-            step=run.step,
-            round=now.number,
-            adopted=None if winner is None else winner.describe(),
-            reason="no candidate beat the twin" if winner is None else "beat the twin",
+            RoundEnded(
+                step=run.step,
+                round=now.number,
+                adopted=None if winner is None else winner.describe(),
+                reason="no candidate beat the twin" if winner is None else "beat the twin",
+            )
         )
 
     def _adopt(self, now: Round, winner: Lifecycle, body: Kept) -> None:

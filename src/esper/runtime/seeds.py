@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Answer, Command, SeedId
 from esper.contracts.errors import ConfigError, TransitionError, closest
+from esper.contracts.events import FieldReportFiled, Refused, Transition, Veto
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.gates import Measured, gate
 from esper.kasmina.lifecycle import Birth, discard, is_finite, seed_range, transition
@@ -71,7 +72,7 @@ class Seeds:
 
     def refuse(self, command: Command, reason: str) -> Answer:
         """Refuse a command that came where nothing may change, and write it down."""
-        self._log_command("refused", command, reason=reason, asked=command.reason)
+        self._log_command(Refused, command, reason=reason, asked=command.reason)
         return Answer(False, reason, command_id=command.id)
 
     def move(self, one: Lifecycle, target: State, reason: str, measured: Measured | None = None) -> Answer:
@@ -98,8 +99,8 @@ class Seeds:
                 self._check_askable(command)
             return self._apply(command, measured)
         except (TransitionError, ConfigError) as error:
-            event = "veto" if isinstance(error, VetoError) else "refused"
-            self._log_command(event, command, reason=str(error), asked=command.reason)
+            kind = Veto if isinstance(error, VetoError) else Refused
+            self._log_command(kind, command, reason=str(error), asked=command.reason)
             raise
 
     def _check_askable(self, command: Command) -> None:
@@ -152,7 +153,7 @@ class Seeds:
             if target in OUTCOMES:
                 one.reason = command.reason
         self._log_command(
-            "transition",
+            Transition,
             command,
             source=old.name,
             version=version,
@@ -203,23 +204,21 @@ class Seeds:
         self._run.books.alive.pop(one.number, None)
         report = one.report(self._run.step)
         self._run.books.reports.append(report)
-        self._run.journal.write("field_report", step=self._run.step, **report.to_dict())
+        self._run.journal.write(FieldReportFiled(step=self._run.step, **report.to_dict()))
 
-    def _log_command(self, event: str, command: Command, **fields: Any) -> None:
-        self._run.journal.write(
-            event,
-            **{
-                "step": self._run.step,
-                "epoch": self._run.epoch,
-                "arm": self._run.arm,
-                "layer_id": command.layer_id,
-                "seed_id": command.seed_id,
-                "target": getattr(command.target, "name", str(command.target)),
-                "who": command.who,
-                "reason": command.reason,
-                "run_flops": self._run.books.run_flops,
-                "arm_flops": self._run.books.arm_flops,
-                "judging_flops": self._run.books.judging_flops,
-                **fields,
-            },
-        )
+    def _log_command(self, kind: type[Transition | Refused], command: Command, **fields: Any) -> None:
+        run = self._run
+        told: dict[str, Any] = {
+            "step": run.step,
+            "epoch": run.epoch,
+            "arm": run.arm,
+            "layer_id": command.layer_id,
+            "seed_id": command.seed_id,
+            "target": getattr(command.target, "name", str(command.target)),
+            "who": command.who,
+            "reason": command.reason,
+            "run_flops": run.books.run_flops,
+            "arm_flops": run.books.arm_flops,
+            "judging_flops": run.books.judging_flops,
+        }
+        run.journal.write(kind(**told | fields))

@@ -14,6 +14,7 @@ from esper.checkpoint.shape import check_shape
 from esper.checkpoint.tree import clone
 from esper.contracts.commands import Answer, Command, SeedId
 from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
+from esper.contracts.events import Finished, Model, Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.hosts import growth_config, places
@@ -141,16 +142,16 @@ class Session:
         self._loader, self._policy = loader, policy
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
-        journal.write("model", step=0, planned_steps=planned_steps, **anatomy(model))
+        journal.write(Model(step=0, planned_steps=planned_steps, **anatomy(model)))
         if judge.num_not_finite:
             text = (
                 f"{judge.num_not_finite} of {judge.num_samples} held-out losses are not finite: nothing can be judged."
             )
-            journal.write("note", step=0, text=text)
+            journal.write(Note(step=0, text=text))
         gate_samples = judge.split.gate.numel()
         if gate_samples < FEW_GATE_SAMPLES and config.max_rounds:
             note = f"{gate_samples} gate samples are few (below {FEW_GATE_SAMPLES}): refusals are to be expected."
-            journal.write("note", step=0, text=note)
+            journal.write(Note(step=0, text=note))
         journal.deliver()
 
     @property
@@ -244,11 +245,12 @@ class Session:
             measured = run.judge.measure()
             select = run.judge.split.select
             run.journal.write(
-                "finished",
-                step=run.step,
-                select_loss=measured.loss(select),
-                select_metric=measured.metric(select),
-                train_flops=self.train_flops,
+                Finished(
+                    step=run.step,
+                    select_loss=measured.loss(select),
+                    select_metric=measured.metric(select),
+                    train_flops=self.train_flops,
+                )
             )
             run.trainer.detach()
             run.is_finished = True  # only now: what was interrupted may be finished again

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from esper.contracts.events import TrialBegun, TrialEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import gate
 from esper.kasmina.variation import Variation
@@ -87,10 +88,11 @@ class Trials:
         run.books.trials_begun += 1
         self.current = LiveTrial(number=run.books.trials_begun, members=numbers(candidates))
         run.journal.write(
-            "trial_begun",
-            step=run.step,
-            trial=self.current.number,
-            candidates=[one.describe() for one in candidates],
+            TrialBegun(
+                step=run.step,
+                trial=self.current.number,
+                candidates=[one.describe() for one in candidates],
+            )
         )
         for one in candidates:
             run.seeds.promote(one, State.TRAINING, has_slot=True)
@@ -302,12 +304,13 @@ class Trials:
         self.current = None
         adopted = self._adopted(trial)
         run.journal.write(
-            "trial_ended",
-            step=run.step,
-            trial=trial.number,
-            adopted=[one.describe() for one in adopted],
-            reason=reason,
-            **fields,
+            TrialEnded(
+                step=run.step,
+                trial=trial.number,
+                adopted=[one.describe() for one in adopted],
+                reason=reason,
+                **fields,
+            )
         )
 
     def _adopted(self, trial: LiveTrial) -> list[Lifecycle]:

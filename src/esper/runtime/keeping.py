@@ -10,6 +10,7 @@ from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.gates import gate
 from esper.kasmina.guard import LIVE_FAULT
 from esper.kasmina.lifecycle import is_finite
+from esper.kasmina.reading import read_together
 from esper.kasmina.worth import confirm_level, one_sided_p
 from esper.runtime.books import FALLING, Lifecycle
 from esper.runtime.judging import Measurement, without_it
@@ -253,17 +254,20 @@ class Keeping:
     def _release(self, *, all_of_them: bool = False) -> None:
         """Outcomes lead back to DORMANT: at once, or after the embargo."""
         run = self._run
+        columns = []
         for place in run.places.values():
+            place.state.epochs_in_state += 1
             state = place.state
-            state.epochs_in_state += 1
-            is_over = (state.lifecycle == State.FOSSILIZED) | (state.lifecycle == State.CANCELLED)
-            is_failed = (state.lifecycle == State.CULLED) | (state.lifecycle == State.ROLLED_BACK)
-            is_over |= is_failed & (state.epochs_in_state > state.embargo_epochs)
+            columns.append([state.lifecycle, state.epochs_in_state, state.embargo_epochs, state.lifecycle_id])
+        for place, read in zip(run.places.values(), read_together(columns), strict=True):
+            lifecycle, epochs, embargo_epochs, lifecycle_id = (column.int() for column in read)
+            is_over = (lifecycle == State.FOSSILIZED) | (lifecycle == State.CANCELLED)
+            is_failed = (lifecycle == State.CULLED) | (lifecycle == State.ROLLED_BACK)
+            is_over |= is_failed & (epochs > embargo_epochs)
             if all_of_them:
-                is_over = torch.isin(state.lifecycle, torch.tensor([int(s) for s in OUTCOMES], device=is_over.device))
-            busy = torch.tensor([*run.books.alive, -1], device=is_over.device)
-            is_over &= ~torch.isin(state.lifecycle_id, busy)
-            for number in state.lifecycle_id[is_over].unique().tolist():
-                seeds = torch.nonzero(state.lifecycle_id == number).flatten().tolist()
-                seed_id: SeedId = "all" if len(seeds) == state.num_seeds else seeds[0]
+                is_over = torch.isin(lifecycle, torch.tensor([int(s) for s in OUTCOMES]))
+            is_over &= ~torch.isin(lifecycle_id, torch.tensor([*run.books.alive, -1]))
+            for number in lifecycle_id[is_over].unique().tolist():
+                seeds = torch.nonzero(lifecycle_id == number).flatten().tolist()
+                seed_id: SeedId = "all" if len(seeds) == place.state.num_seeds else seeds[0]
                 run.seeds.carry_out(Command(place.layer_id, seed_id, State.DORMANT, "outcome is over", who="session"))

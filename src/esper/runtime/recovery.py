@@ -9,6 +9,7 @@ from typing import Any
 
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import TransitionError
+from esper.contracts.events import RolledBack
 from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.books import FALLING, Lifecycle, numbers
 from esper.runtime.judging import Measurement
@@ -118,13 +119,14 @@ class Recovery:
         self.good = [one for one in self.good if one["step"] <= entry["step"]]
         self.fallbacks = [one for one in self.fallbacks if one["step"] < entry["step"]]
         run.journal.write(
-            "rollback",
-            step=run.step,
-            to_step=entry["step"],
-            reason=reason,
-            who=who,
-            lifecycles=rolled_back,
-            select_loss=entry["select_loss"],
+            RolledBack(
+                step=run.step,
+                to_step=entry["step"],
+                reason=reason,
+                who=who,
+                lifecycles=rolled_back,
+                select_loss=entry["select_loss"],
+            )
         )
 
     def state_dict(self, window_of_trial: int | None) -> dict[str, Any]:

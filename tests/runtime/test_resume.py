@@ -17,6 +17,7 @@ from torch.optim import SGD
 import esper
 from esper.checkpoint import store
 from esper.contracts.commands import Command
+from esper.contracts.events import Note
 from esper.contracts.lifecycle import State
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing, timeless
@@ -394,7 +395,7 @@ def test_logs_of_a_resumed_run_have_nothing_twice(tmp_path):
         for batch in source:
             trial.session.step(batch)
         trial.session.after_epoch()
-    trial.run.journal.write("note", text="written after the checkpoint, and lost with the process")
+    trial.run.journal.write(Note(text="written after the checkpoint, and lost with the process"))
     resumed = resume(RECIPE, tmp_path / "checkpoints", directory=tmp_path)
     lines = read_lines(tmp_path / "audit.jsonl") + read_lines(tmp_path / "metrics.jsonl")
     kept = [line for line in lines if line["event"] != "telemetry"]  # of which tests/runtime/test_records.py tells

@@ -599,8 +599,8 @@ _JSON = {int: "number", float: "number", str: "text", bool: "true or false", typ
 def _kind_of_json(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "text"
-    if get_origin(hint) in (list, dict):
-        return {list: "list", dict: "object"}[get_origin(hint)]
+    if get_origin(hint) in (list, tuple, dict):
+        return "object" if get_origin(hint) is dict else "list"
     if get_args(hint):
         return " or ".join(dict.fromkeys(map(_kind_of_json, get_args(hint))))
     return _JSON[hint]

@@ -67,9 +67,10 @@ def test_lines_that_could_not_be_written_are_written_later_each_once_and_whole(r
     assert any("cannot be written" in event["text"] for event in trial.events("note"))
 
 
+@pytest.mark.parametrize("objective", ["none", "pseudo_residual"])
 @pytest.mark.parametrize("trial", ["round", "live"])
 @pytest.mark.parametrize("point", ["decide", "evaluate", "loss"])
-def test_a_run_decides_on_a_full_disk_what_it_decides_on_an_empty_one(point, trial, disk, tmp_path):
+def test_a_run_decides_on_a_full_disk_what_it_decides_on_an_empty_one(point, trial, objective, disk, tmp_path):
     """Full from the first call of ``decide``, ``evaluate`` or ``loss`` after the first epoch to the end of the run."""
     trials: list[Any] = []
 
@@ -93,7 +94,8 @@ def test_a_run_decides_on_a_full_disk_what_it_decides_on_an_empty_one(point, tri
         return toy.loss(model, batch)
 
     kind = Policy if point == "decide" else Script
-    recipe = Recipe(growing(keep_looks=(0.95,)), policy=kind({1: [""], 7: [""]}, trial=trial))
+    config = growing(keep_looks=(0.95,), objective=objective, incubation_fraction=0.05)
+    recipe = Recipe(config, policy=kind({1: [""], 7: [""]}, trial=trial))
     expected = recipe.build(evaluate=evaluate, loss=loss).train()
     expected.session.finish()
     trials.append(recipe.build(evaluate=evaluate, loss=loss, directory=tmp_path))
@@ -126,3 +128,23 @@ def test_a_run_resumes_from_the_last_checkpoint_before_the_disk_was_full(disk, t
     resumed.train()
     assert resumed.digest() == expected.digest()
     assert lines(tmp_path) == by_log(resumed.session.events)
+
+
+def test_a_place_is_chunked_anew_on_a_full_disk_as_on_an_empty_one(disk, tmp_path):
+    """All states that are kept take on its new seeds, wherever they lie."""
+    recipe = Recipe(growing(layers={"": 1, "0": 2}, keep_looks=(0.95,)), policy=Script({1: [""]}))
+
+    def run(**session: Any) -> Any:
+        trial = recipe.build(**session).train(3)
+        if session:
+            disk.fill()
+        trial.session.rechunk("0", 1)
+        trial.train()
+        trial.session.rollback()
+        disk.empty()
+        return trial
+
+    expected = run()
+    with pytest.warns(RuntimeWarning, match="kept in memory|The logs|No checkpoint"):
+        trial = run(directory=tmp_path)
+    assert trial.digest() == expected.digest()

@@ -49,7 +49,6 @@ class Command:
     strategy: str = "fixed_ramp"
     trial: Literal["round", "live"] = "round"
     also: Mapping[str, SeedIds] = field(default_factory=dict)
-
     id: str = field(default_factory=partial(secrets.token_hex, 6), compare=False)
 
     @property

@@ -179,7 +179,7 @@ class Growth:
         self.recovery.renew(layer_id)
         for window in (self.rounds.current, None if self.trials.current is None else self.trials.current.window):
             if window is not None:
-                run.snapshots.renew(window.start["body"], layer_id)
+                window.start["body"] = run.snapshots.renew(window.start["body"], layer_id)
         run.journal.write(Rechunked(step=run.step, layer_id=layer_id, num_seeds=num_seeds))
 
     def sized_for(self, layer_id: str, seed_id: SeedId, blueprint_id: str) -> dict[str, Any]:

@@ -69,8 +69,12 @@ class Recovery:
 
     def renew(self, layer_id: str) -> None:
         """A place was chunked anew; all entries take on its new seeds. It holds no graft, and held none in them."""
-        for body in {id(one["body"]): one["body"] for one in [*self.good, *self.fallbacks]}.values():
-            self._run.snapshots.renew(body, layer_id)
+        renewed: dict[int, tuple[Kept, Kept]] = {}  # by what it was, which must live on for its id to stay its own
+        for one in [*self.good, *self.fallbacks]:
+            kept = one["body"]
+            if id(kept) not in renewed:
+                renewed[id(kept)] = kept, self._run.snapshots.renew(kept, layer_id)
+            one["body"] = renewed[id(kept)][1]
 
     @property
     def newest(self) -> Entry | None:

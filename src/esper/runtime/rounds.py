@@ -135,7 +135,7 @@ class Rounds:
             for one in waiting:
                 if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
                     run.end_incubation(one)
-                    run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
+                    now.start["body"] = run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
             now.twin = run.measure_mean(now.run_mean, now.batches)
             now.run = run.keep()
         try:

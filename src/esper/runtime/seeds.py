@@ -71,7 +71,7 @@ class Seeds:
 
     def refuse(self, command: Command, reason: str) -> Answer:
         """Refuse a command that came where nothing may change, and write it down."""
-        self._log_command(Refused, command, reason=reason, asked=command.reason)
+        self._log_refusal(Refused, command, reason)
         return Answer(False, reason, command_id=command.id)
 
     def move(self, one: Lifecycle, target: State, reason: str) -> Answer:
@@ -140,8 +140,7 @@ class Seeds:
             return self._apply(command, measured)
         except (TransitionError, ConfigError) as error:
             kind = Veto if isinstance(error, VetoError) else Refused
-            also = {"also": dict(command.also)} if command.also else {}
-            self._log_command(kind, command, reason=str(error), asked=command.reason, **also)
+            self._log_refusal(kind, command, str(error))
             raise
 
     def _check_askable(self, command: Command) -> None:
@@ -246,6 +245,10 @@ class Seeds:
         report = one.report(self._run.step)
         self._run.books.reports.append(report)
         self._run.journal.write(FieldReportFiled(step=self._run.step, **report.to_dict()))
+
+    def _log_refusal(self, kind: type[Refused], command: Command, reason: str) -> None:
+        also = {"also": dict(command.also)} if command.also else {}
+        self._log_command(kind, command, reason=reason, asked=command.reason, **also)
 
     def _log_command(self, kind: type[Transition | Refused], command: Command, **fields: Any) -> None:
         run = self._run

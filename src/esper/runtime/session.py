@@ -365,9 +365,13 @@ class Session:
         Raises:
             TransitionError: if there is none that may be gone back to.
         """
-        self._refuse_if_replaced()
-        self._run.inbox.ask(self._growth.roll_back)
-        return Answer(True)
+
+        def request() -> Answer:
+            self._refuse_if_replaced()
+            self._growth.roll_back()
+            return Answer(True)
+
+        return self._run.inbox.ask(request)
 
     def rechunk(self, layer_id: str, num_seeds: int) -> None:
         """Deal a place's channels to another number of seeds. Its fossils and what was sensed stay.
@@ -376,8 +380,12 @@ class Session:
             ConfigError: if there is no such place, or it has fewer channels than that.
             TransitionError: if one of its seeds is not DORMANT.
         """
-        self._refuse_if_replaced()
-        self._run.inbox.ask(partial(self._growth.rechunk, layer_id, num_seeds))
+
+        def request() -> None:
+            self._refuse_if_replaced()
+            self._growth.rechunk(layer_id, num_seeds)
+
+        self._run.inbox.ask(request)
 
     def save(self, path: str | Path) -> Path:
         """Write everything that is needed to go on to the byte, whole or not at all.

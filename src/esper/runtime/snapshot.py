@@ -70,13 +70,7 @@ class Snapshots:
         body = self.body()
         if self.folder is None:
             return body
-        try:
-            packed = Packed.of(body, self.folder)
-        except OSError as error:
-            self._journal.warn("kept states", f"A state of the run is kept in memory: {self.folder}: {error}.")
-            return body
-        self._journal.is_mended("kept states")
-        return packed
+        return self._put(None, body)
 
     def fetch(self, kept: Kept) -> Body:
         """A kept body, to be used up: it shares no memory with what is kept.
@@ -126,14 +120,29 @@ class Snapshots:
             grad = body["grads"].get(key)
             parameter.grad = None if grad is None else grad.to(parameter.device)
 
-    def renew(self, kept: Kept, layer_id: str, part: str | None = None) -> None:
-        """Let a kept body have one place as the model has it now, or one part of it (``"incubation"``)."""
-        if isinstance(kept, Packed):
-            body = kept.read()
-            self.renew(body, layer_id, part)
-            kept.write(body)
-        else:
+    def renew(self, kept: Kept, layer_id: str, part: str | None = None) -> Kept:
+        """Let a kept body have one place as the model has it now, or one part of it (``"incubation"``).
+
+        Returns:
+            It; a body in memory in its place where the disk cannot take what it has become.
+        """
+        if not isinstance(kept, Packed):
             self._renew(kept, layer_id, part)
+            return kept
+        body = kept.read()
+        self._renew(body, layer_id, part)
+        return self._put(kept, body)
+
+    def _put(self, packed: Packed | None, body: Body) -> Kept:
+        """On disk in place of what is there, or for the first time."""
+        try:
+            packed = Packed(self.folder) if packed is None else packed
+            packed.write(body)
+        except OSError as error:
+            self._journal.warn("kept states", f"A state of the run is kept in memory: {self.folder}: {error}.")
+            return body
+        self._journal.is_mended("kept states")
+        return packed
 
     def _renew(self, body: Body, layer_id: str, part: str | None) -> None:
         found = [

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from esper.contracts.errors import TransitionError as TransitionError
     from esper.contracts.lifecycle import State as State
     from esper.contracts.reports import Evaluation as Evaluation
+    from esper.contracts.reports import FieldReport as FieldReport
+    from esper.contracts.reports import Observation as Observation
+    from esper.contracts.reports import PlaceReport as PlaceReport
+    from esper.contracts.reports import SeedReport as SeedReport
     from esper.kasmina.export import export as export
     from esper.kasmina.hosts import host_state_dict as host_state_dict
     from esper.kasmina.hosts import unwrap as unwrap
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
     from esper.kasmina.summary import summary as summary
     from esper.runtime.loader import BatchLoader as BatchLoader
     from esper.runtime.session import Session as Session
+    from esper.tamiyo.heuristic import Policy as Policy
+    from esper.tamiyo.policies import register_policy as register_policy
+    from esper.tamiyo.selection import register_selection as register_selection
 
 _HOMES = {
     "Answer": "esper.contracts.commands",
@@ -46,10 +53,15 @@ _HOMES = {
     "EsperError": "esper.contracts.errors",
     "Evaluation": "esper.contracts.reports",
     "EvaluationError": "esper.contracts.errors",
+    "FieldReport": "esper.contracts.reports",
     "GraftSignals": "esper.kasmina.strategies",
     "GraftStrategy": "esper.kasmina.strategies",
     "GrowthConfig": "esper.contracts.config",
+    "Observation": "esper.contracts.reports",
+    "PlaceReport": "esper.contracts.reports",
+    "Policy": "esper.tamiyo.heuristic",
     "Ports": "esper.blueprints.blueprint",
+    "SeedReport": "esper.contracts.reports",
     "Session": "esper.runtime.session",
     "State": "esper.contracts.lifecycle",
     "TransitionError": "esper.contracts.errors",
@@ -57,6 +69,8 @@ _HOMES = {
     "host_state_dict": "esper.kasmina.hosts",
     "param_groups": "esper.kasmina.param_groups",
     "register_blueprint": "esper.blueprints.catalogue",
+    "register_policy": "esper.tamiyo.policies",
+    "register_selection": "esper.tamiyo.selection",
     "register_strategy": "esper.kasmina.strategies",
     "summary": "esper.kasmina.summary",
     "unwrap": "esper.kasmina.hosts",

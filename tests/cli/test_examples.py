@@ -13,6 +13,7 @@ SHORT = {
     "cnn.py": ["6"],
     "small_gpt.py": ["--epochs", "5"],
     "own_blueprint_and_strategy.py": ["15"],
+    "own_controller.py": ["15"],
 }
 
 

@@ -139,8 +139,8 @@ def test_one_sample_has_no_variance_and_correlates_with_nothing():
     sensing = telemetry()
     sensing.observe(torch.linspace(-1, 1, 11).view(1, 11), -1)
     report = sensing.report()
-    assert report.chunk_variance == report.mean_abs_correlation == [0.0] * 4
-    assert report.inactive_ratio == [1.0, 1.0, 0.0, 0.0]
+    assert report.chunk_variance == report.mean_abs_correlation == (0.0,) * 4
+    assert report.inactive_ratio == (1.0, 1.0, 0.0, 0.0)
     unbatched = telemetry()
     unbatched.observe(torch.linspace(-1, 1, 11), -1)
     assert unbatched.report() == report
@@ -151,7 +151,7 @@ def test_a_constant_channel_correlates_with_none():
     sensing = telemetry((0, 3), threshold=0.0)
     x = torch.linspace(-1, 1, 9)
     sensing.observe(torch.stack((x, torch.full_like(x, 0.3), x), dim=1), -1)
-    assert sensing.report().mean_abs_correlation == [0.0]
+    assert sensing.report().mean_abs_correlation == (0.0,)
 
 
 @pytest.mark.usefixtures("every_pass")
@@ -174,7 +174,7 @@ def test_what_was_not_measured_is_none():
 def test_a_value_at_the_threshold_is_inactive():
     sensing = telemetry((0, 2), threshold=0.0)
     sensing.observe(torch.tensor([[0.0, 1.0], [-1.0, 0.1], [1e-30, 0.0], [30.0, 30.0]]), -1)
-    assert sensing.report().inactive_ratio == [3 / 8]
+    assert sensing.report().inactive_ratio == (3 / 8,)
 
 
 @pytest.mark.usefixtures("every_pass")
@@ -182,7 +182,7 @@ def test_a_new_threshold_starts_a_new_window():
     sensing = telemetry(threshold=0.0)
     sensing.observe(torch.ones(4, 11), -1)
     sensing.set_threshold(0.0)
-    assert sensing.report().inactive_ratio == [0.0] * 4
+    assert sensing.report().inactive_ratio == (0.0,) * 4
     sensing.set_threshold(-3.0)
     assert sensing.report() == SeedReport()
 

@@ -211,9 +211,12 @@ def test_planted_dead_channels_are_named_in_95_of_100_trials():
         draw = random.Random(trial)
         where, seed = draw.randrange(4), draw.randrange(8)
         places = noisy_chain(draw, [64, 64, 64, 64, 64, 10], seeds=8)
-        seeds = places[where].seeds
-        for column, value in ((seeds.chunk_variance, 0.0), (seeds.inactive_ratio, 1.0)):
+        columns = {}
+        for name, value in (("chunk_variance", 0.0), ("inactive_ratio", 1.0)):
+            column = list(getattr(places[where].seeds, name))
             column[seed] = value
+            columns[name] = column
+        places[where] = replace(places[where], seeds=replace(places[where].seeds, **columns))
         last = shortlist(places, 4)[-1]
         found += (last.place.layer_id, last.seed_id) == (str(where), seed)
     assert found >= 95

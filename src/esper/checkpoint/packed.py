@@ -7,10 +7,11 @@ where it begins and its digest; then the digest of that JSON and its length.
 import json
 import math
 import mmap
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -58,25 +59,24 @@ class Packed(Apart):
         return packed
 
     def write(self, tree: Any) -> None:
-        """Replace the state.
+        """Put the state in, in place of one that is there.
 
         Raises:
             CheckpointError: if it holds what cannot be stored.
+            OSError: if the disk cannot take it; what was there is there still.
         """
         structure, tensors = flatten(tree)
-        if not self._file.writable():
+        is_taken = not self._file.writable() or self._file.seek(0, os.SEEK_END) > 0
+        file = self._unnamed() if is_taken else self._file
+        try:
+            _write(file, structure, tensors)
+        except OSError:
+            with suppress(OSError):  # closing it tries to write what is left
+                file.close()
+            raise
+        if is_taken:
             self._close()
-            self._take(self._unnamed())
-        self._file.seek(0)
-        self._file.truncate()
-        entries, begin = {}, 0
-        for name, tensor in tensors.items():
-            raw, dtype = raw_bytes(tensor), str(tensor.dtype).removeprefix("torch.")
-            entries[name] = [dtype, list(tensor.shape), begin, raw_digest(tensor.dtype, tensor.shape, raw)]
-            begin += self._file.write(raw.data)
-        text = json.dumps({"structure": structure, "tensors": entries}).encode()
-        self._file.write(text + bytes_digest(text) + len(text).to_bytes(LENGTH_BYTES, "little"))
-        self._file.flush()
+            self._take(file)
 
     def read(self) -> Any:
         """The state, in memory of its own.
@@ -155,6 +155,17 @@ def _damage_told() -> Iterator[None]:
     except (OSError, ValueError) as error:
         remedy = "Go on from the last checkpoint."
         raise CheckpointError(f"A state of the run that was put on disk is damaged: {error}. {remedy}") from error
+
+
+def _write(file: IO[bytes], structure: Any, tensors: dict[str, Tensor]) -> None:
+    entries, begin = {}, 0
+    for name, tensor in tensors.items():
+        raw, dtype = raw_bytes(tensor), str(tensor.dtype).removeprefix("torch.")
+        entries[name] = [dtype, list(tensor.shape), begin, raw_digest(tensor.dtype, tensor.shape, raw)]
+        begin += file.write(raw.data)
+    text = json.dumps({"structure": structure, "tensors": entries}).encode()
+    file.write(text + bytes_digest(text) + len(text).to_bytes(LENGTH_BYTES, "little"))
+    file.flush()
 
 
 def _listed(view: memoryview) -> tuple[Any, dict[str, Any]]:

@@ -42,6 +42,10 @@ def write(directory: Path, tree: Any) -> Path:
 
     Returns:
         The generation's folder. Only the newest ``GENERATIONS`` are kept.
+
+    Raises:
+        CheckpointError: if it holds what cannot be stored.
+        OSError: if it cannot be written; the generations that are there stay.
     """
     apart: dict[str, Packed] = {}
     structure, tensors = flatten(tree, apart)
@@ -54,7 +58,10 @@ def write(directory: Path, tree: Any) -> Path:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     own = {name: tensor for name, tensor in tensors.items() if name not in elsewhere}
-    save_file(_unshared(own), unfinished / TENSORS)
+    try:
+        save_file(_unshared(own), unfinished / TENSORS)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(f"{unfinished / TENSORS} cannot be written: {error}") from error
     stored = _parts(existing[-1]) if existing else {}
     for name, part in apart.items():
         key = part.seal, part.size_bytes

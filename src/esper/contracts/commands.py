@@ -1,7 +1,9 @@
 """Commands go down to Kasmina, answers come back: every command gets exactly one."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from esper.contracts.lifecycle import State
@@ -23,14 +25,17 @@ class Command:
         target: the state to enter.
         reason: why, for the audit log.
         who: who asks, for the audit log.
-        version: the seed's version as the sender saw it, or one of each of ``addresses``; a command for an older
-            version is refused. One number for several seeds means that all of them are at it. None skips this.
+        version: the seed's version as the sender saw it, such as in :attr:`PlaceReport.versions`, or one of each of
+            ``addresses``; a command for another version is refused. One number for several seeds means that all of them
+            are at it. None skips this.
         blueprint: for GERMINATED: id of the blueprint to grow.
         settings: for GERMINATED: the blueprint's hyper-parameters.
         strategy: for GERMINATED: how the graft is blended in.
         trial: for GERMINATED: ``"round"`` tries the graft in an arm of its own, from the next round on; ``"live"``
             grows it in the run itself, and its twin is trained afterwards.
         also: seeds of further places, for the same order.
+        id: tells this command from all others, also from an equal one: the answer carries it. It is no part of what
+            makes two commands equal, and ``dataclasses.replace`` keeps it.
     """
 
     layer_id: str
@@ -44,6 +49,7 @@ class Command:
     strategy: str = "fixed_ramp"
     trial: Literal["round", "live"] = "round"
     also: Mapping[str, SeedIds] = field(default_factory=dict)
+    id: str = field(default_factory=partial(secrets.token_hex, 6), compare=False)
 
     @property
     def addresses(self) -> tuple[tuple[str, SeedId], ...]:
@@ -70,9 +76,12 @@ class Answer:
         reason: why not.
         version: the new version of the seeds, where the command named one lifecycle.
         versions: those of each of the command's ``addresses``.
+        command_id: the command's ``id``, which makes no answer differ from another; empty for what was asked for
+            without a command.
     """
 
     accepted: bool
     reason: str = ""
     version: int | None = None
     versions: tuple[int, ...] = ()
+    command_id: str = field(default="", compare=False)

@@ -26,11 +26,18 @@ class Evaluation:
     groups: Any = None
 
 
+def _freeze(report: Any, *names: str) -> None:
+    """Make tuples of sequences, so that a report that is kept never changes."""
+    for name in names:
+        if (value := getattr(report, name)) is not None:
+            object.__setattr__(report, name, tuple(value))
+
+
 @dataclass(frozen=True, slots=True)
 class SeedReport:
     """What the seeds of a place have sensed since the last boundary: columns with one entry per seed.
 
-    A column that was not measured is None.
+    A column that was not measured is None; the others are tuples, whatever they were given as.
 
     Args:
         chunk_variance: mean over the chunk's channels of their variance over samples and positions.
@@ -44,10 +51,13 @@ class SeedReport:
     mean_abs_correlation: Sequence[float] | None = None
     gradient_norm: Sequence[float] | None = None
 
+    def __post_init__(self) -> None:
+        _freeze(self, "chunk_variance", "inactive_ratio", "mean_abs_correlation", "gradient_norm")
+
 
 @dataclass(frozen=True, slots=True)
 class PlaceReport:
-    """A place at which growth could happen now.
+    """A place at which growth could happen now. Sequences are tuples, whatever they were given as.
 
     Args:
         layer_id: name of the place.
@@ -68,6 +78,8 @@ class PlaceReport:
         gradient_noise: standard deviation of the place's gradient norm from step to step, relative to its mean.
         drift: how far the place's host weights have moved since the last good snapshot, relative to their norm.
         is_step: whether it is one of several blocks in a row, such as those of a transformer.
+        versions: of every seed, how often its state has changed: what :attr:`Command.version` is compared with. A
+            command to all seeds is for the highest of them.
     """
 
     layer_id: str
@@ -87,6 +99,10 @@ class PlaceReport:
     gradient_noise: float | None = None
     drift: float | None = None
     is_step: bool = False
+    versions: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        _freeze(self, "states", "bounds", "versions")
 
     @property
     def num_seeds(self) -> int:
@@ -101,7 +117,9 @@ class PlaceReport:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the controller sees at an epoch boundary. Losses and accuracies are those of the *select* part.
+    """What the controller sees at a boundary. Losses and accuracies are those of the *select* part.
+
+    Sequences are tuples, whatever they were given as: an observation that is kept never changes.
 
     Args:
         step: optimizer batches done, of ``planned_steps``.
@@ -148,6 +166,9 @@ class Observation:
     open_evaluations: int = 0
     open_arm_steps: int = 0
     waiting_multiply_adds: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        _freeze(self, "train_losses", "select_losses", "places", "select_metrics", "reports", "waiting_multiply_adds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One place of a host: its seeds, what they sense, their grafts and fossils."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,7 @@ from esper.kasmina.chunking import chunk_bounds
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.incubation import Incubation
 from esper.kasmina.outputs import Form
+from esper.kasmina.reading import read_together
 from esper.kasmina.seed_state import SeedState
 from esper.kasmina.telemetry import Telemetry
 
@@ -169,18 +171,28 @@ class Place(nn.Module):
         }
         self.telemetry.set_threshold(threshold)
 
-    def report(self, gradient_scale: float = 1.0) -> PlaceReport:
-        """What a controller needs to know to choose this place; reads from the device.
+    def readings(self) -> list[Tensor]:
+        """What :meth:`report` reads from the device."""
+        state = self.state
+        return [state.lifecycle, state.version, state.embargo_epochs, self.telemetry.readings()]
+
+    def report(self, gradient_scale: float = 1.0, readings: Sequence[Tensor] | None = None) -> PlaceReport:
+        """What a controller needs to know to choose this place.
 
         Args:
             gradient_scale: what the loss was multiplied by, such as a GradScaler's scale.
+            readings: its :meth:`readings` as :func:`read_together` gives them; None reads them here.
         """
+        if readings is None:
+            (readings,) = read_together([self.readings()])
+        states, versions, embargo_epochs, sensed = readings
         return PlaceReport(
             layer_id=self.layer_id,
             kind=self.kind,
             is_step=self.site.is_step,
-            states=self.state.lifecycle.tolist(),
-            is_under_embargo=bool((self.state.embargo_epochs > 0).any()),
+            states=states.int().tolist(),
+            versions=versions.int().tolist(),
+            is_under_embargo=bool((embargo_epochs > 0).any()),
             inputs=self.ports.inputs,
             outputs=self.ports.outputs,
             bounds=self.bounds,
@@ -189,8 +201,8 @@ class Place(nn.Module):
             positions=self.ports.positions,
             host_parameters=self.host_parameters,
             grown_parameters=self.arena.num_parameters,
-            seeds=self.telemetry.report(gradient_scale),
-            gradient_noise=self.telemetry.gradient_noise(),
+            seeds=self.telemetry.report(gradient_scale, sensed),
+            gradient_noise=self.telemetry.gradient_noise(sensed),
         )
 
     def topology(self) -> dict[str, Any]:

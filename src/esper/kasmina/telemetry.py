@@ -108,8 +108,12 @@ class Telemetry(KeepsDtype):
             self.threshold = value
             self.reset()
 
-    def report(self, gradient_scale: float = 1.0) -> SeedReport:
-        """What the seeds have sensed in this window. Waits for the device once.
+    def readings(self) -> Tensor:
+        """All sums of this window, ``[6 C + 4]`` on the device."""
+        return torch.cat((self.sums, self.gradient, self.gradient_steps))
+
+    def report(self, gradient_scale: float = 1.0, readings: Tensor | None = None) -> SeedReport:
+        """What the seeds have sensed in this window.
 
         ``mean_abs_correlation`` is the mean absolute Pearson correlation of the ``K - 1`` pairs of neighbouring
         channels in a chunk of ``K``; a channel that does not vary correlates with none. Variances are those of the
@@ -117,9 +121,10 @@ class Telemetry(KeepsDtype):
 
         Args:
             gradient_scale: what the loss was multiplied by, such as a GradScaler's scale.
+            readings: its :meth:`readings` on the host; None waits for the device.
         """
         channels = self.bounds[-1]
-        everything = torch.cat((self.sums, self.gradient, self.gradient_steps)).cpu().double().numpy()
+        everything = (self.readings().cpu() if readings is None else readings).double().numpy()
         sums, gradient, steps = np.split(everything, (4 * channels, 5 * channels))
         vectors, gradients = sums[-1], steps[0]
         firsts, ends = np.asarray(self.bounds[:-1]), np.asarray(self.bounds[1:])
@@ -142,15 +147,18 @@ class Telemetry(KeepsDtype):
             norm = (np.sqrt(mean_square) / gradient_scale).tolist()
         return SeedReport(variance, inactive, correlation, norm)
 
-    def gradient_noise(self) -> float | None:
+    def gradient_noise(self, readings: Tensor | None = None) -> float | None:
         """Standard deviation of the place's gradient norm from one backward pass to the next, relative to its mean.
 
-        The norm is the root mean square over the sampled vectors and all channels. Waits for the device.
+        The norm is the root mean square over the sampled vectors and all channels.
+
+        Args:
+            readings: as in :meth:`report`.
 
         Returns:
             None before the second backward pass of the window, and where no gradient arrives.
         """
-        _, passes, norms, squares = self.gradient_steps.tolist()
+        _, passes, norms, squares = (self.gradient_steps if readings is None else readings[-4:]).tolist()
         if passes < 2 or norms == 0:
             return None
         mean = norms / passes
@@ -172,7 +180,10 @@ class Telemetry(KeepsDtype):
         return torch.tensor(self.turns)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.turns = state.tolist()
+        turns: list[int] = state.tolist()
+        if len(turns) != 2:
+            raise ValueError(f"telemetry counts two kinds of forward passes, not {len(turns)}")
+        self.turns = turns
 
     def _add(self, x_NC: Tensor, is_first_pass: Tensor | bool) -> None:
         x_NC, usable_N1 = _with_nan(x_NC, is_first_pass)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from esper.contracts.events import ArmEnded
 from esper.contracts.lifecycle import State
 from esper.kasmina.gates import GateResult, gate
 from esper.kasmina.variation import Variation
@@ -103,16 +104,17 @@ class Arms:
     def _log(self, now: Round, one: Lifecycle, twin: Measurement, **judged: Any) -> None:
         run = self._run
         run.journal.write(
-            "arm_ended",
-            step=run.step,
-            round=now.number,
-            arm=run.arm,
-            lifecycle=one.number,
-            steps=now.arm_step,
-            arm_flops=one.flops,
-            twin_select_loss=twin.loss(run.judge.split.select),
-            **judged,
-            curve=now.curve.points(),
+            ArmEnded(
+                step=run.step,
+                round=now.number,
+                arm=run.arm,
+                lifecycle=one.number,
+                steps=now.arm_step,
+                arm_flops=one.flops,
+                twin_select_loss=twin.loss(run.judge.split.select),
+                **judged,
+                curve=now.curve.points(),
+            )
         )
 
     def _verdict(self, one: Lifecycle) -> GateResult:

@@ -1,5 +1,6 @@
 """The books of a run: lifecycles under way and ended, what was spent, what was measured. Never rolled back."""
 
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,7 +54,7 @@ class Lifecycle:
             layer_id=self.layer_id,
             seed_id=self.seed_id,
             blueprint=self.blueprint,
-            settings=self.settings,
+            settings=deepcopy(self.settings),
             strategy=self.strategy,
             trial=self.trial,
             parameters=self.parameters,
@@ -61,7 +62,7 @@ class Lifecycle:
             ended_step=step,
             outcome=self.state.name,
             reason=self.reason,
-            gates=self.gates,
+            gates=deepcopy(self.gates),
             flops=self.flops,
         )
 

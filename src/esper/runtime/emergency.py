@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from esper.contracts.events import EmergencyEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.worth import paired_z
 from esper.runtime.books import Lifecycle
@@ -178,14 +179,15 @@ class Emergency:
         if culprit is None and good is None:
             return False
         run.journal.write(
-            "emergency",
-            step=run.step,
-            reason=reason,
-            select_loss=None if now is None else now.loss(run.judge.split.select),
-            good_select_loss=None if good is None else good["select_loss"],
-            response="rollback" if culprit is None else "cull",
-            lifecycle=None if culprit is None else culprit.number,
-            layer_id=None if culprit is None else culprit.layer_id,
+            EmergencyEnded(
+                step=run.step,
+                reason=reason,
+                select_loss=None if now is None else now.loss(run.judge.split.select),
+                good_select_loss=None if good is None else good["select_loss"],
+                response="rollback" if culprit is None else "cull",
+                lifecycle=None if culprit is None else culprit.number,
+                layer_id=None if culprit is None else culprit.layer_id,
+            )
         )
         if culprit is None:
             self.roll_back(f"emergency: {reason}", "session")

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from esper.blueprints.catalogue import make_blueprint
+from esper.checkpoint.shape import check_shape
 from esper.contracts.commands import Command, SeedId
-from esper.contracts.errors import ConfigError, TransitionError
+from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
+from esper.contracts.events import Epoch, Rechunked, Telemetry
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
 from esper.kasmina.hosts import place_named
-from esper.runtime.books import FALLING
+from esper.runtime.books import FALLING, Books
 from esper.runtime.emergency import Emergency
 from esper.runtime.judging import Measurement
 from esper.runtime.keeping import Keeping
@@ -21,6 +23,7 @@ from esper.runtime.recovery import Recovery
 from esper.runtime.replay import Round
 from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
+from esper.runtime.saved import SavedCapture
 from esper.runtime.trials import LiveTrial, Trials
 from esper.tamiyo import shield
 from esper.tamiyo.heuristic import Policy
@@ -125,7 +128,7 @@ class Growth:
         run = self._run
         now = self._measure(train_loss)
         if run.journal.is_read and (sensed := self.observer.sensed()):
-            run.journal.write("telemetry", epoch=run.epoch, step=run.step, places=sensed)
+            run.journal.write(Telemetry(epoch=run.epoch, step=run.step, places=sensed))
         if not self.emergency.at_boundary(now):
             if self.trials.current is not None:
                 self.trials.at_boundary(now)
@@ -145,7 +148,6 @@ class Growth:
         """Decide every lifecycle that is still open."""
         self.rounds.abandon("the run was finished")
         self.trials.finish()
-        self._run.is_finished = True  # a listener may no longer ask for anything
         self.keeping.finish()
 
     def interrupt(self) -> None:
@@ -177,8 +179,8 @@ class Growth:
         self.recovery.renew(layer_id)
         for window in (self.rounds.current, None if self.trials.current is None else self.trials.current.window):
             if window is not None:
-                run.snapshots.renew(window.start["body"], layer_id)
-        run.journal.write("rechunked", step=run.step, layer_id=layer_id, num_seeds=num_seeds)
+                window.start["body"] = run.snapshots.renew(window.start["body"], layer_id)
+        run.journal.write(Rechunked(step=run.step, layer_id=layer_id, num_seeds=num_seeds))
 
     def sized_for(self, layer_id: str, seed_id: SeedId, blueprint_id: str) -> dict[str, Any]:
         """Settings with which a blueprint is as large as the budgets allow; the smallest there is where none is.
@@ -214,16 +216,54 @@ class Growth:
             "tracing": self._run.tracing.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        self.rounds.current = None if state["round"] is None else Round.from_dict(state["round"])
-        self.trials.current = trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"])
+    def built(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes, from what :meth:`state_dict` gave; nothing is changed.
+
+        Raises:
+            CheckpointError: if a part of it does not fit the others.
+        """
+        now = None if state["round"] is None else Round.from_dict(state["round"])
+        trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"])
         window = None if trial is None else trial.window
-        self.recovery.load_state_dict(state["recovery"], None if window is None else window.start["body"])
-        self.keeping.load_state_dict(state["keeping"])
-        self.emergency.load_state_dict(state["emergency"])
-        self.observer.load_state_dict(state["observer"])
-        self._run.tracing.load_state_dict(state["tracing"])
+        for where, one in (("growth.round", now), ("growth.trial.window", window)):
+            if one is not None:
+                check_shape(one.start, SavedCapture, f"{where}.start")
+                check_shape(one.run, SavedCapture | None, f"{where}.run")
+        if window is None and any(one["body"] is None for one in state["recovery"]["fallbacks"]):
+            raise CheckpointError("The checkpoint does not fit: a state to go back to has no body.")
+        return {**state, "round": now, "trial": trial}
+
+    def check(self, built: dict[str, Any], books: Books) -> None:
+        """Refuse what does not fit the places, once these have taken on the checkpoint's topology.
+
+        Raises:
+            CheckpointError: naming what does not.
+        """
+        places = self._run.places
+        fits: dict[str, bool] = {}
+        for one in books.alive.values():
+            fits[f"lifecycle {one.number}"] = one.layer_id in places and one.number in places[one.layer_id].arena.grafts
+        for layer_id, flags in built["keeping"]["pending"].items():
+            seeds = places[layer_id].state.num_seeds if layer_id in places else None
+            fits[f"growth.keeping.pending[{layer_id!r}]"] = tuple(flags.shape) == (seeds,)
+        for layer_id, weights in built["observer"]["weights"].items():
+            fits[f"growth.observer.weights[{layer_id!r}]"] = self.observer.is_sample(layer_id, weights)
+        pending = built["emergency"]["pending"]
+        fits["growth.emergency.pending"] = pending is None or pending.numel() == 1
+        for what, is_fit in fits.items():
+            if not is_fit:
+                raise CheckpointError(f"The checkpoint does not fit: {what} is not of the places that this run has.")
+
+    def load_state_dict(self, built: dict[str, Any]) -> None:
+        """Go on with what was under way, as :meth:`built` gave it."""
+        self.rounds.current = built["round"]
+        self.trials.current = trial = built["trial"]
+        window = None if trial is None else trial.window
+        self.recovery.load_state_dict(built["recovery"], None if window is None else window.start["body"])
+        self.keeping.load_state_dict(built["keeping"])
+        self.emergency.load_state_dict(built["emergency"])
+        self.observer.load_state_dict(built["observer"])
+        self._run.tracing.load_state_dict(built["tracing"])
 
     def _measure(self, train_loss: float) -> Measurement:
         run, select = self._run, self._run.judge.split.select
@@ -233,16 +273,17 @@ class Growth:
         if (metric := now.metric(select)) is not None:
             books.select_metrics.append(metric)
         run.journal.write(
-            "epoch",
-            epoch=run.epoch,
-            step=run.step,
-            lr=run.trainer.lr,
-            train_loss=train_loss,
-            val_loss=now.loss(select),
-            val_metric=metric,
-            run_flops=books.run_flops,
-            arm_flops=books.arm_flops,
-            judging_flops=books.judging_flops,
+            Epoch(
+                epoch=run.epoch,
+                step=run.step,
+                lr=run.trainer.lr,
+                train_loss=train_loss,
+                val_loss=now.loss(select),
+                val_metric=metric,
+                run_flops=books.run_flops,
+                arm_flops=books.arm_flops,
+                judging_flops=books.judging_flops,
+            )
         )
         return now
 
@@ -257,8 +298,10 @@ class Growth:
     def _begin(self, seen: Observation, now: Measurement) -> None:
         """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
         run = self._run
-        for command in self._policy.decide(seen):
-            run.seeds.submit(command)
+        answers = [run.seeds.submit(command) for command in self._policy.decide(seen)]
+        if (answered := getattr(self._policy, "answered", None)) is not None:
+            for answer in answers:
+                answered(answer)
         self._cull_misfits()
         waiting = run.in_state(State.GERMINATED)
         if not waiting or self.keeping.is_removing:  # the controller may just have taken a graft out

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from esper.checkpoint.shape import check_shape
 from esper.contracts.errors import CheckpointError
 from esper.kasmina.strategies import STRATEGIES
 from esper.runtime.run import Run
+from esper.runtime.saved import SavedIdentity
 
 
 class Identity:
@@ -31,11 +33,12 @@ class Identity:
         Raises:
             CheckpointError: naming what differs.
         """
-        if not isinstance(state, dict) or "identity" not in state:
+        if not isinstance(state, dict) or not state.keys() >= {"identity", "loader", "policy"}:
             raise CheckpointError("The checkpoint was not saved by a session.")
         saved = state["identity"]
+        check_shape(saved, SavedIdentity, "identity")
         differing: list[tuple[str, Any, Any]] = [
-            (name, self._facts[name], saved["facts"][name]) for name in self._facts
+            (name, self._facts[name], saved["facts"].get(name)) for name in self._facts
         ]
         differing += [
             (f"seeds at the start at {layer_id!r}", count, saved["num_seeds"].get(layer_id, count))

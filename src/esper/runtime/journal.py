@@ -1,107 +1,98 @@
-"""What happened, line by line: an audit log of every decision and a log of metrics, both JSONL."""
+"""What happened, line by line: an audit log of every decision and a log of metrics, kept, written and handed on."""
 
-import json
 import math
-import re
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-METRIC_EVENTS = frozenset({"epoch", "telemetry"})
-
-BULKY = frozenset({"telemetry"})
-"""Events of thousands of numbers, which are not kept in memory."""
-
-_BULKY_LINE = re.compile(rb'{"event": "telemetry", "time": [\d.]+, "epoch": \d+, "step": (\d+), .*}\n')
+from esper.contracts.events import Event, Note, record
+from esper.runtime.log_files import BULKY, LogFiles
+from esper.runtime.outbox import Line, Listener, Outbox
 
 
 class Journal:
-    """Keeps events in memory, appends them to ``audit.jsonl`` and ``metrics.jsonl``, and hands them on.
+    """Records events in memory; the logs and the listeners get them where nothing is half done.
 
-    Bulky events are not kept: where a run goes on from a checkpoint, those that its directory holds stay there.
+    Recording never fails and calls nobody. Bulky events are not kept: where a run goes on from a checkpoint, those that
+    its directory holds stay there.
 
     Args:
-        directory: where the files are; None keeps events in memory only.
-        on_event: called with every event.
-        is_new: whether the files begin anew. Otherwise they are left alone until :meth:`restore`.
+        directory: where the logs are; None keeps events in memory only.
+        is_new: whether the logs begin anew. Otherwise they are left alone until :meth:`restore`.
+
+    Raises:
+        OSError: if the logs cannot begin anew.
     """
 
-    def __init__(
-        self, directory: Path | None, on_event: Callable[[dict[str, Any]], None] | None, *, is_new: bool = True
-    ) -> None:
-        self._directory, self._on_event = directory, on_event
-        self.events: list[dict[str, Any]] = []
-        self._writes = directory is not None and is_new
-        if self._writes:
-            self._rewrite()
+    def __init__(self, directory: Path | None, *, is_new: bool = True) -> None:
+        self._files = None if directory is None else LogFiles(directory, is_new=is_new)
+        self._outbox = Outbox(self._note)
+        self.events: list[Line] = []
+        self._troubles: set[str] = set()
 
     @property
     def is_read(self) -> bool:
         """Whether anybody is told of events that are not kept."""
-        return self._writes or self._on_event is not None
+        return (self._files is not None and self._files.is_writing) or self._outbox.is_read
 
-    def write(self, event: str, **fields: Any) -> None:
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Let a listener hear all events from now on; gives what ends that."""
+        return self._outbox.subscribe(listener)
+
+    def write(self, event: Event) -> None:
         """Record an event. A number that is not finite is written as null, what JSON does not know as a string."""
-        self.add({"event": event, "time": round(time.time(), 3), **_plain(fields)})
+        line = _plain(record(event))
+        self.add({"event": line.pop("event"), "time": round(time.time(), 3), **line})
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, line: Line) -> None:
         """Take in an event as it was recorded, perhaps elsewhere."""
-        event = record["event"]
-        if event not in BULKY:
-            self.events.append(record)
-        if self._writes:
-            with self._file(event).open("a") as file:
-                file.write(_line(record))
-        if self._on_event is not None:
-            self._on_event(record)
+        if line["event"] not in BULKY:
+            self.events.append(line)
+        if self._files is not None:
+            self._files.put(line)
+        self._outbox.put(line)
+
+    def deliver(self) -> None:
+        """Call the listeners and write the logs; see :class:`Outbox` for what comes of errors."""
+        self._outbox.deliver()
+        self.save()
+
+    def save(self) -> None:
+        """Write the logs. Lines that cannot be written now wait in memory, which is told once until it works again."""
+        if self._files is None:
+            return
+        try:
+            self._files.write()
+        except OSError as error:
+            self.warn("logs", f"The logs in {self._files.directory} cannot be written: {error}. Lines wait in memory.")
+        else:
+            self.is_mended("logs")
+
+    def warn(self, about: str, text: str) -> None:
+        """Note something that the user can mend, and warn of it, for logs may be out of reach; once until it is."""
+        if about not in self._troubles:
+            self._troubles.add(about)
+            self._note(text)
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def is_mended(self, about: str) -> None:
+        """What was warned of is well again."""
+        self._troubles.discard(about)
 
     def gather(self) -> None:
         """From now on only gather events, beginning with none: in a process that was forked off nobody is told."""
-        self.events, self._writes, self._on_event = [], False, None
+        self.events, self._files, self._outbox = [], None, Outbox(self._note)
 
-    def restore(self, events: list[dict[str, Any]]) -> None:
+    def restore(self, events: list[Line]) -> None:
         """Go back to an earlier length: what is written after a checkpoint is written again by a resumed run."""
         self.events = list(events)
-        self._writes = self._directory is not None
-        if self._writes:
-            self._rewrite()
+        if self._files is not None:
+            self._files.begin_with(self.events)
 
-    def _rewrite(self) -> None:
-        for name in ("audit", "epoch"):
-            path = self._file(name)
-            path.touch()
-            unfinished = path.with_name(f".{path.name}.new")
-            with path.open("rb") as old, unfinished.open("wb") as file:
-                bulky = _bulky_lines(old)
-                for event in self.events:
-                    if self._file(event["event"]) == path:
-                        file.write(_line(event).encode())
-                        if event["event"] == "epoch" and event["step"] in bulky:
-                            old.seek(bulky[event["step"]])
-                            file.write(old.readline())
-            unfinished.replace(path)
-
-    def _file(self, event: str) -> Path:
-        assert self._directory is not None
-        return self._directory / ("metrics.jsonl" if event in METRIC_EVENTS else "audit.jsonl")
-
-
-def _bulky_lines(file: BinaryIO) -> dict[int, int]:
-    """Where the lines begin that no event in memory can write again, by the step of the epoch that they follow.
-
-    They stay on disk: together they may be large. One that was cut is left out.
-    """
-    begins, at = {}, 0
-    for line in file:
-        if found := _BULKY_LINE.fullmatch(line):
-            begins[int(found[1])] = at
-        at += len(line)
-    return begins
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    def _note(self, text: str) -> None:
+        self.write(Note(text=text))
 
 
 def _plain(value: Any) -> Any:

@@ -5,10 +5,12 @@ from typing import Any
 import torch
 
 from esper.contracts.commands import Command, SeedIds
+from esper.contracts.events import Fault, KeepLook, RecoveryEnded
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.gates import gate
 from esper.kasmina.guard import LIVE_FAULT
 from esper.kasmina.lifecycle import is_finite
+from esper.kasmina.reading import read_together
 from esper.kasmina.worth import confirm_level, one_sided_p
 from esper.runtime.books import FALLING, Lifecycle
 from esper.runtime.judging import Measurement, without_it
@@ -123,13 +125,14 @@ class Keeping:
         one.gates["keep"] = measured
         one.is_kept = gate(State.FOSSILIZED, measured, gate_z=run.config.gate_z).passed
         run.journal.write(
-            "keep_look",
-            step=run.step,
-            lifecycle=one.number,
-            layer_id=one.layer_id,
-            look=one.looks,
-            passed=one.is_kept,
-            **measured,
+            KeepLook(
+                step=run.step,
+                lifecycle=one.number,
+                layer_id=one.layer_id,
+                look=one.looks,
+                passed=one.is_kept,
+                **measured,
+            )
         )
         if not one.is_kept and is_last:
             run.seeds.move(one, State.CULLED, "keep gate refused")
@@ -166,7 +169,7 @@ class Keeping:
             numbers = place.state.lifecycle_id.cpu()[(flags & LIVE_FAULT) > 0].unique().tolist()
             place.state.fault[(flags > 0).to(place.state.fault.device)] = 0
             if numbers or layer_id not in self._faulty_fossils:  # a fossil's fault comes back in every step
-                run.journal.write("fault", step=run.step, layer_id=layer_id, lifecycles=numbers)
+                run.journal.write(Fault(step=run.step, layer_id=layer_id, lifecycles=numbers))
             if not numbers:
                 self._faulty_fossils.add(layer_id)
             meant = [one for one in run.in_state(*LIVE, *FALLING) if one.number in numbers]
@@ -228,11 +231,12 @@ class Keeping:
             recovery.fallbacks = valid[:-1]
             self._fall_back(fallback)
         run.journal.write(
-            "recovery",
-            step=run.step,
-            recovered=has_recovered,
-            select_loss=loss,
-            select_loss_before_graft=fallback["select_loss"],
+            RecoveryEnded(
+                step=run.step,
+                recovered=has_recovered,
+                select_loss=loss,
+                select_loss_before_graft=fallback["select_loss"],
+            )
         )
 
     def _fall_back(self, fallback: Entry) -> None:
@@ -246,17 +250,20 @@ class Keeping:
     def _release(self, *, all_of_them: bool = False) -> None:
         """Outcomes lead back to DORMANT: at once, or after the embargo."""
         run = self._run
+        columns = []
         for place in run.places.values():
+            place.state.epochs_in_state += 1
             state = place.state
-            state.epochs_in_state += 1
-            is_over = (state.lifecycle == State.FOSSILIZED) | (state.lifecycle == State.CANCELLED)
-            is_failed = (state.lifecycle == State.CULLED) | (state.lifecycle == State.ROLLED_BACK)
-            is_over |= is_failed & (state.epochs_in_state > state.embargo_epochs)
+            columns.append([state.lifecycle, state.epochs_in_state, state.embargo_epochs, state.lifecycle_id])
+        for place, read in zip(run.places.values(), read_together(columns), strict=True):
+            lifecycle, epochs, embargo_epochs, lifecycle_id = (column.int() for column in read)
+            is_over = (lifecycle == State.FOSSILIZED) | (lifecycle == State.CANCELLED)
+            is_failed = (lifecycle == State.CULLED) | (lifecycle == State.ROLLED_BACK)
+            is_over |= is_failed & (epochs > embargo_epochs)
             if all_of_them:
-                is_over = torch.isin(state.lifecycle, torch.tensor([int(s) for s in OUTCOMES], device=is_over.device))
-            busy = torch.tensor([*run.books.alive, -1], device=is_over.device)
-            is_over &= ~torch.isin(state.lifecycle_id, busy)
+                is_over = torch.isin(lifecycle, torch.tensor([int(s) for s in OUTCOMES]))
+            is_over &= ~torch.isin(lifecycle_id, torch.tensor([*run.books.alive, -1]))
             if seeds := torch.nonzero(is_over).flatten().tolist():
-                is_one = len(state.lifecycle_id.unique()) == 1
+                is_one = len(lifecycle_id.unique()) == 1
                 seed_ids: SeedIds = "all" if is_one else tuple(seeds)
                 run.seeds.carry_out(Command(place.layer_id, seed_ids, State.DORMANT, "outcome is over", who="session"))

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from esper.contracts.commands import Command
+from esper.contracts.events import Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation, PlaceReport
 from esper.kasmina.hosts import covered_parameters, host_parameters
 from esper.kasmina.place import Place
+from esper.kasmina.reading import read_together
 from esper.runtime.books import Lifecycle
 from esper.runtime.flops import FlopMeter
 from esper.runtime.run import Run
@@ -42,7 +44,7 @@ class Observer:
 
     def observe(self) -> Observation:
         """What the controller sees now; reads from the device. Budgets that leave no room for anything are told."""
-        seen = self._observation([self._report(place) for place in self._run.places.values()])
+        seen = self._observation(self._reports(list(self._run.places.values())))
         self._tell_if_too_small(seen)
         return seen
 
@@ -59,7 +61,7 @@ class Observer:
             for index, size in enumerate((one.parameters, self._multiply_adds(one))):
                 total[index] = total[index] + size if one.trial == "live" else max(total[index], size)
         named = dict.fromkeys(layer_id for layer_id, _ in command.addresses)
-        seen = self._observation([self._report(run.places[name]) for name in named if name in run.places])
+        seen = self._observation(self._reports([run.places[name] for name in named if name in run.places]))
         return replace(
             seen,
             grown_parameters=seen.grown_parameters + added["live"][0] + (command.trial == "live") * added["round"][0],
@@ -76,19 +78,23 @@ class Observer:
             the state codes of the seeds that are not DORMANT, by their index.
         """
         scale = self._run.trainer.gradient_scale
-        found = {}
-        for layer_id, place in self._run.places.items():
-            columns = asdict(place.telemetry.report(scale)).items()
+        found, places = {}, self._run.places
+        readings = read_together([[place.state.lifecycle, place.telemetry.readings()] for place in places.values()])
+        for (layer_id, place), (states, sensed) in zip(places.items(), readings, strict=True):
+            columns = asdict(place.telemetry.report(scale, sensed)).items()
             told: dict[str, Any] = {name: _rounded(column) for name, column in columns if column is not None}
-            states = place.state.lifecycle.tolist()
-            awake = {str(seed): code for seed, code in enumerate(states) if code}
+            awake = {str(seed): code for seed, code in enumerate(states.int().tolist()) if code}
             if told | awake:
                 found[layer_id] = told | ({"awake": awake} if awake else {})
         return found
 
     def note_weights(self) -> None:
         """All is well now: drift is measured from here."""
-        self._weights = {layer_id: self._sample(layer_id) for layer_id in self._run.places}
+        self._weights = self._samples(list(self._run.places))
+
+    def is_sample(self, layer_id: str, weights: Tensor) -> bool:
+        """Whether these may be weights of a place from which drift is measured."""
+        return layer_id in self._covered and self._samples([layer_id])[layer_id].shape == weights.shape
 
     def state_dict(self) -> dict[str, Any]:
         """The weights from which drift is measured, what a step cost before anything germinated, what was told."""
@@ -158,31 +164,40 @@ class Observer:
         text = too_small(seen, config)
         if text is not None:
             self._has_told = True
-            self._run.journal.write("note", text=text)
+            self._run.journal.write(Note(text=text))
 
-    def _report(self, place: Place) -> PlaceReport:
-        rows = (self._run.tracing.rows or {}).get(place.layer_id, 0)
-        report = place.report(self._run.trainer.gradient_scale)
-        return replace(report, rows=rows, drift=self._drift(place.layer_id))
+    def _reports(self, places: Sequence[Place]) -> list[PlaceReport]:
+        """In two reads, however many places: one of their seeds, one of the host's weights."""
+        rows, scale = self._run.tracing.rows or {}, self._run.trainer.gradient_scale
+        readings = read_together([place.readings() for place in places])
+        drifts = self._drifts([place.layer_id for place in places])
+        return [
+            replace(place.report(scale, read), rows=rows.get(place.layer_id, 0), drift=drifts.get(place.layer_id))
+            for place, read in zip(places, readings, strict=True)
+        ]
 
-    def _drift(self, layer_id: str) -> float | None:
-        before = self._weights.get(layer_id)
-        if before is None or not before.numel():
-            return None
-        length = before.norm()
-        return float((self._sample(layer_id) - before).norm() / length) if length > 0 else None
+    def _drifts(self, layer_ids: Sequence[str]) -> dict[str, float]:
+        """Of the places of which there is one."""
+        before = {name: self._weights[name] for name in layer_ids if name in self._weights}
+        lengths = {name: weights.norm() for name, weights in before.items() if weights.numel()}
+        now = self._samples(list(lengths))
+        return {
+            name: float((now[name] - before[name]).norm() / length) for name, length in lengths.items() if length > 0
+        }
 
     def _multiply_adds(self, one: Lifecycle) -> int:
         graft = self._run.places[one.layer_id].arena.grafts[one.number]
         return graft.blueprint.multiply_adds(graft.ports) * (self._run.tracing.rows or {}).get(one.layer_id, 0)
 
-    @torch.no_grad()
-    def _sample(self, layer_id: str) -> Tensor:
-        """Evenly spaced weights ``[W]`` of a place's host modules, on the host, ``W`` at most about 4096."""
-        parameters = self._covered[layer_id]
-        stride = max(1, sum(parameter.numel() for parameter in parameters) // SAMPLED_WEIGHTS)
-        parts = [parameter.detach().flatten()[::stride].float() for parameter in parameters]
-        return torch.cat([part.cpu() for part in parts]) if parts else torch.zeros(0)
+    def _samples(self, layer_ids: Sequence[str]) -> dict[str, Tensor]:
+        """Evenly spaced weights ``[W]`` of the host modules of places, on the host, ``W`` at most about 4096 each."""
+        parts = []
+        for layer_id in layer_ids:
+            parameters = self._covered[layer_id]
+            stride = max(1, sum(parameter.numel() for parameter in parameters) // SAMPLED_WEIGHTS)
+            parts.append([parameter.detach().flatten()[::stride] for parameter in parameters])
+        read = read_together(parts)
+        return {name: torch.cat(own) if own else torch.zeros(0) for name, own in zip(layer_ids, read, strict=True)}
 
 
 def _rounded(values: Sequence[float]) -> list[float | None]:

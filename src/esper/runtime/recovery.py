@@ -9,6 +9,7 @@ from typing import Any
 
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import TransitionError
+from esper.contracts.events import RolledBack
 from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.books import FALLING, Lifecycle, numbers
 from esper.runtime.judging import Measurement
@@ -68,8 +69,12 @@ class Recovery:
 
     def renew(self, layer_id: str) -> None:
         """A place was chunked anew; all entries take on its new seeds. It holds no graft, and held none in them."""
-        for body in {id(one["body"]): one["body"] for one in [*self.good, *self.fallbacks]}.values():
-            self._run.snapshots.renew(body, layer_id)
+        renewed: dict[int, tuple[Kept, Kept]] = {}  # by what it was, which must live on for its id to stay its own
+        for one in [*self.good, *self.fallbacks]:
+            kept = one["body"]
+            if id(kept) not in renewed:
+                renewed[id(kept)] = kept, self._run.snapshots.renew(kept, layer_id)
+            one["body"] = renewed[id(kept)][1]
 
     @property
     def newest(self) -> Entry | None:
@@ -118,13 +123,14 @@ class Recovery:
         self.good = [one for one in self.good if one["step"] <= entry["step"]]
         self.fallbacks = [one for one in self.fallbacks if one["step"] < entry["step"]]
         run.journal.write(
-            "rollback",
-            step=run.step,
-            to_step=entry["step"],
-            reason=reason,
-            who=who,
-            lifecycles=rolled_back,
-            select_loss=entry["select_loss"],
+            RolledBack(
+                step=run.step,
+                to_step=entry["step"],
+                reason=reason,
+                who=who,
+                lifecycles=rolled_back,
+                select_loss=entry["select_loss"],
+            )
         )
 
     def state_dict(self, window_of_trial: int | None) -> dict[str, Any]:

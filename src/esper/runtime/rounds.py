@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
 
+from esper.contracts.events import RoundBegun, RoundEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.arms import Arms, Outcome
 from esper.runtime.books import Lifecycle, numbers
@@ -57,7 +58,6 @@ class Rounds:
         """Capture the run; from here on it is the twin of its candidates, which train in isolation meanwhile."""
         run = self._run
         run.books.rounds_begun += 1
-        live = numbers(run.in_state(*LIVE))  # if a listener takes one of them out now, the round is void
         if run.config.objective != "none":
             run.seeds.promote_all(candidates, State.TRAINING, {one.number: {"has_slot": True} for one in candidates})
             for one in candidates:
@@ -69,15 +69,16 @@ class Rounds:
             end_step=run.step + window,
             boundaries=len(run.books.select_losses),
             candidates=[one.number for one in candidates],
-            live=live,
+            live=numbers(run.in_state(*LIVE)),
             start=run.keep(),
         )
         run.journal.write(
-            "round_begun",
-            step=run.step,
-            round=self.current.number,
-            end_step=self.current.end_step,
-            candidates=[one.describe() for one in candidates],
+            RoundBegun(
+                step=run.step,
+                round=self.current.number,
+                end_step=self.current.end_step,
+                candidates=[one.describe() for one in candidates],
+            )
         )
 
     def remember(self, batch: Any, settings: Settings | None, flops: int) -> None:
@@ -93,7 +94,7 @@ class Rounds:
         now = self.current
         if now is None:
             return
-        self._run.journal.write("round_ended", step=self._run.step, round=now.number, adopted=None, reason=reason)
+        self._run.journal.write(RoundEnded(step=self._run.step, round=now.number, adopted=None, reason=reason))
         self.current = self._run.arm = None
         self._run.seeds.move_all(self._waiting(now), State.CANCELLED, prefix + reason)
 
@@ -134,7 +135,7 @@ class Rounds:
             for one in waiting:
                 if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
                     run.end_incubation(one)
-                    run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
+                    now.start["body"] = run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
             now.twin = run.measure_mean(now.run_mean, now.batches)
             now.run = run.keep()
         try:
@@ -154,6 +155,7 @@ class Rounds:
         with closing(self._outcomes(now)) as outcomes:
             for one, outcome in outcomes:
                 self._settle(now, one, outcome)
+                self._run.inbox.safe_point()
                 now.arm += 1
                 now.rewind()
                 if now.arm < len(now.candidates):
@@ -169,6 +171,7 @@ class Rounds:
             yield one, self.arms.take(now, one)
 
     def _after_arm_step(self, now: Round) -> None:
+        self._run.inbox.safe_point()
         every, steps = self._checkpoint_steps, now.arm_steps
         if every and now.arm_step % every == 0 and steps is not None and now.arm_step < steps:
             self._checkpoint()
@@ -203,19 +206,16 @@ class Rounds:
         untried = [one for one in waiting if one.number not in tried]
         run.seeds.move_all(lost, State.CULLED, "lost_round")
         run.seeds.move_all(untried, State.CANCELLED, NOT_TRIED + why)
-        winner = None
-        if best is not None:
-            winner = run.books.alive.get(best["lifecycle"])
-        reason = "no candidate beat the twin" if best is None else "the winner was taken back"
+        winner = None if best is None else run.books.alive[best["lifecycle"]]
         if best is not None and winner is not None:
-            reason = "beat the twin"
             self._adopt(now, winner, best["body"])
         run.journal.write(
-            "round_ended",
-            step=run.step,
-            round=now.number,
-            adopted=None if winner is None else winner.describe(),
-            reason=reason,
+            RoundEnded(
+                step=run.step,
+                round=now.number,
+                adopted=None if winner is None else winner.describe(),
+                reason="no candidate beat the twin" if winner is None else "beat the twin",
+            )
         )
 
     def _adopt(self, now: Round, winner: Lifecycle, body: Kept) -> None:

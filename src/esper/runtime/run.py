@@ -1,6 +1,5 @@
 """The run that all of growth shares: its objects, its seeds, its books."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from esper.kasmina.lifecycle import seed_range
 from esper.kasmina.place import Place
 from esper.runtime.books import FALLING, Books, Lifecycle
 from esper.runtime.flops import FlopMeter, count, shapes_of
+from esper.runtime.inbox import Inbox
 from esper.runtime.journal import Journal
 from esper.runtime.judging import Judge, Measurement
 from esper.runtime.late import Late
@@ -63,7 +63,7 @@ class Run:
         self.epoch = 0
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
         self.recent: list[Any] = []  # last batches, for a blend-out after the data has ended
-        self.lock = threading.RLock()  # commands may come from other threads
+        self.inbox = Inbox(journal.deliver)
         self._meter = FlopMeter()
         self._structure: tuple[object, ...] | None = None
 
@@ -111,8 +111,6 @@ class Run:
 
     def begin_incubation(self, one: Lifecycle) -> None:
         """Let a graft in TRAINING train in isolation from the next step on, if the objective is any."""
-        if one.number not in self.books.alive:  # a listener may have taken it back when it heard of TRAINING
-            return
         place = self.places[one.layer_id]
         graft = place.arena.grafts[one.number]
         lr = self.trainer.graft_lr() * (graft.blueprint.rate if self.config.graft_lr is None else 1.0)

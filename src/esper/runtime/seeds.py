@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Answer, Command, SeedId, SeedIds
 from esper.contracts.errors import ConfigError, TransitionError
+from esper.contracts.events import FieldReportFiled, Refused, Transition, Veto
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.gates import GateResult, Measured, gate
 from esper.kasmina.lifecycle import Birth, Moved, are_finite, check_addresses, discard, move, seed_range
@@ -47,15 +48,14 @@ class Seeds:
         Raises:
             TransitionError, ConfigError: if it is refused, which changes nothing.
         """
-        with self._run.lock:
-            return self._answer(command, {}, is_asked=True)
+        return self._answer(command, {}, is_asked=True)
 
     def submit(self, command: Command) -> Answer:
         """Carry out a command from outside or refuse it; a refusal changes nothing. Never raises for a refusal."""
         try:
             return self.ask(command)
         except (TransitionError, ConfigError) as error:
-            return Answer(False, str(error))
+            return Answer(False, str(error), command_id=command.id)
 
     def carry_out(self, command: Command, measured: Mapping[int, Measured] | None = None) -> Answer:
         """Carry out any command or refuse it.
@@ -67,16 +67,21 @@ class Seeds:
         try:
             return self._answer(command, measured or {}, is_asked=False)
         except (TransitionError, ConfigError) as error:
-            return Answer(False, str(error))
+            return Answer(False, str(error), command_id=command.id)
+
+    def refuse(self, command: Command, reason: str) -> Answer:
+        """Refuse a command that came where nothing may change, and write it down."""
+        self._log_refusal(Refused, command, reason)
+        return Answer(False, reason, command_id=command.id)
 
     def move(self, one: Lifecycle, target: State, reason: str) -> Answer:
         """Command a lifecycle's seeds on Esper's own behalf."""
         return self.carry_out(_command([one], target, reason))
 
     def move_all(self, lifecycles: Sequence[Lifecycle], target: State, reason: str) -> None:
-        """The same of several, by one command; those that were taken back meanwhile stay out of it."""
-        if there := self._alive(lifecycles):
-            self.carry_out(_command(there, target, reason))
+        """The same of several, by one command; of none, nothing."""
+        if lifecycles:
+            self.carry_out(_command(lifecycles, target, reason))
 
     def promote(self, one: Lifecycle, target: State, **measured: float | bool | None) -> Answer:
         """Move a lifecycle on if the gate lets it; the parameters' finiteness is always measured."""
@@ -92,17 +97,16 @@ class Seeds:
             target: where to.
             measured: what else was, by the number of the lifecycle.
         """
-        there = self._alive(lifecycles)  # a listener may have taken one back a moment ago
-        finite = self._finite(there)
-        values = {one.number: {"is_finite": finite[one.number], **measured.get(one.number, {})} for one in there}
-        told = {one.number: Answer(False, "It was taken back.") for one in lifecycles}
+        finite = self._finite(lifecycles)
+        values = {one.number: {"is_finite": finite[one.number], **measured.get(one.number, {})} for one in lifecycles}
+        told: dict[int, Answer] = {}
         passing = []
-        for one in there:
+        for one in lifecycles:
             if self._gate(one, target, values[one.number]).passed:
                 passing.append(one)
             else:
                 told[one.number] = self.carry_out(_command([one], target, "gate passed"), values)
-        if passing := self._alive(passing):
+        if passing:
             answer = self.carry_out(_command(passing, target, "gate passed"), values)
             told |= dict.fromkeys((one.number for one in passing), answer)
         return [told[one.number] for one in lifecycles]
@@ -116,9 +120,6 @@ class Seeds:
         self._run.restructured()
         for one in lifecycles:
             self._close(one)
-
-    def _alive(self, lifecycles: Sequence[Lifecycle]) -> list[Lifecycle]:
-        return [one for one in lifecycles if one.number in self._run.books.alive]
 
     def _finite(self, lifecycles: Sequence[Lifecycle]) -> dict[int, bool]:
         """Whether all parameters of each graft are finite; one look at every place."""
@@ -138,9 +139,8 @@ class Seeds:
                 self._check_askable(command)
             return self._apply(command, measured)
         except (TransitionError, ConfigError) as error:
-            event = "veto" if isinstance(error, VetoError) else "refused"
-            also = {"also": dict(command.also)} if command.also else {}
-            self._log_command(event, command, reason=str(error), asked=command.reason, **also)
+            kind = Veto if isinstance(error, VetoError) else Refused
+            self._log_refusal(kind, command, str(error))
             raise
 
     def _check_askable(self, command: Command) -> None:
@@ -172,11 +172,12 @@ class Seeds:
             birth = Birth(run.books.lifecycles_begun + 1, run.ramp_steps)
         all_moved = move(run.places, command, birth, run.config.embargo_epochs, run.config.quarantine_epochs)
         run.restructured()
-        booked = [self._book(moved, command, measured) for moved in all_moved]  # before anybody hears of one
+        booked = [self._book(moved, command, measured) for moved in all_moved]
         for moved, one in zip(all_moved, booked, strict=True):
             self._tell(moved, one, command, measured)
         versions = tuple(moved.version for moved in all_moved)
-        return Answer(True, version=versions[0] if len(versions) == 1 else None, versions=versions)
+        only = versions[0] if len(versions) == 1 else None
+        return Answer(True, version=only, versions=versions, command_id=command.id)
 
     def _book(self, moved: Moved, command: Command, measured: Mapping[int, Measured]) -> Lifecycle | None:
         """Let the books say what the seeds' states do; the lifecycle, unless it has ended before."""
@@ -196,7 +197,7 @@ class Seeds:
         """Log a transition; where it ends the lifecycle, close its record."""
         target = command.target
         self._log_command(
-            "transition",
+            Transition,
             command,
             layer_id=moved.layer_id,
             seed_id=moved.seed_id,
@@ -249,26 +250,28 @@ class Seeds:
         self._run.books.alive.pop(one.number, None)
         report = one.report(self._run.step)
         self._run.books.reports.append(report)
-        self._run.journal.write("field_report", step=self._run.step, **report.to_dict())
+        self._run.journal.write(FieldReportFiled(step=self._run.step, **report.to_dict()))
 
-    def _log_command(self, event: str, command: Command, **fields: Any) -> None:
-        self._run.journal.write(
-            event,
-            **{
-                "step": self._run.step,
-                "epoch": self._run.epoch,
-                "arm": self._run.arm,
-                "layer_id": command.layer_id,
-                "seed_id": command.seed_id,
-                "target": getattr(command.target, "name", str(command.target)),
-                "who": command.who,
-                "reason": command.reason,
-                "run_flops": self._run.books.run_flops,
-                "arm_flops": self._run.books.arm_flops,
-                "judging_flops": self._run.books.judging_flops,
-                **fields,
-            },
-        )
+    def _log_refusal(self, kind: type[Refused], command: Command, reason: str) -> None:
+        also = {"also": dict(command.also)} if command.also else {}
+        self._log_command(kind, command, reason=reason, asked=command.reason, **also)
+
+    def _log_command(self, kind: type[Transition | Refused], command: Command, **fields: Any) -> None:
+        run = self._run
+        told: dict[str, Any] = {
+            "step": run.step,
+            "epoch": run.epoch,
+            "arm": run.arm,
+            "layer_id": command.layer_id,
+            "seed_id": command.seed_id,
+            "target": getattr(command.target, "name", str(command.target)),
+            "who": command.who,
+            "reason": command.reason,
+            "run_flops": run.books.run_flops,
+            "arm_flops": run.books.arm_flops,
+            "judging_flops": run.books.judging_flops,
+        }
+        run.journal.write(kind(**told | fields))
 
 
 def _by_place(lifecycles: Iterable[Lifecycle]) -> dict[str, list[Lifecycle]]:

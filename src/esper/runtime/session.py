@@ -1,8 +1,9 @@
 """The session: where a run's loop and its growth meet."""
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.checkpoint import store
+from esper.checkpoint.shape import check_shape
 from esper.checkpoint.tree import clone
 from esper.contracts.commands import Answer, Command, SeedId
-from esper.contracts.errors import CheckpointError, ConfigError
+from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
+from esper.contracts.events import Finished, Model, Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.hosts import growth_config, places
@@ -25,8 +28,10 @@ from esper.runtime.journal import Journal
 from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
 from esper.runtime.optimizer_settings import Settings
 from esper.runtime.optimizers import HostOptimizer
+from esper.runtime.outbox import Listener
 from esper.runtime.ranks import refuse_ranks
 from esper.runtime.run import Run
+from esper.runtime.saved import SavedSession
 from esper.runtime.side_by_side import check_can_fork
 from esper.runtime.snapshot import Snapshots
 from esper.runtime.training import Trainer
@@ -34,6 +39,9 @@ from esper.tamiyo.heuristic import HeuristicPolicy, Policy
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run directory."""
+
+_UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What torch and the caller's objects raise for a state that is none of theirs."""
 
 
 class Session:
@@ -64,7 +72,8 @@ class Session:
         directory: where ``audit.jsonl``, ``metrics.jsonl`` and ``checkpoints/`` go, and on whose disk captured states
             of the run lie while they are not needed; None writes nothing, and keeps them in memory.
         checkpoint_steps: with ``directory``: checkpoint within arms every so many steps, besides every boundary.
-        on_event: called with every line of both logs, a dict with the key ``"event"``, from the constructor on.
+        on_event: one listener or several, from the constructor on: each is called with every line of both logs, a dict
+            with the key ``"event"``, as :meth:`subscribe` says.
 
     A session that is built on a model or an optimizer takes over from an earlier one on it, which can go on no more.
 
@@ -92,7 +101,7 @@ class Session:
         policy: Policy | None = None,
         directory: str | Path | None = None,
         checkpoint_steps: int | None = None,
-        on_event: Callable[[dict[str, Any]], None] | None = None,
+        on_event: Listener | Iterable[Listener] | None = None,
     ) -> None:
         refuse_ranks()
         config = growth_config(model)
@@ -131,8 +140,10 @@ class Session:
             if self._directory is not None:
                 self._directory.mkdir(parents=True, exist_ok=True)
             self._must_load = self._directory is not None and any(self._directory.glob(f"{CHECKPOINTS}/[0-9]*"))
-            journal = Journal(self._directory, on_event, is_new=not self._must_load)
-            snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, self._directory)
+            journal = Journal(self._directory, is_new=not self._must_load)
+            for listener in [on_event] if callable(on_event) else on_event or ():
+                journal.subscribe(listener)
+            snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory)
             self._run = Run(model, config, trainer, judge, snapshots, journal, planned_steps)
             policy = policy or HeuristicPolicy(config)
             self._growth = Growth(self._run, policy, self._checkpoint, checkpoint_steps)
@@ -144,22 +155,23 @@ class Session:
         self._loader, self._policy = loader, policy
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
-        journal.write("model", step=0, planned_steps=planned_steps, **anatomy(model))
+        journal.write(Model(step=0, planned_steps=planned_steps, **anatomy(model)))
         if judge.num_not_finite:
             text = (
                 f"{judge.num_not_finite} of {judge.num_samples} held-out losses are not finite: nothing can be judged."
             )
-            journal.write("note", step=0, text=text)
+            journal.write(Note(step=0, text=text))
         if judge.num_without_metric:
             text = (
                 f"{judge.num_without_metric} of {judge.num_samples} values of Evaluation.correct are not finite: these "
                 "samples are left out of the metric from now on. Any other that is not finite later fails the gate."
             )
-            journal.write("note", step=0, text=text)
+            journal.write(Note(step=0, text=text))
         gate_samples = judge.split.gate.numel()
         if gate_samples < FEW_GATE_SAMPLES and config.max_rounds:
             note = f"{gate_samples} gate samples are few (below {FEW_GATE_SAMPLES}): refusals are to be expected."
-            journal.write("note", step=0, text=note)
+            journal.write(Note(step=0, text=note))
+        journal.deliver()
 
     @property
     def epoch(self) -> int:
@@ -203,7 +215,7 @@ class Session:
             The loss, a detached scalar that was not read from the device.
         """
         run = self._run
-        with run.lock:
+        with run.inbox.turn():
             self._refuse_if_closed()
             if self._growth.is_due:  # its arms were interrupted
                 self._end_step()
@@ -223,7 +235,7 @@ class Session:
         run = self._run
         if run.trainer.owns_loop:
             raise ConfigError("after_step is for sessions with train_step; with loss, call session.step(batch).")
-        with run.lock:
+        with run.inbox.turn():
             self._refuse_if_closed()
             self._growth.interrupt()
             self._refuse_unfit(batch)
@@ -234,7 +246,7 @@ class Session:
     def after_epoch(self) -> None:
         """End an epoch: evaluate, decide, report, checkpoint."""
         run = self._run
-        with run.lock:
+        with run.inbox.turn():
             self._refuse_if_closed()
             if self._growth.is_due:
                 self._end_step()
@@ -246,22 +258,21 @@ class Session:
     def finish(self) -> None:
         """End the run: every lifecycle gets its outcome, grafts that passed their keep gate become fossils."""
         run = self._run
-        with run.lock:
+        with run.inbox.turn():
             self._refuse_if_closed()
-            with ExitStack() as undo:  # what was interrupted may be finished again
-                undo.callback(setattr, run, "is_finished", False)
-                self._growth.finish()
-                undo.pop_all()
+            self._growth.finish()
             measured = run.judge.measure()
             select = run.judge.split.select
             run.journal.write(
-                "finished",
-                step=run.step,
-                select_loss=measured.loss(select),
-                select_metric=measured.metric(select),
-                train_flops=self.train_flops,
+                Finished(
+                    step=run.step,
+                    select_loss=measured.loss(select),
+                    select_metric=measured.metric(select),
+                    train_flops=self.train_flops,
+                )
             )
             run.trainer.detach()
+            run.is_finished = True  # only now: what was interrupted may be finished again
             self._checkpoint()
 
     def submit(self, command: Command) -> Answer:
@@ -269,8 +280,29 @@ class Session:
 
         A seed germinated with ``trial="round"`` becomes a candidate of the next round, with ``trial="live"`` it grows
         in the run itself. Promotions are refused: they follow from what was measured.
+
+        Any thread may call this while another one trains. It is answered at the end of that step, between two steps of
+        an arm (where every command is refused, a cancellation as well), or at once if nobody trains. In the middle of
+        a step (in ``loss``, ``evaluate``, ``policy.decide``) it is refused; a listener may call it.
         """
-        return self._run.seeds.submit(command)
+        seeds = self._run.seeds
+        try:
+            return self._run.inbox.ask(partial(seeds.submit, command))
+        except TransitionError as error:  # seeds.submit raises none: it was asked in the middle of a step
+            return seeds.refuse(command, str(error))
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Let a listener hear every event from now on: the lines of both logs, each a dict with the key ``"event"``.
+
+        It is called where nothing is half done: at the end of a step, of an epoch, of the run, of :meth:`load` and of a
+        command, and between two steps of an arm; there it may submit commands, and after a step, an epoch or a command
+        do anything that a loop may do. An error that it raises is told by a ``note`` and ends nothing: it goes on
+        hearing. ``KeyboardInterrupt`` and ``SystemExit`` pass.
+
+        Returns:
+            Call it to end that.
+        """
+        return self._run.journal.subscribe(listener)
 
     def germinate(
         self,
@@ -293,7 +325,8 @@ class Session:
             ConfigError: if place, blueprint, strategy or a setting do not exist or do not fit, naming what is valid.
             TransitionError: if the seed is not DORMANT or the shield has a veto, with the reason.
         """
-        with self._run.lock:
+
+        def request() -> Answer:
             self._refuse_if_replaced()
             chosen = self._growth.sized_for(layer_id, seed_id, blueprint) if settings is None else dict(settings)
             return self._run.seeds.ask(
@@ -310,6 +343,8 @@ class Session:
                 )
             )
 
+        return self._run.inbox.ask(request)
+
     def cancel(self, layer_id: str, seed_id: SeedId) -> Answer:
         """Stop what a seed is growing: at once before it is blended in, later by blending it out.
 
@@ -318,7 +353,8 @@ class Session:
         Raises:
             TransitionError: if it grows nothing, naming what is allowed.
         """
-        return self._run.seeds.ask(Command(layer_id, seed_id, State.CANCELLED, "asked for", who="user"))
+        command = Command(layer_id, seed_id, State.CANCELLED, "asked for", who="user")
+        return self._run.inbox.ask(partial(self._run.seeds.ask, command))
 
     def rollback(self) -> Answer:
         """Go back to the last good state: parameters, buffers, optimizer, scheduler, scaler, grafts, controller.
@@ -329,10 +365,13 @@ class Session:
         Raises:
             TransitionError: if there is none that may be gone back to.
         """
-        with self._run.lock:
+
+        def request() -> Answer:
             self._refuse_if_replaced()
             self._growth.roll_back()
             return Answer(True)
+
+        return self._run.inbox.ask(request)
 
     def rechunk(self, layer_id: str, num_seeds: int) -> None:
         """Deal a place's channels to another number of seeds. Its fossils and what was sensed stay.
@@ -341,9 +380,12 @@ class Session:
             ConfigError: if there is no such place, or it has fewer channels than that.
             TransitionError: if one of its seeds is not DORMANT.
         """
-        with self._run.lock:
+
+        def request() -> None:
             self._refuse_if_replaced()
             self._growth.rechunk(layer_id, num_seeds)
+
+        self._run.inbox.ask(request)
 
     def save(self, path: str | Path) -> Path:
         """Write everything that is needed to go on to the byte, whole or not at all.
@@ -354,7 +396,7 @@ class Session:
         Returns:
             The folder of the new generation.
         """
-        with self._run.lock:
+        with self._run.inbox.turn():
             return store.write(Path(path), self._state())
 
     def load(self, path: str | Path) -> None:
@@ -364,34 +406,43 @@ class Session:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
         state = store.read(Path(path))
-        with self._run.lock:
+        with self._run.inbox.turn():
             self._refuse_if_finished()
-            self._identity.check(state)
             self._restore(state)
             self._must_load = False
             if self._growth.is_due:
                 self._end_step()
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: Any) -> None:
+        """Build everything, try what belongs to the caller, and only then take on what was built."""
+        run = self._run
+        self._identity.check(state)
+        check_shape(state, SavedSession, "")
+        with ExitStack() as undo:
+            try:
+                books, growth = Books.from_dict(state["books"]), self._growth.built(state["growth"])
+                self._restore_objects(state, undo)
+                self._growth.check(growth, books)
+                float(state["losses"][0])  # one number, on whatever device
+            except _UNFIT as error:
+                raise CheckpointError(f"The checkpoint does not fit this run: {error!r}") from error
+            undo.pop_all()
+        run.books, run.recent = books, state["recent"]
+        self._growth.load_state_dict(growth)
+        self._loss_sum, self._loss_count, run.is_finished = state["losses"]
+        run.journal.restore(state["events"])
+
+    def _restore_objects(self, state: dict[str, Any], undo: ExitStack) -> None:
+        """Model, optimizer, clock, loader and policy; ``undo`` puts them back as they are now."""
         run = self._run
         users = [(self._loader, state["loader"]), (self._policy, state["policy"])]
         remembering = [(item, saved) for item, saved in users if hasattr(item, "load_state_dict")]
-        with ExitStack() as undo:
-            undo.callback(run.restore, run.capture())
-            for item, _ in remembering:
-                undo.callback(item.load_state_dict, clone(item.state_dict()))
-            try:
-                run.restore(state, is_spare=True)
-                for item, saved in remembering:
-                    item.load_state_dict(saved)
-            except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-                raise CheckpointError(f"The checkpoint does not fit this run: {error}") from error
-            undo.pop_all()
-        run.books = Books.from_dict(state["books"])
-        run.recent = state["recent"]
-        run.journal.restore(state["events"])
-        self._growth.load_state_dict(state["growth"])
-        self._loss_sum, self._loss_count, run.is_finished = state["losses"]
+        undo.callback(run.restore, run.capture())
+        for item, _ in remembering:
+            undo.callback(item.load_state_dict, clone(item.state_dict()))
+        run.restore(state, is_spare=True)
+        for item, saved in remembering:
+            item.load_state_dict(saved)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -407,8 +458,17 @@ class Session:
         }
 
     def _checkpoint(self) -> None:
-        if self._directory is not None:
-            self.save(self._directory / CHECKPOINTS)
+        """Where the disk is full the run goes on without, and tries again at the next one."""
+        if self._directory is None:
+            return
+        journal = self._run.journal
+        journal.save()  # a resumed run takes its bulky lines from there
+        try:
+            store.write(self._directory / CHECKPOINTS, self._state())
+        except OSError as error:
+            journal.warn("checkpoint", f"No checkpoint was written at step {self._run.step}: {error}.")
+        else:
+            journal.is_mended("checkpoint")
 
     def _after(self, batch: Any, loss: Tensor | float, flops: int, settings: Settings | None) -> None:
         run = self._run

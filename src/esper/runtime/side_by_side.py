@@ -85,6 +85,7 @@ class SideBySide:
                     run.arm = arm.name
                     now.arm_step, now.arm_steps = arm.progress
                     _go_on(arms)
+                    run.inbox.safe_point()
                 yield arm.one, arm.take_in()
         finally:
             for arm in arms:

@@ -24,6 +24,7 @@ from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
 from esper.kasmina.hosts import is_espers, places
 from esper.kasmina.place import Place
+from esper.runtime.journal import Journal
 from esper.runtime.optimizers import HostOptimizer
 from esper.runtime.random_state import random_state, restore_random_state
 
@@ -45,6 +46,7 @@ class Snapshots:
         scheduler: its scheduler, or None.
         scaler: its gradient scaler, or None.
         extra: further objects with a state_dict that train with the model, by name.
+        journal: where it is told that the disk is full.
         folder: on whose disk kept bodies lie; None keeps them in memory.
     """
 
@@ -55,16 +57,20 @@ class Snapshots:
         scheduler: Stateful | None,
         scaler: Stateful | None,
         extra: Mapping[str, Stateful],
+        journal: Journal,
         folder: Path | None = None,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         wrappers = {f"wrapper.{depth}": wrapper for depth, wrapper in enumerate(optimizer.wrappers)}
         self._in_body = {**{f"extra.{name}": item for name, item in extra.items()}, **wrappers, "scaler": scaler}
-        self._scheduler, self.folder = scheduler, folder
+        self._scheduler, self._journal, self.folder = scheduler, journal, folder
 
     def keep(self) -> Kept:
-        """What training has made so far, for later."""
-        return self.body() if self.folder is None else Packed.of(self.body(), self.folder)
+        """What training has made so far, for later: on disk, or in memory where the disk cannot take it."""
+        body = self.body()
+        if self.folder is None:
+            return body
+        return self._put(None, body)
 
     def fetch(self, kept: Kept) -> Body:
         """A kept body, to be used up: it shares no memory with what is kept.
@@ -94,11 +100,13 @@ class Snapshots:
         """Go back to a body, in place: every parameter stays the same object. Uses the body up.
 
         Raises:
-            CheckpointError: if it belongs to another model or other objects; nothing was changed then.
+            CheckpointError: if it belongs to another model or other objects; nothing was changed then. Or if what it
+                holds of seeds and grafts does not fit their topology, which the model has taken on by then.
         """
         self._check_fits(body)
         for place in places(self._model):
             place.regrow(json.loads(body["topology"][place.layer_id]))
+        self._check_own(body)
         with torch.no_grad():
             for name, tensor in list(_tensors(self._model)):
                 _put_back(self._model, name, tensor, body["model"][name])
@@ -112,14 +120,29 @@ class Snapshots:
             grad = body["grads"].get(key)
             parameter.grad = None if grad is None else grad.to(parameter.device)
 
-    def renew(self, kept: Kept, layer_id: str, part: str | None = None) -> None:
-        """Let a kept body have one place as the model has it now, or one part of it (``"incubation"``)."""
-        if isinstance(kept, Packed):
-            body = kept.read()
-            self.renew(body, layer_id, part)
-            kept.write(body)
-        else:
+    def renew(self, kept: Kept, layer_id: str, part: str | None = None) -> Kept:
+        """Let a kept body have one place as the model has it now, or one part of it (``"incubation"``).
+
+        Returns:
+            It; a body in memory in its place where the disk cannot take what it has become.
+        """
+        if not isinstance(kept, Packed):
             self._renew(kept, layer_id, part)
+            return kept
+        body = kept.read()
+        self._renew(body, layer_id, part)
+        return self._put(kept, body)
+
+    def _put(self, packed: Packed | None, body: Body) -> Kept:
+        """On disk in place of what is there, or for the first time."""
+        try:
+            packed = Packed(self.folder) if packed is None else packed
+            packed.write(body)
+        except OSError as error:
+            self._journal.warn("kept states", f"A state of the run is kept in memory: {self.folder}: {error}.")
+            return body
+        self._journal.is_mended("kept states")
+        return packed
 
     def _renew(self, body: Body, layer_id: str, part: str | None) -> None:
         found = [
@@ -223,6 +246,15 @@ class Snapshots:
                         f"The checkpoint is of another run: the {what} {name!r} is {value} here and {there[name]} "
                         f"there. {remedy}"
                     )
+
+    def _check_own(self, body: Body) -> None:
+        """Esper's own tensors have the shapes of the topology; those of a host may have others than now."""
+        saved = body["model"]
+        for name, tensor in _tensors(self._model):
+            if is_espers(name) and (name not in saved or saved[name].shape != tensor.shape):
+                raise CheckpointError(f"The checkpoint does not fit: {name} is not of the shape {tuple(tensor.shape)}.")
+        if body["extra_state"].keys() != self._extra_state().keys():
+            raise CheckpointError("The checkpoint does not fit: modules keep other things besides tensors.")
 
 
 def _group_sizes(groups: list[dict[str, Any]]) -> dict[str, int]:

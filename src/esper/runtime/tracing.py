@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from esper.contracts.events import Note
 from esper.kasmina.hosts import traced
 from esper.kasmina.layer import KasminaLayer
 from esper.runtime.journal import Journal
@@ -64,7 +65,7 @@ class Tracing:
         if new:
             self.told += [[where, name] for name in new]
             listed = ", ".join(map(repr, new))
-            self._journal.write("note", text=f"Never called in {where}, so that nothing can grow there: {listed}.")
+            self._journal.write(Note(text=f"Never called in {where}, so that nothing can grow there: {listed}."))
 
     def state_dict(self) -> dict[str, Any]:
         """What was traced, and what was told."""

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from esper.contracts.events import TrialBegun, TrialEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import Measured, gate
 from esper.kasmina.variation import Variation
@@ -87,15 +88,16 @@ class Trials:
         run.books.trials_begun += 1
         self.current = LiveTrial(number=run.books.trials_begun, members=numbers(candidates))
         run.journal.write(
-            "trial_begun",
-            step=run.step,
-            trial=self.current.number,
-            candidates=[one.describe() for one in candidates],
+            TrialBegun(
+                step=run.step,
+                trial=self.current.number,
+                candidates=[one.describe() for one in candidates],
+            )
         )
         run.seeds.promote_all(candidates, State.TRAINING, {one.number: {"has_slot": True} for one in candidates})
         for one in candidates:
             run.begin_incubation(one)
-        if run.config.objective == "none" and not run.in_state(*FALLING):  # a listener may have let one fall
+        if run.config.objective == "none":
             self._blend_in(self.current, now)
 
     def after_step(self, batch: Any, settings: Any, flops: int) -> None:
@@ -214,7 +216,7 @@ class Trials:
     def _promote(self, members: list[Lifecycle], target: State, measured: Mapping[int, Measured]) -> None:
         answers = self._run.seeds.promote_all(members, target, measured)
         for one, answer in zip(members, answers, strict=True):
-            if not answer.accepted and one.number in self._run.books.alive:
+            if not answer.accepted:
                 self._run.seeds.move(one, State.CULLED, answer.reason)
 
     def _time_out(self, members: list[Lifecycle]) -> None:
@@ -237,6 +239,7 @@ class Trials:
                 one.state = State.TRAINING
             while window.arm_step < len(window.batches):
                 replay_step(run, window, members)
+                run.inbox.safe_point()
                 every, done = self._checkpoint_steps, window.arm_step
                 if every and done % every == 0 and done < len(window.batches):
                     self._checkpoint()
@@ -301,12 +304,13 @@ class Trials:
         self.current = None
         adopted = self._adopted(trial)
         run.journal.write(
-            "trial_ended",
-            step=run.step,
-            trial=trial.number,
-            adopted=[one.describe() for one in adopted],
-            reason=reason,
-            **fields,
+            TrialEnded(
+                step=run.step,
+                trial=trial.number,
+                adopted=[one.describe() for one in adopted],
+                reason=reason,
+                **fields,
+            )
         )
 
     def _adopted(self, trial: LiveTrial) -> list[Lifecycle]:

@@ -12,7 +12,13 @@ from esper.tamiyo.timing import reason_to_grow
 
 
 class Policy(Protocol):
-    """A controller. One that remembers also has ``state_dict`` and ``load_state_dict``, which checkpoints store."""
+    """A controller.
+
+    One that remembers also has ``state_dict`` and ``load_state_dict``, which checkpoints store. One that wants to know
+    what became of its commands also has ``answered(answer)``: it is called after every :meth:`decide` with the
+    :class:`~esper.contracts.commands.Answer` to each command, in their order, refusals and vetoes among them;
+    ``answer.command_id`` is the command's ``id``.
+    """
 
     def decide(self, observation: Observation) -> list[Command]:
         """Commands for what it sees at a boundary; an empty list to let the run go on."""

@@ -1,0 +1,188 @@
+"""What a checkpoint holds, part by part: what is to be loaded is compared with it before anything is changed."""
+
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from esper.checkpoint.packed import Packed
+from esper.contracts.reports import FieldReport
+from esper.runtime.books import Lifecycle
+from esper.runtime.replay import Round
+from esper.runtime.trials import LiveTrial
+
+
+class SavedBody(TypedDict):
+    """As :meth:`Snapshots.body` gives it."""
+
+    kinds: dict[str, str]
+    topology: dict[str, str]
+    model: dict[str, Tensor]
+    extra_state: dict[str, Any]
+    grads: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    others: dict[str, Any]
+
+
+class SavedRandom(TypedDict):
+    """The random streams."""
+
+    torch: Tensor
+    cuda: list[Tensor]
+    numpy: Any
+    python: Any
+
+
+class SavedClock(TypedDict):
+    """Where training stands."""
+
+    scheduler: Any
+    random: SavedRandom
+    step: int
+    peak_lr: float
+    epoch: int
+    rates: list[float] | None
+
+
+class SavedCapture(TypedDict):
+    """As :meth:`Run.keep` gives it."""
+
+    body: SavedBody | Packed
+    clock: SavedClock
+
+
+class SavedEntry(TypedDict):
+    """A state to go back to; without a body it has that of the live trial under way."""
+
+    step: int
+    returns: int
+    live: list[int]
+    select_loss: float
+    select_metric: float | None
+    losses: Tensor
+    body: SavedBody | Packed | None
+    scheduler: Any
+    rates: list[float] | None
+    policy: Any
+    records: dict[int, "SavedKept"]
+
+
+class SavedFallback(SavedEntry):
+    """One from before an adoption."""
+
+    trial: int | None
+
+
+class SavedKept(TypedDict):
+    """What later looks may change of a lifecycle."""
+
+    looks: int
+    is_kept: bool
+    gates: dict[str, dict[str, Any]]
+
+
+class SavedRecovery(TypedDict):
+    """States to go back to."""
+
+    good: list[SavedEntry]
+    fallbacks: list[SavedFallback]
+
+
+class SavedKeeping(TypedDict):
+    """What is looked after once it was adopted."""
+
+    pending: dict[str, Tensor]
+    deadline: int | None
+    settled_loss: float | None
+    faulty_fossils: list[str]
+
+
+class SavedEmergency(TypedDict):
+    """What was seen of the training losses."""
+
+    losses: list[float]
+    pending: Tensor | None
+    spikes: int
+    not_finite: int
+
+
+class SavedCosts(TypedDict):
+    """What a step cost before anything germinated."""
+
+    steps: int
+    flops: int
+    multiply_adds: int
+
+
+class SavedObserver(TypedDict):
+    """From where drift is measured, and what was told."""
+
+    weights: dict[str, Tensor]
+    before: SavedCosts
+    has_told: bool
+
+
+class SavedTracing(TypedDict):
+    """What the first step has shown."""
+
+    rows: dict[str, int] | None
+    multiply_adds: int
+    told: list[list[str]]
+
+
+class SavedBooks(TypedDict):
+    """As :meth:`Books.to_dict` gives it."""
+
+    run_flops: int
+    arm_flops: int
+    judging_flops: int
+    lifecycles_begun: int
+    rounds_begun: int
+    trials_begun: int
+    judged: int
+    train_losses: list[float]
+    select_losses: list[float]
+    select_metrics: list[float]
+    alive: list[Lifecycle]
+    reports: list[FieldReport]
+
+
+class SavedIdentity(TypedDict):
+    """What tells runs apart."""
+
+    facts: dict[str, int]
+    num_seeds: dict[str, int]
+    strategies: list[str]
+
+
+class SavedEvent(TypedDict):
+    """A line of a log."""
+
+    event: str
+    time: float
+
+
+class SavedGrowth(TypedDict):
+    """Everything under way beside the training."""
+
+    round: Round | None
+    trial: LiveTrial | None
+    recovery: SavedRecovery
+    keeping: SavedKeeping
+    emergency: SavedEmergency
+    observer: SavedObserver
+    tracing: SavedTracing
+
+
+class SavedSession(TypedDict):
+    """A whole checkpoint. What only the caller's objects understand is theirs to refuse."""
+
+    identity: SavedIdentity
+    body: SavedBody
+    clock: SavedClock
+    books: SavedBooks
+    recent: list[Any]
+    events: list[SavedEvent]
+    growth: SavedGrowth
+    losses: tuple[Tensor | float, int, bool]
+    loader: Any
+    policy: Any

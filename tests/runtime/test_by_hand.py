@@ -22,7 +22,7 @@ class TestGerminate:
     def test_answers_and_lets_the_seed_wait_for_a_live_trial(self):
         trial = build()
         answer = trial.session.germinate("2", 1, settings={"hidden": 2})
-        assert answer == Answer(True, version=1)
+        assert answer == Answer(True, version=1, versions=(1,))
         assert trial.state("2", 1) is State.GERMINATED
         (event,) = trial.events("transition")
         assert (event["who"], event["version"]) == ("user", 1)

@@ -217,11 +217,10 @@ class Seeds:
 
     def _addressed(self, command: Command) -> list[Lifecycle | None]:
         """The lifecycle that is under way at each address of a command."""
-        numbers = {
-            layer_id: self._run.places[layer_id].state.lifecycle_id.tolist() for layer_id, _ in command.addresses
-        }
-        spans = [(layer_id, seed_range(self._run.places[layer_id], one)) for layer_id, one in command.addresses]
-        return [self._run.books.alive.get(max(numbers[layer_id][slice(*span)])) for layer_id, span in spans]
+        places, alive = self._run.places, self._run.books.alive
+        numbers = {layer_id: places[layer_id].state.lifecycle_id.tolist() for layer_id in dict(command.addresses)}
+        spans = [(layer_id, seed_range(places[layer_id], one)) for layer_id, one in command.addresses]
+        return [alive.get(max(numbers[layer_id][slice(*span)])) for layer_id, span in spans]
 
     def _open(self, moved: Moved, command: Command) -> None:
         graft = self._run.places[moved.layer_id].arena.grafts[moved.lifecycle]

@@ -1,7 +1,18 @@
 """For all tests."""
 
+import os
+
+import pytest
 from hypothesis import settings
 
 # The same examples in every run, on machines of any speed.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_not_flushed_to_the_disk():
+    """That matters only where the power may fail, and takes seconds where the disk is busy."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield

@@ -27,9 +27,9 @@ def test_the_diagram_of_the_lifecycle_is_that_of_the_table():
     assert diagram() in (ROOT / "docs" / "lifecycle.md").read_text()
 
 
-@pytest.mark.parametrize("state", State)
-def test_every_state_stands_in_the_table_with_its_code(state):
-    assert f"| {int(state)} | {state.name} |" in (ROOT / "docs" / "lifecycle.md").read_text()
+def test_every_state_stands_in_the_table_with_its_code():
+    page = (ROOT / "docs" / "lifecycle.md").read_text()
+    assert [state for state in State if f"| {int(state)} | {state.name} |" not in page] == []
 
 
 def test_the_tables_of_growth_at_a_glance_and_in_detail_are_of_the_recorded_results():
@@ -70,12 +70,15 @@ def test_how_often_worthless_modules_were_kept_is_told():
         assert f"{phrase} {sum(kept[name])} of {len(kept[name])}" in text
 
 
-@pytest.mark.parametrize(
-    "document", sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")}), ids=lambda path: path.name
-)
-def test_links_between_documents_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
-        assert (document.parent / target).exists(), target
+def test_links_between_documents_lead_somewhere():
+    documents = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")})
+    targets = [
+        (document, target)
+        for document in documents
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    ]
+    assert len(documents) > 10 < len(targets)
+    assert [f"{document}: {target}" for document, target in targets if not (document.parent / target).exists()] == []
 
 
 def test_the_page_of_settings_is_what_the_code_says():

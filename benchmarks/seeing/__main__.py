@@ -1,4 +1,5 @@
-"""``python -m benchmarks.seeing``: what the live display costs a run, and how large and slow a large report is.
+"""``python -m benchmarks.seeing``: what the live display costs a run, how large and slow a large report is, and how
+soon its page and the command line's help answer.
 
 Display: runs on digits in a pseudo-terminal, with the live display and with plain lines by turns. Report: of a made run
 of 10,000 seeds and 100 epochs whose telemetry is as noisy as asked for.
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.seeing.answering import BOUNDARIES, SEEDS, helps, pages
 from esper.observability.report import write
 from tests.observability.recorded import write_synthetic
 
 RESULT = Path(__file__).parent.parent / "results" / "seeing" / "cpu.json"
-SEEDS, BOUNDARIES = 10_000, 100
 MOST_BYTES = 5_000_000  # the target
 
 
@@ -31,6 +32,8 @@ def main() -> None:
     options = _parser().parse_args()
     result: dict[str, Any] = {"machine": machine(), "load": os.getloadavg()[0]}
     result["reports"] = [_report(noise, options.repeats) for noise in options.noise]
+    result["help"] = helps(options.tries)
+    result["answers"] = pages(options.tries)
     result["display"] = _display(options.pairs, options.epochs)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
@@ -112,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "--noise", type=float, nargs="+", default=[0.2, 0.3], help="of the telemetry, boundary by boundary"
     )
     parser.add_argument("--repeats", type=int, default=3, help="times that a report is written")
+    parser.add_argument("--tries", type=int, default=5, help="times that an answer is waited for")
     parser.add_argument("--output", type=Path, default=RESULT, help="where the result is written")
     return parser
 

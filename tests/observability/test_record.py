@@ -209,13 +209,14 @@ def test_an_empty_log_of_a_finished_run_is_a_fault(tmp_path):
 WHOLE = {event["event"]: event for event in [*directories.log(), directories.epoch(1)]}
 
 
-@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in WHOLE for field in NEEDED[kind]])
-def test_a_line_that_lacks_a_field_of_its_kind_is_left_out(tmp_path, kind, field):
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_line_that_lacks_a_field_of_its_kind_is_left_out(tmp_path, kind):
     name = "metrics" if kind == "epoch" else "audit"
-    event = {key: value for key, value in WHOLE[kind].items() if key != field}
-    record = read(directories.write(tmp_path, **{name: [event, WHOLE[kind]]}))
-    assert [number for number, _ in [*record.audit, *record.epochs]] == [2]
-    assert record.faults == [f"{name}.jsonl line 1 is damaged and was left out: what it told is missing here."]
+    for field in NEEDED[kind]:
+        event = {key: value for key, value in WHOLE[kind].items() if key != field}
+        record = read(directories.write(tmp_path / field, **{name: [event, WHOLE[kind]]}))
+        assert [number for number, _ in [*record.audit, *record.epochs]] == [2], field
+        assert record.faults == [f"{name}.jsonl line 1 is damaged and was left out: what it told is missing here."]
 
 
 @pytest.mark.parametrize(

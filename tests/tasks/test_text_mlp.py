@@ -62,7 +62,7 @@ def test_what_grew_is_exported_with_the_same_logits(task):
     assert not any(type(module).__module__.startswith("esper.kasmina") for module in plain.modules())
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("stop", [1, 5])
 def test_a_run_that_was_resumed_ends_with_the_same_bytes(task, tmp_path, stop):
     whole = _run(task)
     whole.finish()

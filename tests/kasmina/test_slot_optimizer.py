@@ -34,11 +34,11 @@ class Bench:
         self.optimizer = make_optimizer(self.model.parameters())
         if own_slots:
             self.slots = SlotOptimizer(self.model, self.optimizer, lambda: LR, weight_decay)
-        self._generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator().manual_seed(0)
 
     def backward(self) -> None:
-        x = torch.randn(16, 6, generator=self._generator)
-        target = torch.randint(0, 4, (16,), generator=self._generator)
+        x = torch.randn(16, 6, generator=self.generator)
+        target = torch.randint(0, 4, (16,), generator=self.generator)
         nn.functional.cross_entropy(self.model(x), target).backward()
 
     def train(self, steps: int) -> None:
@@ -246,7 +246,7 @@ def test_a_gradient_scaler_changes_nothing_but_the_scale(is_fused):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
         lifecycle = grow(bench.place, 1, hidden=3)
         for _ in range(10):
-            x = torch.randn(16, 6, generator=bench._generator)
+            x = torch.randn(16, 6, generator=bench.generator)
             scaler.scale(bench.model(x).square().mean()).backward()
             scaler.step(bench.optimizer)
             scaler.update()

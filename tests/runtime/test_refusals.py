@@ -480,6 +480,11 @@ def test_an_unknown_blueprint_or_setting_is_an_answer_not_an_error():
 
 
 def test_a_scheduler_that_is_stepped_by_epochs_is_stepped_by_epochs():
-    recipe = Recipe(scheduler=lambda optimizer, steps: CosineAnnealingLR(optimizer, 12))
-    trial = recipe.build(scheduler_every="epoch").train(4)
-    assert trial.session._run.trainer._scheduler.last_epoch == 4
+    made = []
+
+    def scheduler(optimizer, steps):
+        made.append(CosineAnnealingLR(optimizer, 12))
+        return made[0]
+
+    Recipe(scheduler=scheduler).build(scheduler_every="epoch").train(4)
+    assert made[0].last_epoch == 4

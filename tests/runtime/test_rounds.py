@@ -268,7 +268,7 @@ def test_a_round_without_candidates_ends_at_once():
     trial.session.step(next(toy.batches(0)))
     assert trial.rounds.current is None
     assert trial.events("round_ended")[0]["reason"] == "no candidate is left"
-    assert trial.session._run.snapshots.body()["topology"][""].count("lifecycle") == 0
+    assert trial.run.snapshots.body()["topology"][""].count("lifecycle") == 0
 
 
 def memorising(*, falls: bool, rises: bool, config: esper.GrowthConfig | None = None) -> Trial:

@@ -111,7 +111,9 @@ WAITING = [
 ]
 
 
-@pytest.mark.parametrize(("name", "state", "autocast"), WAITING)
+@pytest.mark.parametrize(
+    ("name", "state", "autocast"), WAITING, ids=lambda part: part.name if isinstance(part, State) else None
+)
 def test_a_seed_that_sleeps_or_waits_changes_no_bit(name, state, autocast):
     host = ZOO[name]
     expected = bare_history(host, autocast=autocast)

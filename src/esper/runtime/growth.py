@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Command, SeedId
 from esper.contracts.errors import ConfigError, TransitionError
@@ -17,10 +15,10 @@ from esper.runtime.judging import Measurement
 from esper.runtime.keeping import Keeping
 from esper.runtime.observing import Observer
 from esper.runtime.recovery import Recovery
-from esper.runtime.replay import Round
+from esper.runtime.replay import Round, Window
 from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
-from esper.runtime.training import Settings
+from esper.runtime.steps import Step
 from esper.runtime.trials import LiveTrial, Trials
 from esper.tamiyo import shield
 from esper.tamiyo.heuristic import Policy
@@ -72,30 +70,35 @@ class Growth:
         """Whether arms are to be run, or to be run on."""
         return self.rounds.is_due or self.trials.is_due
 
-    def after_step(self, batch: Any, loss: Tensor | float, settings: Settings | None, flops: int) -> None:
+    @property
+    def window(self) -> Window | None:
+        """Steps that are remembered, to be taken once more, or are just taken once more."""
+        trial = self.trials.current
+        return self.rounds.current or (None if trial is None else trial.window)
+
+    def after_step(self, step: Step) -> None:
         """What a training step moves: alphas, isolated training, flags, losses, the memory of rounds and trials."""
         run = self._run
         if run.books.alive:
-            run.advance(loss)
+            run.advance(step.loss)
             run.incubate()
-            has_live = run.in_state(*LIVE, *FALLING)
-            run.recent = [*run.recent, batch][-run.ramp_steps :] if has_live else []
+        if step.is_edited or not run.in_state(*LIVE, *FALLING):
+            run.recent.clear()
         else:
-            run.recent = []
+            run.recent.add(step.batch)
         self.keeping.after_step()
-        self.emergency.after_step(loss)
+        self.emergency.after_step(step.loss)
         if self.rounds.current is not None:
-            self.rounds.remember(batch, settings, flops)
+            self.rounds.remember(step)
         if self.trials.current is not None:
-            self.trials.after_step(batch, settings, flops)
+            self.trials.after_step(step)
 
     @property
     def position(self) -> Position:
         """Where the run stands; reads nothing from the device, and may be asked from another thread."""
         run = self._run
         while True:
-            now, trial = self.rounds.current, self.trials.current
-            window = now if now is not None else None if trial is None else trial.window
+            window = self.window
             captured = None if window is None else window.run  # read once: it may go meanwhile
             if window is not None and captured is not None:
                 clock, steps = captured["clock"], window.arm_steps if isinstance(window, Round) else len(window.batches)
@@ -168,11 +171,10 @@ class Growth:
         self._refuse_in_arms()
         run, place = self._run, place_named(self._run.model, layer_id)
         place.rechunk(num_seeds)
-        run.restructured()
+        run.costs.restructured()
         self.recovery.renew(layer_id)
-        for window in (self.rounds.current, None if self.trials.current is None else self.trials.current.window):
-            if window is not None:
-                run.snapshots.renew(window.start["body"], layer_id)
+        if self.window is not None:
+            run.snapshots.renew(self.window.start["body"], layer_id)
         run.journal.write("rechunked", step=run.step, layer_id=layer_id, num_seeds=num_seeds)
 
     def sized_for(self, layer_id: str, seed_id: SeedId, blueprint_id: str) -> dict[str, Any]:
@@ -207,18 +209,26 @@ class Growth:
             "emergency": self.emergency.state_dict(),
             "observer": self.observer.state_dict(),
             "tracing": self._run.tracing.state_dict(),
+            "costs": self._run.costs.state_dict(),
+            "edits_batches": self._run.editing.is_known,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self.rounds.current = None if state["round"] is None else Round.from_dict(state["round"])
-        self.trials.current = trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"])
+        self.rounds.current = (
+            None if state["round"] is None else Round.from_dict(state["round"], self._run.batch_store())
+        )
+        saved = state["trial"]
+        self.trials.current = trial = None if saved is None else LiveTrial.from_dict(saved, self._run.batch_store())
         window = None if trial is None else trial.window
         self.recovery.load_state_dict(state["recovery"], None if window is None else window.start["body"])
         self.keeping.load_state_dict(state["keeping"])
         self.emergency.load_state_dict(state["emergency"])
         self.observer.load_state_dict(state["observer"])
         self._run.tracing.load_state_dict(state["tracing"])
+        if "costs" in state:  # checkpoints of before have neither
+            self._run.costs.load_state_dict(state["costs"])
+            self._run.editing.is_known = state["edits_batches"]
 
     def _measure(self, train_loss: float) -> Measurement:
         run, select = self._run, self._run.judge.split.select

@@ -86,7 +86,7 @@ class Seeds:
         place = self._run.places[one.layer_id]
         if one.number in place.arena.grafts:
             discard(place, one.number)
-        self._run.restructured()
+        self._run.costs.restructured()
         self._close(one)
 
     def _answer(self, command: Command, measured: Measured, *, is_asked: bool) -> Answer:
@@ -140,7 +140,7 @@ class Seeds:
             embargo_epochs=self._run.config.embargo_epochs,
             quarantine_epochs=self._run.config.quarantine_epochs,
         )
-        self._run.restructured()
+        self._run.costs.restructured()
         if birth is not None:
             one = self._open(place, command, birth)
         if one is not None and target is not State.GERMINATED:
@@ -168,10 +168,6 @@ class Seeds:
     def check_address(self, layer_id: str, seed_id: SeedId) -> None:
         """Raise what a command to such seeds would be refused with."""
         seed_range(self._run.places[layer_id], seed_id)
-
-    def restructured(self) -> None:
-        """Something has changed what a step costs."""
-        self._run.restructured()
 
     def _addressed(self, place: Place, command: Command) -> Lifecycle | None:
         seeds = slice(*seed_range(place, command.seed_id))

@@ -229,7 +229,7 @@ def _check_first(run: Run, window: Window, loss: Tensor | float) -> None:
     if window.first_loss is None:
         return
     was, now = float(window.first_loss), float(loss)
-    is_exact = run.rounds_alike and window.first_threads == torch.get_num_threads()
+    is_exact = run.is_repeatable and window.first_threads == torch.get_num_threads()
     dtype = loss.dtype if isinstance(loss, Tensor) else torch.float32
     tolerance = 0.0 if is_exact else torch.finfo(dtype).eps ** 0.5
     if not (math.isclose(was, now, rel_tol=tolerance) or (math.isnan(was) and math.isnan(now))):

@@ -98,7 +98,7 @@ class Run:
         return self.trainer.step
 
     @property
-    def rounds_alike(self) -> bool:
+    def is_repeatable(self) -> bool:
         """Whether work that is done once more has the same bytes: eagerly, on the CPU."""
         is_on_cpu = all(parameter.device.type == "cpu" for parameter in self.model.parameters())
         return is_on_cpu and not self.costs.is_compiled()

@@ -35,6 +35,7 @@ WRONG = {
     "graft_weight_decay": [-1, NAN, None],
     "embargo_epochs": [-1, 0.5],
     "timeout": [0, 1.2],
+    "max_batch_bytes": [0, 1.5, "1GB"],
     "patience_after_cull": [0, 0.5],
     "emergency_rollback_threshold": [-0.1, NAN],
     "exclude": ["head", [3], None],

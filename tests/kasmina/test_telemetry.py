@@ -188,6 +188,23 @@ def test_a_new_threshold_starts_a_new_window():
 
 
 @pytest.mark.usefixtures("every_pass")
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_is_held_is_summed_by_the_threshold_that_comes_to_be_known(inplace):
+    """What follows a place is seen only behind it; nothing that was looked at is lost for that."""
+    known, held, ys = telemetry(threshold=0.0), telemetry(threshold=None), outputs((37, 11), -1)
+    observed(known, ys, -1)
+    with held.holding():
+        for y in ys:
+            seen = y.clone()
+            held.observe(seen, -1)
+            if inplace:
+                seen.relu_()
+        held.set_threshold(0.0)
+    sums = slice(0, len(known.sums))
+    assert torch.equal(held.sums[sums], known.sums[sums])
+
+
+@pytest.mark.usefixtures("every_pass")
 def test_a_window_knows_nothing_of_the_one_before():
     torch.manual_seed(0)
     sensing, fresh, ys = telemetry(), telemetry(), outputs((37, 11), -1)

@@ -263,6 +263,16 @@ def test_a_run_of_the_users_own_loop(tmp_path):
     assert "If the session is gone, go on by loading its newest checkpoint: session.load(" in _told(directory)
 
 
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_flops_that_were_not_counted_are_no_cost_of_nothing(tmp_path, has_ended):
+    none = dict.fromkeys(("run_flops", "arm_flops", "judging_flops"), 0)
+    log = directories.log()[: None if has_ended else -1]
+    log[-1] |= {"train_flops": 0} if has_ended else {}
+    directory = directories.write(tmp_path, audit=log, metrics=[directories.epoch(1, **none)], config=None)
+    assert "FLOPs were not counted." in _told(directory)
+    assert "kFLOPs" not in _told(directory)
+
+
 def test_a_session_that_ended_is_trained_and_lacks_nothing(tmp_path):
     record = read(_unfinished(tmp_path, directories.log(), config=None))
     told = "\n".join(map(str, [story(record).headline, *story(record).paragraphs]))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 import esper
-from esper.kasmina.flops import flop_counter
+from esper.kasmina.flops import FlopCounter
 from esper.kasmina.hosts import places
 from esper.tasks.cnn import CNNHost
 from esper.tasks.gpt import GPTHost
@@ -89,9 +89,9 @@ class Budgeted:
     @property
     def forward_flops(self) -> int:
         """Of that network, for the held-out samples."""
-        with torch.no_grad(), flop_counter() as counter:
+        with torch.no_grad(), FlopCounter() as counter:
             esper.export(self.model)(self.held_x)
-        return counter.get_total_flops()
+        return counter.flops
 
     def told(self, event: str, key: str) -> list[Any]:
         return [one[key] for one in self.events if one["event"] == event]

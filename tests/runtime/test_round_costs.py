@@ -7,7 +7,6 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.contracts.lifecycle import State
-from esper.runtime.flops import FlopMeter
 from esper.runtime.judging import Judge
 from esper.runtime.run import Run
 from esper.runtime.training import Trainer
@@ -146,11 +145,11 @@ class TestCost:
     def test_all_flops_of_a_run_are_booked_as_torch_counts_them(self, monkeypatch):
         """Training, arms, blend-out and judging, counted once more, call by call."""
         counted = {"training": 0, "judging": 0}
-        doing = {"probe": False, "judging": False}
+        doing = {"judging": False}
 
         def counting(kind: str, original: Any) -> Any:
             def call(*args: Any, **kwargs: Any) -> Any:
-                if doing["probe"] or (kind == "judging" and not doing["judging"]):
+                if kind == "judging" and not doing["judging"]:
                     return original(*args, **kwargs)
                 with FlopCounterMode(display=False) as counter:
                     result = original(*args, **kwargs)
@@ -171,7 +170,6 @@ class TestCost:
 
         monkeypatch.setattr(Trainer, "train", counting("training", Trainer.train))
         monkeypatch.setattr(Judge, "measure", counting("judging", Judge.measure))
-        monkeypatch.setattr(FlopMeter, "cost", doing_it("probe", FlopMeter.cost))
         monkeypatch.setattr(Run, "measure", doing_it("judging", Run.measure))
         recipe = Recipe(
             growing(layers=self.LAYERS, compare="flops", keep_looks=(0.6, 0.8)),

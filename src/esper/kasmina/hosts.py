@@ -1,7 +1,7 @@
 """Giving a model seeds, and taking them away."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -157,8 +157,15 @@ def traced(model: nn.Module) -> Iterator[Trace]:
     starts = ends | {place.layer_id: module for module in _wrapped(model) for place in module._esper.feeds}
     found = list(places(model))
     watched = [_watched(place, starts[place.layer_id], ends[place.layer_id]) for place in found]
-    with watching(model, watched) as trace:
-        yield trace
+    with ExitStack() as holding:  # what follows a place, and with it the threshold of its telemetry, is known behind it
+        for place in found:
+            holding.enter_context(place.telemetry.holding())
+        with watching(model, watched) as trace:
+            yield trace
+        _show(found, trace)
+
+
+def _show(found: Sequence[Place], trace: Trace) -> None:
     for place in found:
         x, y = trace.inputs.get(place.layer_id), trace.outputs.get(place.layer_id)
         if y is None and trace.calls[place.layer_id]:

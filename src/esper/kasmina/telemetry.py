@@ -11,7 +11,8 @@ caches, however few vectors are looked at. ``python -m benchmarks.dormant`` meas
 
 # N sampled vectors, B samples, P positions, C channels
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -60,6 +61,7 @@ class Telemetry(KeepsDtype):
         self.bounds, self.rows = tuple(bounds), rows
         self.threshold: float | None = None
         self.turns = [0, 0]  # forward passes of this window: those repeated in a backward pass, and first ones
+        self._held: list[tuple[Tensor, Tensor | bool]] | None = None
         channels = self.bounds[-1]
         for name, size in {"sums": 4 * channels, "pivot": channels, "gradient": channels, "gradient_steps": 4}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float32, device=device))
@@ -91,7 +93,11 @@ class Telemetry(KeepsDtype):
         if self.rows == 0 or y.numel() == 0:
             return
         if is_first_pass is not False:
-            self._add(_vectors(y.detach(), axis, self.rows), is_first_pass)
+            vectors = _vectors(y.detach(), axis, self.rows)
+            if self._held is None:
+                self._add(vectors, is_first_pass)
+            else:
+                self._held.append((vectors.clone(), is_first_pass))
         is_tapped = y.requires_grad and not y.is_leaf  # the hooks of a leaf stay and would add up
         if is_tapped and (COMPILES_HOOKS or not is_compiling):
             y.register_hook(partial(self._tap, axis))
@@ -99,14 +105,26 @@ class Telemetry(KeepsDtype):
     def set_threshold(self, value: float | None) -> None:
         """At or below which value a channel counts as inactive: what the activation that follows does not let pass.
 
-        A new threshold starts a new window.
+        A new threshold starts a new window, unless what was looked at is still held.
 
         Args:
             value: 0 before ReLU, -3 before GELU or SiLU, None if nothing is known.
         """
         if value != self.threshold:
             self.threshold = value
-            self.reset()
+            if self._held is None:
+                self.reset()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Vectors that are looked at inside are summed at its end, by the threshold that is known then."""
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            for vectors, is_first_pass in held:
+                self._add(vectors, is_first_pass)
 
     def readings(self) -> Tensor:
         """All sums of this window, ``[6 C + 4]`` on the device."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Size, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from esper.kasmina.flops import flop_counter
+from esper.kasmina.flops import FlopCounter
 from esper.kasmina.outputs import Form, first_tensor, form_of, written_tensor
 
 PASSES_NOTHING_BELOW: dict[str, float] = {
@@ -83,12 +83,12 @@ def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace
             enter, leave = _hooks(one, trace, followers)
             undo.callback(one.first.register_forward_pre_hook(enter, with_kwargs=True).remove)
             undo.callback(one.last.register_forward_hook(leave).remove)
-        counter = undo.enter_context(flop_counter())
+        counter = undo.enter_context(FlopCounter())
         before: list[int] = []
-        undo.callback(model.register_forward_pre_hook(lambda *_: before.append(counter.get_total_flops())).remove)
+        undo.callback(model.register_forward_pre_hook(lambda *_: before.append(counter.flops)).remove)
 
         def add(*_: Any) -> None:
-            trace.multiply_adds += (counter.get_total_flops() - before.pop()) // 2
+            trace.multiply_adds += (counter.flops - before.pop()) // 2
 
         undo.callback(model.register_forward_hook(add).remove)
         undo.enter_context(followers)

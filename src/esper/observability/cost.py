@@ -17,6 +17,8 @@ def cost(record: Record) -> Words:
             return said + words(".")
         spent = document.cite("probe_flops", spec="flops")
         return said + words("; ", spent, "FLOPs of that (", share, ") went into arms and judging.")
+    if _is_uncounted(record):
+        return words("FLOPs were not counted.")
     said = _whole(record)
     if not said:
         return said
@@ -39,6 +41,13 @@ def _whole(record: Record) -> Words:
     if record.status == "unfinished":
         return words("Training has taken ", flops, "FLOPs so far")
     return words("To the last boundary that is known, training took ", flops, "FLOPs")
+
+
+def _is_uncounted(record: Record) -> bool:
+    """Whether training went on without counting FLOPs: all of them are 0 then."""
+    if ended := record.of("finished"):
+        return not ended[-1][1]["train_flops"]
+    return bool(record.epochs) and not total(_last_boundary(record), "flops").value
 
 
 def _last_boundary(record: Record) -> list[Cited]:

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from esper.observability.beginning import trained_weights
-from esper.observability.cited import Document, Name, Words, line, total, words
+from esper.observability.cited import Cited, Document, Name, Words, line, total, words
 from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, Record
 from esper.observability.shapes import is_number
 from esper.observability.verdict import deciding, gains
@@ -76,7 +76,7 @@ def _finished_figures(result: dict[str, Any]) -> list[Figure]:
 
 def _trained_figures(ended: Document) -> list[Figure]:
     shown = [_figure(ended.cite("step"), "steps"), *_held_out(ended, "select_loss", "select_metric")]
-    return [*shown, _figure(ended.cite("train_flops", spec="flops"), "training FLOPs")]
+    return shown + _cost(ended.cite("train_flops", spec="flops"))
 
 
 def _unfinished_figures(record: Record) -> list[Figure]:
@@ -85,7 +85,12 @@ def _unfinished_figures(record: Record) -> list[Figure]:
     last = line(METRICS, record.epochs[-1])
     shown = [_figure(last.cite("step"), "steps"), *_held_out(last, "val_loss", "val_metric")]
     spent = [last.cite(name) for name in ("run_flops", "arm_flops", "judging_flops")]
-    return [*shown, _figure(total(spent, "flops"), "training FLOPs")]
+    return shown + _cost(total(spent, "flops"))
+
+
+def _cost(flops: Cited) -> list[Figure]:
+    """Nothing where FLOPs were not counted."""
+    return [_figure(flops, "training FLOPs")] if flops.value else []
 
 
 def _held_out(event: Document, loss: str, metric: str) -> list[Figure]:

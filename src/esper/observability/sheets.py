@@ -28,6 +28,7 @@ GROUPS = {
     "growth: trial": [
         *("trial", "judge", "objective", "incubation_fraction", "round_fraction", "compare", "choice", "arms"),
         *("ramp_fraction", "hold_fraction", "drift_threshold", "gate_z", "keep_looks", "freeze", "timeout"),
+        "max_batch_bytes",
     ],
 }
 """Options of growth by subject; those that are not listed come last."""

@@ -64,9 +64,9 @@ class Arms:
                 run.seeds.promote(one, State.TRAINING, has_slot=True)
             run.seeds.promote(one, State.GRAFTING)
         while now.arm_steps is None or now.arm_step < now.arm_steps:
+            flops = replay_step(run, now, [one])
             if now.arm_steps is None:  # the first step tells what the others will cost
-                now.arm_steps = self._steps(now.flops, run.cost(now.batches[0]))
-            replay_step(run, now, [one])
+                now.arm_steps = self._steps(now.flops, flops)
             now.arm_mean.after_step(run.model, now.arm_step, now.arm_steps)
             hold = max(1, int(config.hold_fraction * now.arm_steps))
             if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
@@ -88,7 +88,7 @@ class Arms:
     def _judge(self, now: Round, one: Lifecycle) -> Outcome:
         run, split, twin = self._run, self._run.judge.split, now.twin
         assert twin is not None
-        now.curve.close(run.step, run.train_flops)
+        now.curve.close(run.step, run.costs.train_flops)
         with Variation(run.places[one.layer_id], one.number) as variation:
             result = run.measure_mean(now.arm_mean, now.batches)
         one.gates["twin"] = against_twin(result, twin, split.gate) | {"variation": variation.share}

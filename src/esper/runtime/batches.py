@@ -1,11 +1,18 @@
-"""What a batch must be to be remembered in a checkpoint."""
+"""What a batch holds, what kind of batch it is, and whether a training step leaves it as it was."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch.utils._pytree import tree_structure
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_structure
 
 from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError, ConfigError
+from esper.runtime.flop_formula import Sizes
 
 
 def check_storable(batch: Any) -> None:
@@ -23,3 +30,92 @@ def check_storable(batch: Any) -> None:
             f"A batch is a {type(batch).__name__} that no checkpoint can hold. Make batches of tensors, numbers and "
             "strings in plain lists, tuples and dicts, or leave out directory."
         )
+
+
+def kind_and_sizes(batch: Any) -> tuple[tuple[object, ...], Sizes]:
+    """How a batch is built, with dtypes and numbers of axes; and the lengths of all axes of its tensors."""
+    leaves, structure = _opened(batch)
+    tensors = [part for leaf in leaves for part in _strided(leaf)]
+    kinds = tuple((leaf.dtype, leaf.dim()) if isinstance(leaf, Tensor) else type(leaf) for leaf in leaves)
+    return (structure, kinds), tuple(tuple(tensor.shape) for tensor in tensors)
+
+
+def num_bytes(batch: Any) -> int:
+    """What the tensors and arrays of a batch take, wherever they are."""
+    leaves, _ = _opened(batch)
+    arrays = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, np.ndarray))
+    tensors = (part for leaf in leaves for part in _strided(leaf))
+    return arrays + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def copy_of(batch: Any) -> Any:
+    """The same values on the same device, in memory of their own."""
+    return tree_map(_copied, batch)
+
+
+class Editing:
+    """Whether training steps edit their batches. Once one was seen to do so, all that is remembered is copied.
+
+    An edit is a change in place of a tensor, or of what the batch holds. Arrays that are no tensors are not seen into.
+
+    Attributes:
+        is_known: whether they do.
+    """
+
+    def __init__(self) -> None:
+        self.is_known = False
+
+    def fresh(self, batch: Any) -> Any:
+        """The batch, or a copy of it where a step would leave it edited."""
+        return copy_of(batch) if self.is_known else batch
+
+    @contextmanager
+    def noticed(self, batch: Any) -> Iterator[None]:
+        """Around a step on a batch."""
+        leaves, structure = _opened(batch)
+        versions = list(map(_version, leaves))
+        yield
+        after, structure_after = _opened(batch)
+        is_whole = structure == structure_after and len(leaves) == len(after)
+        are_same = is_whole and all(one is other for one, other in zip(leaves, after, strict=True))
+        self.is_known |= not are_same or versions != list(map(_version, leaves))
+
+
+def _opened(batch: Any) -> tuple[list[Any], TreeSpec]:
+    """All that a batch holds, of objects of other classes the values of their attributes; and how it is built."""
+    leaves, structure = tree_flatten(batch)
+    if all(isinstance(leaf, Tensor) for leaf in leaves):
+        return leaves, structure
+    return [part for leaf in leaves for part in _parts(leaf, set())], structure
+
+
+def _parts(leaf: Any, seen: set[int]) -> Iterator[Any]:
+    is_plain = isinstance(leaf, Tensor | nn.Module | type | np.ndarray) or callable(leaf)
+    if is_plain or not isinstance(getattr(leaf, "__dict__", None), dict):
+        yield leaf
+    elif id(leaf) not in seen:
+        seen.add(id(leaf))
+        yield type(leaf)
+        for part in tree_flatten(vars(leaf))[0]:
+            yield from _parts(part, seen)
+
+
+def _strided(leaf: Any) -> list[Tensor]:
+    """The dense tensors that a leaf is, or is made of."""
+    if not isinstance(leaf, Tensor):
+        return []
+    if leaf.layout is torch.jagged:
+        return [leaf.values()]
+    if leaf.layout is torch.strided and not leaf.is_nested:
+        return [leaf]
+    return []
+
+
+def _version(leaf: Any) -> int:
+    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
+
+
+def _copied(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+    return copy.deepcopy(leaf)

@@ -1,46 +1,117 @@
-"""Counts FLOPs, once per batch shape and structure."""
+"""What a kind of work costs, by what was counted of it."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from esper.kasmina.flops import FlopCounter
+from esper.runtime.flop_formula import Formula, Sizes, interpolate
 
-from esper.kasmina.flops import flop_counter
+MOST_COUNTED = 32
+"""Batches of one kind that are counted, of different sizes, beside those that are counted now and then."""
 
+FIRST_RECOUNT = 64
+"""After so many times a kind is counted once more, and whenever that number has doubled."""
 
-def shapes_of(batch: Any) -> tuple[object, ...]:
-    """Shapes and dtypes of all tensors in a batch; of other values their type."""
-    leaves = tree_leaves(batch)
-    return tuple((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else type(leaf) for leaf in leaves)
+MOST_REMEMBERED = 4096
+"""Predictions that are kept, so that they are not worked out again."""
 
 
 def count(work: Callable[[], object]) -> int:
     """FLOPs of ``work()``, which is done for real."""
-    with flop_counter() as counter:
+    with FlopCounter() as counter:
         work()
-    flops: int = counter.get_total_flops()
-    return flops
+    return counter.flops
 
 
 class FlopMeter:
-    """Remembers what a kind of work costs; the first time, it is done once to be counted.
+    """Remembers what was counted, and tells what other sizes cost.
 
-    It is done apart from the real work, eagerly: a compiled model cannot be counted, and once called under the counter
-    torch would never compile it again.
+    Sizes that were counted cost what was counted. Others follow a polynomial (:mod:`esper.runtime.flop_formula`) once
+    it has predicted further counts to the last FLOP. Where none does, because of strides or because the work depends on
+    the data, they are estimated from counted ones with about as many values.
     """
 
     def __init__(self) -> None:
-        self._known: dict[object, int] = {}
+        self._kinds: dict[object, _Kind] = {}
+        self._saved: dict[str, Any] = {}
 
-    def cost(self, key: object, work: Callable[[], object]) -> int:
-        """FLOPs of ``work()``, whose effects are the caller's to undo; calls with equal keys must do equal work."""
-        if key not in self._known:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
-                with torch.compiler.set_stance("force_eager"), flop_counter() as counter:
-                    work()
-            self._known[key] = counter.get_total_flops()
-        return self._known[key]
+    def flops(self, kind: object, sizes: Sizes) -> int | None:
+        """What such work costs; None if it is to be counted."""
+        return self._of(kind).flops(sizes)
+
+    def is_to_be_recounted(self, kind: object) -> bool:
+        """Whether it is time to count work of a kind that is known; to be asked each time that such work is done."""
+        return self._of(kind).is_to_be_recounted()
+
+    def learn(self, kind: object, sizes: Sizes, flops: int) -> None:
+        """Take in a count."""
+        self._of(kind).learn(sizes, flops)
+
+    def is_estimated(self, kind: object) -> bool:
+        """Whether such work was told to cost about so much: no polynomial was found that fits all that was counted."""
+        return self._of(kind).is_estimated
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counts."""
+        return self._saved | {repr(kind): one.state_dict() for kind, one in self._kinds.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._kinds, self._saved = {}, dict(state)
+
+    def _of(self, kind: object) -> "_Kind":
+        if kind not in self._kinds:
+            self._kinds[kind] = found = _Kind()
+            if self._saved and (saved := self._saved.pop(repr(kind), None)) is not None:
+                found.load_state_dict(saved)
+        return self._kinds[kind]
+
+
+class _Kind:
+    """Counts of one kind of work."""
+
+    def __init__(self) -> None:
+        self._counted: dict[Sizes, int] = {}  # the mean where the same sizes cost now this, now that
+        self._counts: dict[Sizes, int] = {}
+        self._formula: Formula | None = Formula()
+        self._predicted: dict[Sizes, int] = {}
+        self._times = 0
+        self.is_estimated = False
+
+    def flops(self, sizes: Sizes) -> int | None:
+        if self._formula is not None and sizes in self._counted:
+            return self._counted[sizes]
+        if sizes not in self._predicted:
+            found = None if self._formula is None else self._formula.predict(sizes)
+            if found is None and sum(self._counts.values()) >= MOST_COUNTED:
+                found, self.is_estimated = interpolate(sizes, self._counted), True
+            if found is None:
+                return None
+            if len(self._predicted) >= MOST_REMEMBERED:
+                self._predicted.clear()
+            self._predicted[sizes] = found
+        return self._predicted[sizes]
+
+    def is_to_be_recounted(self) -> bool:
+        self._times += 1
+        return self._times >= FIRST_RECOUNT and self._times & (self._times - 1) == 0
+
+    def learn(self, sizes: Sizes, flops: int) -> None:
+        known, times = self._counted.get(sizes, flops), self._counts.get(sizes, 0) + 1
+        self._counted[sizes], self._counts[sizes] = known + (flops - known) // times, times
+        self._predicted.clear()
+        is_new = times == 1
+        if known != flops or (is_new and self._formula and not self._formula.learn(sizes, flops, self._counted)):
+            self._formula = None
+
+    def state_dict(self) -> dict[str, Any]:
+        counts = [(sizes, self._counted[sizes], times) for sizes, times in self._counts.items()]
+        return {"counts": counts, "times": self._times, "is_exact": self._formula is not None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for sizes, flops, times in state["counts"]:
+            self.learn(sizes, flops)
+            self._counts[sizes] = times
+        self._times = state["times"]
+        if not state["is_exact"]:
+            self._formula = None

@@ -3,10 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from esper.blueprints.catalogue import make_blueprint
-from esper.checkpoint.shape import check_shape
 from esper.contracts.commands import Command, SeedId
 from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
 from esper.contracts.events import Epoch, Rechunked, Telemetry
@@ -18,12 +15,11 @@ from esper.runtime.emergency import Emergency
 from esper.runtime.judging import Measurement
 from esper.runtime.keeping import Keeping
 from esper.runtime.observing import Observer
-from esper.runtime.optimizer_settings import Settings
 from esper.runtime.recovery import Recovery
-from esper.runtime.replay import Round
+from esper.runtime.replay import Round, Window
 from esper.runtime.rounds import Rounds
 from esper.runtime.run import Run
-from esper.runtime.saved import SavedCapture
+from esper.runtime.steps import Step
 from esper.runtime.trials import LiveTrial, Trials
 from esper.tamiyo import shield
 from esper.tamiyo.heuristic import Policy
@@ -76,34 +72,34 @@ class Growth:
         return self.rounds.is_due or self.trials.is_due
 
     @property
-    def remembers_steps(self) -> bool:
-        """Whether a window is under way, in which the steps of the run are remembered."""
-        return self.rounds.current is not None or self.trials.current is not None
+    def window(self) -> Window | None:
+        """Steps that are remembered, to be taken once more, or are just taken once more."""
+        trial = self.trials.current
+        return self.rounds.current or (None if trial is None else trial.window)
 
-    def after_step(self, batch: Any, loss: Tensor | float, settings: Settings | None, flops: int) -> None:
+    def after_step(self, step: Step) -> None:
         """What a training step moves: alphas, isolated training, flags, losses, the memory of rounds and trials."""
         run = self._run
         if run.books.alive:
-            run.advance(loss)
+            run.advance(step.loss)
             run.incubate()
-            has_live = run.in_state(*LIVE, *FALLING)
-            run.recent = [*run.recent, batch][-run.ramp_steps :] if has_live else []
+        if step.is_edited or not run.in_state(*LIVE, *FALLING):
+            run.recent.clear()
         else:
-            run.recent = []
+            run.recent.add(step.batch)
         self.keeping.after_step()
-        self.emergency.after_step(loss)
+        self.emergency.after_step(step.loss)
         if self.rounds.current is not None:
-            self.rounds.remember(batch, settings, flops)
+            self.rounds.remember(step)
         if self.trials.current is not None:
-            self.trials.after_step(batch, settings, flops)
+            self.trials.after_step(step)
 
     @property
     def position(self) -> Position:
         """Where the run stands; reads nothing from the device, and may be asked from another thread."""
         run = self._run
         while True:
-            now, trial = self.rounds.current, self.trials.current
-            window = now if now is not None else None if trial is None else trial.window
+            window = self.window
             captured = None if window is None else window.run  # read once: it may go meanwhile
             if window is not None and captured is not None:
                 clock, steps = captured["clock"], window.arm_steps if isinstance(window, Round) else len(window.batches)
@@ -175,11 +171,10 @@ class Growth:
         self._refuse_in_arms()
         run, place = self._run, place_named(self._run.model, layer_id)
         place.rechunk(num_seeds)
-        run.restructured()
+        run.costs.restructured()
         self.recovery.renew(layer_id)
-        for window in (self.rounds.current, None if self.trials.current is None else self.trials.current.window):
-            if window is not None:
-                window.start["body"] = run.snapshots.renew(window.start["body"], layer_id)
+        if self.window is not None:
+            self.window.start["body"] = run.snapshots.renew(self.window.start["body"], layer_id)
         run.journal.write(Rechunked(step=run.step, layer_id=layer_id, num_seeds=num_seeds))
 
     def sized_for(self, layer_id: str, seed_id: SeedId, blueprint_id: str) -> dict[str, Any]:
@@ -214,6 +209,8 @@ class Growth:
             "emergency": self.emergency.state_dict(),
             "observer": self.observer.state_dict(),
             "tracing": self._run.tracing.state_dict(),
+            "costs": self._run.costs.state_dict(),
+            "edits_batches": self._run.editing.is_known,
         }
 
     def built(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -222,13 +219,9 @@ class Growth:
         Raises:
             CheckpointError: if a part of it does not fit the others.
         """
-        now = None if state["round"] is None else Round.from_dict(state["round"])
-        trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"])
+        now = None if state["round"] is None else Round.from_dict(state["round"], self._run.batch_store())
+        trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"], self._run.batch_store())
         window = None if trial is None else trial.window
-        for where, one in (("growth.round", now), ("growth.trial.window", window)):
-            if one is not None:
-                check_shape(one.start, SavedCapture, f"{where}.start")
-                check_shape(one.run, SavedCapture | None, f"{where}.run")
         if window is None and any(one["body"] is None for one in state["recovery"]["fallbacks"]):
             raise CheckpointError("The checkpoint does not fit: a state to go back to has no body.")
         return {**state, "round": now, "trial": trial}
@@ -264,6 +257,8 @@ class Growth:
         self.emergency.load_state_dict(built["emergency"])
         self.observer.load_state_dict(built["observer"])
         self._run.tracing.load_state_dict(built["tracing"])
+        self._run.costs.load_state_dict(built["costs"])
+        self._run.editing.is_known = built["edits_batches"]
 
     def _measure(self, train_loss: float) -> Measurement:
         run, select = self._run, self._run.judge.split.select

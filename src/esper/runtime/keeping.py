@@ -1,5 +1,6 @@
 """After adoption: keep looks, freezing, blend-outs, recovery. Promotions here happen at boundaries."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class Keeping:
         run = self._run
         self._act_on(self._pending)
         self.take_out(*run.blend_outs())
-        self._pending = run.faults() if run.structure else {}
+        self._pending = run.faults() if run.costs.structure else {}
 
     def at_boundary(self, now: Measurement) -> None:
         """Looks, freezing, recovery, and what :meth:`pass_time` does; never while anything is on trial."""
@@ -186,11 +187,12 @@ class Keeping:
     def _finish_blend_outs(self) -> None:
         """The data has ended: blend out on the last batches; without any, take the grafts out as they are."""
         run = self._run
-        for batch in run.recent * -(-run.ramp_steps // max(1, len(run.recent))):
+        for batch in list(run.recent) * -(-run.ramp_steps // max(1, len(run.recent))):
             if not run.in_state(*FALLING):
                 return
-            run.books.run_flops += run.cost(batch)
-            loss = run.trainer.train(batch, replayed=(None,))
+            fresh = run.editing.fresh(batch)
+            loss, flops = run.costs.step(fresh, partial(run.trainer.train, replayed=(None,)))
+            run.books.run_flops += flops
             run.trainer.step += 1
             run.advance(loss)
             self.take_out(*run.blend_outs())

@@ -45,11 +45,26 @@ class BatchLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """The batches that are left of this epoch; then the epoch counts as finished."""
         while self._position < len(self):
-            start = self._position * self._batch_size
-            rows = self._order()[start : start + self._batch_size]
             self._position += 1
-            yield tuple(tensor[rows] for tensor in self._tensors)
+            yield self.batch_at(self._epoch * len(self) + self._position - 1)
         self._epoch, self._position = self._epoch + 1, 0
+
+    @property
+    def last_index(self) -> int | None:
+        """Of the batch that was handed out last, counted from 0 over all epochs; None before the first."""
+        index = self._epoch * len(self) + self._position - 1
+        return None if index < 0 else index
+
+    def batch_at(self, index: int) -> tuple[Tensor, ...]:
+        """The batch that has this index, whichever epoch it is of. The loader stays where it stands.
+
+        Args:
+            index: as in :attr:`last_index`.
+        """
+        epoch, position = divmod(index, len(self))
+        start = position * self._batch_size
+        rows = self._order(epoch)[start : start + self._batch_size]
+        return tuple(tensor[rows] for tensor in self._tensors)
 
     def state_dict(self) -> dict[str, int]:
         """Epochs finished, and batches handed out of the running one."""
@@ -69,8 +84,8 @@ class BatchLoader:
             )
         self._epoch, self._position = epoch, position
 
-    def _order(self) -> Tensor:
-        if self._shuffled is None or self._shuffled[0] != self._epoch:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-            self._shuffled = self._epoch, torch.randperm(self._num_samples, generator=generator)
+    def _order(self, epoch: int) -> Tensor:
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            self._shuffled = epoch, torch.randperm(self._num_samples, generator=generator)
         return self._shuffled[1]

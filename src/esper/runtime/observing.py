@@ -16,7 +16,6 @@ from esper.kasmina.hosts import covered_parameters, host_parameters
 from esper.kasmina.place import Place
 from esper.kasmina.reading import read_together
 from esper.runtime.books import Lifecycle
-from esper.runtime.flops import FlopMeter
 from esper.runtime.run import Run
 from esper.tamiyo.sizing import too_small
 from esper.tamiyo.train_flops import looks_of_a_trial
@@ -38,7 +37,6 @@ class Observer:
         self._run = run
         self._covered = covered_parameters(run.model)
         self._weights: dict[str, Tensor] = {}
-        self._meter = FlopMeter()
         self._before: dict[str, int] = {"steps": 0, "flops": 0, "multiply_adds": 0}  # anything germinated
         self._has_told = False
 
@@ -130,7 +128,7 @@ class Observer:
             grown_parameters=sum(arena.num_parameters for arena in arenas.values()),
             grown_multiply_adds=sum(grown),
             reports=books.reports,
-            train_flops=run.train_flops,
+            train_flops=run.costs.train_flops,
             step_flops=self._before["flops"] / max(1, self._before["steps"]),
             first_multiply_adds=self._before["multiply_adds"],
             **self._planned(),
@@ -147,7 +145,7 @@ class Observer:
         twins = [run.planned_steps - one.born_step for one in trials if config.judge == "twin"]
         evaluation = 0
         if config.max_train_flops is not None:
-            evaluation = self._meter.cost(run.structure, run.judge.measure)
+            evaluation = run.evaluation_flops()
         return {
             "evaluation_flops": evaluation,
             "open_evaluations": evaluations,

@@ -1,14 +1,22 @@
 """Steps of the run that can be taken once more, from a capture, on the same batches, with the same settings; rounds."""
 
+import math
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
+from esper.contracts.errors import ConfigError, EsperError
+from esper.runtime.batch_store import BatchStore
 from esper.runtime.books import Lifecycle
 from esper.runtime.judging import Measurement
+from esper.runtime.loss_sum import summable
+from esper.runtime.module_state import Facts, ModuleHistory, module_facts, set_module_facts
 from esper.runtime.optimizer_settings import Settings
 from esper.runtime.run import Run
+from esper.runtime.steps import HAND_A_COPY, Step
 from esper.runtime.weight_mean import WeightMean
 
 CURVE_POINTS = 20
@@ -16,6 +24,14 @@ CURVE_POINTS = 20
 
 OTHER_GROUPS = "the optimizer was given parameter groups meanwhile, with which its steps cannot be taken again"
 """Why a window ends without a verdict."""
+
+EDITED = (
+    "a training step changed its batch in place, so that it cannot be taken once more; from now on batches are copied"
+)
+
+
+class ReplayError(EsperError):
+    """A step that was taken once more was not what it was in the run."""
 
 
 @dataclass
@@ -38,7 +54,7 @@ class Curve:
 
     def add(self, loss: Tensor | float) -> None:
         """One more step; nothing is read from the device."""
-        self.pending, self.count = self.pending + loss, self.count + 1
+        self.pending, self.count = self.pending + summable(loss), self.count + 1
 
     def close(self, step: int, flops: int) -> None:
         """End a point here, if there was a step; reads from the device."""
@@ -60,31 +76,42 @@ class Window:
     Attributes:
         start: capture of the run before the first of them.
         live: numbers of the lifecycles whose grafts were live there; they must be so to the end.
-        batches: by reference: a loader must not reuse their memory.
+        batches: by reference as far as they lie in memory: a loader must not reuse theirs.
         settings: of the optimizer at every step; None where it rested.
         flops: training FLOPs of the run at every step.
+        modules: what they were before every step, besides tensors.
+        first_loss: of the first step; None where nobody knows it.
+        first_threads: threads of torch in that step; None where it was made by another process.
         run: capture of the run at the end, once arms run.
+        run_facts: of the modules there.
         arm_step: steps that the arm under way has done.
         curve: of the arm under way.
     """
 
     start: dict[str, Any]
     live: list[int]
-    batches: list[Any] = field(default_factory=list)
+    batches: BatchStore
     settings: list[Settings | None] = field(default_factory=list)
     flops: list[int] = field(default_factory=list)
+    modules: ModuleHistory = field(default_factory=ModuleHistory)
+    first_loss: Tensor | float | None = None
+    first_threads: int | None = None
+    run_facts: Facts | None = None
     run: dict[str, Any] | None = None
     arm_step: int = 0
     curve: Curve = field(default_factory=Curve)
 
     def to_dict(self) -> dict[str, Any]:
         """The window as a nested state; :meth:`from_dict` is the inverse."""
-        return {**vars(self), "curve": asdict(self.curve)}
+        plain = {"batches": self.batches.state_dict(), "modules": self.modules.changes, "curve": asdict(self.curve)}
+        return {**vars(self), **plain, "first_threads": None}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Self:
-        """Inverse of :meth:`to_dict`."""
-        return cls(**{**saved, "curve": Curve(**saved["curve"])})
+    def from_dict(cls, saved: dict[str, Any], batches: BatchStore) -> Self:
+        """Inverse of :meth:`to_dict`; ``batches`` is an empty store, which takes the saved ones."""
+        batches.load_state_dict(saved["batches"])
+        modules = ModuleHistory(saved["modules"])
+        return cls(**{**saved, "batches": batches, "modules": modules, "curve": Curve(**saved["curve"])})
 
     def has_other_groups(self, count: int) -> bool:
         """Whether the run has stepped with another number of parameter groups than ``count``, which it has now."""
@@ -95,11 +122,28 @@ class Window:
         """The next arm starts from the beginning."""
         self.arm_step, self.curve = 0, Curve()
 
-    def remember(self, batch: Any, settings: Settings | None, flops: int) -> None:
+    def remember(self, step: Step) -> None:
         """One more step of the run."""
-        self.batches.append(batch)
-        self.settings.append(settings)
-        self.flops.append(flops)
+        if not len(self.batches):
+            self.first_loss = step.loss.clone() if isinstance(step.loss, Tensor) else step.loss
+            self.first_threads = torch.get_num_threads()
+        self.batches.add(step.batch)
+        self.settings.append(step.settings)
+        self.flops.append(step.flops)
+        if step.facts is not None:
+            self.modules.remember(step.facts)
+
+    def end(self, run: Run) -> None:
+        """Arms are to run: remember where the run stands. Once only."""
+        if self.run is None:
+            self.run, self.run_facts = run.keep(), module_facts(run.model)
+
+    def restore_run(self, run: Run) -> None:
+        """Go back to where the run stood when the window ended."""
+        assert self.run is not None
+        run.restore(self.run)
+        if self.run_facts is not None:
+            set_module_facts(run.model, self.run_facts)
 
 
 @dataclass(kw_only=True)
@@ -135,7 +179,7 @@ class Round(Window):
     beaten: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The round as a nested state."""
+        """The round as a nested state; :meth:`from_dict` is the inverse."""
         return {
             **super().to_dict(),
             "twin": None if self.twin is None else self.twin.to_dict(),
@@ -144,11 +188,11 @@ class Round(Window):
         }
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Self:
+    def from_dict(cls, saved: dict[str, Any], batches: BatchStore) -> Self:
         """Inverse of :meth:`to_dict`."""
         twin = None if saved["twin"] is None else Measurement(**saved["twin"])
         means = {name: WeightMean(**saved[name]) for name in ("run_mean", "arm_mean")}
-        return super().from_dict({**saved, "twin": twin, **means})
+        return super().from_dict({**saved, "twin": twin, **means}, batches)
 
     def rewind(self) -> None:
         """The next arm starts from the beginning, and has to see anew how long it will be."""
@@ -157,15 +201,48 @@ class Round(Window):
         self.arm_mean = WeightMean()
 
 
-def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> None:
-    """Take the next step of a window once more, in the arm that runs; ``payers`` are booked for it."""
-    batch, settings = window.batches[window.arm_step], window.settings[window.arm_step]
-    flops = run.cost(batch)
-    loss = run.trainer.train(batch, replayed=(settings,))
-    run.charge(flops, payers)
+def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> int:
+    """Take the next step of a window once more, in the arm that runs; ``payers`` are booked for it.
+
+    Returns:
+        Its FLOPs.
+
+    Raises:
+        ReplayError: if it is the first, which computes what the run did, and has another loss.
+        ConfigError: if it changes its batch, which nobody could know before.
+    """
+    index = window.arm_step
+    batch, settings = run.editing.fresh(window.batches[index]), window.settings[index]
+    if index < len(window.modules.changes):
+        set_module_facts(run.model, window.modules.before(index))
+    was_known = run.editing.is_known
+    with run.editing.noticed(batch):
+        loss, flops = run.costs.step(batch, partial(run.trainer.train, replayed=(settings,)))
+    run.costs.charge(flops, payers)
+    if run.editing.is_known and not was_known:
+        raise ConfigError(HAND_A_COPY)
+    if index == 0:
+        _check_first(run, window, loss)
     window.arm_step += 1
     run.trainer.step += 1
     run.advance(loss)
     window.curve.add(loss)
     if window.arm_step % -(-len(window.batches) // CURVE_POINTS) == 0:
-        window.curve.close(run.step, run.train_flops)
+        window.curve.close(run.step, run.costs.train_flops)
+    return flops
+
+
+def _check_first(run: Run, window: Window, loss: Tensor | float) -> None:
+    """In the first step nothing has grown yet, or alpha is 0: its loss is what the run's was. Waits for the device."""
+    if window.first_loss is None:
+        return
+    was, now = float(window.first_loss), float(loss)
+    is_exact = run.is_repeatable and window.first_threads == torch.get_num_threads()
+    dtype = loss.dtype if isinstance(loss, Tensor) else torch.float32
+    tolerance = 0.0 if is_exact else torch.finfo(dtype).eps ** 0.5
+    if not (math.isclose(was, now, rel_tol=tolerance) or (math.isnan(was) and math.isnan(now))):
+        raise ReplayError(
+            f"a step that was taken once more had the loss {now:.7g} and not {was:.7g}, so nothing can be compared: "
+            "something changes the loss that no step is given anew. Put it into scheduler, scaler or extra, or into a "
+            "plain attribute of a module, and draw random numbers from the global streams"
+        )

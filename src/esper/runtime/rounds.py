@@ -9,18 +9,17 @@ has memorised its samples in the window: almost anything that acts makes its hel
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import Any
 
 from esper.contracts.events import RoundBegun, RoundEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.arms import Arms, Outcome
 from esper.runtime.books import Lifecycle, numbers
-from esper.runtime.optimizer_settings import Settings
 from esper.runtime.recovery import Recovery
-from esper.runtime.replay import OTHER_GROUPS, Round
+from esper.runtime.replay import EDITED, OTHER_GROUPS, ReplayError, Round
 from esper.runtime.run import Run
 from esper.runtime.side_by_side import SideBySide
 from esper.runtime.snapshot import Kept
+from esper.runtime.steps import Step
 from esper.tamiyo.timing import memorises
 
 BEATEN_ARMS = 2
@@ -71,6 +70,7 @@ class Rounds:
             candidates=[one.number for one in candidates],
             live=numbers(run.in_state(*LIVE)),
             start=run.keep(),
+            batches=run.batch_store(),
         )
         run.journal.write(
             RoundBegun(
@@ -81,11 +81,14 @@ class Rounds:
             )
         )
 
-    def remember(self, batch: Any, settings: Settings | None, flops: int) -> None:
+    def remember(self, step: Step) -> None:
         """One step of the twin."""
         now = self.current
         assert now is not None
-        now.remember(batch, settings, flops)
+        if step.is_edited:
+            self.abandon(EDITED)
+            return
+        now.remember(step)
         now.run_mean.after_step(self._run.model, len(now.batches), now.end_step - now.start_step)
         self._abandon_if_void(now)
 
@@ -137,15 +140,18 @@ class Rounds:
                     run.end_incubation(one)
                     now.start["body"] = run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
             now.twin = run.measure_mean(now.run_mean, now.batches)
-            now.run = run.keep()
+            now.end(run)
         try:
             try:
                 self._run_arms(now)
             finally:
-                run.restore(now.run)
+                now.restore_run(run)
                 for one in self._waiting(now):
                     self._rest(now, one)
                 now.rewind()
+        except ReplayError as error:
+            self.abandon(str(error))
+            return
         except Exception as error:  # passed on; an interruption leaves the round standing, to be resumed
             self.abandon(f"an arm failed: {error!r}")
             raise

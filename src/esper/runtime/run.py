@@ -9,18 +9,22 @@ from torch import nn
 
 from esper.checkpoint.tree import clone
 from esper.contracts.config import GrowthConfig
+from esper.contracts.events import Note
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.arena import Group
 from esper.kasmina.grafting import advance, needs_signals
 from esper.kasmina.hosts import is_espers, places
 from esper.kasmina.lifecycle import seed_range
 from esper.kasmina.place import Place
+from esper.runtime.batch_store import BatchStore, LatestBatches
+from esper.runtime.batches import Editing, copy_of
 from esper.runtime.books import FALLING, Books, Lifecycle
-from esper.runtime.flops import FlopMeter, count, shapes_of
+from esper.runtime.compiled import GivenUp, calls_compiled
+from esper.runtime.costs import Costs
 from esper.runtime.inbox import Inbox
 from esper.runtime.journal import Journal
 from esper.runtime.judging import Judge, Measurement
 from esper.runtime.late import Late
+from esper.runtime.module_state import module_facts, set_module_facts
 from esper.runtime.random_state import preserved_random_state
 from esper.runtime.seeds import Seeds
 from esper.runtime.snapshot import Kept, Snapshots
@@ -40,6 +44,14 @@ class Run:
         snapshots: captures and restores.
         journal: records.
         planned_steps: batches of the run.
+        functions: the caller's own, which may call compiled models.
+        loader: where batches come from, if it is known.
+        is_counting: whether FLOPs are counted.
+
+    Attributes:
+        editing: whether training steps edit their batches.
+        recent: last batches, for a blend-out after the data has ended.
+        lock: commands may come from other threads.
     """
 
     def __init__(
@@ -51,21 +63,35 @@ class Run:
         snapshots: Snapshots,
         journal: Journal,
         planned_steps: int,
+        *,
+        functions: Sequence[object] = (),
+        loader: Any = None,
+        is_counting: bool = True,
     ) -> None:
         self.model, self.config, self.planned_steps = model, config, planned_steps
         self.trainer, self.judge, self.snapshots, self.journal = trainer, judge, snapshots, journal
         self.places: dict[str, Place] = {place.layer_id: place for place in places(model)}
         self.books = Books()
         self.tracing = Tracing(model, journal)
+        self.costs = Costs(
+            self.places,
+            self.tracing,
+            journal,
+            books=lambda: self.books,
+            rehearse=self._rehearse,
+            is_compiled=partial(calls_compiled, model, *functions),
+            is_counting=is_counting,
+        )
+        self.given_up = GivenUp(journal)
         self.seeds = Seeds(self)
         self.arm: str | None = None
         self.is_finished = False
         self.epoch = 0
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
-        self.recent: list[Any] = []  # last batches, for a blend-out after the data has ended
         self.inbox = Inbox(journal.deliver)
-        self._meter = FlopMeter()
-        self._structure: tuple[object, ...] | None = None
+        self.editing = Editing()
+        self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)
+        self._loader = loader
 
     @property
     def step(self) -> int:
@@ -73,26 +99,15 @@ class Run:
         return self.trainer.step
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether work that is done once more has the same bytes: eagerly, on the CPU."""
+        is_on_cpu = all(parameter.device.type == "cpu" for parameter in self.model.parameters())
+        return is_on_cpu and not self.costs.is_compiled()
+
+    @property
     def fraction(self) -> float:
         """Share of the planned steps that is done."""
         return self.step / self.planned_steps
-
-    @property
-    def train_flops(self) -> int:
-        """All FLOPs that made the model what it is: the run's, every arm's, and the judging."""
-        return self.books.run_flops + self.books.arm_flops + self.books.judging_flops
-
-    @property
-    def structure(self) -> tuple[object, ...]:
-        """What a step costs depends on this alone, besides the batch."""
-        if self._structure is None:
-            self._structure = tuple(
-                (layer_id, group.blueprint, len(group.grafts), group.is_live, group.grafts[0].ports)
-                for layer_id, place in self.places.items()
-                for group in place.arena.groups
-                if isinstance(group, Group)
-            )
-        return self._structure
 
     def in_state(self, *states: State) -> list[Lifecycle]:
         """Lifecycles under way that are in one of the states."""
@@ -107,7 +122,7 @@ class Run:
     def incubate(self) -> None:
         """One step of every graft that trains in isolation; booked."""
         for one in self.in_state(State.TRAINING):
-            self.charge(count(partial(self.places[one.layer_id].incubation.learn, one.number)), [one])
+            self.costs.isolated(partial(self.places[one.layer_id].incubation.learn, one.number), one)
 
     def begin_incubation(self, one: Lifecycle) -> None:
         """Let a graft in TRAINING train in isolation from the next step on, if the objective is any."""
@@ -123,15 +138,9 @@ class Run:
         def end() -> None:
             measured.update(self.places[one.layer_id].incubation.end(one.number))
 
-        self.charge(count(end), [one])
+        self.costs.isolated(end, one)
         if measured:
             one.gates["incubation"] = measured
-
-    def charge(self, flops: int, payers: list[Lifecycle]) -> None:
-        """Book FLOPs of an arm, or of training in isolation, on the lifecycles that they were spent for."""
-        self.books.arm_flops += flops
-        for index, one in enumerate(payers):
-            one.flops += flops // len(payers) + (index < flops % len(payers))
 
     def blend_outs(self) -> Iterator[Lifecycle]:
         """Culled and cancelled lifecycles whose grafts have been blended out by now."""
@@ -145,27 +154,24 @@ class Run:
         grown = {layer_id for layer_id, place in self.places.items() if place.is_growing}
         return {layer_id: Late(self.places[layer_id].state.fault) for layer_id in sorted(live | grown)}
 
-    def cost(self, batch: Any) -> int:
-        """FLOPs of a training step on a batch.
+    def batch_store(self) -> BatchStore:
+        """An empty store for the batches of a window."""
 
-        One of a kind that was never counted is made once, and undone.
-        """
+        def tell(text: str) -> None:
+            self.journal.write(Note(text=text))
 
-        def step_and_undo() -> None:
-            here = self.capture()
-            with self.tracing.of_a_step(), self.trainer.signals.unmoved():
-                try:
-                    self.trainer.train(batch, replayed=(None,))
-                finally:
-                    self.restore(here, is_spare=True)
-                    self.trainer.take_settings()
-
-        return self._meter.cost((shapes_of(batch), self.structure), step_and_undo)
+        return BatchStore(self.config.max_batch_bytes, self.snapshots.folder, self._loader, tell)
 
     def measure(self) -> Measurement:
         """Evaluate for a judgement; booked."""
-        self.books.judging_flops += self._meter.cost(("evaluate", self.structure), self._trace_evaluation)
-        return self.judge.measure()
+        measured, flops = self.costs.evaluation(self.judge.measure)
+        self.books.judging_flops += flops
+        return measured
+
+    def evaluation_flops(self) -> int:
+        """What an evaluation costs; one is made for that if none was counted yet."""
+        known = self.costs.evaluation_flops
+        return self.costs.evaluation(self.judge.measure)[1] if known is None else known
 
     def measure_mean(self, mean: WeightMean, batches: Sequence[Any]) -> Measurement:
         """Evaluate by the mean of the weights; booked.
@@ -179,15 +185,11 @@ class Run:
                 return self.measure()
         if not self.trainer.owns_loop or not mean.count:
             return self.measure()
-        shown = batches[-POINTS:]
         with mean.in_place_of(self.model), unchanged(norms), preserved_random_state():
-            with renewing(self.model, []):  # what was never counted is done once more for that, and must not count
-                for batch in shown:
-                    kind = "forward", shapes_of(batch), self.structure
-                    self.books.judging_flops += self._meter.cost(kind, partial(self.trainer.look_at, batch))
             with renewing(self.model, norms):
-                for batch in shown:
-                    self.trainer.look_at(batch)
+                for batch in batches[-POINTS:]:
+                    fresh = self.editing.fresh(batch)
+                    self.books.judging_flops += self.costs.forward(fresh, self.trainer.look_at, self._rehearse_look)
             return self.measure()
 
     def ablated(self, one: Lifecycle) -> Measurement:
@@ -200,10 +202,6 @@ class Run:
             return self.measure()
         finally:
             place.state.alpha[seeds] = alpha
-
-    def _trace_evaluation(self) -> None:
-        with self.tracing.of_evaluation():
-            self.judge.measure()
 
     @property
     def host_is_finite(self) -> bool:
@@ -231,7 +229,7 @@ class Run:
         self.snapshots.restore_clock(clock)
         self.trainer.step, self.trainer.peak_lr, self.epoch = clock["step"], clock["peak_lr"], clock["epoch"]
         self.trainer.rates = clock["rates"]
-        self._structure = None
+        self.costs.restructured()
 
     def take_over(
         self, kept: Kept, seeds_of: tuple[int, ...] = (), *, is_rollback: bool = False, has_gradients: bool = True
@@ -269,11 +267,24 @@ class Run:
                 place.incubation.discard(number)
             live = {graft.lifecycle: graft for graft in place.arena.live}
             place.arena.grafts = live | {n: graft for n, graft in waiting[layer_id].items() if n not in seeds_of}
-        self._structure = None
+        self.costs.restructured()
 
-    def restructured(self) -> None:
-        """Something has changed what a step costs."""
-        self._structure = None
+    def _rehearse(self, batch: Any) -> None:
+        """A training step on a copy of a batch, made to be counted, and undone."""
+        here, facts, tried = self.capture(), module_facts(self.model), copy_of(batch)
+        with self.trainer.signals.unmoved():
+            try:
+                with self.editing.noticed(tried):
+                    self.trainer.train(tried, replayed=(None,))
+            finally:
+                self.restore(here, is_spare=True)
+                set_module_facts(self.model, facts)
+                self.trainer.take_settings()
+
+    def _rehearse_look(self, batch: Any) -> None:
+        """A forward pass on a copy of a batch, from which batch norms learn nothing."""
+        with renewing(self.model, []):
+            self.trainer.look_at(copy_of(batch))
 
     def _counters(self) -> dict[str, Any]:
         trainer = self.trainer

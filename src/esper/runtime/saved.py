@@ -7,8 +7,9 @@ from torch import Tensor
 from esper.checkpoint.packed import Packed
 from esper.contracts.reports import FieldReport
 from esper.runtime.books import Lifecycle
-from esper.runtime.replay import Round
-from esper.runtime.trials import LiveTrial
+from esper.runtime.judging import Measurement
+from esper.runtime.replay import Curve
+from esper.runtime.weight_mean import WeightMean
 
 
 class SavedBody(TypedDict):
@@ -105,7 +106,7 @@ class SavedEmergency(TypedDict):
     not_finite: int
 
 
-class SavedCosts(TypedDict):
+class SavedFirstCosts(TypedDict):
     """What a step cost before anything germinated."""
 
     steps: int
@@ -117,7 +118,7 @@ class SavedObserver(TypedDict):
     """From where drift is measured, and what was told."""
 
     weights: dict[str, Tensor]
-    before: SavedCosts
+    before: SavedFirstCosts
     has_told: bool
 
 
@@ -161,16 +162,77 @@ class SavedEvent(TypedDict):
     time: float
 
 
+class SavedCosts(TypedDict):
+    """What was counted."""
+
+    counted: dict[str, dict[str, Any]]
+    has_told: bool
+
+
+class SavedBatches(TypedDict):
+    """As :meth:`BatchStore.state_dict` gives it."""
+
+    entries: list[dict[str, Any]]
+    forms: list[dict[str, Any]]
+    blocks: list[Packed]
+
+
+class SavedWindow(TypedDict):
+    """As :meth:`Window.to_dict` gives it."""
+
+    start: SavedCapture
+    live: list[int]
+    batches: SavedBatches | list[Any]
+    settings: list[list[dict[str, Any]] | None]
+    flops: list[int]
+    modules: list[dict[str, dict[str, Any]]]
+    first_loss: Tensor | float | None
+    first_threads: int | None
+    run_facts: dict[str, dict[str, Any]] | None
+    run: SavedCapture | None
+    arm_step: int
+    curve: Curve
+
+
+class SavedRound(SavedWindow):
+    """As :meth:`Round.to_dict` gives it."""
+
+    number: int
+    start_step: int
+    end_step: int
+    boundaries: int
+    candidates: list[int]
+    run_mean: WeightMean
+    twin: Measurement | None
+    arm: int
+    arm_steps: int | None
+    arm_mean: WeightMean
+    best: dict[str, Any] | None
+    beaten: int
+
+
+class SavedTrial(TypedDict):
+    """As :meth:`LiveTrial.to_dict` gives it."""
+
+    number: int
+    members: list[int]
+    window: SavedWindow | None
+    grown: Measurement | None
+    variation: dict[int, float | None]
+
+
 class SavedGrowth(TypedDict):
     """Everything under way beside the training."""
 
-    round: Round | None
-    trial: LiveTrial | None
+    round: SavedRound | None
+    trial: SavedTrial | None
     recovery: SavedRecovery
     keeping: SavedKeeping
     emergency: SavedEmergency
     observer: SavedObserver
     tracing: SavedTracing
+    costs: SavedCosts
+    edits_batches: bool
 
 
 class SavedSession(TypedDict):
@@ -186,3 +248,16 @@ class SavedSession(TypedDict):
     losses: tuple[Tensor | float, int, bool]
     loader: Any
     policy: Any
+
+
+def upgraded(state: Any) -> Any:
+    """A checkpoint of format 6 with what was not remembered then; any other as it is."""
+    growth = state.get("growth") if isinstance(state, dict) else None
+    if not isinstance(growth, dict) or "costs" in growth:
+        return state
+    trial = growth.get("trial")
+    for window in (growth.get("round"), trial.get("window") if isinstance(trial, dict) else None):
+        if isinstance(window, dict):
+            window |= {"modules": [], "first_loss": None, "first_threads": None, "run_facts": None} | window
+    growth |= {"costs": {"counted": {}, "has_told": False}, "edits_batches": False}
+    return state

@@ -117,7 +117,7 @@ class Seeds:
             place = self._run.places[layer_id]
             if there := [one.number for one in ones if one.number in place.arena.grafts]:
                 discard(place, *there)
-        self._run.restructured()
+        self._run.costs.restructured()
         for one in lifecycles:
             self._close(one)
 
@@ -171,7 +171,7 @@ class Seeds:
                     raise VetoError(reason)
             birth = Birth(run.books.lifecycles_begun + 1, run.ramp_steps)
         all_moved = move(run.places, command, birth, run.config.embargo_epochs, run.config.quarantine_epochs)
-        run.restructured()
+        run.costs.restructured()
         for moved in all_moved:
             self._book(moved, command, measured)
         versions = tuple(moved.version for moved in all_moved)
@@ -210,10 +210,6 @@ class Seeds:
     def check_address(self, layer_id: str, seed_id: SeedId) -> None:
         """Raise what a command to such seeds would be refused with."""
         seed_range(self._run.places[layer_id], seed_id)
-
-    def restructured(self) -> None:
-        """Something has changed what a step costs."""
-        self._run.restructured()
 
     def _addressed(self, command: Command) -> list[Lifecycle | None]:
         """The lifecycle that is under way at each address of a command."""

@@ -14,6 +14,7 @@ from esper.checkpoint import store
 from esper.checkpoint.shape import check_shape
 from esper.checkpoint.tree import clone
 from esper.contracts.commands import Answer, Command, SeedId
+from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
 from esper.contracts.events import Finished, Model, Note
 from esper.contracts.lifecycle import State
@@ -26,14 +27,15 @@ from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
 from esper.runtime.journal import Journal
 from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
-from esper.runtime.optimizer_settings import Settings
+from esper.runtime.loss_sum import summable
 from esper.runtime.optimizers import HostOptimizer
 from esper.runtime.outbox import Listener
 from esper.runtime.ranks import refuse_ranks
 from esper.runtime.run import Run
-from esper.runtime.saved import SavedSession
+from esper.runtime.saved import SavedSession, upgraded
 from esper.runtime.side_by_side import check_can_fork
 from esper.runtime.snapshot import Snapshots
+from esper.runtime.steps import Step, Steps
 from esper.runtime.training import Trainer
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
 
@@ -53,8 +55,10 @@ class Session:
             another. Whatever else it holds must be in a module of ``extra``.
         loss: ``loss(model, batch) -> scalar tensor``, the mean over the batch; :meth:`step` does the rest.
         train_step: instead of ``loss``: ``train_step(batch) -> loss``, a whole step in your own code. Both are also
-            called in arms, on remembered batches, and once more for every new shape of a batch, to count its FLOPs;
-            whatever they change besides model and optimizer must be in ``scheduler``, ``scaler`` or ``extra``.
+            called in arms, on remembered batches; whatever they change besides model, plain attributes of its modules
+            and optimizer must be in ``scheduler``, ``scaler`` or ``extra``. Where models are compiled, or the loop is
+            your own (:meth:`after_step`), they are also called on copies of batches whose shapes are new, to count
+            FLOPs: a few times, until what others cost is known from those.
         evaluate: ``evaluate(model) -> esper.Evaluation``: one loss per held-out sample, in a fixed order. Called in
             eval mode without gradients.
         planned_steps: batches of the whole run.
@@ -66,12 +70,16 @@ class Session:
         accumulate: batches per optimizer step.
         extra: further objects with a ``state_dict`` that train along with the model (an average of weights, a criterion
             with parameters). Gradients of modules are captured with them.
-        loader: the training loader, if it has a ``state_dict``: makes resuming within an epoch exact.
+        loader: the training loader, if it has a ``state_dict``: makes resuming within an epoch exact. If it has
+            ``last_index`` and ``batch_at(index)`` too, as :class:`esper.BatchLoader` has, batches are not held in
+            memory for arms but drawn again.
         policy: decides when and where to grow; None is the heuristic. One that remembers has ``state_dict`` and
             ``load_state_dict``.
         directory: where ``audit.jsonl``, ``metrics.jsonl`` and ``checkpoints/`` go, and on whose disk captured states
             of the run lie while they are not needed; None writes nothing, and keeps them in memory.
         checkpoint_steps: with ``directory``: checkpoint within arms every so many steps, besides every boundary.
+        flops: whether FLOPs are counted. Without, :attr:`train_flops` and all FLOPs of logs and reports are 0; then
+            ``compare="flops"`` and ``max_train_flops`` are refused.
         on_event: one listener or several, from the constructor on: each is called with every line of both logs, a dict
             with the key ``"event"``, as :meth:`subscribe` says.
 
@@ -101,6 +109,7 @@ class Session:
         policy: Policy | None = None,
         directory: str | Path | None = None,
         checkpoint_steps: int | None = None,
+        flops: bool = True,
         on_event: Listener | Iterable[Listener] | None = None,
     ) -> None:
         refuse_ranks()
@@ -109,6 +118,8 @@ class Session:
             check_can_fork(model)
         if not isinstance(planned_steps, int) or planned_steps < 1:
             raise ConfigError(f"planned_steps must be a whole number of at least 1, not {planned_steps!r}.")
+        if not flops:
+            _refuse_flops(config)
         for name, item in {"loader": loader, **(extra or {})}.items():
             if item is not None and not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
                 raise ConfigError(
@@ -144,13 +155,26 @@ class Session:
             for listener in [on_event] if callable(on_event) else on_event or ():
                 journal.subscribe(listener)
             snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory)
-            self._run = Run(model, config, trainer, judge, snapshots, journal, planned_steps)
+            self._run = Run(
+                model,
+                config,
+                trainer,
+                judge,
+                snapshots,
+                journal,
+                planned_steps,
+                functions=(loss, train_step, evaluate),
+                loader=loader,
+                is_counting=flops,
+            )
+            undo.callback(self._run.given_up.detach)
+            self._steps = Steps(self._run)
             policy = policy or HeuristicPolicy(config)
             self._growth = Growth(self._run, policy, self._checkpoint, checkpoint_steps)
             self._identity = Identity(self._run, policy, loader)
             undo.pop_all()
         growth = weakref.ref(self._growth)  # the optimizer's hooks may outlive this session
-        trainer.remembers = lambda: (current := growth()) is not None and current.remembers_steps
+        trainer.remembers = lambda: (current := growth()) is not None and current.window is not None
         trainer.take_charge()
         self._loader, self._policy = loader, policy
         self._loss_sum: Tensor | float = 0.0
@@ -190,8 +214,11 @@ class Session:
 
     @property
     def train_flops(self) -> int:
-        """FLOPs of the run, of all arms and of the judging: what growth is compared with at equal cost."""
-        return self._run.train_flops
+        """FLOPs of the run, of all arms and of the judging: what growth is compared with at equal cost.
+
+        0 with ``flops=False``.
+        """
+        return self._run.costs.train_flops
 
     @property
     def probe_flops(self) -> int:
@@ -220,17 +247,19 @@ class Session:
             if self._growth.is_due:  # its arms were interrupted
                 self._end_step()
             self._refuse_unfit(batch)
-            flops = run.cost(batch)
-            loss = run.trainer.train(batch)
-            self._after(batch, loss, flops, run.trainer.take_settings())
-            return loss
+            step = self._steps.make(batch, in_window=self._growth.window is not None)
+            self._after(step)
+            return step.loss
 
     def after_step(self, batch: Any, loss_value: Tensor | float) -> None:
         """Tell the session about a step that your own loop made with ``train_step``.
 
         Args:
-            batch: the batch it took.
+            batch: the batch it took, as it was before the step.
             loss_value: its loss.
+
+        Raises:
+            ConfigError: if ``train_step`` changes its batch: hand it a copy.
         """
         run = self._run
         if run.trainer.owns_loop:
@@ -239,9 +268,7 @@ class Session:
             self._refuse_if_closed()
             self._growth.interrupt()
             self._refuse_unfit(batch)
-            settings = run.trainer.take_settings()
-            loss = loss_value.detach() if isinstance(loss_value, Tensor) else loss_value
-            self._after(batch, loss, run.cost(batch), settings)
+            self._after(self._steps.made(batch, loss_value, in_window=self._growth.window is not None))
 
     def after_epoch(self) -> None:
         """End an epoch: evaluate, decide, report, checkpoint."""
@@ -273,6 +300,7 @@ class Session:
             )
             run.trainer.detach()
             run.is_finished = True  # only now: what was interrupted may be finished again
+            run.given_up.detach()
             self._checkpoint()
 
     def submit(self, command: Command) -> Answer:
@@ -405,7 +433,7 @@ class Session:
         Raises:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
-        state = store.read(Path(path))
+        state = upgraded(store.read(Path(path)))
         with self._run.inbox.turn():
             self._refuse_if_finished()
             self._restore(state)
@@ -427,7 +455,10 @@ class Session:
             except _UNFIT as error:
                 raise CheckpointError(f"The checkpoint does not fit this run: {error!r}") from error
             undo.pop_all()
-        run.books, run.recent = books, state["recent"]
+        run.books = books
+        run.recent.clear()
+        for batch in state["recent"]:
+            run.recent.add(batch)
         self._growth.load_state_dict(growth)
         self._loss_sum, self._loss_count, run.is_finished = state["losses"]
         run.journal.restore(state["events"])
@@ -449,7 +480,7 @@ class Session:
             "identity": self._identity.to_dict(),
             **self._run.capture(),
             "books": self._run.books.to_dict(),
-            "recent": self._run.recent,
+            "recent": list(self._run.recent),
             "events": self._run.journal.events,
             "growth": self._growth.state_dict(),
             "losses": (self._loss_sum, self._loss_count, self._run.is_finished),
@@ -470,12 +501,12 @@ class Session:
         else:
             journal.is_mended("checkpoint")
 
-    def _after(self, batch: Any, loss: Tensor | float, flops: int, settings: Settings | None) -> None:
+    def _after(self, step: Step) -> None:
         run = self._run
-        run.books.run_flops += flops
+        run.books.run_flops += step.flops
         run.trainer.step += 1
-        self._loss_sum, self._loss_count = self._loss_sum + loss, self._loss_count + 1
-        self._growth.after_step(batch, loss, settings, flops)
+        self._loss_sum, self._loss_count = self._loss_sum + summable(step.loss), self._loss_count + 1
+        self._growth.after_step(step)
         self._end_step()
 
     def _end_step(self) -> None:
@@ -520,3 +551,17 @@ class Session:
         self._refuse_if_replaced()
         if self._run.is_finished:
             raise ConfigError("The session is finished. Build a new one to train further.")
+
+
+def _refuse_flops(config: GrowthConfig) -> None:
+    """Refuse settings that need FLOPs, where they are not counted."""
+    if config.compare == "flops":
+        raise ConfigError(
+            "compare is 'flops', but with flops=False none are counted. Set compare='steps' in GrowthConfig, which "
+            "gives an arm as many steps as the run took and is less protection, or leave flops=True."
+        )
+    if config.max_train_flops is not None:
+        raise ConfigError(
+            f"max_train_flops is {config.max_train_flops:g}, but with flops=False none are counted. Leave it out, or "
+            "leave flops=True."
+        )

@@ -28,8 +28,9 @@ from esper.checkpoint.packed import Packed
 from esper.contracts.errors import ArmError, ConfigError
 from esper.runtime.arms import Arms, Outcome, arm_name
 from esper.runtime.books import Lifecycle
-from esper.runtime.replay import Round
+from esper.runtime.replay import ReplayError, Round
 from esper.runtime.run import Run
+from esper.runtime.tracing import NEVER_CALLED
 
 PULSE_S = 0.25
 """So often the run looks how far the arms have come."""
@@ -75,6 +76,7 @@ class SideBySide:
 
         Raises:
             ArmError: as soon as one has failed. All others are ended then, as by an interruption.
+            ReplayError: likewise, as soon as one could not take the steps of the window once more.
         """
         run = self._run
         now.rewind()  # a part of an arm that ran in turn is done anew
@@ -188,12 +190,15 @@ class ArmProcess:
 
         Raises:
             ArmError: if it died or raised an error.
+            ReplayError: if it could not take the steps of the window once more.
         """
         self._process.join()
         self.is_over = True
         if self._process.exitcode != 0:
             raise ArmError(f"The process of the arm {self.name} {_death(self._process.exitcode)}")
         self._result = self._told.read()
+        if "unlike" in self._result:
+            raise ReplayError(self._result["unlike"])
         if "error" in self._result:
             error = ArmError(f"The arm {self.name} raised {self._result['error']}")
             error.add_note(self._result["traceback"])
@@ -210,11 +215,13 @@ class ArmProcess:
         run.books.judging_flops += result["judging_flops"]
         self.one.gates, self.one.flops = result["gates"], result["flops"]
         for event in result["events"]:
-            if event["event"] == "note":  # of places that were not called; each is told once, by whichever arm
+            if event["event"] != "note":
+                run.journal.add(_after(event, *earlier))
+            elif event["text"].startswith(NEVER_CALLED):  # each place is told once, by whichever arm
                 for where in dict.fromkeys(where for where, _ in result["told"]):
                     run.tracing.tell(where, [name for there, name in result["told"] if there == where])
-            else:
-                run.journal.add(_after(event, *earlier))
+            elif event["text"] not in [one["text"] for one in run.journal.events if one["event"] == "note"]:
+                run.journal.add(event)
         return Outcome(result["loss"], result["has_passed"], result["is_beaten"], lambda: self._body)
 
     def end(self) -> None:
@@ -225,7 +232,7 @@ class ArmProcess:
         if self.has_begun:
             self._process.close()
             if not self._is_taken_in:
-                self._run.charge(self._shared[2], [self.one])
+                self._run.costs.charge(self._shared[2], [self.one])
 
     def _work(self, parent: int) -> None:
         """What the process does."""
@@ -260,6 +267,8 @@ class ArmProcess:
                     "is_beaten": outcome.is_beaten,
                 }
             )
+        except ReplayError as error:
+            self._told.write({"unlike": str(error)})
         except BaseException as error:  # passed on: the run raises it
             self._told.write({"error": repr(error), "traceback": traceback.format_exc()})
 

@@ -11,9 +11,12 @@ from esper.kasmina.hosts import traced
 from esper.kasmina.layer import KasminaLayer
 from esper.runtime.journal import Journal
 
+NEVER_CALLED = "Never called in "
+"""How a note begins that tells of places that were not called."""
+
 
 class Tracing:
-    """Traces the first training step that is made to be counted and undone, and evaluations of grown models.
+    """Traces the first training step of a run, and evaluations of grown models.
 
     Args:
         model: the wrapped model.
@@ -65,7 +68,7 @@ class Tracing:
         if new:
             self.told += [[where, name] for name in new]
             listed = ", ".join(map(repr, new))
-            self._journal.write(Note(text=f"Never called in {where}, so that nothing can grow there: {listed}."))
+            self._journal.write(Note(text=f"{NEVER_CALLED}{where}, so that nothing can grow there: {listed}."))
 
     def state_dict(self) -> dict[str, Any]:
         """What was traced, and what was told."""

@@ -16,12 +16,14 @@ from esper.contracts.events import TrialBegun, TrialEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.gates import Measured, gate
 from esper.kasmina.variation import Variation
+from esper.runtime.batch_store import BatchStore
 from esper.runtime.books import FALLING, Lifecycle, numbers
 from esper.runtime.judging import Measurement, against_twin, without_it
 from esper.runtime.recovery import Recovery
-from esper.runtime.replay import OTHER_GROUPS, Curve, Window, replay_step
+from esper.runtime.replay import EDITED, OTHER_GROUPS, Curve, ReplayError, Window, replay_step
 from esper.runtime.run import Run
 from esper.runtime.snapshot import Kept
+from esper.runtime.steps import Step
 
 ON_TRIAL = (State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING)
 
@@ -53,9 +55,9 @@ class LiveTrial:
         }
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "LiveTrial":
-        """Inverse of :meth:`to_dict`."""
-        window = None if saved["window"] is None else Window.from_dict(saved["window"])
+    def from_dict(cls, saved: dict[str, Any], batches: BatchStore) -> "LiveTrial":
+        """Inverse of :meth:`to_dict`; ``batches`` is an empty store, which takes the saved ones."""
+        window = None if saved["window"] is None else Window.from_dict(saved["window"], batches)
         grown = None if saved["grown"] is None else Measurement(**saved["grown"])
         return cls(**{**saved, "window": window, "grown": grown})
 
@@ -100,14 +102,17 @@ class Trials:
         if run.config.objective == "none":
             self._blend_in(self.current, now)
 
-    def after_step(self, batch: Any, settings: Any, flops: int) -> None:
+    def after_step(self, step: Step) -> None:
         """One step of the run under trial."""
         trial = self.current
         assert trial is not None
         if not self._members(trial):
             self._close(trial, "no graft is left on trial")
         elif trial.window is not None:
-            trial.window.remember(batch, settings, flops)
+            if step.is_edited:
+                self.abandon(EDITED)
+                return
+            trial.window.remember(step)
             self._abandon_if_void(trial)
 
     def at_boundary(self, now: Measurement) -> None:
@@ -144,6 +149,9 @@ class Trials:
             return
         try:
             twin, body, curve = self._train_twin(trial, trial.window)
+        except ReplayError as error:
+            self.abandon(str(error))
+            return
         except Exception as error:  # passed on; an interruption leaves the trial standing, to be resumed
             self._run.arm = None
             self.abandon(f"the arm of the twin failed: {error!r}")
@@ -195,7 +203,7 @@ class Trials:
         for one in members:
             run.end_incubation(one)
         if run.config.judge == "twin":
-            trial.window = Window(start=run.keep(), live=numbers(run.in_state(*LIVE)))
+            trial.window = Window(start=run.keep(), live=numbers(run.in_state(*LIVE)), batches=run.batch_store())
             self._recovery.remember_before(now, trial.window.live, trial.window.start["body"], trial.number)
         self._promote(members, State.GRAFTING, {})
 
@@ -229,8 +237,7 @@ class Trials:
     def _train_twin(self, trial: LiveTrial, window: Window) -> tuple[Measurement, Kept, Curve]:
         """Evaluation, body and learning curve of the run as it would be without its grafts."""
         run, members = self._run, self._members(trial)
-        if window.run is None:
-            window.run = run.keep()
+        window.end(run)
         run.arm = f"trial{trial.number}/twin"
         try:
             if window.arm_step == 0:
@@ -243,10 +250,10 @@ class Trials:
                 every, done = self._checkpoint_steps, window.arm_step
                 if every and done % every == 0 and done < len(window.batches):
                     self._checkpoint()
-            window.curve.close(run.step, run.train_flops)
+            window.curve.close(run.step, run.costs.train_flops)
             return run.measure(), run.snapshots.keep(), window.curve
         finally:
-            run.restore(window.run)
+            window.restore_run(run)
             for one in members:
                 one.state = State.EVALUATING
             window.rewind()

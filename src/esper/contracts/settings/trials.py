@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from esper.contracts.settings.rules import ABOVE_0, LOOKS, SHARE, TENTH, setting
+from esper.contracts.settings.rules import ABOVE_0, LOOKS, SHARE, TENTH, WHOLE_FROM_1, setting
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class TrialSettings:
         keep_looks: when a graft in FINE_TUNING may be judged again, at most three.
         freeze: ``"decayed"`` keeps a graft training until the learning rate has decayed, ``"at_once"`` freezes it at
             its keep gate.
+        max_batch_bytes: bound on the memory, on host and devices together, of the batches of a window that are
+            remembered for arms. What comes after that lies on disk meanwhile, in the run's directory or among the
+            system's temporary files. Batches of a loader with ``batch_at`` and ``last_index``, as that of
+            :class:`esper.BatchLoader`, are drawn again and take none.
         timeout: a seed that stays in one state between GERMINATED and EVALUATING for longer is culled.
     """
 
@@ -53,4 +57,5 @@ class TrialSettings:
     gate_z: float = setting(2.33, ABOVE_0)
     keep_looks: Sequence[float] = setting((0.60, 0.75, 0.90), LOOKS)
     freeze: Literal["decayed", "at_once"] = "decayed"
+    max_batch_bytes: int = setting(2**30, WHOLE_FROM_1)
     timeout: float = setting(0.5, SHARE)

@@ -41,10 +41,10 @@ def told(meter: FlopMeter, draw: Draw, cost: Callable[[Sizes], int], times: int 
     stream, counted, wrong = random.Random(0), 0, []
     for _ in range(times):
         sizes = draw(stream)
-        known = meter.flops("step", sizes)
+        known = meter.of("step").flops(sizes)
         if known is None:
             counted += 1
-            meter.learn("step", sizes, cost(sizes))
+            meter.of("step").learn(sizes, cost(sizes))
         else:
             wrong.append(abs(known / cost(sizes) - 1))
     return counted, wrong
@@ -57,23 +57,23 @@ def test_a_polynomial_is_found_from_a_few_counts(name):
     counted, wrong = told(meter, draw, cost)
     assert counted <= most
     assert max(wrong) == 0
-    assert not meter.is_estimated("step")
+    assert not meter.of("step").is_estimated
 
 
 def test_sizes_that_were_counted_cost_what_was_counted():
     meter = FlopMeter()
-    meter.learn("step", ((4, 3),), 17)
-    meter.learn("step", ((4, 5),), 18)
-    assert [meter.flops("step", ((4, n),)) for n in (3, 5)] == [17, 18]
-    assert meter.flops("another", ((4, 3),)) is None
+    meter.of("step").learn(((4, 3),), 17)
+    meter.of("step").learn(((4, 5),), 18)
+    assert [meter.of("step").flops(((4, n),)) for n in (3, 5)] == [17, 18]
+    assert meter.of("another").flops(((4, 3),)) is None
 
 
 def test_a_formula_is_not_trusted_before_it_has_predicted_two_further_counts():
     """Two points lie on a line in any case."""
     meter = FlopMeter()
     for length in (10, 20):
-        meter.learn("step", ((1, length),), attention(1, length))
-    assert meter.flops("step", ((1, 15),)) is None
+        meter.of("step").learn(((1, length),), attention(1, length))
+    assert meter.of("step").flops(((1, 15),)) is None
 
 
 def test_an_odd_last_batch_does_not_take_away_what_was_known():
@@ -81,10 +81,10 @@ def test_an_odd_last_batch_does_not_take_away_what_was_known():
     meter, stream, counted = FlopMeter(), random.Random(1), []
     for step in range(100):
         sizes = ((7 if step % 10 == 9 else 32, stream.randint(1, 500)),)
-        known = meter.flops("step", sizes)
+        known = meter.of("step").flops(sizes)
         if known is None:
             counted.append(step)
-            meter.learn("step", sizes, attention(*sizes[0]))
+            meter.of("step").learn(sizes, attention(*sizes[0]))
         else:
             assert known == attention(*sizes[0])
     assert len(counted) <= 12
@@ -99,7 +99,7 @@ def test_without_a_polynomial_a_bounded_number_is_counted_and_the_rest_is_estima
     meter = FlopMeter()
     counted, wrong = told(meter, lambda r: ((8, r.randint(20, 60), r.randint(20, 60)),), strided)
     assert counted == MOST_COUNTED
-    assert meter.is_estimated("step")
+    assert meter.of("step").is_estimated
     assert sum(wrong) / len(wrong) < 0.05
 
 
@@ -107,14 +107,14 @@ def test_work_that_depends_on_the_data_is_estimated_by_its_mean():
     meter = FlopMeter()
     counts = [100, 140] * MOST_COUNTED
     for count in counts:
-        if meter.flops("step", ((4, 3),)) is None or count == 140:
-            meter.learn("step", ((4, 3),), count)
-    assert 100 < meter.flops("step", ((4, 3),)) < 140
+        if meter.of("step").flops(((4, 3),)) is None or count == 140:
+            meter.of("step").learn(((4, 3),), count)
+    assert 100 < meter.of("step").flops(((4, 3),)) < 140
 
 
 def test_a_kind_is_counted_once_more_now_and_then():
     meter = FlopMeter()
-    due = [time for time in range(1, 1000) if meter.is_to_be_recounted("step")]
+    due = [time for time in range(1, 1000) if meter.of("step").is_to_be_recounted()]
     assert due == [FIRST_RECOUNT, 2 * FIRST_RECOUNT, 4 * FIRST_RECOUNT, 8 * FIRST_RECOUNT]
 
 

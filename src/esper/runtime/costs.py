@@ -15,7 +15,7 @@ from esper.kasmina.place import Place
 from esper.runtime.batches import kind_and_sizes
 from esper.runtime.books import Books, Lifecycle
 from esper.runtime.flop_formula import Sizes
-from esper.runtime.flops import FlopMeter, count
+from esper.runtime.flops import Counts, FlopMeter, count
 from esper.runtime.journal import Journal
 from esper.runtime.tracing import Tracing
 
@@ -91,9 +91,9 @@ class Costs:
         Returns:
             What ``train(batch)`` returns, and its FLOPs.
         """
-        kind, sizes = self._kind_of("step", batch)
+        counts, sizes = self._counts_of("step", batch)
         return self._done(
-            kind,
+            counts,
             sizes,
             partial(train, batch),
             partial(self._rehearse, batch),
@@ -103,16 +103,16 @@ class Costs:
 
     def of_step(self, batch: Any) -> int:
         """FLOPs of a training step that was made elsewhere on a batch. One that is new is made again and undone."""
-        kind, sizes = self._kind_of("step", batch)
-        known = self._known(kind, sizes)
+        counts, sizes = self._counts_of("step", batch)
+        known = self._known(counts, sizes)
         if known is None or self._tracing.rows is None:
-            return self._apart(kind, sizes, partial(self._rehearse, batch), self._tracing.of_a_step())
+            return self._apart(counts, sizes, partial(self._rehearse, batch), self._tracing.of_a_step())
         return known
 
     def forward(self, batch: Any, look: Callable[[Any], None], rehearse: Callable[[Any], None]) -> int:
         """Make a forward pass, ``look(batch)``; its FLOPs. Where it cannot be counted, ``rehearse(batch)`` is."""
-        kind, sizes = self._kind_of("forward", batch)
-        return self._done(kind, sizes, partial(look, batch), partial(rehearse, batch))[1]
+        counts, sizes = self._counts_of("forward", batch)
+        return self._done(counts, sizes, partial(look, batch), partial(rehearse, batch))[1]
 
     def evaluation(self, measure: Callable[[], T]) -> tuple[T, int]:
         """Evaluate, which is traced where something new has grown.
@@ -123,7 +123,7 @@ class Costs:
         is_unseen = self.structure not in self._watched
         self._watched.add(self.structure)
         return self._done(
-            ("evaluate", self.structure),
+            self._meter.of(("evaluate", self.structure)),
             (),
             measure,
             measure,
@@ -134,7 +134,7 @@ class Costs:
     @property
     def evaluation_flops(self) -> int | None:
         """Of one evaluation; None if that was not counted yet."""
-        return self._known(("evaluate", self.structure), ())
+        return self._known(self._meter.of(("evaluate", self.structure)), ())
 
     def isolated(self, work: Callable[[], object], payer: Lifecycle) -> None:
         """Do what a graft learns in isolation; it is counted each time, since every graft has work of its own."""
@@ -152,15 +152,15 @@ class Costs:
         self._meter.load_state_dict(state["counted"])
         self._has_told = state["has_told"]
 
-    def _kind_of(self, work: str, batch: Any) -> tuple[object, Sizes]:
+    def _counts_of(self, work: str, batch: Any) -> tuple[Counts, Sizes]:
         if not self.is_counting:
-            return None, ()
+            return self._meter.of(None), ()
         kind, sizes = kind_and_sizes(batch)
-        return (work, kind, self.structure), sizes
+        return self._meter.of((work, kind, self.structure)), sizes
 
     def _done(
         self,
-        kind: object,
+        counts: Counts,
         sizes: Sizes,
         work: Callable[[], T],
         rehearse: Callable[[], object],
@@ -169,24 +169,24 @@ class Costs:
         must_watch: bool = False,
     ) -> tuple[T, int]:
         """Do some work for real, and count and watch it if it is new; ``must_watch`` does so in any case."""
-        flops = self._known(kind, sizes)
-        is_due = self._is_due(kind, flops)
+        flops = self._known(counts, sizes)
+        is_due = self._is_due(counts, flops)
         if flops is not None and not must_watch and not is_due:
             return work(), flops
         watching = watching or nullcontext()
         if self.is_compiled():
-            flops = self._apart(kind, sizes, rehearse, watching)
+            flops = self._apart(counts, sizes, rehearse, watching)
             return work(), flops
         with watching, torch.compiler.set_stance("force_eager"), FlopCounter() as counter:
             done = work()
-        return done, self._learned(kind, sizes, counter.flops)
+        return done, self._learned(counts, sizes, counter.flops)
 
-    def _known(self, kind: object, sizes: Sizes) -> int | None:
+    def _known(self, counts: Counts, sizes: Sizes) -> int | None:
         """FLOPs of such work; None if it is to be counted."""
         if not self.is_counting:
             return 0
-        known = self._meter.flops(kind, sizes)
-        if not self._has_told and self._meter.is_estimated(kind):
+        known = counts.flops(sizes)
+        if counts.is_estimated and not self._has_told:
             self._has_told = True
             text = (
                 "FLOPs of batches of other shapes than were counted are estimated from those with about as many "
@@ -195,22 +195,22 @@ class Costs:
             self._journal.write(Note(text=text))
         return known
 
-    def _is_due(self, kind: object, flops: int | None) -> bool:
+    def _is_due(self, counts: Counts, flops: int | None) -> bool:
         """Whether work of a known kind is counted once more, where that disturbs nothing."""
-        is_due = self.is_counting and flops is not None and self._meter.is_to_be_recounted(kind)
+        is_due = self.is_counting and flops is not None and counts.is_to_be_recounted()
         return is_due and not self.is_compiled()
 
     def _apart(
-        self, kind: object, sizes: Sizes, rehearse: Callable[[], object], watching: AbstractContextManager[None]
+        self, counts: Counts, sizes: Sizes, rehearse: Callable[[], object], watching: AbstractContextManager[None]
     ) -> int:
         with watching, torch.compiler.set_stance("force_eager"), FlopCounter() as counter:
             rehearse()
-        flops = self._learned(kind, sizes, counter.flops)
+        flops = self._learned(counts, sizes, counter.flops)
         self._books().judging_flops += flops
         return flops
 
-    def _learned(self, kind: object, sizes: Sizes, flops: int) -> int:
+    def _learned(self, counts: Counts, sizes: Sizes, flops: int) -> int:
         if not self.is_counting:
             return 0
-        self._meter.learn(kind, sizes, flops)
+        counts.learn(sizes, flops)
         return flops

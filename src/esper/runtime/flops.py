@@ -23,52 +23,16 @@ def count(work: Callable[[], object]) -> int:
     return counter.flops
 
 
-class FlopMeter:
-    """Remembers what was counted, and tells what other sizes cost.
+class Counts:
+    """What was counted of one kind of work, and what other sizes cost by that.
 
     Sizes that were counted cost what was counted. Others follow a polynomial (:mod:`esper.runtime.flop_formula`) once
     it has predicted further counts to the last FLOP. Where none does, because of strides or because the work depends on
     the data, they are estimated from counted ones with about as many values.
+
+    Attributes:
+        is_estimated: whether anything was estimated.
     """
-
-    def __init__(self) -> None:
-        self._kinds: dict[object, _Kind] = {}
-        self._saved: dict[str, Any] = {}
-
-    def flops(self, kind: object, sizes: Sizes) -> int | None:
-        """What such work costs; None if it is to be counted."""
-        return self._of(kind).flops(sizes)
-
-    def is_to_be_recounted(self, kind: object) -> bool:
-        """Whether it is time to count work of a kind that is known; to be asked each time that such work is done."""
-        return self._of(kind).is_to_be_recounted()
-
-    def learn(self, kind: object, sizes: Sizes, flops: int) -> None:
-        """Take in a count."""
-        self._of(kind).learn(sizes, flops)
-
-    def is_estimated(self, kind: object) -> bool:
-        """Whether such work was told to cost about so much: no polynomial was found that fits all that was counted."""
-        return self._of(kind).is_estimated
-
-    def state_dict(self) -> dict[str, Any]:
-        """All counts."""
-        return self._saved | {repr(kind): one.state_dict() for kind, one in self._kinds.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        self._kinds, self._saved = {}, dict(state)
-
-    def _of(self, kind: object) -> "_Kind":
-        if kind not in self._kinds:
-            self._kinds[kind] = found = _Kind()
-            if self._saved and (saved := self._saved.pop(repr(kind), None)) is not None:
-                found.load_state_dict(saved)
-        return self._kinds[kind]
-
-
-class _Kind:
-    """Counts of one kind of work."""
 
     def __init__(self) -> None:
         self._counted: dict[Sizes, int] = {}  # the mean where the same sizes cost now this, now that
@@ -79,6 +43,7 @@ class _Kind:
         self.is_estimated = False
 
     def flops(self, sizes: Sizes) -> int | None:
+        """What such work costs; None if it is to be counted."""
         if self._formula is not None and sizes in self._counted:
             return self._counted[sizes]
         if sizes not in self._predicted:
@@ -93,10 +58,12 @@ class _Kind:
         return self._predicted[sizes]
 
     def is_to_be_recounted(self) -> bool:
+        """Whether it is time to count what is known once more; to be asked each time that such work is done."""
         self._times += 1
         return self._times >= FIRST_RECOUNT and self._times & (self._times - 1) == 0
 
     def learn(self, sizes: Sizes, flops: int) -> None:
+        """Take in a count."""
         known, times = self._counted.get(sizes, flops), self._counts.get(sizes, 0) + 1
         self._counted[sizes], self._counts[sizes] = known + (flops - known) // times, times
         self._predicted.clear()
@@ -105,13 +72,40 @@ class _Kind:
             self._formula = None
 
     def state_dict(self) -> dict[str, Any]:
+        """All counts."""
         counts = [(sizes, self._counted[sizes], times) for sizes, times in self._counts.items()]
         return {"counts": counts, "times": self._times, "is_exact": self._formula is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
         for sizes, flops, times in state["counts"]:
             self.learn(sizes, flops)
             self._counts[sizes] = times
         self._times = state["times"]
         if not state["is_exact"]:
             self._formula = None
+
+
+class FlopMeter:
+    """Counts by kind of work."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[object, Counts] = {}
+        self._saved: dict[str, Any] = {}
+
+    def of(self, kind: object) -> Counts:
+        """Those of a kind, which may be new."""
+        found = self._kinds.get(kind)
+        if found is None:
+            self._kinds[kind] = found = Counts()
+            if self._saved and (saved := self._saved.pop(repr(kind), None)) is not None:
+                found.load_state_dict(saved)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counts."""
+        return self._saved | {repr(kind): one.state_dict() for kind, one in self._kinds.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._kinds, self._saved = {}, dict(state)

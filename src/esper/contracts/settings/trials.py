@@ -40,7 +40,7 @@ class TrialSettings:
         max_batch_bytes: bound on the memory, on host and devices together, of the batches of a window that are
             remembered for arms. What comes after that lies on disk meanwhile, in the run's directory or among the
             system's temporary files. Batches of a loader with ``batch_at`` and ``last_index``, as that of
-            :class:`esper.BatchLoader`, are drawn again and take none.
+            ``esper.BatchLoader``, are drawn again and take none.
         timeout: a seed that stays in one state between GERMINATED and EVALUATING for longer is culled.
     """
 

@@ -1,0 +1,1 @@
+"""What changing shapes of batches cost."""

@@ -91,21 +91,24 @@ class FlopMeter:
 
     def __init__(self) -> None:
         self._kinds: dict[object, Counts] = {}
-        self._saved: dict[str, Any] = {}
+        self._saved: dict[str, Counts] = {}  # by what their kind looks like, until it is met again
 
     def of(self, kind: object) -> Counts:
         """Those of a kind, which may be new."""
         found = self._kinds.get(kind)
         if found is None:
-            self._kinds[kind] = found = Counts()
-            if self._saved and (saved := self._saved.pop(repr(kind), None)) is not None:
-                found.load_state_dict(saved)
+            saved = self._saved.pop(repr(kind), None) if self._saved else None
+            self._kinds[kind] = found = saved or Counts()
         return found
 
     def state_dict(self) -> dict[str, Any]:
         """All counts."""
-        return self._saved | {repr(kind): one.state_dict() for kind, one in self._kinds.items()}
+        known = self._saved | {repr(kind): one for kind, one in self._kinds.items()}
+        return {kind: one.state_dict() for kind, one in known.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self._kinds, self._saved = {}, dict(state)
+        saved = {kind: Counts() for kind in state}
+        for kind, one in saved.items():
+            one.load_state_dict(state[kind])
+        self._kinds, self._saved = {}, saved

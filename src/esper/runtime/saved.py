@@ -13,13 +13,13 @@ from esper.runtime.weight_mean import WeightMean
 
 
 class SavedBody(TypedDict):
-    """As :meth:`Snapshots.body` gives it."""
+    """As :meth:`Snapshots.body` gives it; gradients by the keys of :meth:`HostOptimizer.named_parameters`."""
 
     kinds: dict[str, str]
     topology: dict[str, str]
     model: dict[str, Tensor]
     extra_state: dict[str, Any]
-    grads: dict[str, Tensor]
+    grads: dict[str | tuple[str, str] | int, Tensor]
     optimizer: dict[str, Any]
     others: dict[str, Any]
 

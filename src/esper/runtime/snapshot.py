@@ -27,6 +27,7 @@ from esper.kasmina.place import Place
 from esper.runtime.journal import Journal
 from esper.runtime.optimizers import HostOptimizer
 from esper.runtime.random_state import random_state, restore_random_state
+from esper.runtime.rewarming import BIRTHS
 
 Stateful = Any
 """Whatever has ``state_dict`` and ``load_state_dict``."""
@@ -248,10 +249,14 @@ class Snapshots:
                     )
 
     def _check_own(self, body: Body) -> None:
-        """Esper's own tensors have the shapes of the topology; those of a host may have others than now."""
+        """Esper's own tensors have the shapes of the topology; those of a host may have others than now.
+
+        Births grow with every graft that is new, whatever the topology is.
+        """
         saved = body["model"]
         for name, tensor in _tensors(self._model):
-            if is_espers(name) and (name not in saved or saved[name].shape != tensor.shape):
+            first = 1 if name.endswith(f".{BIRTHS}") else 0
+            if is_espers(name) and (name not in saved or saved[name].shape[first:] != tensor.shape[first:]):
                 raise CheckpointError(f"The checkpoint does not fit: {name} is not of the shape {tuple(tensor.shape)}.")
         if body["extra_state"].keys() != self._extra_state().keys():
             raise CheckpointError("The checkpoint does not fit: modules keep other things besides tensors.")

@@ -364,7 +364,9 @@ class TestCheckpoints:
         trial.session.step(next(iter(source)))
         trial.session.save(tmp_path)
         source = FailingLoader((toy.DATA.x, toy.DATA.y), toy.BATCH, seed=3)
-        self.refused(Recipe().build(loader=source), tmp_path, "does not fit this run: no such position")
+        self.refused(
+            Recipe().build(loader=source), tmp_path, r"does not fit this run: RuntimeError\('no such position'\)"
+        )
 
     def test_that_are_damaged_are_refused(self, saved):
         tensors = saved / "000001" / "tensors.safetensors"

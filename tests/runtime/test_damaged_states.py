@@ -128,6 +128,7 @@ FREE = {
     ("loader",),
     ("events", 0),  # what was told; nothing follows from it any more
     ("books", "reports", 0, "gates"),  # what was measured
+    ("growth", "costs", "counted"),  # what is missing is counted again
 }
 """Below these anything may stand."""
 

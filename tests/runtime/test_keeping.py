@@ -338,7 +338,7 @@ def test_no_batch_is_kept_when_nothing_is_left_to_blend_out():
     trial.session.cancel("", "all")
     trial.train(1)
     assert not trial.run.books.alive
-    assert trial.run.recent == []
+    assert list(trial.run.recent) == []
 
 
 def test_one_state_to_fall_back_to_is_kept_for_the_same_live_grafts():

@@ -88,9 +88,17 @@ def write(directory: Path, tree: Any) -> Path:
 
 
 def read(directory: Path) -> Any:
+    """The state that :func:`read_versioned` gives, of whatever format."""
+    return read_versioned(directory)[0]
+
+
+def read_versioned(directory: Path) -> tuple[Any, int]:
     """The nested state of a checkpoint directory's newest generation, or of the generation that is named.
 
     What was on disk when it was written is only checked, and stays there.
+
+    Returns:
+        The state, and the number of the format in which it was written.
 
     Raises:
         CheckpointError: if there is none, or any byte of it differs from what was written.
@@ -126,7 +134,7 @@ def read(directory: Path) -> Any:
             raise CheckpointError(_damaged(source, f"{name.lstrip('.')} does not match its digest"))
     if _file_digest(source / TENSORS) != manifest["file_digest"]:  # a True that was 1 and now is 33
         raise CheckpointError(_damaged(source, "tensors.safetensors does not match its digest"))
-    return unflatten(manifest["structure"], tensors, apart)
+    return unflatten(manifest["structure"], tensors, apart), manifest["format"]
 
 
 def tree_digest(tree: Any) -> str:

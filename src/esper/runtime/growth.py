@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Command, SeedId
 from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
@@ -222,6 +224,9 @@ class Growth:
         now = None if state["round"] is None else Round.from_dict(state["round"], self._run.batch_store())
         trial = None if state["trial"] is None else LiveTrial.from_dict(state["trial"], self._run.batch_store())
         window = None if trial is None else trial.window
+        for one in (now, window):
+            if one is not None and isinstance(one.first_loss, Tensor) and one.first_loss.numel() != 1:
+                raise CheckpointError("The checkpoint does not fit: the first loss of a window is not one number.")
         if window is None and any(one["body"] is None for one in state["recovery"]["fallbacks"]):
             raise CheckpointError("The checkpoint does not fit: a state to go back to has no body.")
         return {**state, "round": now, "trial": trial}

@@ -250,14 +250,14 @@ class SavedSession(TypedDict):
     policy: Any
 
 
-def upgraded(state: Any) -> Any:
+def upgraded(state: Any, format_: int) -> Any:
     """A checkpoint of format 6 with what was not remembered then; any other as it is."""
     growth = state.get("growth") if isinstance(state, dict) else None
-    if not isinstance(growth, dict) or "costs" in growth:
+    if format_ > 6 or not isinstance(growth, dict):
         return state
     trial = growth.get("trial")
     for window in (growth.get("round"), trial.get("window") if isinstance(trial, dict) else None):
         if isinstance(window, dict):
-            window |= {"modules": [], "first_loss": None, "first_threads": None, "run_facts": None} | window
+            window |= {"modules": [], "first_loss": None, "first_threads": None, "run_facts": None}
     growth |= {"costs": {"counted": {}, "has_told": False}, "edits_batches": False}
     return state

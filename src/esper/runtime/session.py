@@ -433,7 +433,7 @@ class Session:
         Raises:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
-        state = upgraded(store.read(Path(path)))
+        state = upgraded(*store.read_versioned(Path(path)))
         with self._run.inbox.turn():
             self._refuse_if_finished()
             self._restore(state)

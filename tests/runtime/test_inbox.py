@@ -177,3 +177,21 @@ def test_every_command_of_every_thread_gets_its_own_answer_once(streams):
     assert (len(carried_out), len(told)) == (accepted, sum(map(len, streams)) - accepted)
     versions = [(event["layer_id"], event["seed_id"], event["version"]) for event in carried_out]
     assert len(set(versions)) == len(versions)  # of two for the same version one was refused
+
+
+def test_nothing_can_be_asked_while_something_that_was_asked_is_done():
+    inbox = Inbox(lambda: None)
+
+    def request() -> None:
+        for nested in (lambda: inbox.ask(lambda: None), lambda: inbox.turn().__enter__()):
+            with pytest.raises(esper.TransitionError, match="in the middle of a step"):
+                nested()
+
+    inbox.ask(request)
+    with inbox.turn():
+        thread, outcome = in_thread(lambda: inbox.ask(request))
+        while not inbox.has_requests:
+            thread.join(0.001)
+        inbox.safe_point()
+    thread.join(LONG_S)
+    assert outcome == [None]

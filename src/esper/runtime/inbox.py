@@ -55,10 +55,10 @@ class Inbox:
             finally:
                 self._is_over = self._is_safe = True
             return
-        with self._changed:
-            self._changed.wait_for(lambda: self._holder is None)
-            self._holder = threading.get_ident()
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._holder is None)
+                self._holder = threading.get_ident()
             try:
                 yield
             except Exception:  # passed on; an interruption ends the turn at once
@@ -80,24 +80,19 @@ class Inbox:
         if self._holder == threading.get_ident():
             if not self._is_safe:
                 raise TransitionError(IN_THE_MIDDLE)
-            return request()
+            return self._carried_out(request)
         answer: Future[T] = Future()
-        with self._changed:
-            self._requests.append((answer, request))
-            try:
+        try:
+            with self._changed:
+                self._requests.append((answer, request))
                 self._changed.wait_for(lambda: answer.done() or self._holder is None)
-            except BaseException:  # passed on: nobody waits for the answer any more
-                answer.cancel()
-                raise
-            takes_turn = not answer.done()
-            if takes_turn:
-                self._holder = threading.get_ident()
-        if takes_turn:
-            try:
+                if not answer.done():
+                    self._holder = threading.get_ident()
+            if self._holder == threading.get_ident():
                 self._end()
-            finally:
-                answer.cancel()  # which does nothing but where an interruption came before it was answered
-                self._release()
+        finally:
+            answer.cancel()  # does nothing but where an interruption came before it was answered
+            self._release()
         return answer.result()
 
     def safe_point(self) -> None:
@@ -118,9 +113,18 @@ class Inbox:
             self._is_over = False
 
     def _release(self) -> None:
-        with self._changed:
-            self._holder = None
-            self._changed.notify_all()
+        if self._holder == threading.get_ident():
+            with self._changed:
+                self._holder = None
+                self._changed.notify_all()
+
+    def _carried_out(self, request: Callable[[], T]) -> T:
+        """While it is, the run is in the middle of something again."""
+        before, self._is_safe, self._is_over = (self._is_safe, self._is_over), False, False
+        try:
+            return request()
+        finally:
+            self._is_safe, self._is_over = before
 
     def _answer(self) -> None:
         while self._requests:
@@ -128,7 +132,7 @@ class Inbox:
             if not answer.set_running_or_notify_cancel():
                 continue
             try:
-                answer.set_result(request())
+                answer.set_result(self._carried_out(request))
             except BaseException as error:  # raised where it was asked; an interruption here as well
                 answer.set_exception(error)
                 if not isinstance(error, Exception):

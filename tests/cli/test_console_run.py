@@ -10,12 +10,14 @@ from datetime import datetime
 import pytest
 import yaml
 
+from esper.cli.console.plain import PlainLines
 from esper.cli.console.presentation import presentation
 from esper.cli.main import main
 from esper.cli.options import Options
 from esper.runtime.session import Session
 from tests.cli.terminal import HIDE, SHOW, UP, in_terminal
 
+COLOURS = ("\x1b[36m", "\x1b[32m")
 STOPPED_RUN = """
 import signal, sys
 from esper.cli.main import main
@@ -52,6 +54,7 @@ def test_a_terminal_shows_the_run_live(grows, tmp_path):
     assert shown.code == 0
     assert shown.written.count(UP) > 1, "the display was drawn again and again"
     assert shown.written.rfind(SHOW) > shown.written.rfind(HIDE) > 0
+    assert all(colour in shown.written for colour in COLOURS)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     for part in (
         "100%  trained",
@@ -78,17 +81,14 @@ def test_a_narrow_and_short_terminal_is_enough(line, tmp_path):
     assert all(len(row) <= 60 for row in shown.end.splitlines() if str(tmp_path) not in row)
 
 
-@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}], ids=["as usual", "NO_COLOR"])
-def test_without_colour_the_display_has_none(environment, short):
-    shown = in_terminal("-m", "esper", *short, **environment)
+def test_without_colour_the_display_has_none(short):
+    shown = in_terminal("-m", "esper", *short, NO_COLOR="1")
     assert UP in shown.written
-    for colour in ("\x1b[36m", "\x1b[32m"):
-        assert (colour in shown.written) == (not environment)
+    assert not any(colour in shown.written for colour in COLOURS)
 
 
-@pytest.mark.parametrize(("options", "environment"), [(["--plain"], {}), ([], {"TERM": "dumb"})])
-def test_plain_lines_in_a_terminal_that_shall_or_can_do_no_more(options, environment, short):
-    shown = in_terminal("-m", "esper", *short, *options, **environment)
+def test_a_terminal_that_can_do_no_more_gets_plain_lines(short):
+    shown = in_terminal("-m", "esper", *short, TERM="dumb")
     assert shown.code == 0
     assert "\x1b" not in shown.written
     assert "epoch   4/4  train loss" in shown.written
@@ -101,9 +101,8 @@ def test_a_pipe_gets_plain_lines(short):
     assert "epoch   4/4  train loss" in piped.stdout
 
 
-@pytest.mark.parametrize("asked", ["SIGINT", "SIGHUP"])
-def test_an_interrupted_run_leaves_the_terminal_clean_and_goes_on_where_it_was(asked, short, tmp_path):
-    shown = in_terminal("-c", STOPPED_RUN, asked, *short)
+def test_an_interrupted_run_leaves_the_terminal_clean_and_goes_on_where_it_was(short, tmp_path):
+    shown = in_terminal("-c", STOPPED_RUN, "SIGINT", *short)
     assert shown.code == 130
     assert shown.written.rfind(SHOW) > shown.written.rfind(HIDE) > 0
     assert "stopped" in shown.end
@@ -194,6 +193,11 @@ def test_the_first_process_speaks(line, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     assert main(line) == 0
     assert "round 1      candidates:" in capsys.readouterr().out
+
+
+def test_plain_lines_are_for_a_terminal_too_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert isinstance(presentation(Options(plain=True)), PlainLines)
 
 
 def test_without_rich_a_run_is_shown_line_by_line_and_says_why(monkeypatch, capsys):

@@ -1,52 +1,64 @@
-"""What counts as work: what torch's FlopCounterMode counts, and the CPU's attention kernel, which it leaves out."""
+"""What counts as work: what torch's FlopCounterMode counts, and the CPU's attention kernel, which it leaves out.
 
-from typing import Any
+``FlopCounterMode`` sees operations by a mode of Python's dispatcher. While one is on, torch differentiates some of them
+by other formulas (SiLU, for one), which round otherwise, and a step that is made for real must not. So those few
+operations that cost FLOPs have a kernel here at a dispatch key of their own, which passes them on; it is only called
+while a counter has switched the key on, and all other operations never come here.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
 
 import torch
-from torch._C import DispatchKey
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-_COMPOSITE = DispatchKey.CompositeImplicitAutograd
+_KEY = torch._C._dispatch_key_parse("TESTING_ONLY_GenericMode")
+"""Above all others, and used by nothing in torch but its own tests of such keys."""
+
+_ACTIVE: dict[int, list["FlopCounter"]] = {}
+"""Counters that are on, by thread."""
 
 
-class FlopCounter(TorchDispatchMode):
-    """Adds up the FLOPs of all that is done inside, in forward and backward passes, and leaves every byte as it is.
-
-    ``FlopCounterMode`` also follows modules. For that it hooks all of them, which a training step that is made for
-    real, perhaps through ``torch.func``, can do without.
+class FlopCounter:
+    """Adds up the FLOPs of all that is done inside, in forward and backward passes, and changes no byte of it.
 
     Attributes:
         flops: so far.
     """
 
-    supports_higher_order_operators = True
-
     def __init__(self) -> None:
-        super().__init__()
         self.flops = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _GEOMETRY:  # asked by tensor subclasses, which answer themselves
-            return NotImplemented
-        if not isinstance(func, OpOverload):  # of a higher order: what it does inside is not seen
-            return func(*args, **kwargs)
-        if _is_composite(func):  # arrives whole in inference mode
-            with self:
-                return func._op_dk(_COMPOSITE, *args, **kwargs)
-        output = func(*args, **kwargs)
-        formula = _ATTENTION.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=output)
-        return output
+    def __enter__(self) -> Self:
+        _ACTIVE.setdefault(threading.get_ident(), []).append(self)
+        self._guard = torch._C._IncludeDispatchKeyGuard(_KEY)
+        self._guard.__enter__()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._guard.__exit__(*args)
+        thread = threading.get_ident()
+        _ACTIVE[thread].remove(self)
+        if not _ACTIVE[thread]:
+            del _ACTIVE[thread]
 
 
-def _is_composite(func: OpOverload[Any, Any]) -> bool:
-    """Whether torch makes it of others. It is made in C++, also where ``decompose`` would in Python, and round anew."""
-    is_counted = func._overloadpacket in flop_registry or func._overloadpacket in _ATTENTION
-    return not is_counted and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE)
+def _counted(operation: OpOverload[Any, Any], formula: Callable[..., int], keys: Any, *args: Any, **kwargs: Any) -> Any:
+    """Pass an operation on, and add what it costs; not what it is made of inside."""
+    below = keys.remove(_KEY)
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # it comes once more for what it really computes
+        return operation.redispatch(below, *args, **kwargs)
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_KEY)):
+        output = operation.redispatch(below, *args, **kwargs)
+        flops = formula(*args, **kwargs, out_val=output)
+    # backward passes on a device have a thread of their own
+    own = _ACTIVE.get(threading.get_ident())
+    for counter in own or [one for counters in list(_ACTIVE.values()) for one in counters]:
+        counter.flops += flops
+    return output
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
@@ -61,27 +73,22 @@ def _attention_backward(
     return flops
 
 
-_ATTENTION: dict[Any, Any] = {
+_FORMULAS: dict[Any, Any] = flop_registry | {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
 
-_GEOMETRY = frozenset(
-    {
-        torch.ops.aten.sym_is_contiguous.default,
-        torch.ops.aten.is_contiguous.default,
-        torch.ops.aten.is_contiguous.memory_format,
-        torch.ops.aten.is_strides_like_format.default,
-        torch.ops.aten.is_non_overlapping_and_dense.default,
-        torch.ops.aten.size.default,
-        torch.ops.aten.sym_size.default,
-        torch.ops.aten.stride.default,
-        torch.ops.aten.sym_stride.default,
-        torch.ops.aten.storage_offset.default,
-        torch.ops.aten.sym_storage_offset.default,
-        torch.ops.aten.numel.default,
-        torch.ops.aten.sym_numel.default,
-        torch.ops.aten.dim.default,
-        torch.ops.prim.layout.default,
-    }
-)
+
+def _register(name: str) -> torch.library.Library:
+    library = torch.library.Library("aten", "IMPL")
+    for packet, formula in _FORMULAS.items():
+        if isinstance(packet, OpOverloadPacket):  # those of a higher order have no kernels
+            for overload in packet.overloads():
+                operation = getattr(packet, overload)
+                library.impl(operation, partial(_counted, operation, formula), name, with_keyset=True)
+    return library
+
+
+_OTHERS = torch.library.Library("_", "IMPL")
+_OTHERS.fallback(torch.library.fallthrough_kernel, "TESTING_ONLY_GenericMode")
+_KERNELS = _register("TESTING_ONLY_GenericMode")

@@ -9,7 +9,7 @@ import torch
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafting import advance, needs_signals
-from esper.kasmina.hosts import covered_parameters
+from esper.kasmina.hosts import covered_parameters, places
 from esper.kasmina.lifecycle import transition
 from esper.kasmina.objectives import OBJECTIVES
 from esper.kasmina.signals import SignalReader
@@ -31,7 +31,7 @@ class Bench:
         self.model = wrapped(mlp(6, 64, 64, 4), {"2": 8}).to(device)
         self.place = place_of(self.model, "2")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=device == "cuda")
-        SlotOptimizer(self.model, self.optimizer, lambda: 1e-3, 0.01)
+        SlotOptimizer(places(self.model), self.optimizer, lambda: 1e-3, 0.01)
         self.reader = SignalReader([self.place], covered_parameters(self.model), self.optimizer)
         self.x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0)).to(device)
 

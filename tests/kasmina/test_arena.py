@@ -7,6 +7,7 @@ from torch import nn
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.lifecycle import State
+from esper.kasmina.hosts import places
 from esper.kasmina.place import Place
 from esper.kasmina.slot_optimizer import SlotOptimizer, step_slots
 from tests.kasmina.growing import grow, mlp, place_of, release, remove, transition_to, wrapped
@@ -244,7 +245,7 @@ def test_resizing_keeps_bytes_and_optimizer_state():
 def test_a_larger_arena_goes_on_behind_the_same_optimizer_and_clipping():
     model = wrapped(mlp(6, 8, 4), ["0"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    SlotOptimizer(model, optimizer, lambda: 0.01, weight_decay=0.01)
+    SlotOptimizer(places(model), optimizer, lambda: 0.01, weight_decay=0.01)
     for seed in range(3):
         grow(place_of(model, "0"), seed, hidden=2 + seed)
         model(torch.randn(5, 6)).square().sum().backward()

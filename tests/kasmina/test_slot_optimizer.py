@@ -11,6 +11,7 @@ from torch.optim import SGD, Adafactor, AdamW, RAdam
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
+from esper.kasmina.hosts import places
 from esper.kasmina.place import Place
 from esper.kasmina.slot_optimizer import SlotOptimizer, step_slots
 from tests.kasmina.growing import grow, mlp, place_of, remove, transition_to, wrapped
@@ -33,7 +34,7 @@ class Bench:
         self.place: Place = place_of(self.model, "2")
         self.optimizer = make_optimizer(self.model.parameters())
         if own_slots:
-            self.slots = SlotOptimizer(self.model, self.optimizer, lambda: LR, weight_decay)
+            self.slots = SlotOptimizer(places(self.model), self.optimizer, lambda: LR, weight_decay)
         self.generator = torch.Generator().manual_seed(0)
 
     def backward(self) -> None:
@@ -288,7 +289,7 @@ def test_an_optimizer_that_needs_a_closure_is_refused_by_name(make):
     model = wrapped(mlp(6, 8, 4), ["0"])
     optimizer = make(model.parameters())
     with pytest.raises(ConfigError, match=f"{make.__name__}.*closure"):
-        SlotOptimizer(model, optimizer, lambda: LR, 0.0)
+        SlotOptimizer(places(model), optimizer, lambda: LR, 0.0)
     assert not optimizer._optimizer_step_pre_hooks
 
 
@@ -309,14 +310,14 @@ def test_an_optimizer_built_before_wrap_is_refused_with_the_remedy():
     optimizer = AdamW(model.parameters())
     wrapped(model, ["0", "2"])
     with pytest.raises(ConfigError, match=r"does not hold the grafts of '0', '2'\. Call esper\.wrap first"):
-        SlotOptimizer(model, optimizer, lambda: LR, 0.0)
+        SlotOptimizer(places(model), optimizer, lambda: LR, 0.0)
     assert not optimizer._optimizer_step_pre_hooks
 
 
 def test_an_optimizer_of_the_head_alone_is_refused_by_place():
     model = wrapped(mlp(6, 8, 4), ["0", "2"])
     with pytest.raises(ConfigError, match="the grafts of '0'"):
-        SlotOptimizer(model, AdamW(model[2].parameters()), lambda: LR, 0.0)
+        SlotOptimizer(places(model), AdamW(model[2].parameters()), lambda: LR, 0.0)
 
 
 def test_layers_frozen_after_wrapping_are_refused_by_place():
@@ -324,7 +325,7 @@ def test_layers_frozen_after_wrapping_are_refused_by_place():
     model[0].requires_grad_(False)
     optimizer = AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
     with pytest.raises(ConfigError, match=r"grafts of '0', .*Freeze them before"):
-        SlotOptimizer(model, optimizer, lambda: LR, 0.0)
+        SlotOptimizer(places(model), optimizer, lambda: LR, 0.0)
     assert not optimizer._optimizer_step_pre_hooks
 
 
@@ -333,7 +334,7 @@ def test_grafts_on_layers_frozen_before_wrapping_are_trained():
     host[0].requires_grad_(False)
     model = wrapped(host, ["0"])
     place, optimizer = place_of(model, "0"), SGD(model.parameters(), lr=LR)
-    SlotOptimizer(model, optimizer, lambda: LR, 0.0)
+    SlotOptimizer(places(model), optimizer, lambda: LR, 0.0)
     before = place.arena.params_of(place.arena.grafts[grow(place, 1, hidden=3)]).detach().clone()
     model(torch.randn(5, 6)).square().mean().backward()
     optimizer.step()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from esper.runtime.flop_formula import Sizes
+from esper.runtime.batches import Sizes
 from esper.runtime.flops import FIRST_RECOUNT, MOST_COUNTED, FlopMeter
 
 Draw = Callable[[random.Random], Sizes]

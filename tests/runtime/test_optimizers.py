@@ -13,6 +13,7 @@ import esper
 from esper.checkpoint import store
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
+from esper.kasmina.hosts import places
 from esper.kasmina.slot_optimizer import SlotOptimizer
 from esper.runtime.optimizers import HostOptimizer
 from tests.kasmina.growing import grow, mlp, place_of, wrapped
@@ -191,7 +192,7 @@ def test_a_frozen_graft_keeps_its_bytes_behind_two_phases(is_hooked_where_it_ste
     model = wrapped(mlp(6, 8, 11, 4), {"2": 4})
     place, optimizer = place_of(model, "2"), SAM(model.parameters(), lr=0.01, weight_decay=0.1)
     seen = HostOptimizer(optimizer, model, {}).stepping
-    SlotOptimizer(model, seen if is_hooked_where_it_steps else optimizer, lambda: 0.01, 0.1)
+    SlotOptimizer(places(model), seen if is_hooked_where_it_steps else optimizer, lambda: 0.01, 0.1)
     grow(place, 1, State.EVALUATING, hidden=3)
     grow(place, 2, hidden=3)
     frozen = place.arena.params_of(place.arena.grafts[1])

@@ -6,17 +6,16 @@ one-dimensional parameters or couple neighbours.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
 from esper.kasmina.adamw import step_adamw
 from esper.kasmina.guard import finite_G
-from esper.kasmina.hosts import places
 from esper.kasmina.place import Place
 
 
@@ -24,7 +23,7 @@ class SlotOptimizer:
     """Vectorised AdamW over the slots of all places, hooked before the user's optimizer.
 
     Args:
-        model: the wrapped model.
+        places: of the wrapped model.
         optimizer: the user's; it must hold the arenas, so that gradient scalers and clipping see them.
         learning_rate: called at every step, gives the grafts' learning rate.
         weight_decay: decoupled.
@@ -36,14 +35,14 @@ class SlotOptimizer:
 
     def __init__(
         self,
-        model: nn.Module,
+        places: Iterable[Place],
         optimizer: Optimizer,
         learning_rate: Callable[[], float],
         weight_decay: float,
         *,
         by_family: bool = False,
     ) -> None:
-        self._places, self._by_family = list(places(model)), by_family
+        self._places, self._by_family = list(places), by_family
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:

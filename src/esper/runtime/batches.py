@@ -12,7 +12,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_structure
 
 from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError, ConfigError
-from esper.runtime.flop_formula import Sizes
+
+Sizes = tuple[tuple[int, ...], ...]
+"""Shapes of all tensors of a batch."""
 
 
 def check_storable(batch: Any) -> None:

@@ -12,9 +12,8 @@ from esper.contracts.events import Note
 from esper.kasmina.arena import Group
 from esper.kasmina.flops import FlopCounter
 from esper.kasmina.place import Place
-from esper.runtime.batches import kind_and_sizes
+from esper.runtime.batches import Sizes, kind_and_sizes
 from esper.runtime.books import Books, Lifecycle
-from esper.runtime.flop_formula import Sizes
 from esper.runtime.flops import Counts, FlopMeter, count
 from esper.runtime.journal import Journal
 from esper.runtime.tracing import Tracing

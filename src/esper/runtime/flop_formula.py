@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm, prod
 
-Sizes = tuple[tuple[int, ...], ...]
-"""Shapes of all tensors of a batch."""
+from esper.runtime.batches import Sizes
 
 DEGREES = (1, 2, 3)
 """Of the whole polynomial; the lowest that fits is taken."""

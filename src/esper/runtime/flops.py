@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from esper.kasmina.flops import FlopCounter
-from esper.runtime.flop_formula import Formula, Sizes, interpolate
+from esper.runtime.batches import Sizes
+from esper.runtime.flop_formula import Formula, interpolate
 
 MOST_COUNTED = 32
 """Batches of one kind that are counted, of different sizes, beside those that are counted now and then."""

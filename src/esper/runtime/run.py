@@ -83,11 +83,11 @@ class Run:
             is_counting=is_counting,
         )
         self.given_up = GivenUp(journal)
-        self.seeds = Seeds(self)
         self.arm: str | None = None
         self.is_finished = False
         self.epoch = 0
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
+        self.seeds = Seeds(self.places, config, journal, self, self.costs.restructured, self.ramp_steps)
         self.inbox = Inbox(journal.deliver)
         self.editing = Editing()
         self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)

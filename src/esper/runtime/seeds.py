@@ -1,20 +1,20 @@
 """The seeds of a run: the one place where their states change, by commands, and lifecycles are opened and closed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Answer, Command, SeedId, SeedIds
+from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.events import FieldReportFiled, Refused, Transition, Veto
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.gates import GateResult, Measured, gate
 from esper.kasmina.lifecycle import Birth, Moved, are_finite, check_addresses, discard, move, seed_range
+from esper.kasmina.place import Place
 from esper.kasmina.strategies import strategy_kind
-from esper.runtime.books import Lifecycle
-
-if TYPE_CHECKING:
-    from esper.runtime.run import Run
+from esper.runtime.books import Books, Lifecycle
+from esper.runtime.journal import Journal
 
 GATED = frozenset(
     {State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING, State.FINE_TUNING, State.FOSSILIZED}
@@ -22,6 +22,21 @@ GATED = frozenset(
 
 ASKABLE = (State.GERMINATED, State.CULLED, State.CANCELLED)
 """What may be asked for from outside. The rest follows from what was measured, or from the passing of time."""
+
+
+class Situation(Protocol):
+    """Where a run stands; in an arm, where that does."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def arm(self) -> str | None: ...
+    @property
+    def is_finished(self) -> bool: ...
+    @property
+    def books(self) -> Books: ...
 
 
 class VetoError(TransitionError):
@@ -32,14 +47,28 @@ class Seeds:
     """Carries out commands.
 
     Args:
-        run: the run that the seeds belong to.
+        places: of the model, by name.
+        config: how candidates are tried, and for how long seeds rest.
+        journal: where transitions are told.
+        now: where the run stands.
+        restructured: called when something has changed what work costs.
+        ramp_steps: in which alpha rises or falls.
 
     Attributes:
         veto: why the shield does not let a germination pass; None if it does.
     """
 
-    def __init__(self, run: "Run") -> None:
-        self._run = run
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        config: GrowthConfig,
+        journal: Journal,
+        now: Situation,
+        restructured: Callable[[], None],
+        ramp_steps: int,
+    ) -> None:
+        self._places, self._config, self._journal, self._now = places, config, journal, now
+        self._restructured, self._ramp_steps = restructured, ramp_steps
         self.veto: Callable[[Command], str | None] = lambda command: None
 
     def ask(self, command: Command) -> Answer:
@@ -114,10 +143,10 @@ class Seeds:
     def discard(self, *lifecycles: Lifecycle) -> None:
         """Take out the grafts of lifecycles that failed and close their records."""
         for layer_id, ones in _by_place(lifecycles).items():
-            place = self._run.places[layer_id]
+            place = self._places[layer_id]
             if there := [one.number for one in ones if one.number in place.arena.grafts]:
                 discard(place, *there)
-        self._run.costs.restructured()
+        self._restructured()
         for one in lifecycles:
             self._close(one)
 
@@ -126,11 +155,11 @@ class Seeds:
         found: dict[int, bool] = {}
         for layer_id, ones in _by_place(lifecycles).items():
             names = [one.number for one in ones]
-            found |= zip(names, are_finite(self._run.places[layer_id], names), strict=True)
+            found |= zip(names, are_finite(self._places[layer_id], names), strict=True)
         return found
 
     def _gate(self, one: Lifecycle | None, target: State, measured: Measured) -> GateResult:
-        return gate(target, measured, gate_z=self._run.config.gate_z, judge=self.judge_of(one))
+        return gate(target, measured, gate_z=self._config.gate_z, judge=self.judge_of(one))
 
     def _answer(self, command: Command, measured: Mapping[int, Measured], *, is_asked: bool) -> Answer:
         """The one way by which any command is carried out; what is refused is logged and raised."""
@@ -144,17 +173,17 @@ class Seeds:
             raise
 
     def _check_askable(self, command: Command) -> None:
-        if self._run.is_finished:
+        if self._now.is_finished:
             raise TransitionError("The run is finished; its seeds sleep for good.")
         if not isinstance(command.target, State) or command.target not in ASKABLE:
             names = ", ".join(state.name for state in ASKABLE)
             raise TransitionError(f"{command.target!r} cannot be asked for. What can: {names}.")
-        if self._run.arm is not None:
+        if self._now.arm is not None:
             raise TransitionError("The arms of a round are running. Ask again after this step.")
 
     def _apply(self, command: Command, measured: Mapping[int, Measured]) -> Answer:
-        run, target = self._run, command.target
-        check_addresses(run.places, command)
+        now, target = self._now, command.target
+        check_addresses(self._places, command)
         if target in GATED:
             for one in self._addressed(command):
                 result = self._gate(one, target, {} if one is None else measured.get(one.number, {}))
@@ -169,9 +198,9 @@ class Seeds:
                 strategy_kind(command.strategy)
                 if (reason := self.veto(command)) is not None:
                     raise VetoError(reason)
-            birth = Birth(run.books.lifecycles_begun + 1, run.ramp_steps)
-        all_moved = move(run.places, command, birth, run.config.embargo_epochs, run.config.quarantine_epochs)
-        run.costs.restructured()
+            birth = Birth(now.books.lifecycles_begun + 1, self._ramp_steps)
+        all_moved = move(self._places, command, birth, self._config.embargo_epochs, self._config.quarantine_epochs)
+        self._restructured()
         for moved in all_moved:
             self._book(moved, command, measured)
         versions = tuple(moved.version for moved in all_moved)
@@ -180,12 +209,12 @@ class Seeds:
 
     def _book(self, moved: Moved, command: Command, measured: Mapping[int, Measured]) -> None:
         """Let the books and the log say what the seeds' states do; where that ends a lifecycle, close its record."""
-        run, target = self._run, command.target
+        now, target = self._now, command.target
         if target is State.GERMINATED:
             self._open(moved, command)
-        one, gates = run.books.alive.get(moved.lifecycle), dict(measured.get(moved.lifecycle, {}))
+        one, gates = now.books.alive.get(moved.lifecycle), dict(measured.get(moved.lifecycle, {}))
         if one is not None and target is not State.GERMINATED:
-            one.state, one.since_step = target, run.step
+            one.state, one.since_step = target, now.step
             if target in GATED:
                 one.gates[target.name] = gates
             if target in OUTCOMES:
@@ -205,23 +234,23 @@ class Seeds:
 
     def judge_of(self, one: Lifecycle | None) -> Literal["twin", "ablation"]:
         """What the grow gate of a lifecycle believes."""
-        return self._run.config.judge if one is not None and one.trial == "live" else "twin"
+        return self._config.judge if one is not None and one.trial == "live" else "twin"
 
     def check_address(self, layer_id: str, seed_id: SeedId) -> None:
         """Raise what a command to such seeds would be refused with."""
-        seed_range(self._run.places[layer_id], seed_id)
+        seed_range(self._places[layer_id], seed_id)
 
     def _addressed(self, command: Command) -> list[Lifecycle | None]:
         """The lifecycle that is under way at each address of a command."""
-        places, alive = self._run.places, self._run.books.alive
+        places, alive = self._places, self._now.books.alive
         numbers = {layer_id: places[layer_id].state.lifecycle_id.tolist() for layer_id in dict(command.addresses)}
         spans = [(layer_id, seed_range(places[layer_id], one)) for layer_id, one in command.addresses]
         return [alive.get(max(numbers[layer_id][slice(*span)])) for layer_id, span in spans]
 
     def _open(self, moved: Moved, command: Command) -> None:
-        graft = self._run.places[moved.layer_id].arena.grafts[moved.lifecycle]
-        self._run.books.lifecycles_begun += 1
-        self._run.books.alive[moved.lifecycle] = Lifecycle(
+        graft = self._places[moved.layer_id].arena.grafts[moved.lifecycle]
+        self._now.books.lifecycles_begun += 1
+        self._now.books.alive[moved.lifecycle] = Lifecycle(
             number=moved.lifecycle,
             layer_id=moved.layer_id,
             seed_id=moved.seed_id,
@@ -230,37 +259,37 @@ class Seeds:
             strategy=command.strategy,
             trial=command.trial,
             parameters=graft.num_parameters,
-            born_step=self._run.step,
+            born_step=self._now.step,
             state=State.GERMINATED,
-            since_step=self._run.step,
+            since_step=self._now.step,
         )
 
     def _close(self, one: Lifecycle) -> None:
-        self._run.books.alive.pop(one.number, None)
-        report = one.report(self._run.step)
-        self._run.books.reports.append(report)
-        self._run.journal.write(FieldReportFiled(step=self._run.step, **report.to_dict()))
+        self._now.books.alive.pop(one.number, None)
+        report = one.report(self._now.step)
+        self._now.books.reports.append(report)
+        self._journal.write(FieldReportFiled(step=self._now.step, **report.to_dict()))
 
     def _log_refusal(self, kind: type[Refused], command: Command, reason: str) -> None:
         also = {"also": dict(command.also)} if command.also else {}
         self._log_command(kind, command, reason=reason, asked=command.reason, **also)
 
     def _log_command(self, kind: type[Transition | Refused], command: Command, **fields: Any) -> None:
-        run = self._run
+        now = self._now
         told: dict[str, Any] = {
-            "step": run.step,
-            "epoch": run.epoch,
-            "arm": run.arm,
+            "step": now.step,
+            "epoch": now.epoch,
+            "arm": now.arm,
             "layer_id": command.layer_id,
             "seed_id": command.seed_id,
             "target": getattr(command.target, "name", str(command.target)),
             "who": command.who,
             "reason": command.reason,
-            "run_flops": run.books.run_flops,
-            "arm_flops": run.books.arm_flops,
-            "judging_flops": run.books.judging_flops,
+            "run_flops": now.books.run_flops,
+            "arm_flops": now.books.arm_flops,
+            "judging_flops": now.books.judging_flops,
         }
-        run.journal.write(kind(**told | fields))
+        self._journal.write(kind(**told | fields))
 
 
 def _by_place(lifecycles: Iterable[Lifecycle]) -> dict[str, list[Lifecycle]]:

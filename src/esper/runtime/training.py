@@ -101,7 +101,11 @@ class Trainer:
         stepping = optimizer.stepping
         self._handles = [stepping.register_step_pre_hook(self._note_settings)]
         self._slot_optimizer = SlotOptimizer(
-            model, stepping, self._graft_lr_in_step, config.graft_weight_decay, by_family=config.graft_lr is None
+            places(model),
+            stepping,
+            self._graft_lr_in_step,
+            config.graft_weight_decay,
+            by_family=config.graft_lr is None,
         )
         self._rewarming = None if config.rewarm is None else Rewarming(model, config.rewarm)
         if self._rewarming is not None:  # after the others, which are to see the scheduler's rates

@@ -15,10 +15,10 @@ import esper
 from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import places
-from esper.kasmina.layer import KasminaLayer
-from esper.kasmina.lifecycle import Birth, transition
-from esper.runtime.random_state import random_state
+from esper.kasmina.host.layer import KasminaLayer
+from esper.kasmina.host.wrapping import places
+from esper.kasmina.places.lifecycle import Birth, transition
+from esper.runtime.state.random_state import random_state
 from tests.runtime import toy
 
 STEPS = 50
@@ -265,7 +265,7 @@ def test_a_run_that_refused_all_candidates_ends_as_the_bare_run(variant):
 def test_a_refused_run_would_differ_if_arms_were_not_undone(monkeypatch):
     """The control of the test above: restoring all but the random streams is not enough."""
     bare, _ = VARIANTS["AdamW, cosine, clipping"]().plain()
-    monkeypatch.setattr("esper.runtime.snapshot.restore_random_state", lambda state: None)
+    monkeypatch.setattr("esper.runtime.state.snapshot.restore_random_state", lambda state: None)
     ended, _, _ = VARIANTS["AdamW, cosine, clipping"]().session(toy.growing(layers=["", "0", "4", "0:4"], gate_z=1e9))
     assert ended != bare
 

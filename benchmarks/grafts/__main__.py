@@ -23,10 +23,10 @@ from esper.blueprints.blueprint import Ports
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.commands import Command, SeedIds
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import place_named
-from esper.kasmina.lifecycle import Birth, transition
-from esper.kasmina.place import Place
-from esper.kasmina.slot_optimizer import step_slots
+from esper.kasmina.host.wrapping import place_named
+from esper.kasmina.places.lifecycle import Birth, transition
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.slot_optimizer import step_slots
 
 RESULT = Path(__file__).parent.parent / "results" / "grafts" / "cpu.json"
 CHANNELS, BATCH, GRAFTS, SEEDS = 1024, 256, 64, 1024

@@ -26,7 +26,7 @@ from esper.evaluation.controls import Setting, host_on, static
 from esper.evaluation.growing import growing
 from esper.evaluation.row import Row, measured
 from esper.evaluation.training import Recipe
-from esper.kasmina.export import export
+from esper.kasmina.host.export import export
 from esper.tasks.catalogue import load_task
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"

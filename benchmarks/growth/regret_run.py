@@ -11,7 +11,7 @@ from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation
 from esper.evaluation.growing import growing
 from esper.evaluation.scoring import per_sample
-from esper.kasmina.export import export
+from esper.kasmina.host.export import export
 from esper.tamiyo.heuristic import HeuristicPolicy
 
 ROUND = "the round"

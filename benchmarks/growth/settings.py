@@ -21,7 +21,7 @@ from benchmarks.machine import machine
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.growing import growing
 from esper.evaluation.row import measured
-from esper.kasmina.export import export
+from esper.kasmina.host.export import export
 from esper.tasks.catalogue import load_task
 
 FIRST_SEED = 100

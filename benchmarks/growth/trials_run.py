@@ -20,7 +20,7 @@ from benchmarks.growth.trials_list import TASKS, Trial
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.growing import Growing, growing
 from esper.evaluation.scoring import per_sample
-from esper.kasmina.export import export
+from esper.kasmina.host.export import export
 from esper.tamiyo.controls import NeverPolicy
 from esper.tasks.task import Samples, Task
 

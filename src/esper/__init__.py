@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from esper.contracts.reports import Observation as Observation
     from esper.contracts.reports import PlaceReport as PlaceReport
     from esper.contracts.reports import SeedReport as SeedReport
-    from esper.kasmina.export import export as export
-    from esper.kasmina.hosts import host_state_dict as host_state_dict
-    from esper.kasmina.hosts import unwrap as unwrap
-    from esper.kasmina.hosts import wrap as wrap
-    from esper.kasmina.param_groups import param_groups as param_groups
-    from esper.kasmina.strategies import GraftSignals as GraftSignals
-    from esper.kasmina.strategies import GraftStrategy as GraftStrategy
-    from esper.kasmina.strategies import register_strategy as register_strategy
-    from esper.kasmina.summary import summary as summary
-    from esper.runtime.loader import BatchLoader as BatchLoader
+    from esper.kasmina.grafts.strategies import GraftSignals as GraftSignals
+    from esper.kasmina.grafts.strategies import GraftStrategy as GraftStrategy
+    from esper.kasmina.grafts.strategies import register_strategy as register_strategy
+    from esper.kasmina.host.export import export as export
+    from esper.kasmina.host.param_groups import param_groups as param_groups
+    from esper.kasmina.host.summary import summary as summary
+    from esper.kasmina.host.wrapping import host_state_dict as host_state_dict
+    from esper.kasmina.host.wrapping import unwrap as unwrap
+    from esper.kasmina.host.wrapping import wrap as wrap
     from esper.runtime.session import Session as Session
+    from esper.runtime.training.loader import BatchLoader as BatchLoader
     from esper.tamiyo.heuristic import Policy as Policy
     from esper.tamiyo.policies import register_policy as register_policy
     from esper.tamiyo.selection import register_selection as register_selection
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "esper.contracts.commands",
     "ArmError": "esper.contracts.errors",
-    "BatchLoader": "esper.runtime.loader",
+    "BatchLoader": "esper.runtime.training.loader",
     "Blueprint": "esper.blueprints.blueprint",
     "CheckpointError": "esper.contracts.errors",
     "Command": "esper.contracts.commands",
@@ -54,8 +54,8 @@ _HOMES = {
     "Evaluation": "esper.contracts.reports",
     "EvaluationError": "esper.contracts.errors",
     "FieldReport": "esper.contracts.reports",
-    "GraftSignals": "esper.kasmina.strategies",
-    "GraftStrategy": "esper.kasmina.strategies",
+    "GraftSignals": "esper.kasmina.grafts.strategies",
+    "GraftStrategy": "esper.kasmina.grafts.strategies",
     "GrowthConfig": "esper.contracts.config",
     "Observation": "esper.contracts.reports",
     "PlaceReport": "esper.contracts.reports",
@@ -65,16 +65,16 @@ _HOMES = {
     "Session": "esper.runtime.session",
     "State": "esper.contracts.lifecycle",
     "TransitionError": "esper.contracts.errors",
-    "export": "esper.kasmina.export",
-    "host_state_dict": "esper.kasmina.hosts",
-    "param_groups": "esper.kasmina.param_groups",
+    "export": "esper.kasmina.host.export",
+    "host_state_dict": "esper.kasmina.host.wrapping",
+    "param_groups": "esper.kasmina.host.param_groups",
     "register_blueprint": "esper.blueprints.catalogue",
     "register_policy": "esper.tamiyo.policies",
     "register_selection": "esper.tamiyo.selection",
-    "register_strategy": "esper.kasmina.strategies",
-    "summary": "esper.kasmina.summary",
-    "unwrap": "esper.kasmina.hosts",
-    "wrap": "esper.kasmina.hosts",
+    "register_strategy": "esper.kasmina.grafts.strategies",
+    "summary": "esper.kasmina.host.summary",
+    "unwrap": "esper.kasmina.host.wrapping",
+    "wrap": "esper.kasmina.host.wrapping",
 }
 
 __all__ = [*_HOMES]

@@ -14,7 +14,7 @@ from benchmarks.growth.trials_table import by_task, is_net_success, markdown, su
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.growing import growing
 from esper.evaluation.scoring import per_sample
-from esper.kasmina.export import export
+from esper.kasmina.host.export import export
 from esper.tamiyo.controls import NeverPolicy
 
 LIST = trials()

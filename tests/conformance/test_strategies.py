@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
-from esper.kasmina import grafting
-from esper.kasmina.graft import Graft
-from esper.kasmina.grafting import advance, needs_signals
-from esper.kasmina.strategies import (
+from esper.kasmina.grafts.graft import Graft
+from esper.kasmina.grafts.strategies import (
     MAX_SPEED,
     STRATEGIES,
     FixedRamp,
@@ -22,6 +20,8 @@ from esper.kasmina.strategies import (
     register_strategy,
     strategy_kind,
 )
+from esper.kasmina.places import grafting
+from esper.kasmina.places.grafting import advance, needs_signals
 from tests.kasmina.lone import blend_in, lone_place, signals
 
 

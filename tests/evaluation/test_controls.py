@@ -13,7 +13,7 @@ from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.row import measured
 from esper.evaluation.scoring import per_sample
 from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step, train
-from esper.runtime.loader import BatchLoader
+from esper.runtime.training.loader import BatchLoader
 from esper.tasks.task import Task
 
 

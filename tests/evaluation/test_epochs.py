@@ -5,7 +5,7 @@ import torch
 
 from esper.contracts.errors import CheckpointError
 from esper.evaluation.training import Epochs
-from esper.runtime.loader import BatchLoader
+from esper.runtime.training.loader import BatchLoader
 
 
 def _epochs(batches: int) -> Epochs:

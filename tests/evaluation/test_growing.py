@@ -12,8 +12,8 @@ from esper.evaluation.controls import Setting, host_on, static, train_new
 from esper.evaluation.growing import growing
 from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.training import SCHEDULES, Recipe, batches, flops_per_step
-from esper.kasmina.export import export
-from esper.kasmina.hosts import host_state_dict
+from esper.kasmina.host.export import export
+from esper.kasmina.host.wrapping import host_state_dict
 from esper.tasks.weights import put_weights
 
 SETTING = Setting(batch_size=16, seed=3, split_seed=5, recipes=(Recipe(1e-2, "cosine"),))

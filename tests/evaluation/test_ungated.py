@@ -7,7 +7,7 @@ from esper.contracts.config import GrowthConfig
 from esper.evaluation.growing import growing
 from esper.evaluation.scoring import per_sample
 from esper.evaluation.ungated import always_yes
-from esper.kasmina.worth import split_samples
+from esper.runtime.judging.worth import split_samples
 
 
 def _run(task, *, evaluate=None, **changes):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from esper.runtime.optimizer_settings import Rates, SettingsNotes
+from esper.runtime.training.optimizer_settings import Rates, SettingsNotes
 
 pytestmark = [
     pytest.mark.gpu,

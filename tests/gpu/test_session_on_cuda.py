@@ -8,7 +8,7 @@ from torch import nn
 import esper
 from esper.checkpoint.store import tree_digest
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import places
+from esper.kasmina.host.wrapping import places
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,13 +8,13 @@ import torch
 
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.grafting import advance, needs_signals
-from esper.kasmina.hosts import covered_parameters, places
-from esper.kasmina.lifecycle import transition
-from esper.kasmina.objectives import OBJECTIVES
-from esper.kasmina.signals import SignalReader
-from esper.kasmina.slot_optimizer import SlotOptimizer
-from esper.kasmina.strategies import STRATEGIES
+from esper.kasmina.grafts.objectives import OBJECTIVES
+from esper.kasmina.grafts.strategies import STRATEGIES
+from esper.kasmina.host.wrapping import covered_parameters, places
+from esper.kasmina.places.grafting import advance, needs_signals
+from esper.kasmina.places.lifecycle import transition
+from esper.kasmina.places.signals import SignalReader
+from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import mlp, place_of, wrapped
 from tests.kasmina.lone import blend_in, germinate
 

@@ -8,9 +8,9 @@ from torch import nn
 from esper.contracts.commands import Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import places, wrap
-from esper.kasmina.layer import Place
-from esper.kasmina.lifecycle import Birth, transition
+from esper.kasmina.host.layer import Place
+from esper.kasmina.host.wrapping import places, wrap
+from esper.kasmina.places.lifecycle import Birth, transition
 
 PATH = (
     State.GERMINATED,

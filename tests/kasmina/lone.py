@@ -7,9 +7,9 @@ from esper.contracts.commands import Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
 from esper.kasmina.geometry import Geometry
-from esper.kasmina.lifecycle import Birth, transition
-from esper.kasmina.place import Place, Site
-from esper.kasmina.strategies import GraftSignals
+from esper.kasmina.grafts.strategies import GraftSignals
+from esper.kasmina.places.lifecycle import Birth, transition
+from esper.kasmina.places.place import Place, Site
 
 PORTS = Ports(6, 11)
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from esper.contracts.lifecycle import TRAINABLE, State
-from esper.kasmina.layer import Place
-from esper.kasmina.strategies import MAX_SPEED, GraftSignals
+from esper.kasmina.grafts.strategies import MAX_SPEED, GraftSignals
+from esper.kasmina.host.layer import Place
 
 
 def grown_by_loop(place: Place, y: Tensor, x: Tensor) -> Tensor:

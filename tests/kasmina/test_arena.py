@@ -7,9 +7,9 @@ from torch import nn
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import places
-from esper.kasmina.place import Place
-from esper.kasmina.slot_optimizer import SlotOptimizer, step_slots
+from esper.kasmina.host.wrapping import places
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.slot_optimizer import SlotOptimizer, step_slots
 from tests.kasmina.growing import grow, mlp, place_of, release, remove, transition_to, wrapped
 from tests.kasmina.lone import blend_in, lone_place
 from tests.kasmina.oracle import grown_by_loop

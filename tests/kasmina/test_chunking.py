@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.contracts.errors import ConfigError
-from esper.kasmina.chunking import chunk_bounds
+from esper.kasmina.seeds.chunking import chunk_bounds
 
 
 @st.composite

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.gates import gate
+from esper.runtime.judging.gates import gate
 
 # What each gate asks for, with values that just pass.
 PASSING = {

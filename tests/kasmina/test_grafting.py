@@ -7,10 +7,16 @@ import torch
 
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.grafting import advance, needs_signals
-from esper.kasmina.lifecycle import transition
-from esper.kasmina.place import Place
-from esper.kasmina.strategies import DriftControlled, GradNormGated, GraftSignals, GraftStrategy, PerformanceLinked
+from esper.kasmina.grafts.strategies import (
+    DriftControlled,
+    GradNormGated,
+    GraftSignals,
+    GraftStrategy,
+    PerformanceLinked,
+)
+from esper.kasmina.places.grafting import advance, needs_signals
+from esper.kasmina.places.lifecycle import transition
+from esper.kasmina.places.place import Place
 from tests.kasmina.lone import blend_in, lone_place, signals
 from tests.kasmina.oracle import advanced_by_loop
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-import esper.kasmina.arena as arena_module
-import esper.kasmina.guard as guard_module
+import esper.kasmina.grafts.arena as arena_module
+import esper.kasmina.grafts.guard as guard_module
 from esper.blueprints import catalogue
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.lifecycle import State
-from esper.kasmina.guard import FOSSIL_FAULT, LIVE_FAULT, SumOfKept, finite_G
-from esper.kasmina.layer import Place
+from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, SumOfKept, finite_G
+from esper.kasmina.host.layer import Place
 from tests.kasmina.growing import grow, host_grads, mlp, place_of, wrapped
 
 STATES = [State.GRAFTING, State.STABILIZATION, State.EVALUATING, State.FINE_TUNING, State.FOSSILIZED]

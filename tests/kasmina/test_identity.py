@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import places
-from esper.kasmina.slot_optimizer import SlotOptimizer
+from esper.kasmina.host.wrapping import places
+from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import grow, wrapped
 
 

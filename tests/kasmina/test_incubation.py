@@ -12,11 +12,11 @@ from esper.blueprints.blueprint import Ports
 from esper.contracts.commands import Command
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import host_state_dict, places
-from esper.kasmina.lifecycle import Birth, transition
-from esper.kasmina.objectives import OBJECTIVES, first_order_gain, pseudo_residual, relative_error
-from esper.kasmina.slot_optimizer import SlotOptimizer
-from esper.kasmina.trainee import MAX_ELEMENTS, MAX_SAMPLES, Trainee
+from esper.kasmina.grafts.objectives import OBJECTIVES, first_order_gain, pseudo_residual, relative_error
+from esper.kasmina.grafts.trainee import MAX_ELEMENTS, MAX_SAMPLES, Trainee
+from esper.kasmina.host.wrapping import host_state_dict, places
+from esper.kasmina.places.lifecycle import Birth, transition
+from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import host_grads, mlp, place_of, wrapped
 from tests.kasmina.lone import germinate, lone_place
 

@@ -11,10 +11,10 @@ from esper.blueprints.blueprint import Ports
 from esper.contracts.commands import Command
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import LIVE, OUTCOMES, TRANSITIONS, State
-from esper.kasmina import lifecycle
-from esper.kasmina.grafting import advance
-from esper.kasmina.lifecycle import Birth, discard, is_finite, transition
-from esper.kasmina.place import Place
+from esper.kasmina.places import lifecycle
+from esper.kasmina.places.grafting import advance
+from esper.kasmina.places.lifecycle import Birth, discard, is_finite, transition
+from esper.kasmina.places.place import Place
 from tests.kasmina.growing import PATH, grow, place_of, release, remove, wrapped
 from tests.kasmina.growing import mlp as make_mlp
 from tests.kasmina.lone import blend_in, lone_place

@@ -12,10 +12,10 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from esper.contracts.commands import Command
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import OUTCOMES, TRANSITIONS, State
-from esper.kasmina.arena import Arena
-from esper.kasmina.hosts import places
-from esper.kasmina.lifecycle import Birth, discard, move, transition
-from esper.kasmina.place import Place
+from esper.kasmina.grafts.arena import Arena
+from esper.kasmina.host.wrapping import places
+from esper.kasmina.places.lifecycle import Birth, discard, move, transition
+from esper.kasmina.places.place import Place
 from tests.kasmina.growing import PATH, mlp, wrapped
 from tests.kasmina.lone import lone_place
 

@@ -7,12 +7,12 @@ from torch.optim import SGD, AdamW
 
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.grafting import advance, needs_signals
-from esper.kasmina.hosts import covered_parameters
-from esper.kasmina.lifecycle import transition
-from esper.kasmina.signals import SignalReader
-from esper.kasmina.slot_optimizer import SlotOptimizer
-from esper.kasmina.strategies import MAX_WEIGHTS, STRATEGIES
+from esper.kasmina.grafts.strategies import MAX_WEIGHTS, STRATEGIES
+from esper.kasmina.host.wrapping import covered_parameters
+from esper.kasmina.places.grafting import advance, needs_signals
+from esper.kasmina.places.lifecycle import transition
+from esper.kasmina.places.signals import SignalReader
+from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import mlp, place_of, wrapped
 from tests.kasmina.lone import blend_in
 

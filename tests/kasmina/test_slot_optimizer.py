@@ -11,9 +11,9 @@ from torch.optim import SGD, Adafactor, AdamW, RAdam
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import places
-from esper.kasmina.place import Place
-from esper.kasmina.slot_optimizer import SlotOptimizer, step_slots
+from esper.kasmina.host.wrapping import places
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.slot_optimizer import SlotOptimizer, step_slots
 from tests.kasmina.growing import grow, mlp, place_of, remove, transition_to, wrapped
 
 LR = 1e-2

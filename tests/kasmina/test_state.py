@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import places
-from esper.kasmina.seed_state import COLUMNS, SeedState
+from esper.kasmina.host.wrapping import places
+from esper.kasmina.seeds.seed_state import COLUMNS, SeedState
 from tests.kasmina.growing import grow, mlp, place_of, release, remove, wrapped
 
 X = torch.linspace(-1, 1, 5 * 6).view(5, 6)

@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from esper.contracts.reports import SeedReport
 from esper.kasmina import telemetry as module
-from esper.kasmina.chunking import chunk_bounds
-from esper.kasmina.seed_state import SeedState
-from esper.kasmina.telemetry import COMPILES_HOOKS, Telemetry, _vectors
+from esper.kasmina.seeds.chunking import chunk_bounds
+from esper.kasmina.seeds.seed_state import SeedState
+from esper.kasmina.seeds.telemetry import COMPILES_HOOKS, Telemetry, _vectors
 
 BOUNDS = (0, 1, 4, 8, 11)
 CHANNELS = BOUNDS[-1]

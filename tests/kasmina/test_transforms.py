@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.place import Place
+from esper.kasmina.places.place import Place
 from tests.kasmina.growing import grow, mlp, place_of, release, wrapped
 
 

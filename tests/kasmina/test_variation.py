@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from esper.kasmina.variation import Variation
+from esper.kasmina.places.variation import Variation
 from tests.kasmina.growing import grow, mlp, place_of, wrapped
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from esper.kasmina.worth import confirm_level, one_sided_p, paired_z, split_samples
+from esper.runtime.judging.worth import confirm_level, one_sided_p, paired_z, split_samples
 
 
 def losses(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from esper.kasmina.worth import paired_gain
 from esper.observability.cited import Cited
 from esper.observability.compare import compare, labels_of, text
 from esper.observability.record import read
+from esper.runtime.judging.worth import paired_gain
 from tests.observability import directories
 from tests.observability.directories import lifecycle, result, row
 

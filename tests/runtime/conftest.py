@@ -1,6 +1,6 @@
 import pytest
 
-from esper.kasmina import gates
+from esper.runtime.judging import gates
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import Tensor
 import esper
 from esper.checkpoint import store as checkpoint
 from esper.contracts.errors import CheckpointError
-from esper.runtime.batch_store import BatchStore, LatestBatches
+from esper.runtime.state.batch_store import BatchStore, LatestBatches
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Trial, growing, timeless
 

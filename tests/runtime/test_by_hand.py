@@ -9,7 +9,7 @@ from torch import nn
 import esper
 from esper.contracts.commands import Answer, Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import host_state_dict
+from esper.kasmina.host.wrapping import host_state_dict
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 

@@ -8,7 +8,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.arena import Arena
+from esper.kasmina.grafts.arena import Arena
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
 PLACES = {"": 1, "0": 2, "2": 3}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from esper.contracts.commands import Answer, Command
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import TRANSITIONS, State
-from esper.kasmina.hosts import host_state_dict
+from esper.kasmina.host.wrapping import host_state_dict
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
@@ -200,8 +200,8 @@ STALE = [
 @pytest.mark.parametrize(("stream", "fault"), [(CANCEL_TWICE, "table"), (STALE, "version"), (STALE, "counter")])
 def test_the_property_sees_a_table_or_a_version_that_does_not_hold(stream, fault, monkeypatch):
     """The control of the test above."""
-    from esper.kasmina import lifecycle
-    from esper.runtime import seeds
+    from esper.kasmina.places import lifecycle
+    from esper.runtime.commands import seeds
 
     move = seeds.move
 

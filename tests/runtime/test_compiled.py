@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import esper
-from esper.runtime.compiled import calls_compiled
+from esper.runtime.training.compiled import calls_compiled
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, growing
 

@@ -19,13 +19,13 @@ from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport, Observation
 from esper.evaluation.growing import Growing, growing
 from esper.evaluation.row import per_sample
-from esper.kasmina.gates import GateResult
-from esper.kasmina.variation import Variation
-from esper.runtime.arms import Arms, Outcome
+from esper.kasmina.places.variation import Variation
 from esper.runtime.emergency import Emergency
-from esper.runtime.keeping import Keeping
-from esper.runtime.rounds import Rounds
+from esper.runtime.judging.gates import GateResult
 from esper.runtime.run import Run
+from esper.runtime.trying.arms import Arms, Outcome
+from esper.runtime.trying.rounds import Rounds
+from esper.runtime.watching.keeping import Keeping
 from esper.tamiyo.proposal import germination, num_candidates, places_to_try
 from esper.tamiyo.selection import selection_named
 from esper.tamiyo.shortlist import shortlist

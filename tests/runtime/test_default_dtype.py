@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import esper
-from esper.kasmina.seed_state import COLUMNS
+from esper.kasmina.seeds.seed_state import COLUMNS
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, growing
 

@@ -9,7 +9,7 @@ from torch import Tensor
 import esper
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.runtime.batches import Editing, copy_of
+from esper.runtime.state.batches import Editing, copy_of
 from tests.runtime import replaying, toy
 from tests.runtime.replaying import gains, reasons, trained
 

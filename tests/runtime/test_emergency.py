@@ -8,7 +8,7 @@ import torch
 
 import esper
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import host_state_dict
+from esper.kasmina.host.wrapping import host_state_dict
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 

@@ -11,8 +11,8 @@ from torch import nn
 from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import host_state_dict
-from esper.runtime.late import Late
+from esper.kasmina.host.wrapping import host_state_dict
+from esper.runtime.training.late import Late
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from esper.runtime.batches import Sizes
-from esper.runtime.flops import FIRST_RECOUNT, MOST_COUNTED, FlopMeter
+from esper.runtime.costs.flops import FIRST_RECOUNT, MOST_COUNTED, FlopMeter
+from esper.runtime.state.batches import Sizes
 
 Draw = Callable[[random.Random], Sizes]
 

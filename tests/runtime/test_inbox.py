@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import esper
 from esper.contracts.commands import Answer, Command
 from esper.contracts.lifecycle import State
-from esper.runtime.inbox import Inbox
+from esper.runtime.commands.inbox import Inbox
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 

@@ -9,7 +9,7 @@ import torch
 import esper
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
-from esper.kasmina.hosts import host_state_dict
+from esper.kasmina.host.wrapping import host_state_dict
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
@@ -79,7 +79,7 @@ class TestAUselessGraft:
         assert states == [State.CULLED, State.DORMANT, State.DORMANT]
 
     def test_that_is_worth_nothing_on_the_confirm_samples_is_refused_too(self, monkeypatch):
-        monkeypatch.setattr("esper.runtime.keeping.confirm_level", lambda judged: 0.0)
+        monkeypatch.setattr("esper.runtime.watching.keeping.confirm_level", lambda judged: 0.0)
         trial = adopted(growing(keep_looks=(0.5, 0.9))).train(1)
         (look,) = trial.events("keep_look")
         assert look["ablation_z"] > 2.33

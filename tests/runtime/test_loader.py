@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from esper.contracts.errors import CheckpointError, ConfigError
-from esper.runtime.loader import BatchLoader
+from esper.runtime.training.loader import BatchLoader
 
 
 def _loader(seed: int = 0, batch_size: int = 4, n: int = 18) -> BatchLoader:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import esper
-from esper.runtime.loss_sum import summable
-from esper.runtime.replay import Curve
+from esper.runtime.training.loss_sum import summable
+from esper.runtime.trying.replay import Curve
 from tests.runtime import toy
 
 COUNT, VALUE = 2000, 0.65

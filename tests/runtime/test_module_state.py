@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.runtime.module_state import ModuleHistory, module_facts, set_module_facts
+from esper.runtime.state.module_state import ModuleHistory, module_facts, set_module_facts
 from tests.runtime import replaying, toy
 from tests.runtime.replaying import gains, reasons, trained
 

@@ -134,7 +134,7 @@ def test_a_resumed_run_shows_the_same(tmp_path):
 
 
 def test_strategies_of_another_run_are_refused(tmp_path):
-    from esper.kasmina import strategies
+    from esper.kasmina.grafts import strategies
 
     trial, _ = run()
     trial.session.save(tmp_path)

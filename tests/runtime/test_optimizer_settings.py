@@ -5,7 +5,7 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from esper.runtime.optimizer_settings import Rates, SettingsNotes
+from esper.runtime.training.optimizer_settings import Rates, SettingsNotes
 from tests.runtime import toy
 from tests.runtime.test_resume import assert_equal, cut, resume, whole
 from tests.runtime.toy import Recipe, Script, growing

@@ -13,9 +13,9 @@ import esper
 from esper.checkpoint import store
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import places
-from esper.kasmina.slot_optimizer import SlotOptimizer
-from esper.runtime.optimizers import HostOptimizer
+from esper.kasmina.host.wrapping import places
+from esper.kasmina.places.slot_optimizer import SlotOptimizer
+from esper.runtime.training.optimizers import HostOptimizer
 from tests.kasmina.growing import grow, mlp, place_of, wrapped
 from tests.runtime import toy
 from tests.runtime.test_resume import assert_equal, cut, resume, whole

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import esper
 from esper.checkpoint import store
-from esper.runtime.random_state import random_state
+from esper.runtime.state.random_state import random_state
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 

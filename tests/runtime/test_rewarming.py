@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from esper.checkpoint import store
 from esper.contracts.lifecycle import State
-from esper.runtime.rewarming import BIRTHS
+from esper.runtime.training.rewarming import BIRTHS
 from tests.runtime.test_resume import assert_equal, cut, resume, whole
 from tests.runtime.toy import STEPS_PER_EPOCH, Recipe, Script, Trial, growing
 

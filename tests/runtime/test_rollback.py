@@ -10,7 +10,7 @@ import esper
 from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.hosts import host_state_dict
+from esper.kasmina.host.wrapping import host_state_dict
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
@@ -93,7 +93,7 @@ def test_would_be_seen_if_something_were_not_restored(part, monkeypatch):
     if part == "scheduler":
         monkeypatch.setattr(trial.run.snapshots, "restore_scheduler", lambda state: None)
     elif part == "optimizer":
-        monkeypatch.setattr("esper.runtime.snapshot._restore_optimizer", lambda *_: None)
+        monkeypatch.setattr("esper.runtime.state.snapshot._restore_optimizer", lambda *_: None)
     else:
         trial.recovery.good[-1]["body"]["model"]["0.weight"] += 1e-7
     trial.session.rollback()

@@ -7,9 +7,9 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.contracts.lifecycle import State
-from esper.runtime.judging import Judge
+from esper.runtime.judging.judge import Judge
 from esper.runtime.run import Run
-from esper.runtime.training import Trainer
+from esper.runtime.training.trainer import Trainer
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 

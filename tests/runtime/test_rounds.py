@@ -15,8 +15,8 @@ import esper
 from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.hosts import host_state_dict
-from esper.runtime.random_state import random_state
+from esper.kasmina.host.wrapping import host_state_dict
+from esper.runtime.state.random_state import random_state
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 

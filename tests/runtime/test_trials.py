@@ -10,8 +10,8 @@ import torch
 import esper
 from esper.checkpoint import store
 from esper.contracts.lifecycle import State
-from esper.kasmina.hosts import host_state_dict
-from esper.kasmina.variation import Variation
+from esper.kasmina.host.wrapping import host_state_dict
+from esper.kasmina.places.variation import Variation
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing, timeless
 
@@ -376,7 +376,7 @@ class TestIsolatedTraining:
         assert all(not place.incubation.is_active for place in trial.run.places.values())
 
     def test_gives_the_arm_its_first_bytes(self, objective, monkeypatch):
-        from esper.kasmina.incubation import Incubation
+        from esper.kasmina.grafts.incubation import Incubation
 
         planted, ended = [], []
         take, end = Incubation.take, Incubation.end

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import esper
-from esper.runtime.weight_mean import POINTS, TAIL, WeightMean, batch_norms
+from esper.runtime.judging.weight_mean import POINTS, TAIL, WeightMean, batch_norms
 from tests.kasmina.growing import grow, place_of
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, growing

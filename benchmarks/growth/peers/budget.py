@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.scoring import cross_entropy
 from esper.evaluation.training import Recipe
-from esper.runtime.flops import count
+from esper.runtime.costs.flops import count
 
 Result = TypeVar("Result")
 

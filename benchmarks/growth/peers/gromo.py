@@ -21,7 +21,7 @@ from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import Setting, width_factor
 from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.training import Recipe, batches, flops_per_step, optimizer_of
-from esper.runtime.flops import count
+from esper.runtime.costs.flops import count
 from esper.tasks.task import Samples, Task
 
 EPOCHS_BETWEEN = 3

@@ -26,8 +26,8 @@ from esper.evaluation.controls import Setting
 from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.scoring import per_sample
 from esper.evaluation.training import Recipe, batches, flops_per_step, optimizer_of
-from esper.kasmina.worth import split_samples
-from esper.runtime.flops import count
+from esper.runtime.costs.flops import count
+from esper.runtime.judging.worth import split_samples
 from esper.tasks.task import Samples, Task
 
 MOST_DENDRITES = 4

@@ -27,7 +27,7 @@ from esper.evaluation.gains import fingerprint, gains
 from esper.evaluation.growing import Growing
 from esper.evaluation.row import PerSample, Row, measured
 from esper.evaluation.samples_file import read_samples, write_samples
-from esper.kasmina.export import export
+from esper.kasmina.host.export import export
 from esper.observability import report, rows, story
 from esper.observability.record import read_result
 from esper.tasks.task import Task

@@ -18,7 +18,7 @@ from esper.cli.options import Options
 from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, note_progress, read_json
 from esper.contracts.errors import EsperError
 from esper.evaluation.growing import Growing, growing
-from esper.kasmina.strategies import strategy_kind
+from esper.kasmina.grafts.strategies import strategy_kind
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
 from esper.tasks.catalogue import load_task

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.reports import Evaluation
-from esper.kasmina.export import export
-from esper.kasmina.hosts import wrap
-from esper.runtime.loader import BatchLoader
+from esper.kasmina.host.export import export
+from esper.kasmina.host.wrapping import wrap
 from esper.runtime.session import Session
+from esper.runtime.training.loader import BatchLoader
 
 EPOCHS, SAVED_EPOCH = 30, 12
 CONFIG = GrowthConfig(

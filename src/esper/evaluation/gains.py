@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from esper.evaluation.row import PerSample
-from esper.kasmina.worth import paired_gain
 from esper.observability.pairing import Z_95
+from esper.runtime.judging.worth import paired_gain
 from esper.tasks.task import Samples
 
 

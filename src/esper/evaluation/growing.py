@@ -16,9 +16,9 @@ from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Evaluation
 from esper.evaluation.scoring import cross_entropy, per_sample
 from esper.evaluation.training import SCHEDULES, WEIGHT_DECAY, Epochs
-from esper.kasmina.hosts import places, wrap
-from esper.runtime.loader import BatchLoader
+from esper.kasmina.host.wrapping import places, wrap
 from esper.runtime.session import Session
+from esper.runtime.training.loader import BatchLoader
 from esper.tamiyo.heuristic import Policy
 from esper.tasks.task import Task
 from esper.tasks.weights import Weights, put_weights

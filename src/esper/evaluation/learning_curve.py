@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from esper.evaluation.scoring import per_sample
-from esper.kasmina.worth import split_samples
+from esper.runtime.judging.worth import split_samples
 from esper.tasks.task import Samples, Task
 
 POINTS = 40

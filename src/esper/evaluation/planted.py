@@ -16,9 +16,9 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
 from esper.evaluation.controls import Setting, host_on
 from esper.evaluation.row import Row
-from esper.kasmina.export import export
-from esper.kasmina.hosts import place_named, traced, wrap
-from esper.kasmina.lifecycle import Birth, transition
+from esper.kasmina.host.export import export
+from esper.kasmina.host.wrapping import place_named, traced, wrap
+from esper.kasmina.places.lifecycle import Birth, transition
 from esper.tasks.task import Task
 
 JOURNEY = (

@@ -12,8 +12,8 @@ from torch.optim import AdamW, Optimizer
 from esper.contracts.errors import CheckpointError
 from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.scoring import cross_entropy
-from esper.runtime.flops import count
-from esper.runtime.loader import BatchLoader
+from esper.runtime.costs.flops import count
+from esper.runtime.training.loader import BatchLoader
 from esper.tasks.task import Task
 
 WEIGHT_DECAY = 0.01

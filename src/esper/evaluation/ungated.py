@@ -13,8 +13,8 @@ from torch import nn
 
 from esper.contracts.reports import Evaluation
 from esper.evaluation.scoring import per_sample
-from esper.kasmina.hosts import places
-from esper.kasmina.worth import split_samples
+from esper.kasmina.host.wrapping import places
+from esper.runtime.judging.worth import split_samples
 from esper.tasks.task import Task
 
 CREDIT = 1000.0

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from esper.contracts.events import EmergencyEnded
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.worth import paired_z
-from esper.runtime.books import Lifecycle
-from esper.runtime.judging import Measurement
-from esper.runtime.keeping import Keeping
-from esper.runtime.late import Late
-from esper.runtime.recovery import Entry, Recovery
-from esper.runtime.rounds import Rounds
+from esper.runtime.judging.judge import Measurement
+from esper.runtime.judging.worth import paired_z
+from esper.runtime.record.books import Lifecycle
 from esper.runtime.run import Run
-from esper.runtime.trials import Trials
+from esper.runtime.training.late import Late
+from esper.runtime.trying.rounds import Rounds
+from esper.runtime.trying.trials import Trials
+from esper.runtime.watching.keeping import Keeping
+from esper.runtime.watching.recovery import Entry, Recovery
 
 RING = 64
 """Training losses that a new one is compared with."""

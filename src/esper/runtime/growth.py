@@ -11,18 +11,18 @@ from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
 from esper.contracts.events import Epoch, Rechunked, Telemetry
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
-from esper.kasmina.hosts import place_named
-from esper.runtime.books import FALLING, Books
+from esper.kasmina.host.wrapping import place_named
 from esper.runtime.emergency import Emergency
-from esper.runtime.judging import Measurement
-from esper.runtime.keeping import Keeping
-from esper.runtime.observing import Observer
-from esper.runtime.recovery import Recovery
-from esper.runtime.replay import Round, Window
-from esper.runtime.rounds import Rounds
+from esper.runtime.judging.judge import Measurement
+from esper.runtime.record.books import FALLING, Books
 from esper.runtime.run import Run
-from esper.runtime.steps import Step
-from esper.runtime.trials import LiveTrial, Trials
+from esper.runtime.trying.replay import Round, Window
+from esper.runtime.trying.rounds import Rounds
+from esper.runtime.trying.steps import Step
+from esper.runtime.trying.trials import LiveTrial, Trials
+from esper.runtime.watching.keeping import Keeping
+from esper.runtime.watching.observing import Observer
+from esper.runtime.watching.recovery import Recovery
 from esper.tamiyo import shield
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.sizing import budget_per_row, fitting, parameter_room, ports_at

@@ -4,7 +4,7 @@ from typing import Any
 
 from esper.checkpoint.shape import check_shape
 from esper.contracts.errors import CheckpointError
-from esper.kasmina.strategies import STRATEGIES
+from esper.kasmina.grafts.strategies import STRATEGIES
 from esper.runtime.run import Run
 from esper.runtime.saved import SavedIdentity
 

@@ -11,26 +11,26 @@ from esper.checkpoint.tree import clone
 from esper.contracts.config import GrowthConfig
 from esper.contracts.events import Note
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.grafting import advance, needs_signals
-from esper.kasmina.hosts import is_espers, places
-from esper.kasmina.lifecycle import seed_range
-from esper.kasmina.place import Place
-from esper.runtime.batch_store import BatchStore, LatestBatches
-from esper.runtime.batches import Editing, copy_of
-from esper.runtime.books import FALLING, Books, Lifecycle
-from esper.runtime.compiled import GivenUp, calls_compiled
-from esper.runtime.costs import Costs
-from esper.runtime.inbox import Inbox
-from esper.runtime.journal import Journal
-from esper.runtime.judging import Judge, Measurement
-from esper.runtime.late import Late
-from esper.runtime.module_state import module_facts, set_module_facts
-from esper.runtime.random_state import preserved_random_state
-from esper.runtime.seeds import Seeds
-from esper.runtime.snapshot import Kept, Snapshots
-from esper.runtime.tracing import Tracing
-from esper.runtime.training import Trainer
-from esper.runtime.weight_mean import POINTS, WeightMean, batch_norms, renewing, unchanged
+from esper.kasmina.host.wrapping import is_espers, places
+from esper.kasmina.places.grafting import advance, needs_signals
+from esper.kasmina.places.lifecycle import seed_range
+from esper.kasmina.places.place import Place
+from esper.runtime.commands.inbox import Inbox
+from esper.runtime.commands.seeds import Seeds
+from esper.runtime.costs.costs import Costs
+from esper.runtime.judging.judge import Judge, Measurement
+from esper.runtime.judging.weight_mean import POINTS, WeightMean, batch_norms, renewing, unchanged
+from esper.runtime.record.books import FALLING, Books, Lifecycle
+from esper.runtime.record.journal import Journal
+from esper.runtime.state.batch_store import BatchStore, LatestBatches
+from esper.runtime.state.batches import Editing, copy_of
+from esper.runtime.state.module_state import module_facts, set_module_facts
+from esper.runtime.state.random_state import preserved_random_state
+from esper.runtime.state.snapshot import Kept, Snapshots
+from esper.runtime.training.compiled import GivenUp, calls_compiled
+from esper.runtime.training.late import Late
+from esper.runtime.training.tracing import Tracing
+from esper.runtime.training.trainer import Trainer
 
 
 class Run:

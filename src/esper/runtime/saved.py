@@ -6,10 +6,10 @@ from torch import Tensor
 
 from esper.checkpoint.packed import Packed
 from esper.contracts.reports import FieldReport
-from esper.runtime.books import Lifecycle
-from esper.runtime.judging import Measurement
-from esper.runtime.replay import Curve
-from esper.runtime.weight_mean import WeightMean
+from esper.runtime.judging.judge import Measurement
+from esper.runtime.judging.weight_mean import WeightMean
+from esper.runtime.record.books import Lifecycle
+from esper.runtime.trying.replay import Curve
 
 
 class SavedBody(TypedDict):

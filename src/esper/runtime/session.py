@@ -19,24 +19,24 @@ from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
 from esper.contracts.events import Finished, Model, Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
-from esper.kasmina.hosts import growth_config, places
-from esper.kasmina.summary import anatomy
-from esper.runtime.batches import check_storable
-from esper.runtime.books import Books
+from esper.kasmina.host.summary import anatomy
+from esper.kasmina.host.wrapping import growth_config, places
 from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
-from esper.runtime.journal import Journal
-from esper.runtime.judging import FEW_GATE_SAMPLES, Judge
-from esper.runtime.loss_sum import summable
-from esper.runtime.optimizers import HostOptimizer
-from esper.runtime.outbox import Listener
-from esper.runtime.ranks import refuse_ranks
+from esper.runtime.judging.judge import FEW_GATE_SAMPLES, Judge
+from esper.runtime.record.books import Books
+from esper.runtime.record.journal import Journal
+from esper.runtime.record.outbox import Listener
 from esper.runtime.run import Run
 from esper.runtime.saved import SavedSession, upgraded
-from esper.runtime.side_by_side import check_can_fork
-from esper.runtime.snapshot import Snapshots
-from esper.runtime.steps import Step, Steps
-from esper.runtime.training import Trainer
+from esper.runtime.state.batches import check_storable
+from esper.runtime.state.snapshot import Snapshots
+from esper.runtime.training.loss_sum import summable
+from esper.runtime.training.optimizers import HostOptimizer
+from esper.runtime.training.ranks import refuse_ranks
+from esper.runtime.training.trainer import Trainer
+from esper.runtime.trying.side_by_side import check_can_fork
+from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
 
 CHECKPOINTS = "checkpoints"

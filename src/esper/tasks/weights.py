@@ -20,7 +20,7 @@ NAMED = 3
 """So many tensors of a kind are named in a message, at most."""
 
 GRAFT = "graft_"
-"""How the grafts of an exported network are named; see :mod:`esper.kasmina.export`."""
+"""How the grafts of an exported network are named; see :mod:`esper.kasmina.host.export`."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""How a host is opened up: choosing and measuring places, swapping classes, export."""

@@ -1,0 +1,185 @@
+"""A host layer with its seeds: the class that a module is swapped to, and what hangs below it.
+
+``module.__class__ = Kasmina<Base>``: attributes, ties, isinstance checks and state-dict keys of the host survive. All
+state is in one child, ``_esper``, an :class:`Anchor`; it holds one :class:`Place` for every set of seeds that writes
+this module's output.
+"""
+
+from collections import OrderedDict
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor, nn
+
+from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError
+from esper.kasmina.grafts.arena import Activity
+from esper.kasmina.outputs import first_tensor, with_tensor, written_tensor
+from esper.kasmina.places.place import Place
+
+ESPER = "_esper"
+
+if TYPE_CHECKING:
+    _Host = nn.Module
+else:
+    _Host = object
+
+
+class Anchor(nn.Module):
+    """All that Esper keeps below one host module.
+
+    Attributes:
+        places: places that write this module's output, by a key that is unique in the module.
+        feeds: places whose span starts here; each is a child of the module where its span ends.
+        activity: how many of both have grafts, or seeds that train in isolation.
+        senses: whether the seeds look at activations in training.
+        config: the configuration of the whole model; only the root's anchor has it.
+    """
+
+    config: GrowthConfig | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.ModuleDict()
+        self.feeds: list[Place] = []
+        self.activity = Activity()
+        self.senses = False
+        self.register_load_state_dict_pre_hook(_fill_absent_keys)
+
+    def hold(self, key: str, place: Place) -> None:
+        """Take a place that writes this module's output."""
+        self.places[key] = place
+        self.senses = place.config.telemetry_rows > 0
+        place.arena.activities.append(self.activity)
+
+    def feed(self, place: Place) -> None:
+        """Note a place whose span starts here."""
+        self.feeds.append(place)
+        place.arena.activities.append(self.activity)
+
+    def serve(self, output: Any, x: Tensor | None) -> Any:
+        """A host's output with all that its places add."""
+        for place in self:
+            y = written_tensor(output, place.site.field)
+            if y is None:
+                if not place.is_busy:
+                    continue
+                kind = type(output).__name__
+                raise ConfigError(
+                    f"{place.layer_id!r} returned a {kind} without a tensor that a graft could be added to."
+                )
+            grown = place.serve(y, x)
+            if grown is not y:
+                output = with_tensor(output, place.site.field, grown)
+        return output
+
+    def __iter__(self) -> Iterator[Place]:
+        for place in self.places.values():
+            assert isinstance(place, Place)
+            yield place
+
+
+def _fill_absent_keys(anchor: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A bare host's checkpoint loads strictly and leaves the seeds as they are."""
+    if not any(key.startswith(prefix) for key in state_dict):
+        state_dict.update(anchor.state_dict(prefix=prefix))
+
+
+class KasminaLayer(_Host):
+    """Mixin in front of a host class. ``__class__`` is swapped, so no constructor of it ever runs."""
+
+    _esper: Anchor
+    esper_base: type[nn.Module]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        anchor: Any = self._modules[ESPER]  # not self._esper: __getattr__ costs more than the rest
+        if anchor.activity.places == 0:
+            output = super().forward(*args, **kwargs)
+            return anchor.serve(output, None) if anchor.senses and self.training else output
+        x = first_tensor(args, kwargs)
+        for place in anchor.feeds:
+            if place.is_busy:
+                place.capture(x)
+        return anchor.serve(super().forward(*args, **kwargs), x)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The host's children. Esper's own child is not one of them: hosts iterate over their children."""
+        return ((name, child) for name, child in super().named_children() if name != ESPER)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        if recurse:
+            self._esper._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> Self:
+        self._esper.train(mode)
+        return super().train(mode)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced = object.__reduce_ex__(self, protocol)
+        return (_new_kasmina, (self.esper_base,), *reduced[2:])
+
+
+def _steps(container: nn.Module) -> "OrderedDict[str, Any]":
+    """What a container holds. Its seeds are not one of its steps."""
+    return OrderedDict((name, module) for name, module in container._modules.items() if name != ESPER)
+
+
+class KasminaSequence(KasminaLayer):
+    """What an ``nn.Sequential`` or ``nn.ModuleList`` needs besides."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(_steps(self).values())
+
+    def __len__(self) -> int:
+        return len(_steps(self))
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        steps = _steps(self)
+        if not isinstance(index, slice):
+            module: nn.Module = list(steps.values())[index]
+            return module
+        if issubclass(self.esper_base, nn.Sequential):
+            return self.esper_base(OrderedDict(list(steps.items())[index]))
+        return self.esper_base(list(steps.values())[index])
+
+
+class KasminaDict(KasminaLayer):
+    """What an ``nn.ModuleDict`` needs besides."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_steps(self))
+
+    def __len__(self) -> int:
+        return len(_steps(self))
+
+    def __contains__(self, key: str) -> bool:
+        return key in _steps(self)
+
+    def keys(self) -> KeysView[str]:
+        return _steps(self).keys()
+
+    def values(self) -> ValuesView[nn.Module]:
+        return _steps(self).values()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        return _steps(self).items()
+
+
+_CLASSES: dict[type[nn.Module], type] = {}
+
+
+def kasmina_class(base: type[nn.Module]) -> type:
+    """The class ``Kasmina<Base>``, made once."""
+    if base not in _CLASSES:
+        mixin: type = KasminaLayer
+        if issubclass(base, nn.Sequential | nn.ModuleList):
+            mixin = KasminaSequence
+        elif issubclass(base, nn.ModuleDict):
+            mixin = KasminaDict
+        _CLASSES[base] = type(f"Kasmina{base.__name__}", (mixin, base), {"esper_base": base})
+    return _CLASSES[base]
+
+
+def _new_kasmina(base: type[nn.Module]) -> Any:
+    return object.__new__(kasmina_class(base))

@@ -1,0 +1,209 @@
+"""Giving a model seeds, and taking them away."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from esper.blueprints.catalogue import make_blueprint
+from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError, closest
+from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
+from esper.kasmina.host.measuring import shown, sites
+from esper.kasmina.host.refusals import refuse_unfit, refuse_unswappable
+from esper.kasmina.host.stretches import Stretch, choose
+from esper.kasmina.host.tracing import Trace, TracedPlace, watching
+from esper.kasmina.places.place import Place, Site
+
+
+def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = None) -> nn.Module:
+    """Give a model seeds, in place. Until one of them grows, the model computes exactly what it did before.
+
+    Args:
+        model: the host. Wrap it before the optimizer is built.
+        config: where and how much it may grow; see :class:`esper.GrowthConfig`.
+        example: an input of the model, from which the widths and axes of places are measured: a tensor, a tuple of
+            positional or a mapping of keyword arguments. Without one they come from the first and last layer of each
+            place, and of blocks only ``nn.Sequential`` are chosen by themselves.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ConfigError: if the model cannot be wrapped, a pattern matches nothing, or a place cannot carry seeds; the
+            model is unchanged then.
+    """
+    config = config or GrowthConfig()
+    for blueprint_id in config.blueprints:
+        make_blueprint(blueprint_id, {})
+    refuse_unfit(model)
+    candidates = choose(model, config.layers, config.exclude)
+    for one in candidates:
+        for end in (one.modules[0], one.modules[-1]):
+            refuse_unswappable(f"{one.layer_id!r}", end)
+    refuse_unswappable("The model", model)
+    like = next(model.parameters())
+    found = []
+    for one, site in zip(candidates, sites(model, candidates, config, example), strict=True):
+        if site is not None:
+            parameter = next(one.modules[-1].parameters(), like)
+            place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
+            found.append((one, place))
+    _anchor(model).config = config
+    for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
+        _anchor(one.modules[-1]).hold(_key(one), place)
+        if one.kind == "span":
+            _anchor(one.modules[0]).feed(place)
+    for module in _wrapped(model):
+        module._esper.train(module.training)
+    return model
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Take all seeds away, in place: the model is of its old class again, with nothing of Esper in it.
+
+    Raises:
+        ConfigError: if the model has grown, since the bare host alone would compute something else.
+    """
+    grown = [place.layer_id for place in places(model) if place.is_growing]
+    if grown:
+        raise ConfigError(
+            f"The model has grown at {', '.join(map(repr, grown))}; without its grafts it would compute something "
+            "else. esper.export(model) keeps them; esper.host_state_dict(model) gives the bare host's weights."
+        )
+    for module in _wrapped(model):
+        del module._modules[ESPER]
+        module.__class__ = module.esper_base  # type: ignore[assignment]
+    return model
+
+
+def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without Esper's keys: it loads strictly into the bare host."""
+    return {key: value for key, value in model.state_dict().items() if not is_espers(key)}
+
+
+def places(model: nn.Module) -> Iterator[Place]:
+    """All places of a wrapped model, each once; those of a module after those of its children."""
+    for module in model.modules():
+        if isinstance(module, Place):
+            yield module
+
+
+def place_named(model: nn.Module, layer_id: str) -> Place:
+    """The place of that name.
+
+    Raises:
+        ConfigError: if there is none, naming the closest.
+    """
+    found = {place.layer_id: place for place in places(model)}
+    if layer_id not in found:
+        raise ConfigError(f"There is no place {layer_id!r}. {closest(layer_id, found)}")
+    return found[layer_id]
+
+
+def growth_config(model: nn.Module) -> GrowthConfig:
+    """The configuration that a model was wrapped with.
+
+    Raises:
+        ConfigError: if it was not wrapped.
+    """
+    inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+    if not isinstance(model, KasminaLayer) and isinstance(inner, KasminaLayer):
+        remedy = "call the compiled one in loss; or compile in place: model.compile()"
+        if not hasattr(model, "_orig_mod"):
+            remedy = "call it in loss too: Esper trains in one process, on one copy of the model"
+        raise ConfigError(
+            f"The model is a {type(model).__name__} around a wrapped model. Give Session the wrapped model itself and "
+            f"{remedy}."
+        )
+    anchor = getattr(model, ESPER, None)
+    if anchor is None or anchor.config is None:
+        raise ConfigError("The model carries no seeds. Call esper.wrap(model, config) before anything else.")
+    assert isinstance(anchor.config, GrowthConfig)
+    return anchor.config
+
+
+def host_parameters(model: nn.Module) -> int:
+    """Number of parameters of the bare host."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if not is_espers(name))
+
+
+def covered_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The host parameters that each place covers, by the place's name, each once."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    covered = {}
+    for place in places(model):
+        named = (pair for name in place.site.modules for pair in modules[name].named_parameters())
+        unique = {id(parameter): parameter for name, parameter in named if not is_espers(name)}
+        covered[place.layer_id] = list(unique.values())
+    return covered
+
+
+def is_espers(name: str) -> bool:
+    """Whether a dotted name of a parameter, buffer or module lies below a host's ``_esper``."""
+    return f".{ESPER}." in f".{name}."
+
+
+@contextmanager
+def traced(model: nn.Module) -> Iterator[Trace]:
+    """Record what the forward passes inside show of every place, and tell its seeds which activation follows them.
+
+    Raises:
+        ConfigError: if the widths of a place turn out to be other than its layers told.
+    """
+    ends = {place.layer_id: module for module in _wrapped(model) for place in module._esper}
+    starts = ends | {place.layer_id: module for module in _wrapped(model) for place in module._esper.feeds}
+    found = list(places(model))
+    watched = [_watched(place, starts[place.layer_id], ends[place.layer_id]) for place in found]
+    with ExitStack() as holding:  # what follows a place, and with it the threshold of its telemetry, is known behind it
+        for place in found:
+            holding.enter_context(place.telemetry.holding())
+        with watching(model, watched) as trace:
+            yield trace
+        _show(found, trace)
+
+
+def _show(found: Sequence[Place], trace: Trace) -> None:
+    for place in found:
+        x, y = trace.inputs.get(place.layer_id), trace.outputs.get(place.layer_id)
+        if y is None and trace.calls[place.layer_id]:
+            name = repr(place.layer_id) if place.layer_id else "The model"
+            raise ConfigError(f"{name} gave no tensor that a graft could be added to. Name other layers.")
+        if y is not None:
+            place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
+
+
+def _watched(place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:
+    inputs = place.ports.inputs if place.site.geometry.adapter == "pool" else 0
+    return TracedPlace(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs)
+
+
+def _num_seeds(one: Stretch, site: Site, config: PlaceSettings) -> int:
+    outputs = site.ports.outputs
+    if one.num_seeds is None:
+        return min(config.seeds_per_layer, outputs) if one.kind == "layer" else 1
+    if one.num_seeds > outputs:
+        raise ConfigError(
+            f"{one.layer_id!r} has {outputs} output channels and cannot carry {one.num_seeds} seeds. Ask for at most "
+            f"{outputs}."
+        )
+    return one.num_seeds
+
+
+def _wrapped(model: nn.Module) -> list[KasminaLayer]:
+    return [module for module in model.modules() if isinstance(module, KasminaLayer)]
+
+
+def _anchor(module: nn.Module) -> Anchor:
+    if not isinstance(module, KasminaLayer):
+        module.__class__ = kasmina_class(type(module))
+        module.add_module(ESPER, Anchor())
+    anchor = module._modules[ESPER]
+    assert isinstance(anchor, Anchor)
+    return anchor
+
+
+def _key(one: Stretch) -> str:
+    return "own" if one.kind != "span" else "from_" + one.layer_id.split(":")[0].replace(".", "_")

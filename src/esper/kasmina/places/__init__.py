@@ -1,0 +1,1 @@
+"""Where seeds and grafts meet a host: places, and what moves them in a step."""

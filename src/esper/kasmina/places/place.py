@@ -1,0 +1,270 @@
+"""One place of a host: its seeds, what they sense, their grafts and fossils."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.blueprints.blueprint import Ports
+from esper.contracts.errors import ConfigError, TransitionError
+from esper.contracts.lifecycle import State
+from esper.contracts.reports import Layout, PlaceReport
+from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.geometry import Geometry
+from esper.kasmina.grafts.arena import Arena
+from esper.kasmina.grafts.incubation import Incubation
+from esper.kasmina.outputs import Form
+from esper.kasmina.seeds.chunking import chunk_bounds
+from esper.kasmina.seeds.reading import read_together
+from esper.kasmina.seeds.seed_state import SeedState
+from esper.kasmina.seeds.telemetry import Telemetry
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a place lies in the host.
+
+    Args:
+        layer_id: dotted name, ``first:last`` for a span, ``""`` for the whole model.
+        kind: ``"model"``, ``"span"``, ``"block"`` or ``"layer"``.
+        ports: features that grafts read, channels that they write.
+        geometry: where both lie in the host's tensors.
+        modules: dotted names of the host modules that it covers.
+        field: name of the output field that grafts write, if the output has fields and not the first tensor is meant.
+        form: what the output is, see :mod:`esper.kasmina.outputs`.
+        is_step: whether it is one of several blocks in a row.
+    """
+
+    layer_id: str
+    kind: str
+    ports: Ports
+    geometry: Geometry
+    modules: tuple[str, ...]
+    field: str | None = None
+    form: Form = ("tensor",)
+    is_step: bool = False
+
+
+class Place(nn.Module):
+    """The seeds of one place: state, what they sense, live grafts and fossils.
+
+    Args:
+        site: where it lies.
+        num_seeds: seeds, at most ``site.ports.outputs``.
+        host_parameters: parameters of the host modules that the place covers.
+        like: a parameter of the host, for dtype and device.
+        config: of the whole model.
+    """
+
+    def __init__(self, site: Site, num_seeds: int, host_parameters: int, like: Tensor, config: PlaceSettings) -> None:
+        super().__init__()
+        self.site, self.host_parameters, self.config = site, host_parameters, config
+        self.bounds = chunk_bounds(site.ports.outputs, num_seeds).tolist()
+        self.state = SeedState(num_seeds).to(like.device)
+        self.telemetry = Telemetry(self.bounds, config.telemetry_rows, like.device)
+        self.arena = Arena(site.ports.outputs, like.dtype, like.device)
+        self.incubation = Incubation(self.arena.activities, like.device, site.geometry)
+        self._captured: Tensor | None = None
+        self._shown: dict[str, Any] | None = None
+
+    @property
+    def layer_id(self) -> str:
+        """Dotted name of the place."""
+        return self.site.layer_id
+
+    @property
+    def kind(self) -> str:
+        """``"model"``, ``"span"``, ``"block"`` or ``"layer"``."""
+        return self.site.kind
+
+    @property
+    def ports(self) -> Ports:
+        """Features that grafts read, channels that they write."""
+        return self.site.ports
+
+    def layout_for(self, reads: str) -> Layout:
+        """What lies around the channels that a graft reads: the place's input, or the ``"chunk"`` of its output."""
+        layout = self.ports.layout
+        return self.site.geometry.chunk_layout(layout) if reads == "chunk" else layout
+
+    @property
+    def seed(self) -> int:
+        """Seed of the random streams of its grafts."""
+        return self.config.seed
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether a forward pass has anything to add."""
+        return len(self.arena.groups) > 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a forward pass has to see the place's input."""
+        return self.is_growing or self.incubation.is_active
+
+    @property
+    def _senses(self) -> bool:
+        """Whether a forward pass may leave something behind: in training, but not what ``torch.func`` transforms, which
+        must be free of side effects."""
+        return self.training and not torch._C._are_functorch_transforms_active()
+
+    def capture(self, x: Tensor | None) -> None:
+        """Remember a span's input until its last module has run."""
+        self._captured = x
+
+    def serve(self, y: Tensor, x: Tensor | None) -> Tensor:
+        """All that a place does in a forward pass: add grafts, let incubating ones watch, sense.
+
+        Args:
+            y: output of the host.
+            x: its input, unless the place is a span, which has captured it.
+
+        Returns:
+            The output with all grafts.
+        """
+        if self.is_busy:
+            if self.kind == "span":
+                x, self._captured = self._captured, None
+                if x is None:  # a shared module that also runs outside the span
+                    return y
+            y = self._grow(y, x)
+        if self._senses and y.is_floating_point():
+            self.telemetry.observe(y, self.site.geometry.output_axis)
+        return y
+
+    def _grow(self, y: Tensor, x: Tensor | None) -> Tensor:
+        if y.is_nested:
+            raise ConfigError(
+                f"{self.layer_id!r} returned a nested tensor, which grafts cannot be added to. Build "
+                "nn.TransformerEncoder with enable_nested_tensor=False."
+            )
+        geometry = self.site.geometry
+        y_last = geometry.channels_last(y)
+        x_last = y_last if x is None or not self.ports.inputs else geometry.read(x, y_last)
+        if self.is_growing:
+            grown = self.arena.add_to(y_last, x_last, self.state, geometry, raises_faults=self._senses)
+            grown = geometry.restore(grown)
+            # the host's strides: other ones round differently in what follows, and may not be viewed as it does
+            y = grown if grown.stride() == y.stride() else torch.empty_like(y).copy_(grown)
+        if self.incubation.is_active and self._senses:
+            self.incubation.record(x_last, y, geometry.channels_last)
+        return y
+
+    def show(self, site: Site, threshold: float | None) -> None:
+        """Take on what a run has shown.
+
+        Args:
+            site: with what was seen of the host's tensors.
+            threshold: value at or below which the activation behind the place passes nothing, if it is known.
+        """
+        self.site, self.incubation.geometry = site, site.geometry
+        self._shown = {
+            "layout": site.ports.layout,
+            "positions": site.ports.positions,
+            "geometry": site.geometry.to_dict(),
+            "form": list(site.form),
+            "threshold": threshold,
+        }
+        self.telemetry.set_threshold(threshold)
+
+    def readings(self) -> list[Tensor]:
+        """What :meth:`report` reads from the device."""
+        state = self.state
+        return [state.lifecycle, state.version, state.embargo_epochs, self.telemetry.readings()]
+
+    def report(self, gradient_scale: float = 1.0, readings: Sequence[Tensor] | None = None) -> PlaceReport:
+        """What a controller needs to know to choose this place.
+
+        Args:
+            gradient_scale: what the loss was multiplied by, such as a GradScaler's scale.
+            readings: its :meth:`readings` as :func:`read_together` gives them; None reads them here.
+        """
+        if readings is None:
+            (readings,) = read_together([self.readings()])
+        states, versions, embargo_epochs, sensed = readings
+        return PlaceReport(
+            layer_id=self.layer_id,
+            kind=self.kind,
+            is_step=self.site.is_step,
+            states=states.int().tolist(),
+            versions=versions.int().tolist(),
+            is_under_embargo=bool((embargo_epochs > 0).any()),
+            inputs=self.ports.inputs,
+            outputs=self.ports.outputs,
+            bounds=self.bounds,
+            layout=self.ports.layout,
+            chunk_layout=self.layout_for("chunk"),
+            positions=self.ports.positions,
+            host_parameters=self.host_parameters,
+            grown_parameters=self.arena.num_parameters,
+            seeds=self.telemetry.report(gradient_scale, sensed),
+            gradient_noise=self.telemetry.gradient_noise(sensed),
+        )
+
+    def topology(self) -> dict[str, Any]:
+        """What must be rebuilt before bytes can be loaded, as plain values."""
+        return {
+            "num_seeds": self.state.num_seeds,
+            "shown": self._shown,
+            "arena": self.arena.topology(),
+            "incubation": self.incubation.topology(),
+        }
+
+    def regrow(self, topology: dict[str, Any]) -> None:
+        """Take on a topology; bytes are undefined until they are loaded."""
+        if topology["num_seeds"] != self.state.num_seeds:
+            self._resize(topology["num_seeds"])
+        if self._shown is None and topology["shown"] is not None:
+            saved = topology["shown"]
+            ports = self.ports._replace(layout=saved["layout"], positions=saved["positions"])
+            geometry = Geometry.from_dict(saved["geometry"])
+            site = replace(self.site, ports=ports, geometry=geometry, form=tuple(saved["form"]))
+            self.show(site, saved["threshold"])
+        self.arena.regrow(topology["arena"])
+        self.incubation.regrow(topology["incubation"])
+
+    def rechunk(self, num_seeds: int) -> None:
+        """Deal the channels to another number of seeds. Fossils and what the channels have sensed stay.
+
+        Every new seed's version is above those of all old ones that had its channels.
+
+        Raises:
+            ConfigError: if the place has fewer channels than that.
+            TransitionError: if a seed is not DORMANT.
+        """
+        bounds = chunk_bounds(self.ports.outputs, num_seeds).tolist()
+        busy = self.state.lifecycle.nonzero().flatten().tolist()
+        if busy:
+            names = ", ".join(f"{seed} ({State(int(self.state.lifecycle[seed])).name})" for seed in busy[:5])
+            raise TransitionError(
+                f"{self.layer_id!r} cannot be chunked anew while seeds are not DORMANT: {names}. Wait for their "
+                "outcome, or cancel them."
+            )
+        old, old_bounds = self.state.version.tolist(), self.bounds
+        versions = [
+            1 + max(v for v, a, b in zip(old, old_bounds, old_bounds[1:], strict=False) if a < end and start < b)
+            for start, end in pairwise(bounds)
+        ]
+        self._resize(num_seeds)
+        self.state.version.copy_(torch.tensor(versions))
+        self.arena.rebound(bounds)
+
+    def _resize(self, num_seeds: int) -> None:
+        self.bounds = chunk_bounds(self.ports.outputs, num_seeds).tolist()
+        self.state = SeedState(num_seeds).to(self.state.alpha.device)
+        self.telemetry.rebound(self.bounds)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.frombuffer(bytearray(json.dumps(self.topology()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Rebuild the grafts that the bytes to be loaded belong to. torch calls it before the children load."""
+        self.regrow(json.loads(bytes(state.cpu().tolist()).decode()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what a forward pass left behind that an exception cut short: a copy has no use for it."""
+        return self.__dict__ | {"_captured": None}

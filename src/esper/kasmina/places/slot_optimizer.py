@@ -1,0 +1,113 @@
+"""Steps live grafts, at the moment the user's optimizer steps the host.
+
+Every slot has its own AdamW: a slot used late in a run would get updates of several times the learning rate from an
+optimizer that counts steps per parameter, weight decay would move frozen grafts, and some optimizers refuse
+one-dimensional parameters or couple neighbours.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from esper.contracts.errors import ConfigError
+from esper.kasmina.grafts.adamw import step_adamw
+from esper.kasmina.grafts.guard import finite_G
+from esper.kasmina.places.place import Place
+
+
+class SlotOptimizer:
+    """Vectorised AdamW over the slots of all places, hooked before the user's optimizer.
+
+    Args:
+        places: of the wrapped model.
+        optimizer: the user's; it must hold the arenas, so that gradient scalers and clipping see them.
+        learning_rate: called at every step, gives the grafts' learning rate.
+        weight_decay: decoupled.
+        by_family: whether families train at their own multiples of the learning rate.
+
+    Raises:
+        ConfigError: if the optimizer does not hold every arena, was built for another model, or needs a closure.
+    """
+
+    def __init__(
+        self,
+        places: Iterable[Place],
+        optimizer: Optimizer,
+        learning_rate: Callable[[], float],
+        weight_decay: float,
+        *,
+        by_family: bool = False,
+    ) -> None:
+        self._places, self._by_family = list(places), by_family
+        self._learning_rate, self._weight_decay = learning_rate, weight_decay
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            name = type(optimizer).__name__
+            raise ConfigError(f"{name} evaluates the model inside its step (closure). Use an optimizer without one.")
+        frozen = [place.layer_id for place in self._places if not place.arena.slots.requires_grad]
+        if frozen:
+            raise ConfigError(
+                f"requires_grad is off for the grafts of {', '.join(map(repr, frozen[:3]))}, as happens when layers "
+                "are frozen after esper.wrap. Freeze them before, or leave those places out of layers."
+            )
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        missing = [place.layer_id for place in self._places if id(place.arena.slots) not in held]
+        if missing:
+            raise ConfigError(
+                f"The optimizer does not hold the grafts of {', '.join(map(repr, missing[:3]))}. Call esper.wrap "
+                "first, then build the optimizer from model.parameters()."
+            )
+        self._handle = optimizer.register_step_pre_hook(self._step)
+
+    def detach(self) -> None:
+        """Stop stepping grafts."""
+        self._handle.remove()
+
+    @torch.no_grad()
+    def _step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if any(value is not None for value in (*args[1:], *kwargs.values())):  # args[0] is the optimizer
+            raise ConfigError("optimizer.step was given a closure. Esper needs one forward and backward per step.")
+        # Fused optimizers under a gradient scaler get gradients that are still multiplied by its scale.
+        scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        for place in self._places:
+            grad = place.arena.slots.grad
+            if grad is None:
+                continue
+            place.arena.slots.grad = None
+            step_slots(
+                place,
+                grad if scale is None else grad / scale,
+                self._learning_rate(),
+                self._weight_decay,
+                skip=None if found_inf is None else found_inf > 0,
+                by_family=self._by_family,
+            )
+
+
+@torch.no_grad()
+def step_slots(
+    place: Place, grad: Tensor, lr: float, weight_decay: float, skip: Tensor | None = None, *, by_family: bool = False
+) -> None:
+    """One AdamW step of every slot whose graft trains now; all others keep their bytes.
+
+    Args:
+        place: the place.
+        grad: ``[slots * slot size]``, of the arena's parameter.
+        lr: learning rate.
+        weight_decay: decoupled.
+        skip: bool scalar tensor; true where a gradient scaler found infinities.
+        by_family: whether families train at their own multiples of ``lr``.
+
+    A slot whose gradient is not finite is left as it is.
+    """
+    arena = place.arena
+    grad_SN = grad.view(arena.num_slots, arena.slot_size).float()
+    moves = arena.trainable(place.state)[arena.slot_seeds] & arena.slot_trains & finite_G(grad_SN)
+    if skip is not None:
+        moves &= ~skip
+    rates = arena.slot_rates * lr if by_family else torch.full_like(arena.slot_rates, lr)
+    step_adamw(arena.slots_SN(), grad_SN, arena.exp_avg, arena.exp_avg_sq, arena.updates, moves, rates, weight_decay)

@@ -1,0 +1,1 @@
+"""What seeds are: their state, their chunks, what they sense."""

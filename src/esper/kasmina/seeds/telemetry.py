@@ -1,0 +1,277 @@
+"""What the seeds of a place sense: sums per channel, reduced to seeds when a report is asked for.
+
+One training forward pass in eight looks at a bounded number of the place's output vectors, and a hook on the output at
+the loss gradient of the same vectors. Nothing here knows of seeds until :meth:`Telemetry.report`, so any chunking is a
+sum over segments. Values are summed as deviations from a pivot of their channel: with plain squares in float32, a
+channel of mean 30 and standard deviation 0.01 gets a negative variance.
+
+One pass in eight, because a look is some thirty small operations, and behind a large product each of them finds cold
+caches, however few vectors are looked at. ``python -m benchmarks.dormant`` measures what that costs.
+"""
+
+# N sampled vectors, B samples, P positions, C channels
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper.contracts.reports import SeedReport
+from esper.kasmina.seeds.seed_state import KeepsDtype
+
+SHARE = 0.125
+"""Of the forward passes that are looked at."""
+
+LARGEST_NORM = 1e15
+"""A vector that is not below counts as non-finite. The squares of 2**24 vectors still fit into float32."""
+
+_GOLDEN_RATIO = 0.5 * (5**0.5 - 1)  # its multiples modulo 1 are spread most evenly
+
+COMPILES_HOOKS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""Older compilers put an autograd function in the hook's place, which an in-place activation behind it cannot stand.
+There gradients are not sensed in a compiled model."""
+
+
+class Telemetry(KeepsDtype):
+    """Sums over the output vectors of one place, all in float32 whatever comes in; 6 numbers per channel.
+
+    A window goes from :meth:`reset` to :meth:`reset`; it counts exactly up to 2**24 vectors. The pivots are the means
+    over the first vectors of the window. A vector with a non-finite entry is left out, and so is a gradient.
+
+    The product with the next channel gives the correlation of neighbours. Pairs of neighbours do not depend on the
+    chunking; those across a border of two chunks are left out of the report.
+
+    Args:
+        bounds: first channel of every seed's chunk, and the end; rising from 0.
+        rows: vectors looked at in one forward pass, at most; 0 senses nothing. From 32768 values on, torch shares the
+            work among its threads, and a look waits until all have a core.
+        device: of the host.
+    """
+
+    sums: Tensor  # deviation [C], its square [C], inactive [C], product with the next channel [C - 1], vectors [1]
+    pivot: Tensor  # [C]
+    gradient: Tensor  # sum of squares [C]
+    gradient_steps: Tensor  # vectors, backward passes, sum of their norms, sum of the squared norms
+
+    def __init__(self, bounds: Sequence[int], rows: int, device: torch.device) -> None:
+        super().__init__()
+        self.bounds, self.rows = tuple(bounds), rows
+        self.threshold: float | None = None
+        self.turns = [0, 0]  # forward passes of this window: those repeated in a backward pass, and first ones
+        self._held: list[tuple[Tensor, Tensor | bool]] | None = None
+        channels = self.bounds[-1]
+        for name, size in {"sums": 4 * channels, "pivot": channels, "gradient": channels, "gradient_steps": 4}.items():
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float32, device=device))
+
+    def observe(self, y: Tensor, axis: int) -> None:
+        """Look at the output of a training forward pass if it is its turn, and later at the gradient.
+
+        Changes neither, draws no random number, never waits for the device. The first pass of a window has its turn,
+        then an eighth of all, in no period that a module called several times per step could fall in with. In a
+        compiled model every pass has.
+
+        A forward pass that runs inside a backward pass repeats one that was counted (gradient checkpointing): its
+        vectors are left out. Its gradient is not: with ``use_reentrant=True`` it is the only one, and with
+        ``use_reentrant=False`` none arrives there.
+
+        Args:
+            y: ``[B, C, ...]`` or ``[..., C]``.
+            axis: of the channels, 1 or -1.
+        """
+        is_compiling = torch.compiler.is_compiling()
+        if is_compiling:
+            is_first_pass = torch.ops.esper.is_first_pass(self.sums)
+        else:
+            is_first_pass = torch._C._current_graph_task_id() == -1
+            turn = self.turns[is_first_pass]
+            self.turns[is_first_pass] = turn + 1
+            if turn * _GOLDEN_RATIO % 1.0 >= SHARE:
+                return
+        if self.rows == 0 or y.numel() == 0:
+            return
+        if is_first_pass is not False:
+            vectors = _vectors(y.detach(), axis, self.rows)
+            if self._held is None:
+                self._add(vectors, is_first_pass)
+            else:
+                self._held.append((vectors.clone(), is_first_pass))
+        is_tapped = y.requires_grad and not y.is_leaf  # the hooks of a leaf stay and would add up
+        if is_tapped and (COMPILES_HOOKS or not is_compiling):
+            y.register_hook(partial(self._tap, axis))
+
+    def set_threshold(self, value: float | None) -> None:
+        """At or below which value a channel counts as inactive: what the activation that follows does not let pass.
+
+        A new threshold starts a new window, unless what was looked at is still held.
+
+        Args:
+            value: 0 before ReLU, -3 before GELU or SiLU, None if nothing is known.
+        """
+        if value != self.threshold:
+            self.threshold = value
+            if self._held is None:
+                self.reset()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Vectors that are looked at inside are summed at its end, by the threshold that is known then."""
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            for vectors, is_first_pass in held:
+                self._add(vectors, is_first_pass)
+
+    def readings(self) -> Tensor:
+        """All sums of this window, ``[6 C + 4]`` on the device."""
+        return torch.cat((self.sums, self.gradient, self.gradient_steps))
+
+    def report(self, gradient_scale: float = 1.0, readings: Tensor | None = None) -> SeedReport:
+        """What the seeds have sensed in this window.
+
+        ``mean_abs_correlation`` is the mean absolute Pearson correlation of the ``K - 1`` pairs of neighbouring
+        channels in a chunk of ``K``; a channel that does not vary correlates with none. Variances are those of the
+        population.
+
+        Args:
+            gradient_scale: what the loss was multiplied by, such as a GradScaler's scale.
+            readings: its :meth:`readings` on the host; None waits for the device.
+        """
+        channels = self.bounds[-1]
+        everything = (self.readings().cpu() if readings is None else readings).double().numpy()
+        sums, gradient, steps = np.split(everything, (4 * channels, 5 * channels))
+        vectors, gradients = sums[-1], steps[0]
+        firsts, ends = np.asarray(self.bounds[:-1]), np.asarray(self.bounds[1:])
+        widths = ends - firsts
+        variance = inactive = correlation = norm = None
+        if vectors:
+            mean, square, inactive_rate = np.split(sums[: 3 * channels] / vectors, 3)
+            variance_C = np.maximum(square - mean**2, 0.0)
+            variance = (np.add.reduceat(variance_C, firsts) / widths).tolist()
+            if self.threshold is not None:
+                inactive = (np.add.reduceat(inactive_rate, firsts) / widths).tolist()
+            covariance = sums[3 * channels : -1] / vectors - mean[:-1] * mean[1:]
+            scale = np.sqrt(variance_C[:-1] * variance_C[1:])
+            pairs = np.zeros(channels)
+            np.divide(np.abs(covariance), scale, out=pairs[:-1], where=scale > 0)
+            pairs[ends - 1] = 0.0
+            correlation = (np.add.reduceat(np.minimum(pairs, 1.0), firsts) / np.maximum(widths - 1, 1)).tolist()
+        if gradients:
+            mean_square = np.add.reduceat(gradient, firsts) / (widths * gradients)
+            norm = (np.sqrt(mean_square) / gradient_scale).tolist()
+        return SeedReport(variance, inactive, correlation, norm)
+
+    def gradient_noise(self, readings: Tensor | None = None) -> float | None:
+        """Standard deviation of the place's gradient norm from one backward pass to the next, relative to its mean.
+
+        The norm is the root mean square over the sampled vectors and all channels.
+
+        Args:
+            readings: as in :meth:`report`.
+
+        Returns:
+            None before the second backward pass of the window, and where no gradient arrives.
+        """
+        _, passes, norms, squares = (self.gradient_steps if readings is None else readings[-4:]).tolist()
+        if passes < 2 or norms == 0:
+            return None
+        mean = norms / passes
+        variance = max(squares / passes - mean**2, 0.0) * passes / (passes - 1)
+        return float(variance**0.5 / mean)
+
+    def reset(self) -> None:
+        """Start a new window."""
+        self.turns = [0, 0]
+        for buffer in self.buffers():
+            buffer.zero_()
+
+    def rebound(self, bounds: Sequence[int]) -> None:
+        """Report to other chunks of the same channels. What was summed stays."""
+        assert bounds[-1] == self.bounds[-1]
+        self.bounds = tuple(bounds)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.turns)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        turns: list[int] = state.tolist()
+        if len(turns) != 2:
+            raise ValueError(f"telemetry counts two kinds of forward passes, not {len(turns)}")
+        self.turns = turns
+
+    def _add(self, x_NC: Tensor, is_first_pass: Tensor | bool) -> None:
+        x_NC, usable_N1 = _with_nan(x_NC, is_first_pass)
+        vectors = usable_N1.sum()
+        deviation_NC = (x_NC - self.pivot).nan_to_num_(0.0)
+        sum_C = deviation_NC.sum(0)
+        shift_C = sum_C * ((self.sums[-1] == 0) / vectors.clamp(min=1))  # zero but for the first vectors of a window
+        self.pivot.add_(shift_C)
+        deviation_NC = deviation_NC.addcmul_(usable_N1, shift_C, value=-1)
+        sum_C = sum_C - vectors * shift_C
+        product_C = (deviation_NC[:, :-1] * deviation_NC[:, 1:]).sum(0)
+        square_C = deviation_NC.square_().sum(0)
+        inactive_C = torch.zeros_like(sum_C) if self.threshold is None else x_NC.le_(self.threshold).sum(0)
+        self.sums.add_(torch.cat((sum_C, square_C, inactive_C, product_C, vectors.view(1))))
+
+    def _tap(self, axis: int, gradient: Tensor | None) -> None:
+        if gradient is None:  # autograd's word for a zero that it did not make
+            return
+        x_NC, usable_N1 = _with_nan(_vectors(gradient.detach(), axis, self.rows))
+        vectors = usable_N1.sum()
+        square_C = x_NC.nan_to_num_(0.0).square_().sum(0)
+        self.gradient.add_(square_C)
+        square = square_C.sum() / (vectors.clamp(min=1) * square_C.numel())
+        self.gradient_steps.add_(torch.stack((vectors, vectors.clamp(max=1), square.sqrt(), square)))
+
+
+def _with_nan(x_NC: Tensor, is_first_pass: Tensor | bool = True) -> tuple[Tensor, Tensor]:
+    """The vectors, those that do not count all NaN, and which of them count, in {0.0, 1.0} ``[N, 1]``.
+
+    A comparison in place gives numbers, and a product with NaN takes the place of a select: on the CPU both are several
+    times faster than what they stand for.
+    """
+    usable_N1 = torch.linalg.vector_norm(x_NC, dim=1, keepdim=True).lt_(LARGEST_NORM)
+    if isinstance(is_first_pass, Tensor):
+        usable_N1 = usable_N1 * is_first_pass
+    return x_NC * (usable_N1 / usable_N1), usable_N1
+
+
+def _vectors(y: Tensor, axis: int, rows: int) -> Tensor:
+    """At most ``rows`` vectors of channels, float32 ``[N, C]``, evenly over the samples first, then over the positions.
+
+    The positions differ from sample to sample. Views that a compiler can follow with symbolic sizes; no random state.
+    """
+    if y.dim() <= 2:
+        y_BC = y.view(-1, y.shape[-1])
+        samples = min(y_BC.shape[0], rows)
+        every = y_BC.shape[0] // samples
+        return y_BC[: samples * every].unflatten(0, (samples, every))[:, 0].float()
+    y_BPC = y.flatten(2).transpose(1, 2) if axis == 1 else y.flatten(1, -2)
+    samples, positions = min(y_BPC.shape[0], rows), y_BPC.shape[1]
+    stretches = min(positions, rows // samples)  # of the positions; each sample gives one vector of each
+    length = positions // stretches
+    step = -(-length // samples)
+    offsets = length // step  # within a stretch: sample after sample takes the next one
+    groups, every = samples // offsets, y_BPC.shape[0] // samples
+    y_GOPC = y_BPC[: groups * offsets * every].unflatten(0, (groups, offsets, every))[:, :, 0]
+    y_GOSLC = y_GOPC[:, :, : stretches * length].unflatten(2, (stretches, length))
+    y_GOSOC = y_GOSLC[:, :, :, : offsets * step].unflatten(3, (offsets, step))[:, :, :, :, step // 2]
+    return y_GOSOC.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 2).float().contiguous()
+
+
+torch.library.define("esper::is_first_pass", "(Tensor like) -> Tensor")
+
+
+@torch.library.impl("esper::is_first_pass", "CompositeExplicitAutograd")
+def _is_first_pass(like: Tensor) -> Tensor:
+    """Whether no backward pass is running, asked when a compiled graph runs and not when it is traced; bool ``[]``."""
+    return like.new_full((), torch._C._current_graph_task_id() == -1, dtype=torch.bool)
+
+
+@torch.library.register_fake("esper::is_first_pass")
+def _(like: Tensor) -> Tensor:
+    return like.new_empty((), dtype=torch.bool)

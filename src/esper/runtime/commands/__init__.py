@@ -1,0 +1,1 @@
+"""What is asked of a run, and how seeds change their state."""

@@ -1,0 +1,1 @@
+"""What a run and its candidates are worth."""

@@ -1,0 +1,1 @@
+"""What happened: books, logs, and who is told."""

@@ -1,0 +1,1 @@
+"""Capturing and restoring a run; the batches that it remembers."""

@@ -1,0 +1,79 @@
+"""What one training step shows of a model's places, and which of them it never calls."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from esper.contracts.events import Note
+from esper.kasmina.host.layer import KasminaLayer
+from esper.kasmina.host.wrapping import traced
+from esper.runtime.record.journal import Journal
+
+NEVER_CALLED = "Never called in "
+"""How a note begins that tells of places that were not called."""
+
+
+class Tracing:
+    """Traces the first training step of a run, and evaluations of grown models.
+
+    Args:
+        model: the wrapped model.
+        journal: where places that were not called are told by name.
+
+    Attributes:
+        rows: vectors of channels that each place wrote in the traced step; None before it.
+        multiply_adds: of the model's forward passes in that step.
+        told: places that were not called, and in what.
+    """
+
+    def __init__(self, model: nn.Module, journal: Journal) -> None:
+        self._model, self._journal = model, journal
+        self.rows: dict[str, int] | None = None
+        self.multiply_adds = 0
+        self.told: list[list[str]] = []
+
+    @contextmanager
+    def of_a_step(self) -> Iterator[None]:
+        """Around a training step; only the first of a session is traced."""
+        if self.rows is not None:
+            yield
+            return
+        with traced(self._model) as trace:
+            yield
+        self.rows, self.multiply_adds = dict(trace.rows), trace.multiply_adds
+        self.tell("a training step", [name for name, calls in trace.calls.items() if not calls])
+
+    @contextmanager
+    def of_evaluation(self) -> Iterator[None]:
+        """Around ``evaluate``: places that hold a graft are told if it does not call them."""
+        called: set[str] = set()
+        ends = {
+            place.layer_id: module
+            for module in self._model.modules()
+            if isinstance(module, KasminaLayer)
+            for place in module._esper
+            if place.is_growing
+        }
+        with ExitStack() as undo:
+            for name, module in ends.items():
+                undo.callback(module.register_forward_hook(lambda *_, name=name: called.add(name)).remove)
+            yield
+        self.tell("evaluate", [name for name in ends if name not in called])
+
+    def tell(self, where: str, names: list[str]) -> None:
+        """Write down which places were not called, but for those that were told before."""
+        new = [name for name in names if [where, name] not in self.told]
+        if new:
+            self.told += [[where, name] for name in new]
+            listed = ", ".join(map(repr, new))
+            self._journal.write(Note(text=f"{NEVER_CALLED}{where}, so that nothing can grow there: {listed}."))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was traced, and what was told."""
+        return {"rows": self.rows, "multiply_adds": self.multiply_adds, "told": self.told}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.rows, self.multiply_adds, self.told = state["rows"], state["multiply_adds"], state["told"]

@@ -1,0 +1,321 @@
+"""One training step, the same for the run and for its arms."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError
+from esper.kasmina.host.wrapping import covered_parameters, places
+from esper.kasmina.places.signals import SignalReader
+from esper.kasmina.places.slot_optimizer import SlotOptimizer
+from esper.runtime.training.optimizer_settings import Rates, Settings, SettingsNotes
+from esper.runtime.training.optimizers import HostOptimizer
+from esper.runtime.training.ranks import refusing_parallel
+from esper.runtime.training.rewarming import Rewarming
+
+GRAFT_LR = 1.5
+"""Learning rate of grafts relative to the host's, behind optimizers of the Adam family."""
+
+GRAFT_PEAK_LR = 1e-3
+"""Peak learning rate of grafts behind optimizers that are not of the Adam family."""
+
+DECAY_SHARE = 0.3
+"""Grafts join a decay to zero over this last share of the planned steps."""
+
+DECAYED = 0.1
+"""A learning rate below this share of its peak has decayed."""
+
+_IN_CHARGE: weakref.WeakKeyDictionary[object, weakref.ref["Trainer"]] = weakref.WeakKeyDictionary()
+"""Who trains a model, and with an optimizer, now."""
+
+
+class Trainer:
+    """Runs forward, backward, clipping and the optimizer; grafts are stepped when the optimizer is.
+
+    Args:
+        model: the wrapped model.
+        optimizer: the user's; hooked where it really steps.
+        config: the model's.
+        planned_steps: batches of the run.
+        loss: ``loss(model, batch) -> scalar tensor``; or None with ``train_step``.
+        train_step: ``train_step(batch) -> scalar loss``, a whole step by the user's own code; or None with ``loss``.
+        scheduler: stepped after the optimizer where ``scheduler_every`` is ``"step"``.
+        scheduler_every: ``"step"`` or ``"epoch"``.
+        scaler: gradient scaler.
+        clip_grad_norm: norm to which the gradients of the model are clipped, grafts included; not those of ``extra``.
+        accumulate: batches per optimizer step.
+
+    Attributes:
+        remembers: whether anybody will ask for the settings of the next step.
+        is_replaced: whether another one has taken over the model or the optimizer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: HostOptimizer,
+        config: GrowthConfig,
+        planned_steps: int,
+        *,
+        loss: Callable[[nn.Module, Any], Tensor] | None,
+        train_step: Callable[[Any], Tensor | float] | None,
+        scheduler: Any,
+        scheduler_every: Literal["step", "epoch"],
+        scaler: Any,
+        clip_grad_norm: float | None,
+        accumulate: int,
+    ) -> None:
+        if (loss is None) == (train_step is None):
+            raise ConfigError("Give Session either loss=(model, batch) -> loss, or train_step=(batch) -> loss.")
+        if scheduler_every not in ("step", "epoch"):
+            raise ConfigError(f"scheduler_every must be 'step' or 'epoch', not {scheduler_every!r}.")
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise ConfigError(f"accumulate must be a whole number of at least 1, not {accumulate!r}.")
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ConfigError(f"clip_grad_norm must be above 0 or None, not {clip_grad_norm!r}.")
+        given = {"scheduler": scheduler, "scaler": scaler, "clip_grad_norm": clip_grad_norm}
+        if train_step is not None and (clip_grad_norm is not None or accumulate != 1):
+            raise ConfigError(
+                "With train_step your own code clips and accumulates; leave clip_grad_norm and accumulate."
+            )
+        if isinstance(scheduler, ReduceLROnPlateau) and (scheduler_every != "epoch" or scheduler.mode != "min"):
+            raise ConfigError(
+                "ReduceLROnPlateau is shown the held-out loss after every epoch: give it mode='min' and Session "
+                "scheduler_every='epoch'."
+            )
+        for name in ("scheduler", "scaler"):
+            if given[name] is not None and not hasattr(given[name], "state_dict"):
+                raise ConfigError(
+                    f"{name} is a {type(given[name]).__name__} without a state_dict, so it cannot be resumed."
+                )
+        self._model, self._optimizer, self._config, self._planned_steps = model, optimizer, config, planned_steps
+        self._loss, self._train_step, self._scaler = loss, train_step, scaler
+        self._scheduler, self._scheduler_every = scheduler, scheduler_every
+        self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
+        stepping = optimizer.stepping
+        self._handles = [stepping.register_step_pre_hook(self._note_settings)]
+        self._slot_optimizer = SlotOptimizer(
+            places(model),
+            stepping,
+            self._graft_lr_in_step,
+            config.graft_weight_decay,
+            by_family=config.graft_lr is None,
+        )
+        self._rewarming = None if config.rewarm is None else Rewarming(model, config.rewarm)
+        if self._rewarming is not None:  # after the others, which are to see the scheduler's rates
+            self._handles.append(stepping.register_step_pre_hook(self._rewarm))
+            self._handles.append(stepping.register_step_post_hook(self._rewarming.restore))
+        self.signals = SignalReader(places(model), covered_parameters(model), stepping)
+        arenas = {id(place.arena.slots) for place in places(model)}
+        groups = (index for index, group in enumerate(optimizer.groups) if arenas & {*map(id, group["params"])})
+        self._graft_group, self._num_groups = next(groups, 0), len(optimizer.groups)
+        self.owns_loop = loss is not None
+        self.step = 0
+        self.peak_lr = config.peak_lr or 0.0
+        self._rates, self._notes = Rates(), SettingsNotes()
+        self.remembers: Callable[[], bool] = lambda: True
+        self._noted: Settings | None = None
+        self._untrained: list[str] | None = self._norms()
+        self._has_called = self.is_replaced = False
+
+    def detach(self) -> None:
+        """Take the hooks off the optimizer: it is the user's alone again."""
+        for handle in self._handles:
+            handle.remove()
+        self._slot_optimizer.detach()
+        self.signals.detach()
+
+    def take_charge(self) -> None:
+        """Be the only one who trains this model and steps with this optimizer: the one before steps no more."""
+        for owned in (self._model, self._optimizer.stepping):
+            reference = _IN_CHARGE.get(owned)
+            earlier = None if reference is None else reference()
+            if earlier is not None and earlier is not self:
+                earlier.detach()
+                earlier.is_replaced = True
+            _IN_CHARGE[owned] = weakref.ref(self)
+
+    @property
+    def num_groups(self) -> int:
+        """Parameter groups that the optimizer has now."""
+        return len(self._optimizer.groups)
+
+    def refuse_unseen_steps(self) -> None:
+        """Refuse to go on, or to grow, if parameters have moved and the optimizer was never seen to step.
+
+        Raises:
+            ConfigError: with what to do.
+        """
+        if self._untrained is None:
+            return
+        if self.rates is not None:
+            self._untrained = None
+        elif self._untrained != self._norms():
+            raise ConfigError(
+                f"The parameters have moved, but the step of {type(self._optimizer.stepping).__name__} was never "
+                "called, by which Esper trains grafts and keeps frozen ones still. Give Session the optimizer whose "
+                "step() your code calls."
+            )
+
+    def train(self, batch: Any, replayed: tuple[Settings | None] | None = None) -> Tensor | float:
+        """One step on a batch.
+
+        Args:
+            batch: what the user's ``loss`` or ``train_step`` takes.
+            replayed: in an arm: the settings that the run's optimizer had in this step (None where it rested); the
+                scheduler is left alone then.
+
+        Returns:
+            The loss, a detached scalar that was not read from the device.
+        """
+        if replayed is not None and replayed[0] is not None:
+            for group, settings in zip(self._optimizer.groups, replayed[0], strict=True):
+                for name, value in settings.items():
+                    if isinstance(group[name], Tensor):
+                        group[name].copy_(value)
+                    else:
+                        group[name] = value
+        self._noted = None
+        if self._has_called:
+            loss = self._step(batch, with_scheduler=replayed is None)
+        else:
+            with refusing_parallel(self._model):
+                loss = self._step(batch, with_scheduler=replayed is None)
+            self._has_called = True
+        if replayed is not None:
+            self._noted = None
+        return loss.detach() if isinstance(loss, Tensor) else loss
+
+    @torch.no_grad()
+    def look_at(self, batch: Any) -> None:
+        """A forward pass through the caller's loss; nothing learns from it."""
+        assert self._loss is not None
+        self._loss(self._model, batch)
+
+    def take_settings(self) -> Settings | None:
+        """Settings with which the optimizer stepped since the last call; None if it rested or nobody remembers them."""
+        noted, self._noted = self._noted, None
+        return noted
+
+    def end_epoch(self, measure_loss: Callable[[], float]) -> None:
+        """Step a scheduler that counts epochs; one that looks for plateaus is shown the held-out loss."""
+        if self._scheduler is None or self._scheduler_every != "epoch":
+            return
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(measure_loss())
+        else:
+            self._scheduler.step()
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the group that holds the grafts."""
+        rates = self.rates or [float(group["lr"]) for group in self._optimizer.groups]
+        return rates[self._graft_group]
+
+    @property
+    def rates(self) -> list[float] | None:
+        """Learning rates of all groups in the last step of the optimizer; None before the first."""
+        return self._rates.of_last_step
+
+    @rates.setter
+    def rates(self, rates: list[float] | None) -> None:
+        self._rates.of_last_step = rates
+        if rates is None:
+            self._untrained = self._norms()
+
+    @property
+    def has_decayed(self) -> bool:
+        """Whether the host trains below 10 % of the peak rate, re-warmed or not, or 95 % of the steps are done."""
+        lr = self.lr
+        return lr * self._lift(lr) < DECAYED * self.peak_lr or self.step >= 0.95 * self._planned_steps
+
+    @property
+    def gradient_scale(self) -> float:
+        """What the gradients of the last step were multiplied by."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+    def _step(self, batch: Any, *, with_scheduler: bool) -> Tensor | float:
+        if self._train_step is not None:
+            return self._train_step(batch)
+        loss = self._backward(batch)
+        if (self.step + 1) % self.accumulate == 0:
+            self._update(with_scheduler=with_scheduler)
+        return loss
+
+    def _backward(self, batch: Any) -> Tensor:
+        assert self._loss is not None
+        loss = self._loss(self._model, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ConfigError(f"loss returned {shape}; return one scalar tensor, the mean over the batch.")
+        share = loss if self.accumulate == 1 else loss / self.accumulate
+        (share if self._scaler is None else self._scaler.scale(share)).backward()
+        return loss
+
+    def _update(self, *, with_scheduler: bool) -> None:
+        optimizer = self._optimizer.outer
+        if self._clip_grad_norm is not None:
+            if self._scaler is not None:
+                self._scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad_norm)
+        if self._scaler is None:
+            optimizer.step()
+        else:
+            self._scaler.step(optimizer)
+            self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if with_scheduler and self._scheduler is not None and self._scheduler_every == "step":
+            self._scheduler.step()
+
+    def _note_settings(self, optimizer: Optimizer, *_: Any) -> None:
+        if self.num_groups != self._num_groups:
+            self._optimizer.check_captured()
+            self._num_groups = self.num_groups
+        self._rates.note(optimizer.param_groups)
+        if self.remembers():
+            self._noted = self._notes.take(optimizer.param_groups)
+        if self._config.peak_lr is None:
+            self.peak_lr = max(self.peak_lr, self._lr_in_step)
+
+    def graft_lr(self) -> float:
+        """The schedule's peak from birth on, joining the decay at the end; of families whose own rate is 1."""
+        return self._graft_lr(self.lr)
+
+    def _graft_lr_in_step(self) -> float:
+        return self._graft_lr(self._lr_in_step)
+
+    def _graft_lr(self, lr: float) -> float:
+        factor = self._config.graft_lr
+        if factor is None:
+            factor = GRAFT_LR if self._optimizer.is_adam else GRAFT_PEAK_LR / max(self.peak_lr, 1e-12)
+        return factor * max(lr, self.peak_lr * self._decay)
+
+    @property
+    def _lr_in_step(self) -> float:
+        return self._rates.in_step[self._graft_group]
+
+    @property
+    def _decay(self) -> float:
+        """Where the decay stands that all grafts join at the end of the run, from 1 down to 0."""
+        return min(1.0, max(0.0, 1 - self.step / self._planned_steps) / DECAY_SHARE)
+
+    def _lift(self, lr: float) -> float:
+        """What the optimizer's rates are multiplied by in a step."""
+        return 1.0 if self._rewarming is None else self._rewarming.factor(lr, self.peak_lr, self._decay)
+
+    def _rewarm(self, optimizer: Optimizer, *_: Any) -> None:
+        assert self._rewarming is not None
+        self._rewarming.note_births(is_late=self._lr_in_step < DECAYED * self.peak_lr)
+        self._rewarming.lift(optimizer, self._lift(self._lr_in_step))
+
+    def _norms(self) -> list[str]:
+        """Of all parameters that the optimizer trains, but for grafts. As text: one that is NaN equals itself."""
+        arenas = {id(place.arena.slots) for place in places(self._model)}
+        trained = (one for one in self._optimizer.parameters() if one.requires_grad and id(one) not in arenas)
+        return [repr(float(torch.linalg.vector_norm(parameter.detach()))) for parameter in trained]

@@ -1,0 +1,1 @@
+"""Trying candidates: rounds, live trials, arms, and steps that are taken once more."""

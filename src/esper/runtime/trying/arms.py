@@ -1,0 +1,131 @@
+"""One arm: a candidate grows in a copy of the run, on the window's batches, and is judged against the twin.
+
+Both are judged by the mean of their weights over the last quarter of their steps.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from esper.contracts.events import ArmEnded
+from esper.contracts.lifecycle import State
+from esper.kasmina.places.variation import Variation
+from esper.runtime.judging.gates import GateResult, gate
+from esper.runtime.judging.judge import Measurement, against_twin
+from esper.runtime.record.books import Lifecycle
+from esper.runtime.run import Run
+from esper.runtime.state.snapshot import Kept
+from esper.runtime.trying.replay import Round, replay_step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm has come to.
+
+    Attributes:
+        loss: its held-out loss on the select and gate samples.
+        has_passed: whether it may be adopted.
+        is_beaten: whether its loss on the gate samples is no lower than the twin's.
+        keep: gives its body, for later.
+    """
+
+    loss: float
+    has_passed: bool
+    is_beaten: bool
+    keep: Callable[[], Kept]
+
+
+class Arms:
+    """Trains and judges arms in the run's own objects.
+
+    Args:
+        run: the run.
+        after_step: called where an arm can be gone on with, after every step of it.
+    """
+
+    def __init__(self, run: Run, after_step: Callable[[Round], None]) -> None:
+        self._run, self._after_step = run, after_step
+
+    def take(self, now: Round, one: Lifecycle) -> Outcome:
+        """Run the arm of a candidate to its end, from wherever ``now`` says that it stands."""
+        run = self._run
+        run.arm = arm_name(now, one)
+        self._train(now, one)
+        return self._judge(now, one)
+
+    def _train(self, now: Round, one: Lifecycle) -> None:
+        run, config = self._run, self._run.config
+        if now.arm_step == 0:
+            run.restore(now.start)
+            if one.state is State.GERMINATED:
+                run.seeds.promote(one, State.TRAINING, has_slot=True)
+            run.seeds.promote(one, State.GRAFTING)
+        while now.arm_steps is None or now.arm_step < now.arm_steps:
+            flops = replay_step(run, now, [one])
+            if now.arm_steps is None:  # the first step tells what the others will cost
+                now.arm_steps = self._steps(now.flops, flops)
+            now.arm_mean.after_step(run.model, now.arm_step, now.arm_steps)
+            hold = max(1, int(config.hold_fraction * now.arm_steps))
+            if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
+                place = run.places[one.layer_id]
+                alpha = place.state.alpha[place.arena.grafts[one.number].seeds[0]]
+                run.seeds.promote(one, State.STABILIZATION, alpha=float(alpha))
+            self._after_step(now)
+        run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
+
+    def _steps(self, run_flops: list[int], first_flops: int) -> int:
+        """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
+        window = steps = len(run_flops)
+        if self._run.config.compare == "flops":
+            spent = (first_flops * flops for flops in itertools.accumulate(run_flops))
+            steps = sum(flops <= run_flops[0] * sum(run_flops) for flops in spent)
+        steps -= (steps - window) % self._run.trainer.accumulate  # gradients then go on accumulating where the run's do
+        return max(1, steps)
+
+    def _judge(self, now: Round, one: Lifecycle) -> Outcome:
+        run, split, twin = self._run, self._run.judge.split, now.twin
+        assert twin is not None
+        now.curve.close(run.step, run.costs.train_flops)
+        with Variation(run.places[one.layer_id], one.number) as variation:
+            result = run.measure_mean(now.arm_mean, now.batches)
+        one.gates["twin"] = against_twin(result, twin, split.gate) | {"variation": variation.share}
+        verdict = self._verdict(one)
+        has_passed = one.state is State.EVALUATING and verdict.passed
+        judged = {"select_loss": result.loss(split.select), "passed": has_passed, "verdict": str(verdict)}
+        self._log(now, one, twin, **judged, **one.gates["twin"])
+        gain = one.gates["twin"]["gain"]
+        is_beaten = gain is None or not gain > 0
+        loss = result.loss(torch.cat([split.select, split.gate]))
+        return Outcome(loss, has_passed, is_beaten, run.snapshots.keep)
+
+    def _log(self, now: Round, one: Lifecycle, twin: Measurement, **judged: Any) -> None:
+        run = self._run
+        run.journal.write(
+            ArmEnded(
+                step=run.step,
+                round=now.number,
+                arm=run.arm,
+                lifecycle=one.number,
+                steps=now.arm_step,
+                arm_flops=one.flops,
+                twin_select_loss=twin.loss(run.judge.split.select),
+                **judged,
+                curve=now.curve.points(),
+            )
+        )
+
+    def _verdict(self, one: Lifecycle) -> GateResult:
+        """Of the grow gate; a fault anywhere counts as values that are not finite."""
+        run = self._run
+        is_finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
+        is_finite &= not any(flags.read().any() for flags in run.faults().values())
+        measured = one.gates["twin"] | {"is_finite": is_finite, "is_joint": False}
+        return gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z)
+
+
+def arm_name(now: Round, one: Lifecycle) -> str:
+    """Under which the audit log tells of an arm."""
+    return f"round{now.number}/{one.layer_id or 'model'}/{one.blueprint}"

@@ -1,0 +1,248 @@
+"""Steps of the run that can be taken once more, from a capture, on the same batches, with the same settings; rounds."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from esper.contracts.errors import ConfigError, EsperError
+from esper.runtime.judging.judge import Measurement
+from esper.runtime.judging.weight_mean import WeightMean
+from esper.runtime.record.books import Lifecycle
+from esper.runtime.run import Run
+from esper.runtime.state.batch_store import BatchStore
+from esper.runtime.state.module_state import Facts, ModuleHistory, module_facts, set_module_facts
+from esper.runtime.training.loss_sum import summable
+from esper.runtime.training.optimizer_settings import Settings
+from esper.runtime.trying.steps import HAND_A_COPY, Step
+
+CURVE_POINTS = 20
+"""Points of an arm's learning curve, at most."""
+
+OTHER_GROUPS = "the optimizer was given parameter groups meanwhile, with which its steps cannot be taken again"
+"""Why a window ends without a verdict."""
+
+EDITED = (
+    "a training step changed its batch in place, so that it cannot be taken once more; from now on batches are copied"
+)
+
+
+class ReplayError(EsperError):
+    """A step that was taken once more was not what it was in the run."""
+
+
+@dataclass
+class Curve:
+    """Mean training losses along an arm.
+
+    Attributes:
+        steps: of the run that were taken again, up to every point.
+        flops: training FLOPs that the run had taken by then, this arm's and all others' among them.
+        train_losses: mean since the point before.
+        pending: sum of the losses since the last point, on the device, and
+        count: how many they are.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    flops: list[int] = field(default_factory=list)
+    train_losses: list[float] = field(default_factory=list)
+    pending: Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, loss: Tensor | float) -> None:
+        """One more step; nothing is read from the device."""
+        self.pending, self.count = self.pending + summable(loss), self.count + 1
+
+    def close(self, step: int, flops: int) -> None:
+        """End a point here, if there was a step; reads from the device."""
+        if self.count:
+            self.steps.append(step)
+            self.flops.append(flops)
+            self.train_losses.append(float(self.pending) / self.count)
+            self.pending, self.count = 0.0, 0
+
+    def points(self) -> dict[str, list[int] | list[float]]:
+        """The curve for the audit log."""
+        return {"steps": self.steps, "flops": self.flops, "train_losses": self.train_losses}
+
+
+@dataclass(kw_only=True)
+class Window:
+    """Steps that the run has taken since it was captured, and how far an arm has come in taking them again.
+
+    Attributes:
+        start: capture of the run before the first of them.
+        live: numbers of the lifecycles whose grafts were live there; they must be so to the end.
+        batches: by reference as far as they lie in memory: a loader must not reuse theirs.
+        settings: of the optimizer at every step; None where it rested.
+        flops: training FLOPs of the run at every step.
+        modules: what they were before every step, besides tensors.
+        first_loss: of the first step; None where nobody knows it.
+        first_threads: threads of torch in that step; None where it was made by another process.
+        run: capture of the run at the end, once arms run.
+        run_facts: of the modules there.
+        arm_step: steps that the arm under way has done.
+        curve: of the arm under way.
+    """
+
+    start: dict[str, Any]
+    live: list[int]
+    batches: BatchStore
+    settings: list[Settings | None] = field(default_factory=list)
+    flops: list[int] = field(default_factory=list)
+    modules: ModuleHistory = field(default_factory=ModuleHistory)
+    first_loss: Tensor | float | None = None
+    first_threads: int | None = None
+    run_facts: Facts | None = None
+    run: dict[str, Any] | None = None
+    arm_step: int = 0
+    curve: Curve = field(default_factory=Curve)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The window as a nested state; :meth:`from_dict` is the inverse."""
+        plain = {"batches": self.batches.state_dict(), "modules": self.modules.changes, "curve": asdict(self.curve)}
+        return {**vars(self), **plain, "first_threads": None}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any], batches: BatchStore) -> Self:
+        """Inverse of :meth:`to_dict`; ``batches`` is an empty store, which takes the saved ones."""
+        batches.load_state_dict(saved["batches"])
+        modules = ModuleHistory(saved["modules"])
+        return cls(**{**saved, "batches": batches, "modules": modules, "curve": Curve(**saved["curve"])})
+
+    def has_other_groups(self, count: int) -> bool:
+        """Whether the run has stepped with another number of parameter groups than ``count``, which it has now."""
+        first = next((settings for settings in self.settings if settings is not None), None)
+        return first is not None and len(first) != count
+
+    def rewind(self) -> None:
+        """The next arm starts from the beginning."""
+        self.arm_step, self.curve = 0, Curve()
+
+    def remember(self, step: Step) -> None:
+        """One more step of the run."""
+        if not len(self.batches):
+            self.first_loss = step.loss.clone() if isinstance(step.loss, Tensor) else step.loss
+            self.first_threads = torch.get_num_threads()
+        self.batches.add(step.batch)
+        self.settings.append(step.settings)
+        self.flops.append(step.flops)
+        if step.facts is not None:
+            self.modules.remember(step.facts)
+
+    def end(self, run: Run) -> None:
+        """Arms are to run: remember where the run stands. Once only."""
+        if self.run is None:
+            self.run, self.run_facts = run.keep(), module_facts(run.model)
+
+    def restore_run(self, run: Run) -> None:
+        """Go back to where the run stood when the window ended."""
+        assert self.run is not None
+        run.restore(self.run)
+        if self.run_facts is not None:
+            set_module_facts(run.model, self.run_facts)
+
+
+@dataclass(kw_only=True)
+class Round(Window):
+    """A round under way; everything in it is stored with a checkpoint.
+
+    Attributes:
+        number: counts the rounds of a run from 1.
+        start_step: step at which it was captured.
+        end_step: step at which the arms run.
+        boundaries: how many the run had passed when it was captured, the one at which it was among them.
+        candidates: numbers of the lifecycles on trial.
+        run_mean: of the run's weights at the end of the window.
+        twin: the run's evaluation there, by that mean.
+        arm: index of the candidate whose arm runs.
+        arm_steps: how many steps it will take, once that is known.
+        arm_mean: of its weights at their end.
+        best: the arm that would be adopted: its lifecycle, body and held-out loss; None if none has beaten the twin.
+        beaten: how many arms ended with a loss that was no lower than the twin's.
+    """
+
+    number: int
+    start_step: int
+    end_step: int
+    boundaries: int
+    candidates: list[int]
+    run_mean: WeightMean = field(default_factory=WeightMean)
+    twin: Measurement | None = None
+    arm: int = 0
+    arm_steps: int | None = None
+    arm_mean: WeightMean = field(default_factory=WeightMean)
+    best: dict[str, Any] | None = None
+    beaten: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The round as a nested state; :meth:`from_dict` is the inverse."""
+        return {
+            **super().to_dict(),
+            "twin": None if self.twin is None else self.twin.to_dict(),
+            "run_mean": self.run_mean.to_dict(),
+            "arm_mean": self.arm_mean.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any], batches: BatchStore) -> Self:
+        """Inverse of :meth:`to_dict`."""
+        twin = None if saved["twin"] is None else Measurement(**saved["twin"])
+        means = {name: WeightMean(**saved[name]) for name in ("run_mean", "arm_mean")}
+        return super().from_dict({**saved, "twin": twin, **means}, batches)
+
+    def rewind(self) -> None:
+        """The next arm starts from the beginning, and has to see anew how long it will be."""
+        super().rewind()
+        self.arm_steps = None
+        self.arm_mean = WeightMean()
+
+
+def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> int:
+    """Take the next step of a window once more, in the arm that runs; ``payers`` are booked for it.
+
+    Returns:
+        Its FLOPs.
+
+    Raises:
+        ReplayError: if it is the first, which computes what the run did, and has another loss.
+        ConfigError: if it changes its batch, which nobody could know before.
+    """
+    index = window.arm_step
+    batch, settings = run.editing.fresh(window.batches[index]), window.settings[index]
+    if index < len(window.modules.changes):
+        set_module_facts(run.model, window.modules.before(index))
+    was_known = run.editing.is_known
+    with run.editing.noticed(batch):
+        loss, flops = run.costs.step(batch, partial(run.trainer.train, replayed=(settings,)))
+    run.costs.charge(flops, payers)
+    if run.editing.is_known and not was_known:
+        raise ConfigError(HAND_A_COPY)
+    if index == 0:
+        _check_first(run, window, loss)
+    window.arm_step += 1
+    run.trainer.step += 1
+    run.advance(loss)
+    window.curve.add(loss)
+    if window.arm_step % -(-len(window.batches) // CURVE_POINTS) == 0:
+        window.curve.close(run.step, run.costs.train_flops)
+    return flops
+
+
+def _check_first(run: Run, window: Window, loss: Tensor | float) -> None:
+    """In the first step nothing has grown yet, or alpha is 0: its loss is what the run's was. Waits for the device."""
+    if window.first_loss is None:
+        return
+    was, now = float(window.first_loss), float(loss)
+    is_exact = run.is_repeatable and window.first_threads == torch.get_num_threads()
+    dtype = loss.dtype if isinstance(loss, Tensor) else torch.float32
+    tolerance = 0.0 if is_exact else torch.finfo(dtype).eps ** 0.5
+    if not (math.isclose(was, now, rel_tol=tolerance) or (math.isnan(was) and math.isnan(now))):
+        raise ReplayError(
+            f"a step that was taken once more had the loss {now:.7g} and not {was:.7g}, so nothing can be compared: "
+            "something changes the loss that no step is given anew. Put it into scheduler, scaler or extra, or into a "
+            "plain attribute of a module, and draw random numbers from the global streams"
+        )

@@ -1,0 +1,1 @@
+"""What is looked after between trials: what the controller sees, keeping, going back."""

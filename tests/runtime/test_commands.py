@@ -222,7 +222,7 @@ def test_the_property_sees_a_table_or_a_version_that_does_not_hold(stream, fault
 
 def test_the_log_tells_the_state_that_the_seeds_were_really_in(monkeypatch):
     """What is logged as a transition's source is what the tensors held."""
-    from esper.runtime import seeds as module
+    from esper.runtime.commands import seeds as module
 
     move, really = module.move, []
 

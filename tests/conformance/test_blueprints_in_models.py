@@ -9,7 +9,7 @@ from torch import nn
 
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.catalogue import CATALOGUE, CONTROLS, make_blueprint
-from esper.kasmina.host.wrapping import wrap
+from esper.kasmina.host.wrapping import places, wrap
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import GrowthConfig, grow, host_grads, mlp, place_of
 from tests.kasmina.oracle import grown_by_loop
@@ -107,7 +107,7 @@ def tensors_before_and_after(model: nn.Module, layout: str) -> list[tuple[torch.
 
     before = tensors()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    SlotOptimizer(model, optimizer, lambda: 1e-2, weight_decay=0.0)
+    SlotOptimizer(places(model), optimizer, lambda: 1e-2, weight_decay=0.0)
     for _ in range(10):
         run(model, layout)
         optimizer.step()

@@ -38,7 +38,7 @@ def history(model: nn.Module, steps: int = 50) -> list:
     """Everything that 50 steps with dropout, batch norm and clipping leave behind, step by step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     if list(places(model)):
-        SlotOptimizer(model, optimizer, lambda: 1e-2, weight_decay=0.1)
+        SlotOptimizer(places(model), optimizer, lambda: 1e-2, weight_decay=0.1)
     torch.manual_seed(1)
     seen = []
     for _ in range(steps):

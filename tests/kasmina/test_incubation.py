@@ -41,7 +41,7 @@ class Bench:
             self.place = place_of(self.model, "2")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
         if not is_bare:
-            SlotOptimizer(self.model, self.optimizer, lambda: 1e-2, 0.01)
+            SlotOptimizer(places(self.model), self.optimizer, lambda: 1e-2, 0.01)
         self.generator = torch.Generator().manual_seed(0)
         self.is_noise = is_noise
 

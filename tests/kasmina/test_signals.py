@@ -8,7 +8,7 @@ from torch.optim import SGD, AdamW
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts.strategies import MAX_WEIGHTS, STRATEGIES
-from esper.kasmina.host.wrapping import covered_parameters
+from esper.kasmina.host.wrapping import covered_parameters, places
 from esper.kasmina.places.grafting import advance, needs_signals
 from esper.kasmina.places.lifecycle import transition
 from esper.kasmina.places.signals import SignalReader
@@ -25,7 +25,7 @@ class Bench:
         self.place = place_of(self.model, "2")
         parameters = self.model.parameters()
         self.optimizer = AdamW(parameters, lr=0.0) if make_optimizer is None else make_optimizer(parameters)
-        SlotOptimizer(self.model, self.optimizer, lambda: 1e-3, 0.0)
+        SlotOptimizer(places(self.model), self.optimizer, lambda: 1e-3, 0.0)
         self.reader = SignalReader([self.place], covered_parameters(self.model), self.optimizer)
         self.generator = torch.Generator().manual_seed(0)
         blend_in(self.place, 0, 1, strategy, ramp_steps)

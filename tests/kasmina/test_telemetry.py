@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper.contracts.reports import SeedReport
-from esper.kasmina import telemetry as module
+from esper.kasmina.seeds import telemetry as module
 from esper.kasmina.seeds.chunking import chunk_bounds
 from esper.kasmina.seeds.seed_state import SeedState
 from esper.kasmina.seeds.telemetry import COMPILES_HOOKS, Telemetry, _vectors

@@ -111,7 +111,7 @@ def judge_by_knock_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def worth(run: Run, one: Any) -> float | None:
-        return run.measure().gain_over(run.ablated(one), run.judge.split.gate).z
+        return run.evaluations.measure().gain_over(run.evaluations.ablated(one), run.judge.split.gate).z
 
     def verdict(arms: Arms, one: Any) -> GateResult:
         z = worth(arms._run, one)

@@ -77,7 +77,7 @@ def test_an_evaluation_is_made_once_also_where_it_is_counted():
 
     trial = Recipe().build(evaluate=evaluate)
     before = len(made)
-    trial.run.measure()
+    trial.run.evaluations.measure()
     assert len(made) == before + 1
     assert trial.run.books.judging_flops > 0
 

@@ -64,15 +64,15 @@ def test_a_flag_raised_in_one_step_is_acted_on_at_the_end_of_the_next(value, cli
 @CLIPPING
 def test_the_host_trains_as_if_the_graft_were_not_there(value, clip):
     trial = live_run(clip_grad_norm=clip)
-    here = trial.run.capture()
+    here = trial.run.captures.capture()
     poison(trial, value)
     step(trial)
     faulty = tree_digest(dict(host_state_dict(trial.model)))
-    trial.run.restore(here)
+    trial.run.captures.restore(here)
     trial.run.places[""].state.alpha.zero_()
     trial.session.step(next(toy.batches(7)))
     assert tree_digest(dict(host_state_dict(trial.model))) == faulty
-    trial.run.restore(here)
+    trial.run.captures.restore(here)
     trial.session.step(next(toy.batches(7)))
     assert tree_digest(dict(host_state_dict(trial.model))) != faulty  # the control: the graft did count
 
@@ -196,9 +196,9 @@ def test_a_non_finite_batch_is_no_grafts_fault():
     x, y = next(toy.batches(7))
     x = x.clone()
     x[3, 1] = math.nan
-    here = trial.run.capture()
+    here = trial.run.captures.capture()
     trial.session.step((x, y))
-    trial.run.restore(here)  # the host was harmed, which is not what is asked here
+    trial.run.captures.restore(here)  # the host was harmed, which is not what is asked here
     step(trial, 2)
     assert trial.events("fault") == []
     assert trial.state() is State.FINE_TUNING

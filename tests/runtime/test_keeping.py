@@ -25,7 +25,7 @@ def adopted(config: esper.GrowthConfig | None = None, **recipe: Any) -> Trial:
 
 def make_useless(trial: Trial) -> None:
     """From now on every ablation finds that nothing is lost."""
-    trial.run.ablated = lambda one: trial.run.measure()
+    trial.run.ablated = lambda one: trial.run.evaluations.measure()
 
 
 def outcomes(trial: Trial) -> list[tuple[str, str]]:
@@ -108,7 +108,7 @@ def test_an_ablation_leaves_the_run_as_it_was():
     trial = adopted()
     before = trial.digest()
     (one,) = trial.run.in_state(State.FINE_TUNING)
-    without = trial.run.ablated(one)
+    without = trial.run.evaluations.ablated(one)
     assert trial.digest() == before
     with torch.no_grad():
         expected = torch.nn.functional.cross_entropy(
@@ -163,7 +163,7 @@ class TestFreezing:
         trial = two_grafts(growing(layers=["", "2"], round_fraction=0.2, keep_looks=(0.98,), freeze="at_once"))
         first, second = trial.run.books.alive.values()
         for one in (first, second):
-            trial.keeping._look(one, trial.run.measure(), is_last=False)
+            trial.keeping._look(one, trial.run.evaluations.measure(), is_last=False)
         second.is_kept = False
         trial.keeping._freeze()
         assert first.state is State.FINE_TUNING

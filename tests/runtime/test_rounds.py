@@ -57,7 +57,7 @@ class TestTheTwinIsExact:
         """Digests of the run at the end of its window, and of the window trained once more from its start."""
         run, window = trial.run, trial.rounds.current
         run_ended = TestTheTwinIsExact.digest(trial)
-        run.restore(window.start)
+        run.captures.restore(window.start)
         for batch, rates in zip(window.batches, settings or window.settings, strict=True):
             run.trainer.train(batch, replayed=(rates,))
             run.trainer.step += 1
@@ -84,7 +84,7 @@ class TestTheTwinIsExact:
     @pytest.mark.parametrize("part", ["snapshot.restore_random_state", "snapshot._restore_optimizer"])
     def test_it_would_not_if_the_snapshot_forgot(self, monkeypatch, part):
         trial = at_the_end_of_its_window(Recipe(model=noisy_host))
-        monkeypatch.setattr(f"esper.runtime.{part}", lambda *_: None)
+        monkeypatch.setattr(f"esper.runtime.state.{part}", lambda *_: None)
         run, replayed = self.replay(trial)
         assert replayed != run
 

@@ -117,7 +117,7 @@ class TestATrial:
 
     def test_would_be_seen_if_the_loser_left_a_trace(self, monkeypatch):
         """The control of the test above: a twin that replays other rates ends elsewhere."""
-        from esper.runtime import trials as module
+        from esper.runtime.trying import trials as module
 
         def replay_carelessly(run, window, payers):
             window.settings[window.arm_step] = window.settings[0]
@@ -184,7 +184,7 @@ class TestSeveralGrafts:
         def ablate(one):
             if one.layer_id == "":
                 return ablated(one)
-            result = trial.run.measure()
+            result = trial.run.evaluations.measure()
             result.losses.sub_(torch.rand(len(result.losses), generator=torch.Generator().manual_seed(0)))
             return result
 
@@ -277,7 +277,7 @@ class TestByAblation:
 
     def test_and_is_blended_out_if_not(self):
         trial = in_state(State.STABILIZATION, self.CONFIG)
-        trial.run.ablated = lambda one: trial.run.measure()
+        trial.run.ablated = lambda one: trial.run.evaluations.measure()
         trial.train(1)
         assert trial.state() is State.CULLED
         assert float(trial.run.places[""].state.alpha) == 1.0

@@ -114,7 +114,7 @@ class TestBatchNorms:
             return measure()
 
         run.judge.measure = noting
-        run.measure_mean(now.run_mean, now.batches)
+        run.evaluations.measure_mean(now.run_mean, now.batches)
         assert torch.equal(torch.get_rng_state(), random)
         expected = toy.host(batch_norm=True, dropout=0.0)
         names = {name: tensor for name, tensor in now.run_mean.tensors.items() if "_esper" not in name}
@@ -134,11 +134,11 @@ class TestBatchNorms:
     def test_what_the_passes_cost_is_booked(self):
         trial = self.at_the_end_of_its_window()
         run, now = trial.run, trial.rounds.current
-        run.measure()
+        run.evaluations.measure()
         spent = [run.books.judging_flops]
-        run.measure()
+        run.evaluations.measure()
         spent.append(run.books.judging_flops)
-        run.measure_mean(now.run_mean, now.batches)
+        run.evaluations.measure_mean(now.run_mean, now.batches)
         spent.append(run.books.judging_flops)
         assert spent[2] - spent[1] > spent[1] - spent[0]
 
@@ -162,7 +162,9 @@ class TestBatchNorms:
         assert now.run_mean.count == 0  # the window's last quarter has not come yet
         now.run_mean.after_step(trial.model, 1, 1)
         move(trial.model)
-        assert torch.equal(run.measure_mean(now.run_mean, now.batches).losses, run.measure().losses)
+        assert torch.equal(
+            run.evaluations.measure_mean(now.run_mean, now.batches).losses, run.evaluations.measure().losses
+        )
 
 
 class TestInARound:

@@ -152,7 +152,7 @@ class Emergency:
         if not run.host_is_finite:
             self._respond(f"{sign}, and the host's parameters are not finite", None, self._recovery.newest)
         elif run.in_state(*LIVE):
-            now, good = run.measure(), self._recovery.newest
+            now, good = run.evaluations.measure(), self._recovery.newest
             if good is None or self._has_risen(now, good):
                 self._respond(sign, now, good)
         self._spikes, self._losses = 0, []
@@ -204,7 +204,7 @@ class Emergency:
         run, select = self._run, self._run.judge.split.select
         found: list[tuple[float, Lifecycle]] = []
         for one in run.in_state(*LIVE):
-            without = run.ablated(one)
+            without = run.evaluations.ablated(one)
             loss = without.loss(select)
             if loss <= self._bound(good) if good is not None else self._is_much_better(without, now):
                 found.append((loss, one))

@@ -7,26 +7,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.checkpoint.tree import clone
 from esper.contracts.config import GrowthConfig
 from esper.contracts.events import Note
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.host.wrapping import is_espers, places
 from esper.kasmina.places.grafting import advance, needs_signals
-from esper.kasmina.places.lifecycle import seed_range
 from esper.kasmina.places.place import Place
 from esper.runtime.commands.inbox import Inbox
 from esper.runtime.commands.seeds import Seeds
 from esper.runtime.costs.costs import Costs
-from esper.runtime.judging.judge import Judge, Measurement
-from esper.runtime.judging.weight_mean import POINTS, WeightMean, batch_norms, renewing, unchanged
+from esper.runtime.judging.evaluations import Evaluations
+from esper.runtime.judging.judge import Judge
 from esper.runtime.record.books import FALLING, Books, Lifecycle
 from esper.runtime.record.journal import Journal
 from esper.runtime.state.batch_store import BatchStore, LatestBatches
 from esper.runtime.state.batches import Editing, copy_of
+from esper.runtime.state.captures import Captures
 from esper.runtime.state.module_state import module_facts, set_module_facts
-from esper.runtime.state.random_state import preserved_random_state
-from esper.runtime.state.snapshot import Kept, Snapshots
+from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.compiled import GivenUp, calls_compiled
 from esper.runtime.training.late import Late
 from esper.runtime.training.tracing import Tracing
@@ -49,9 +47,12 @@ class Run:
         is_counting: whether FLOPs are counted.
 
     Attributes:
+        arm: name of the arm that runs; None in the run itself.
         editing: whether training steps edit their batches.
+        evaluations: what its models are worth.
+        captures: goes to states of it and back.
         recent: last batches, for a blend-out after the data has ended.
-        lock: commands may come from other threads.
+        inbox: who may change it, and what other threads ask.
     """
 
     def __init__(
@@ -85,11 +86,12 @@ class Run:
         self.given_up = GivenUp(journal)
         self.arm: str | None = None
         self.is_finished = False
-        self.epoch = 0
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
         self.seeds = Seeds(self.places, config, journal, self, self.costs.restructured, self.ramp_steps)
         self.inbox = Inbox(journal.deliver)
         self.editing = Editing()
+        self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)
+        self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books, self.editing)
         self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)
         self._loader = loader
 
@@ -97,6 +99,11 @@ class Run:
     def step(self) -> int:
         """Batches done; in an arm, the step of the run that it replays."""
         return self.trainer.step
+
+    @property
+    def epoch(self) -> int:
+        """Epochs of the run that are over."""
+        return self.trainer.epoch
 
     @property
     def is_repeatable(self) -> bool:
@@ -162,133 +169,23 @@ class Run:
 
         return BatchStore(self.config.max_batch_bytes, self.snapshots.folder, self._loader, tell)
 
-    def measure(self) -> Measurement:
-        """Evaluate for a judgement; booked."""
-        measured, flops = self.costs.evaluation(self.judge.measure)
-        self.books.judging_flops += flops
-        return measured
-
-    def evaluation_flops(self) -> int:
-        """What an evaluation costs; one is made for that if none was counted yet."""
-        known = self.costs.evaluation_flops
-        return self.costs.evaluation(self.judge.measure)[1] if known is None else known
-
-    def measure_mean(self, mean: WeightMean, batches: Sequence[Any]) -> Measurement:
-        """Evaluate by the mean of the weights; booked.
-
-        Batch norms take statistics anew from the last of ``batches``. In a loop of the caller's own nobody can make
-        them do so; then models with such norms are judged as they are.
-        """
-        norms = batch_norms(self.model)
-        if not norms:
-            with mean.in_place_of(self.model):
-                return self.measure()
-        if not self.trainer.owns_loop or not mean.count:
-            return self.measure()
-        with mean.in_place_of(self.model), unchanged(norms), preserved_random_state():
-            with renewing(self.model, norms):
-                for batch in batches[-POINTS:]:
-                    fresh = self.editing.fresh(batch)
-                    self.books.judging_flops += self.costs.forward(fresh, self.trainer.look_at, self._rehearse_look)
-            return self.measure()
-
-    def ablated(self, one: Lifecycle) -> Measurement:
-        """Evaluate with one graft at alpha 0; booked."""
-        place = self.places[one.layer_id]
-        seeds = slice(*seed_range(place, one.seed_id))
-        alpha = place.state.alpha[seeds].clone()
-        place.state.alpha[seeds] = 0
-        try:
-            return self.measure()
-        finally:
-            place.state.alpha[seeds] = alpha
-
     @property
     def host_is_finite(self) -> bool:
         """Whether all parameters of the host are; waits for the device."""
         host = [p for name, p in self.model.named_parameters() if not is_espers(name)]
         return bool(torch.stack([torch.isfinite(parameter).all() for parameter in host]).all())
 
-    def capture(self) -> dict[str, Any]:
-        """Body and clock of the run as it is."""
-        return {"body": self.snapshots.body(), "clock": self.snapshots.clock() | self._counters()}
-
-    def keep(self) -> dict[str, Any]:
-        """As :meth:`capture`, for later."""
-        return {"body": self.snapshots.keep(), "clock": self.snapshots.clock() | self._counters()}
-
-    def restore(self, captured: dict[str, Any], *, is_spare: bool = False) -> None:
-        """Inverse of :meth:`capture` and of :meth:`keep`.
-
-        Args:
-            captured: where to go back to.
-            is_spare: whether it is needed no more, and may be used up.
-        """
-        clock, body = captured["clock"], captured["body"]
-        self.snapshots.restore_body(body if is_spare else self.snapshots.fetch(body))
-        self.snapshots.restore_clock(clock)
-        self.trainer.step, self.trainer.peak_lr, self.epoch = clock["step"], clock["peak_lr"], clock["epoch"]
-        self.trainer.rates = clock["rates"]
-        self.costs.restructured()
-
-    def take_over(
-        self, kept: Kept, seeds_of: tuple[int, ...] = (), *, is_rollback: bool = False, has_gradients: bool = True
-    ) -> None:
-        """Go on with what another body has learned, under the run's own clock.
-
-        Learning rates, the states of seeds and the grafts that wait for their round stay as they are.
-
-        Args:
-            kept: body of an arm, or from before a graft.
-            seeds_of: lifecycles whose seeds' state comes from there too.
-            is_rollback: whether learning rates come from there too, and the versions of those seeds do not.
-            has_gradients: whether those that were still accumulating there go on doing so.
-        """
-        columns = {layer_id: clone(place.state.state_dict()) for layer_id, place in self.places.items()}
-        waiting = {
-            layer_id: {number: graft for number, graft in place.arena.grafts.items() if graft.slot is None}
-            for layer_id, place in self.places.items()
-        }
-        body = self.snapshots.fetch(kept)
-        if not has_gradients:
-            body["grads"] = {}
-        for layer_id in self.places:  # what trains in isolation does so for the run, not for an arm
-            self.snapshots.renew(body, layer_id, "incubation")
-        if not is_rollback:
-            rates = self.snapshots.optimizer_settings()
-            body = body | {"optimizer": body["optimizer"] | {"param_groups": rates}}
-        self.snapshots.restore_body(body)
-        for layer_id, place in self.places.items():
-            theirs = torch.isin(place.state.lifecycle_id, torch.tensor(seeds_of, device=place.state.alpha.device))
-            for name, column in place.state.named_buffers():
-                is_theirs = theirs & (name != "version") if is_rollback else theirs
-                column.copy_(torch.where(is_theirs, column, columns[layer_id][name].to(column.device)))
-            for number in seeds_of:
-                place.incubation.discard(number)
-            live = {graft.lifecycle: graft for graft in place.arena.live}
-            place.arena.grafts = live | {n: graft for n, graft in waiting[layer_id].items() if n not in seeds_of}
-        self.costs.restructured()
-
     def _rehearse(self, batch: Any) -> None:
         """A training step on a copy of a batch, made to be counted, and undone."""
-        here, facts, tried = self.capture(), module_facts(self.model), copy_of(batch)
+        here, facts, tried = self.captures.capture(), module_facts(self.model), copy_of(batch)
         with self.trainer.signals.unmoved():
             try:
                 with self.editing.noticed(tried):
                     self.trainer.train(tried, replayed=(None,))
             finally:
-                self.restore(here, is_spare=True)
+                self.captures.restore(here, is_spare=True)
                 set_module_facts(self.model, facts)
                 self.trainer.take_settings()
-
-    def _rehearse_look(self, batch: Any) -> None:
-        """A forward pass on a copy of a batch, from which batch norms learn nothing."""
-        with renewing(self.model, []):
-            self.trainer.look_at(copy_of(batch))
-
-    def _counters(self) -> dict[str, Any]:
-        trainer = self.trainer
-        return {"step": trainer.step, "peak_lr": trainer.peak_lr, "epoch": self.epoch, "rates": trainer.rates}
 
 
 _WAITING = frozenset({State.GERMINATED, State.TRAINING})

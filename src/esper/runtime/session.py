@@ -277,7 +277,7 @@ class Session:
             self._refuse_if_closed()
             if self._growth.is_due:
                 self._end_step()
-            run.epoch += 1
+            run.trainer.epoch += 1
             run.trainer.end_epoch(lambda: run.judge.measure().loss(run.judge.split.select))
             if run.config.boundary_steps is None:
                 self._boundary()
@@ -468,17 +468,17 @@ class Session:
         run = self._run
         users = [(self._loader, state["loader"]), (self._policy, state["policy"])]
         remembering = [(item, saved) for item, saved in users if hasattr(item, "load_state_dict")]
-        undo.callback(run.restore, run.capture())
+        undo.callback(run.captures.restore, run.captures.capture())
         for item, _ in remembering:
             undo.callback(item.load_state_dict, clone(item.state_dict()))
-        run.restore(state, is_spare=True)
+        run.captures.restore(state, is_spare=True)
         for item, saved in remembering:
             item.load_state_dict(saved)
 
     def _state(self) -> dict[str, Any]:
         return {
             "identity": self._identity.to_dict(),
-            **self._run.capture(),
+            **self._run.captures.capture(),
             "books": self._run.books.to_dict(),
             "recent": list(self._run.recent),
             "events": self._run.journal.events,

@@ -116,7 +116,7 @@ class Trainer:
         groups = (index for index, group in enumerate(optimizer.groups) if arenas & {*map(id, group["params"])})
         self._graft_group, self._num_groups = next(groups, 0), len(optimizer.groups)
         self.owns_loop = loss is not None
-        self.step = 0
+        self.step = self.epoch = 0
         self.peak_lr = config.peak_lr or 0.0
         self._rates, self._notes = Rates(), SettingsNotes()
         self.remembers: Callable[[], bool] = lambda: True
@@ -211,6 +211,15 @@ class Trainer:
             self._scheduler.step(measure_loss())
         else:
             self._scheduler.step()
+
+    def clock(self) -> dict[str, Any]:
+        """Where training stands: step, epoch, and the learning rates seen."""
+        return {"step": self.step, "peak_lr": self.peak_lr, "epoch": self.epoch, "rates": self.rates}
+
+    def go_to(self, clock: dict[str, Any]) -> None:
+        """Inverse of :meth:`clock`."""
+        self.step, self.peak_lr, self.epoch = clock["step"], clock["peak_lr"], clock["epoch"]
+        self.rates = clock["rates"]
 
     @property
     def lr(self) -> float:

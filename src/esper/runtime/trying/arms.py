@@ -59,7 +59,7 @@ class Arms:
     def _train(self, now: Round, one: Lifecycle) -> None:
         run, config = self._run, self._run.config
         if now.arm_step == 0:
-            run.restore(now.start)
+            run.captures.restore(now.start)
             if one.state is State.GERMINATED:
                 run.seeds.promote(one, State.TRAINING, has_slot=True)
             run.seeds.promote(one, State.GRAFTING)
@@ -90,7 +90,7 @@ class Arms:
         assert twin is not None
         now.curve.close(run.step, run.costs.train_flops)
         with Variation(run.places[one.layer_id], one.number) as variation:
-            result = run.measure_mean(now.arm_mean, now.batches)
+            result = run.evaluations.measure_mean(now.arm_mean, now.batches)
         one.gates["twin"] = against_twin(result, twin, split.gate) | {"variation": variation.share}
         verdict = self._verdict(one)
         has_passed = one.state is State.EVALUATING and verdict.passed

@@ -136,12 +136,12 @@ class Window:
     def end(self, run: Run) -> None:
         """Arms are to run: remember where the run stands. Once only."""
         if self.run is None:
-            self.run, self.run_facts = run.keep(), module_facts(run.model)
+            self.run, self.run_facts = run.captures.keep(), module_facts(run.model)
 
     def restore_run(self, run: Run) -> None:
         """Go back to where the run stood when the window ended."""
         assert self.run is not None
-        run.restore(self.run)
+        run.captures.restore(self.run)
         if self.run_facts is not None:
             set_module_facts(run.model, self.run_facts)
 

@@ -69,7 +69,7 @@ class Rounds:
             boundaries=len(run.books.select_losses),
             candidates=[one.number for one in candidates],
             live=numbers(run.in_state(*LIVE)),
-            start=run.keep(),
+            start=run.captures.keep(),
             batches=run.batch_store(),
         )
         run.journal.write(
@@ -139,7 +139,7 @@ class Rounds:
                 if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
                     run.end_incubation(one)
                     now.start["body"] = run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
-            now.twin = run.measure_mean(now.run_mean, now.batches)
+            now.twin = run.evaluations.measure_mean(now.run_mean, now.batches)
             now.end(run)
         try:
             try:
@@ -226,7 +226,7 @@ class Rounds:
 
     def _adopt(self, now: Round, winner: Lifecycle, body: Kept) -> None:
         run = self._run
-        self._recovery.remember_before(run.measure(), now.live)
-        run.take_over(body, seeds_of=(winner.number,))
+        self._recovery.remember_before(run.evaluations.measure(), now.live)
+        run.captures.take_over(body, seeds_of=(winner.number,))
         winner.state, winner.since_step = State.EVALUATING, run.step
         run.seeds.promote(winner, State.FINE_TUNING, is_joint=False, **winner.gates["twin"])

@@ -203,7 +203,9 @@ class Trials:
         for one in members:
             run.end_incubation(one)
         if run.config.judge == "twin":
-            trial.window = Window(start=run.keep(), live=numbers(run.in_state(*LIVE)), batches=run.batch_store())
+            trial.window = Window(
+                start=run.captures.keep(), live=numbers(run.in_state(*LIVE)), batches=run.batch_store()
+            )
             self._recovery.remember_before(now, trial.window.live, trial.window.start["body"], trial.number)
         self._promote(members, State.GRAFTING, {})
 
@@ -218,7 +220,7 @@ class Trials:
                 for one in self._members(trial)
             }
             if seen:
-                trial.grown = run.measure()
+                trial.grown = run.evaluations.measure()
         trial.variation = {number: variation.share for number, variation in seen.items()}
 
     def _promote(self, members: list[Lifecycle], target: State, measured: Mapping[int, Measured]) -> None:
@@ -241,7 +243,7 @@ class Trials:
         run.arm = f"trial{trial.number}/twin"
         try:
             if window.arm_step == 0:
-                run.restore(window.start)
+                run.captures.restore(window.start)
             for one in members:
                 one.state = State.TRAINING
             while window.arm_step < len(window.batches):
@@ -251,7 +253,7 @@ class Trials:
                 if every and done % every == 0 and done < len(window.batches):
                     self._checkpoint()
             window.curve.close(run.step, run.costs.train_flops)
-            return run.measure(), run.snapshots.keep(), window.curve
+            return run.evaluations.measure(), run.snapshots.keep(), window.curve
         finally:
             window.restore_run(run)
             for one in members:
@@ -269,7 +271,7 @@ class Trials:
         verdict = gate(State.FINE_TUNING, together, gate_z=run.config.gate_z)
         is_joint = len(members) > 1
         for one in members:
-            worth = without_it(grown, run.ablated(one), part) if is_joint and verdict.passed else {}
+            worth = without_it(grown, run.evaluations.ablated(one), part) if is_joint and verdict.passed else {}
             one.gates["twin"] = measured | worth | {"variation": trial.variation[one.number]}
         if verdict.passed:
             self._recovery.remember_before(twin, trial.window.live, body, trial.number)
@@ -279,7 +281,7 @@ class Trials:
             run.seeds.move_all(members, State.CULLED, "lost to its twin")
             run.seeds.discard(*members)
             self._recovery.forget_trial(trial.number)
-            run.take_over(body)
+            run.captures.take_over(body)
         self._close(
             trial,
             "beat the twin" if verdict.passed else str(verdict),
@@ -295,7 +297,7 @@ class Trials:
         run, members, grown = self._run, self._members(trial), trial.grown
         assert grown is not None
         for one in members:
-            worth = without_it(grown, run.ablated(one), run.judge.split.gate)
+            worth = without_it(grown, run.evaluations.ablated(one), run.judge.split.gate)
             one.gates["twin"] = worth | {"variation": trial.variation[one.number]}
         self._promote(members, State.FINE_TUNING, {one.number: one.gates["twin"] for one in members})
         passed = any(one.state is State.FINE_TUNING for one in members)

@@ -77,13 +77,13 @@ class Keeping:
         run.seeds.move_all(run.in_state(State.GERMINATED), State.CANCELLED, "the run was finished")
         undecided = [one for one in run.in_state(State.FINE_TUNING) if not one.is_kept]
         if undecided:
-            now = run.measure()
+            now = run.evaluations.measure()
             for one in undecided:
                 self._look(one, now, is_last=True)
         self._finish_blend_outs()
         if self._deadline is not None:
             self._deadline = 0
-            self._check_recovery(run.measure())
+            self._check_recovery(run.evaluations.measure())
         self._freeze()
         self._release(all_of_them=True)
 
@@ -110,7 +110,7 @@ class Keeping:
     def _look(self, one: Lifecycle, now: Measurement, *, is_last: bool) -> None:
         """Ablation on the gate samples; who passes is confirmed once on samples that nothing else has seen."""
         run, split = self._run, self._run.judge.split
-        without = run.ablated(one)
+        without = run.evaluations.ablated(one)
         worth = without_it(now, without, split.gate)
         z = worth["ablation_z"]
         finite = is_finite(run.places[one.layer_id], one.number)
@@ -247,7 +247,7 @@ class Keeping:
         later = [one for one in run.in_state(*LIVE) if one.number not in fallback["live"]]
         run.seeds.move_all(later, State.ROLLED_BACK, "the run went back to before this graft")
         run.seeds.discard(*later)
-        run.take_over(fallback["body"], has_gradients=False)
+        run.captures.take_over(fallback["body"], has_gradients=False)
 
     def _release(self, *, all_of_them: bool = False) -> None:
         """Outcomes lead back to DORMANT: at once, or after the embargo."""

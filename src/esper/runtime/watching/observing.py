@@ -145,7 +145,7 @@ class Observer:
         twins = [run.planned_steps - one.born_step for one in trials if config.judge == "twin"]
         evaluation = 0
         if config.max_train_flops is not None:
-            evaluation = run.evaluation_flops()
+            evaluation = run.evaluations.flops()
         return {
             "evaluation_flops": evaluation,
             "open_evaluations": evaluations,

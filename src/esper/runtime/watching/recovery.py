@@ -112,7 +112,7 @@ class Recovery:
         rolled_back = [one.number for one in live]
         run.seeds.move_all(live, State.ROLLED_BACK, reason)
         run.seeds.discard(*later)
-        run.take_over(entry["body"], seeds_of=tuple(entry["live"]), is_rollback=True, has_gradients=False)
+        run.captures.take_over(entry["body"], seeds_of=tuple(entry["live"]), is_rollback=True, has_gradients=False)
         run.snapshots.restore_scheduler(entry["scheduler"])
         run.trainer.rates = clone(entry["rates"])
         if entry["policy"] is not None:

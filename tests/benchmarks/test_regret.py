@@ -60,6 +60,7 @@ def test_candidates_are_at_most_six_places_offered_most_often_first():
     assert candidates(rounds) == ["g", "b", "c", "d", "e", "f"]
 
 
+@pytest.mark.long
 def test_the_whole_is_computed_once_and_told(tmp_path, capsys):
     common = ["--tasks", "digits", "--seeds", "3", "--epochs", "3", "--output", str(tmp_path), "--workers", "1"]
     assert main(common) == 0

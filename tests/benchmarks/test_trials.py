@@ -209,6 +209,7 @@ def test_unseen_are_what_no_recipe_before_had_run():
     assert "text-mlp" not in {one.task for one in LIST if one.is_unseen}
 
 
+@pytest.mark.long
 def test_an_interrupted_benchmark_goes_on_and_parts_make_the_whole(tmp_path, capsys):
     common = ["--limit", "4", "--epochs", "2", "--workers", "1", "--output", str(tmp_path)]
     assert main([*common, "--part", "1/2"]) == 0

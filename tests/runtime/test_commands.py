@@ -179,7 +179,7 @@ def drive(stream: list[Any]) -> None:
     assert all(not place.arena.grafts for place in trial.run.places.values())
 
 
-@settings(max_examples=30, phases=[Phase.generate])
+@settings(max_examples=15, phases=[Phase.generate])
 @given(stream=st.lists(st.one_of(sensible, wild, by_hand, passing, passing), min_size=20, max_size=50))
 def test_any_stream_of_commands_takes_only_listed_transitions_in_order_and_training_goes_on(stream):
     drive(stream)

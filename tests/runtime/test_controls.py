@@ -188,7 +188,7 @@ class TestAnOffset:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("compare", ["flops", "steps"])
-@pytest.mark.parametrize("numbers", [(30, 74), pytest.param((30, 74, 88), marks=pytest.mark.long)])
+@pytest.mark.parametrize("numbers", [(30,), pytest.param((30, 74, 88), marks=pytest.mark.long)])
 def test_only_the_flops_that_it_costs_refuse_what_is_random_and_frozen(numbers, compare):
     """It is a few more features, and at equal steps a host of four units is better off with them."""
     is_kept = []

@@ -67,9 +67,17 @@ def test_lines_that_could_not_be_written_are_written_later_each_once_and_whole(r
     assert any("cannot be written" in event["text"] for event in trial.events("note"))
 
 
-@pytest.mark.parametrize("objective", ["none", "pseudo_residual"])
-@pytest.mark.parametrize("trial", ["round", "live"])
-@pytest.mark.parametrize("point", ["decide", "evaluate", "loss"])
+@pytest.mark.parametrize(
+    ("point", "trial", "objective"),
+    [
+        ("decide", "round", "none"),
+        ("evaluate", "round", "pseudo_residual"),
+        ("loss", "round", "none"),
+        ("decide", "live", "pseudo_residual"),
+        ("evaluate", "live", "none"),
+        ("loss", "live", "pseudo_residual"),
+    ],
+)
 def test_a_run_decides_on_a_full_disk_what_it_decides_on_an_empty_one(point, trial, objective, disk, tmp_path):
     """Full from the first call of ``decide``, ``evaluate`` or ``loss`` after the first epoch to the end of the run."""
     trials: list[Any] = []

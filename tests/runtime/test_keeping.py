@@ -25,7 +25,7 @@ def adopted(config: esper.GrowthConfig | None = None, **recipe: Any) -> Trial:
 
 def make_useless(trial: Trial) -> None:
     """From now on every ablation finds that nothing is lost."""
-    trial.run.ablated = lambda one: trial.run.evaluations.measure()
+    trial.run.evaluations.ablated = lambda one: trial.run.evaluations.measure()
 
 
 def outcomes(trial: Trial) -> list[tuple[str, str]]:
@@ -89,10 +89,10 @@ class TestAUselessGraft:
 
 def test_a_graft_is_looked_at_when_configured_until_it_passes():
     trial = adopted(growing(keep_looks=(0.5, 0.65, 0.8)))
-    ablated = trial.run.ablated
+    ablated = trial.run.evaluations.ablated
     make_useless(trial)
     trial.train(3)
-    trial.run.ablated = ablated
+    trial.run.evaluations.ablated = ablated
     trial.train()
     looks = trial.events("keep_look")
     assert [(look["step"], look["look"], look["passed"]) for look in looks] == [

@@ -69,7 +69,7 @@ class Hidden:
         self.stream = random.Random(0)
 
     def __call__(self, model, batch):
-        return toy.loss(model, (batch[0] + 0.1 * self.stream.random(), batch[1]))
+        return toy.loss(model, batch) * (1 + 0.1 * self.stream.random())
 
 
 class Known(Hidden):

@@ -7,8 +7,8 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.contracts.lifecycle import State
+from esper.runtime.judging.evaluations import Evaluations
 from esper.runtime.judging.judge import Judge
-from esper.runtime.run import Run
 from esper.runtime.training.trainer import Trainer
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
@@ -170,7 +170,7 @@ class TestCost:
 
         monkeypatch.setattr(Trainer, "train", counting("training", Trainer.train))
         monkeypatch.setattr(Judge, "measure", counting("judging", Judge.measure))
-        monkeypatch.setattr(Run, "measure", doing_it("judging", Run.measure))
+        monkeypatch.setattr(Evaluations, "measure", doing_it("judging", Evaluations.measure))
         recipe = Recipe(
             growing(layers=self.LAYERS, compare="flops", keep_looks=(0.6, 0.8)),
             policy=Script({1: list(self.LAYERS), 6: ["2"]}),

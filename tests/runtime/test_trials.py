@@ -179,7 +179,7 @@ class TestSeveralGrafts:
     def test_a_passenger_is_vetoed_by_ablation(self):
         """Jointly they beat the twin, but the run is better without one of them."""
         trial = in_state(State.STABILIZATION, live(), "", "4")
-        ablated = trial.run.ablated
+        ablated = trial.run.evaluations.ablated
 
         def ablate(one):
             if one.layer_id == "":
@@ -188,9 +188,9 @@ class TestSeveralGrafts:
             result.losses.sub_(torch.rand(len(result.losses), generator=torch.Generator().manual_seed(0)))
             return result
 
-        trial.run.ablated = ablate
+        trial.run.evaluations.ablated = ablate
         trial.train(1)
-        trial.run.ablated = ablated
+        trial.run.evaluations.ablated = ablated
         assert trial.events("trial_ended")[0]["passed"]
         assert (trial.state(""), trial.state("4")) == (State.FINE_TUNING, State.CULLED)
         assert float(trial.run.places["4"].state.alpha.max()) == 1.0  # it is blended out, not torn out
@@ -277,7 +277,7 @@ class TestByAblation:
 
     def test_and_is_blended_out_if_not(self):
         trial = in_state(State.STABILIZATION, self.CONFIG)
-        trial.run.ablated = lambda one: trial.run.evaluations.measure()
+        trial.run.evaluations.ablated = lambda one: trial.run.evaluations.measure()
         trial.train(1)
         assert trial.state() is State.CULLED
         assert float(trial.run.places[""].state.alpha) == 1.0

@@ -12,7 +12,6 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 import esper
-from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.layer import KasminaLayer
@@ -20,6 +19,7 @@ from esper.kasmina.host.wrapping import places
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.runtime.state.random_state import random_state
 from tests.runtime import toy
+from tests.tree_digest import tree_digest
 
 STEPS = 50
 Trace = dict[str, Any]

@@ -11,6 +11,7 @@ import torch
 from esper.checkpoint import store
 from esper.checkpoint.packed import Packed
 from esper.contracts.errors import CheckpointError
+from tests.tree_digest import tree_digest
 
 
 def tree(seed: int = 1) -> dict:
@@ -26,7 +27,7 @@ def tree(seed: int = 1) -> dict:
 
 
 def equal(one: object, other: object) -> bool:
-    return store.tree_digest(one) == store.tree_digest(other)
+    return tree_digest(one) == tree_digest(other)
 
 
 @pytest.mark.parametrize("value", [tree(), {}, None, torch.arange(3)], ids=["tree", "empty", "None", "tensor"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import esper.checkpoint.store as store
 from esper.contracts.errors import CheckpointError
+from tests.tree_digest import tree_digest
 
 FILES = ("manifest.json", "tensors.safetensors")
 
@@ -28,7 +29,7 @@ def tree(step: int = 1) -> dict:
 
 
 def equal(one: dict, other: dict) -> bool:
-    return store.tree_digest(one) == store.tree_digest(other)
+    return tree_digest(one) == tree_digest(other)
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -40,7 +41,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_a_tree_that_is_one_tensor_or_nothing_is_stored_too(tmp_path):
     for value in (torch.arange(3), None, {}):
         store.write(tmp_path, value)
-        assert store.tree_digest(store.read(tmp_path)) == store.tree_digest(value)
+        assert tree_digest(store.read(tmp_path)) == tree_digest(value)
 
 
 def test_tensors_that_share_memory_or_are_transposed_are_stored(tmp_path):
@@ -191,9 +192,9 @@ def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
 @given(st.integers(0, 11), st.integers(0, 3))
 def test_a_digest_sees_every_byte(element, byte):
     one = tree()
-    before = store.tree_digest(one)
+    before = tree_digest(one)
     one["model"]["weight"].view(-1).view(torch.uint8)[4 * element + byte] ^= 1
-    assert store.tree_digest(one) != before
+    assert tree_digest(one) != before
 
 
 def test_without_the_digests_a_flipped_byte_would_be_trusted(tmp_path, monkeypatch):

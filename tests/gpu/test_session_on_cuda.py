@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import esper
-from esper.checkpoint.store import tree_digest
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.wrapping import places
+from tests.tree_digest import tree_digest
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 import esper
-from esper.checkpoint.store import read, tree_digest, write
+from esper.checkpoint.store import read, write
 from tests.runtime import toy
 from tests.runtime.toy import Recipe
+from tests.tree_digest import tree_digest
 
 
 class Pair(NamedTuple):

@@ -12,6 +12,7 @@ import esper
 from esper.checkpoint import store
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
+from tests.tree_digest import tree_digest
 
 NONSENSE = b"what no part of a checkpoint is"
 
@@ -149,7 +150,7 @@ def is_free(path: tuple[Any, ...], damage: str) -> bool:
 
 def digest(trial: Trial, path: Path) -> str:
     """Of everything that a session saves, the random streams among it."""
-    return store.tree_digest(store.read(trial.session.save(path).parent))
+    return tree_digest(store.read(trial.session.save(path).parent))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -190,4 +191,4 @@ def test_a_state_that_is_whole_is_taken(saved, tmp_path):
     store.write(tmp_path / "whole", state)
     session = victim(trial)
     session.session.load(tmp_path / "whole")
-    assert digest(session, tmp_path / "now") == store.tree_digest(state)
+    assert digest(session, tmp_path / "now") == tree_digest(state)

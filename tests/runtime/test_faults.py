@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.wrapping import host_state_dict
 from esper.runtime.training.late import Late
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
+from tests.tree_digest import tree_digest
 
 VALUES = pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 CLIPPING = pytest.mark.parametrize("clip", [None, 0.5])

@@ -10,7 +10,6 @@ from torch.optim import SGD, Adafactor, Adamax, AdamW, NAdam, Optimizer, RAdam
 from torch.optim.lr_scheduler import LambdaLR
 
 import esper
-from esper.checkpoint import store
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.wrapping import places
@@ -20,6 +19,7 @@ from tests.kasmina.growing import grow, mlp, place_of, wrapped
 from tests.runtime import toy
 from tests.runtime.test_resume import assert_equal, cut, resume, whole
 from tests.runtime.toy import Recipe, Script, Trial, growing
+from tests.tree_digest import tree_digest
 
 
 class Counting(AdamW):
@@ -533,7 +533,7 @@ class TestASessionThatIsBuiltLater:
             model = esper.wrap(toy.host(), growing(keep_looks=(0.95,), rewarm=0.5, peak_lr=0.03))
             optimizer = AdamW(model.parameters(), lr=0.003)
             trials = [self.build(model, optimizer) for _ in range(count)]
-            digests.add(store.tree_digest(trials[-1].train(8).run.snapshots.body()["model"]))
+            digests.add(tree_digest(trials[-1].train(8).run.snapshots.body()["model"]))
         assert len(digests) == 1
 
     @pytest.mark.parametrize("shares", ["the model", "the optimizer"])

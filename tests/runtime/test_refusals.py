@@ -19,6 +19,7 @@ from esper.checkpoint import store
 from esper.runtime.state.random_state import random_state
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
+from tests.tree_digest import tree_digest
 
 
 def build(**session: Any) -> esper.Session:
@@ -77,7 +78,7 @@ class TestEvaluate:
         trial.run.judge.measure()
         assert seen == [(False, False, False)]
         assert (trial.model.training, trial.model[0].training) == (True, False)
-        assert store.tree_digest(random_state()) == store.tree_digest(before)
+        assert tree_digest(random_state()) == tree_digest(before)
 
 
 class NoState:
@@ -317,7 +318,7 @@ class TestCheckpoints:
     def everything(trial: Trial) -> str:
         loader = trial.session._loader
         state = [trial.run.captures.capture(), trial.session.events, None if loader is None else loader.state_dict()]
-        return store.tree_digest([state, trial.session.epoch, trial.session.train_flops])
+        return tree_digest([state, trial.session.epoch, trial.session.train_flops])
 
     def refused(self, trial: Trial, path: Any, message: str) -> None:
         for batch in list(toy.batches(0))[:3]:

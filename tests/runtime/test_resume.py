@@ -21,6 +21,7 @@ from esper.contracts.events import Note
 from esper.contracts.lifecycle import State
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing, timeless
+from tests.tree_digest import tree_digest
 
 ROOT = Path(__file__).parents[2]
 
@@ -455,7 +456,7 @@ def test_extras_are_resumed_and_go_with_the_run_not_with_refused_arms(tmp_path):
         trial, average, source = build(gate_z)
         toy.train_from(trial, source)
         averages.append(average)
-    adopted, refused, bare = (store.tree_digest(average.values) for average in averages)
+    adopted, refused, bare = (tree_digest(average.values) for average in averages)
     assert refused == bare != adopted
 
     trial, average, source = build(2.33)
@@ -467,7 +468,7 @@ def test_extras_are_resumed_and_go_with_the_run_not_with_refused_arms(tmp_path):
     trial, average, source = build(2.33)
     trial.session.load(tmp_path)
     toy.train_from(trial, source)
-    assert store.tree_digest(average.values) == adopted
+    assert tree_digest(average.values) == adopted
 
 
 def test_a_checkpoint_of_format_6_is_gone_on_from(tmp_path):
@@ -478,7 +479,7 @@ def test_a_checkpoint_of_format_6_is_gone_on_from(tmp_path):
     saved, source = store.read(tmp_path), toy.loader()
     trial = Recipe(growing(telemetry_rows=0), policy=Script({})).build(loader=source)
     trial.session.load(tmp_path)
-    assert store.tree_digest(trial.run.snapshots.body()["model"]) == store.tree_digest(saved["body"]["model"])
+    assert tree_digest(trial.run.snapshots.body()["model"]) == tree_digest(saved["body"]["model"])
     assert (trial.session.epoch, trial.session.step_count) == (2, 20)
     assert [entry["step"] for entry in trial.recovery.good] == [10, 20]
     for batch in list(toy.batches(2))[:3]:

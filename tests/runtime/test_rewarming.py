@@ -5,11 +5,11 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from esper.checkpoint import store
 from esper.contracts.lifecycle import State
 from esper.runtime.training.rewarming import BIRTHS
 from tests.runtime.test_resume import assert_equal, cut, resume, whole
 from tests.runtime.toy import STEPS_PER_EPOCH, Recipe, Script, Trial, growing
+from tests.tree_digest import tree_digest
 
 PEAK, LOW, SHARE = 0.03, 0.02, 0.5
 WARM_EPOCHS = 2
@@ -89,7 +89,7 @@ def test_a_run_that_adopts_nothing_is_the_same_to_the_byte():
     def ended(rewarm, gate_z):
         body = recipe(rewarm=rewarm, settings={"gate_z": gate_z}).build().train().run.snapshots.body()
         kept = {name: value for name, value in body["model"].items() if not name.endswith(BIRTHS)}
-        return store.tree_digest(body | {"model": kept})
+        return tree_digest(body | {"model": kept})
 
     assert ended(1.0, gate_z=1e9) == ended(None, gate_z=1e9)
     assert ended(1.0, gate_z=2.33) != ended(None, gate_z=2.33)  # negative control

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import esper
-from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.host.wrapping import host_state_dict
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
+from tests.tree_digest import tree_digest
 
 
 def config(**settings: Any) -> esper.GrowthConfig:

@@ -12,13 +12,13 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 import esper
-from esper.checkpoint.store import tree_digest
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.host.wrapping import host_state_dict
 from esper.runtime.state.random_state import random_state
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
+from tests.tree_digest import tree_digest
 
 ARM = "round1/model/bottleneck_mlp"
 

@@ -14,6 +14,7 @@ from esper.kasmina.host.wrapping import host_state_dict
 from esper.kasmina.places.variation import Variation
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing, timeless
+from tests.tree_digest import tree_digest
 
 WINDOW = 0.2
 """Of 120 steps: GRAFTING lasts from one boundary to the third after it."""
@@ -49,7 +50,7 @@ def in_state(state: State, config: esper.GrowthConfig | None = None, *places: st
 
 def host_digest(trial: Trial) -> str:
     optimizer = trial.optimizer.state_dict()["state"]
-    return store.tree_digest([dict(host_state_dict(trial.model)), optimizer, trial.run.snapshots.clock()])
+    return tree_digest([dict(host_state_dict(trial.model)), optimizer, trial.run.snapshots.clock()])
 
 
 def outcomes(trial: Trial) -> list[tuple[str, str]]:

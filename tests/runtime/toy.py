@@ -11,10 +11,10 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import esper
-from esper.checkpoint import store
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation
+from tests.tree_digest import tree_digest
 
 FEATURES, CLASSES = 4, 3
 BATCH, STEPS_PER_EPOCH = 16, 10
@@ -180,7 +180,7 @@ class Trial:
         raise AssertionError("the run ended before that")
 
     def digest(self) -> str:
-        return store.tree_digest(self.run.snapshots.body())
+        return tree_digest(self.run.snapshots.body())
 
 
 @dataclass

@@ -5,7 +5,7 @@ import pytest
 from esper.contracts.commands import Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
-from esper.tamiyo.shield import admit, failures_in_a_row, veto
+from esper.tamiyo.shield import failures_in_a_row, veto
 from tests.tamiyo.seen import NOW, PLACES, place, report
 
 CONFIG = GrowthConfig()
@@ -160,50 +160,6 @@ def test_a_misfit_is_vetoed_with_what_fits():
     )
     assert "bottleneck_mlp" in reason.split("What fits: ")[1]
     assert "conv" not in reason.split("What fits: ")[1]
-
-
-# Several commands of one boundary
-
-
-def verdicts(commands, config=CONFIG, **seen):
-    result = admit(commands, replace(NOW, **seen), config)
-    assert [command for command, _ in result] == commands
-    return [None if reason is None else reason.split(":")[0] for _, reason in result]
-
-
-def test_commands_count_each_other():
-    commands = [germinate(one.layer_id) for one in PLACES]
-    assert verdicts(commands, GrowthConfig(max_active_seeds=3)) == [None] * 3 + ["Concurrency"] * 2
-    assert verdicts(commands, GrowthConfig(max_active_seeds=3), active=2) == [None] + ["Concurrency"] * 4
-
-
-def test_live_grafts_add_up():
-    commands = [germinate(trial="live")] * 4
-    assert verdicts(commands) == [None] * 3 + ["Parameters"]  # 930 of 1,023
-    traced = {**at(rows=1), "host_multiply_adds": 2 * GRAFT}
-    assert verdicts(commands, GrowthConfig(max_latency=1.0), **traced) == [None] * 2 + ["Latency"] * 2
-
-
-def test_of_a_round_only_the_largest_counts():
-    small, large = germinate(), germinate(hidden=9)  # 310 and 685
-    assert verdicts([small, large, small, small]) == [None] * 4
-    live = germinate(trial="live")
-    assert verdicts([small, large, live, live]) == [None, None, None, "Parameters"]
-    assert verdicts([live, live, small, large]) == [None, None, None, "Parameters"]
-    traced, config = {**at(rows=1), "host_multiply_adds": 4 * GRAFT}, GrowthConfig(max_latency=1.0)
-    assert verdicts([large, small, live], config, **traced) == [None] * 3
-    assert verdicts([large, small, live, live], config, **traced) == [None, None, None, "Parameters"]
-    roomy = replace(config, max_growth=9.0)
-    assert verdicts([large, small, live, live], roomy, **traced) == [None, None, None, "Latency"]
-
-
-def test_what_was_vetoed_does_not_count():
-    assert verdicts([germinate("nowhere"), germinate()], GrowthConfig(max_active_seeds=1))[1] is None
-
-
-def test_other_commands_pass_and_do_not_count():
-    cancel = Command("0", "all", State.CANCELLED)
-    assert verdicts([cancel, germinate()], GrowthConfig(max_active_seeds=1)) == [None, None]
 
 
 # Sets

@@ -10,7 +10,7 @@ from esper.contracts.commands import Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
-from esper.tamiyo.shield import admit, veto
+from esper.tamiyo.shield import veto
 from esper.tamiyo.sizing import budget_per_row, options
 from esper.tamiyo.train_flops import STEP_FLOPS, largest_graft, num_arms, room, round_steps, worst_case
 from tests.tamiyo.seen import NOW, place
@@ -103,30 +103,30 @@ def test_what_is_offered_passes_the_shield(bound, trial):
     """As many candidates as the bound pays for, each as large as it may be."""
     config = replace(CONFIG, max_train_flops=bound, trial=trial)
     count = num_arms(SEEN, config) if trial == "round" else 1
-    commands = []
+    asked: dict[tuple[str, int], list[str]] = {}
     for one in SEEN.places[:count]:
         for option in options(one, "all", SEEN, config):
-            settings = option.blueprint.settings
-            commands.append(
-                Command(
-                    one.layer_id, "all", State.GERMINATED, blueprint=option.blueprint.id, settings=settings, trial=trial
-                )
-            )
+            asked.setdefault((option.blueprint.id, option.blueprint.settings["hidden"]), []).append(one.layer_id)
+    commands = [together(names, blueprint, {"hidden": hidden}, trial) for (blueprint, hidden), names in asked.items()]
     assert commands or (bound < 2.0 and trial == "live")
-    assert [reason for _, reason in admit(commands, SEEN, config) if reason] == []
+    assert [reason for one in commands if (reason := veto(one, SEEN, config))] == []
 
 
 def test_one_more_than_it_pays_for_does_not():
     config = replace(CONFIG, max_train_flops=1.3)
     settings = options(SEEN.places[0], "all", SEEN, config)[0].blueprint.settings
-    commands = [
-        Command(one.layer_id, "all", State.GERMINATED, blueprint="bottleneck_mlp", settings=settings)
-        for one in SEEN.places[:4]
-    ]
-    reasons = [reason for _, reason in admit(commands, SEEN, config)]
-    assert reasons[0] is None
-    assert reasons[-1].startswith("FLOPs: the run could come to ")
-    assert "above max_train_flops 1.3 x the 6e+07 without growth" in reasons[-1]
+    names = [one.layer_id for one in SEEN.places[:4]]
+    assert veto(together(names[:1], "bottleneck_mlp", settings), SEEN, config) is None
+    reason = veto(together(names, "bottleneck_mlp", settings), SEEN, config)
+    assert reason.startswith("FLOPs: the run could come to ")
+    assert "above max_train_flops 1.3 x the 6e+07 without growth" in reason
+
+
+def together(names, blueprint, settings, trial="round") -> Command:
+    """One command for several places."""
+    first, *others = names
+    also = dict.fromkeys(others, "all")
+    return Command(first, "all", State.GERMINATED, blueprint=blueprint, settings=dict(settings), trial=trial, also=also)
 
 
 def test_before_a_step_was_done_it_can_not_be_told():

@@ -137,13 +137,6 @@ def read_versioned(directory: Path) -> tuple[Any, int]:
     return unflatten(manifest["structure"], tensors, apart), manifest["format"]
 
 
-def tree_digest(tree: Any) -> str:
-    """Digest of a whole nested state."""
-    structure, tensors = flatten(tree)
-    parts = (f"{name} {digest(tensor)}" for name, tensor in sorted(tensors.items()))
-    return _bytes_digest("\n".join([json.dumps(structure), *parts]).encode()).decode()
-
-
 def _generations(directory: Path) -> list[Path]:
     found = (path for path in directory.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
     return sorted(found, key=lambda path: int(path.name))

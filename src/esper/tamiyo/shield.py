@@ -5,7 +5,6 @@ round's candidates only one can be adopted, so the largest counts.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from esper.blueprints.catalogue import known_blueprints, make_blueprint
@@ -15,7 +14,7 @@ from esper.contracts.errors import ConfigError, closest
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport, Observation, PlaceReport
 from esper.tamiyo.sizing import Option, fitting, ports_at
-from esper.tamiyo.train_flops import looks_of_a_trial, room, worst_case
+from esper.tamiyo.train_flops import room, worst_case
 
 TRAINING_BYTES = 12
 """Of a parameter that trains: itself and two moments, in float32. The same for host and grafts."""
@@ -75,51 +74,6 @@ def veto(command: Command, observation: Observation, config: GrowthConfig) -> st
         return grafts
     case = Case(command, grafts, observation, config)
     return next((reason for rule in RULES if (reason := rule(case)) is not None), None)
-
-
-def admit(
-    commands: Sequence[Command], observation: Observation, config: GrowthConfig
-) -> list[tuple[Command, str | None]]:
-    """Check the commands of one boundary, each as if those admitted before it had been carried out.
-
-    All count against ``max_active_seeds``. Grafts of live trials add up; of a round's candidates only one can be
-    adopted, so the largest counts.
-
-    Returns:
-        Every command with its veto, or None, in order.
-    """
-    live, verdicts = observation, []
-    parameters = multiply_adds = 0  # of the largest candidate of the round
-    for command in commands:
-        seen = live
-        if command.trial == "live":
-            seen = replace(
-                live,
-                grown_parameters=live.grown_parameters + parameters,
-                grown_multiply_adds=live.grown_multiply_adds + multiply_adds,
-            )
-        reason = veto(command, seen, config)
-        verdicts.append((command, reason))
-        if reason is not None or command.target is not State.GERMINATED:
-            continue
-        grafts = _grafts(command, observation)
-        assert not isinstance(grafts, str)
-        case = Case(command, grafts, observation, config)
-        live = replace(live, active=live.active + len(grafts))
-        if command.trial == "live":
-            live = replace(
-                live,
-                grown_parameters=live.grown_parameters + case.parameters,
-                grown_multiply_adds=live.grown_multiply_adds + case.multiply_adds,
-                open_arm_steps=live.planned_steps - live.step if config.judge == "twin" else 0,
-                open_evaluations=live.open_evaluations + len(grafts) * looks_of_a_trial(config),
-            )
-        else:
-            parameters = max(parameters, case.parameters)
-            multiply_adds = max(multiply_adds, case.multiply_adds)
-            waiting = (*live.waiting_multiply_adds, *(one.multiply_adds for one in grafts))
-            live = replace(live, waiting_multiply_adds=waiting)
-    return verdicts
 
 
 def failures_in_a_row(layer_id: str, reports: Sequence[FieldReport]) -> int:

@@ -316,7 +316,7 @@ class TestCheckpoints:
 
     @staticmethod
     def everything(trial: Trial) -> str:
-        loader = trial.session._loader
+        loader = trial.loader
         state = [trial.run.captures.capture(), trial.session.events, None if loader is None else loader.state_dict()]
         return tree_digest([state, trial.session.epoch, trial.session.train_flops])
 

@@ -125,6 +125,7 @@ class Trial:
     optimizer: Optimizer
     session: esper.Session
     epochs: int
+    loader: Any = None
 
     @property
     def run(self) -> Any:
@@ -203,7 +204,8 @@ class Recipe:
         if self.scheduler is not None:
             arguments["scheduler"] = self.scheduler(optimizer, steps)
         arguments |= self.session | session
-        return Trial(model, optimizer, esper.Session(model, optimizer, **arguments), self.epochs)
+        built = esper.Session(model, optimizer, **arguments)
+        return Trial(model, optimizer, built, self.epochs, arguments.get("loader"))
 
 
 def loader() -> esper.BatchLoader:

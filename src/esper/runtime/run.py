@@ -27,6 +27,7 @@ from esper.runtime.state.module_state import module_facts, set_module_facts
 from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.compiled import GivenUp, calls_compiled
 from esper.runtime.training.late import Late
+from esper.runtime.training.loss_sum import LossSum
 from esper.runtime.training.tracing import Tracing
 from esper.runtime.training.trainer import Trainer
 
@@ -51,6 +52,7 @@ class Run:
         editing: whether training steps edit their batches.
         evaluations: what its models are worth.
         captures: goes to states of it and back.
+        losses: training losses since the last boundary.
         recent: last batches, for a blend-out after the data has ended.
         inbox: who may change it, and what other threads ask.
     """
@@ -89,6 +91,7 @@ class Run:
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
         self.seeds = Seeds(self.places, config, journal, self, self.costs.restructured, self.ramp_steps)
         self.inbox = Inbox(journal.deliver)
+        self.losses = LossSum()
         self.editing = Editing()
         self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)
         self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books, self.editing)

@@ -10,40 +10,29 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.checkpoint import store
-from esper.checkpoint.shape import check_shape
-from esper.checkpoint.tree import clone
 from esper.contracts.commands import Answer, Command, SeedId
 from esper.contracts.config import GrowthConfig
-from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
+from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.events import Finished, Model, Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, places
+from esper.runtime.checkpoints import FOLDER, Checkpoints
 from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
 from esper.runtime.judging.judge import FEW_GATE_SAMPLES, Judge
-from esper.runtime.record.books import Books
 from esper.runtime.record.journal import Journal
 from esper.runtime.record.outbox import Listener
 from esper.runtime.run import Run
-from esper.runtime.saved import SavedSession, upgraded
 from esper.runtime.state.batches import check_storable
 from esper.runtime.state.snapshot import Snapshots
-from esper.runtime.training.loss_sum import summable
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import refuse_ranks
 from esper.runtime.training.trainer import Trainer
 from esper.runtime.trying.side_by_side import check_can_fork
 from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
-
-CHECKPOINTS = "checkpoints"
-"""Folder of a run directory."""
-
-_UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-"""What torch and the caller's objects raise for a state that is none of theirs."""
 
 
 class Session:
@@ -150,7 +139,7 @@ class Session:
             self._directory = None if directory is None else Path(directory)
             if self._directory is not None:
                 self._directory.mkdir(parents=True, exist_ok=True)
-            self._must_load = self._directory is not None and any(self._directory.glob(f"{CHECKPOINTS}/[0-9]*"))
+            self._must_load = self._directory is not None and any(self._directory.glob(f"{FOLDER}/[0-9]*"))
             journal = Journal(self._directory, is_new=not self._must_load)
             for listener in [on_event] if callable(on_event) else on_event or ():
                 journal.subscribe(listener)
@@ -170,15 +159,13 @@ class Session:
             undo.callback(self._run.given_up.detach)
             self._steps = Steps(self._run)
             policy = policy or HeuristicPolicy(config)
-            self._growth = Growth(self._run, policy, self._checkpoint, checkpoint_steps)
-            self._identity = Identity(self._run, policy, loader)
+            self._growth = Growth(self._run, policy, lambda: self._checkpoints.write(), checkpoint_steps)
+            identity = Identity(self._run, policy, loader)
+            self._checkpoints = Checkpoints(self._run, self._growth, identity, loader, policy, self._directory)
             undo.pop_all()
         growth = weakref.ref(self._growth)  # the optimizer's hooks may outlive this session
         trainer.remembers = lambda: (current := growth()) is not None and current.window is not None
         trainer.take_charge()
-        self._loader, self._policy = loader, policy
-        self._loss_sum: Tensor | float = 0.0
-        self._loss_count = 0
         journal.write(Model(step=0, planned_steps=planned_steps, **anatomy(model)))
         if judge.num_not_finite:
             text = (
@@ -301,7 +288,7 @@ class Session:
             run.trainer.detach()
             run.is_finished = True  # only now: what was interrupted may be finished again
             run.given_up.detach()
-            self._checkpoint()
+            self._checkpoints.write()
 
     def submit(self, command: Command) -> Answer:
         """Carry out a command, or refuse it with a reason; never raises for a refusal.
@@ -425,7 +412,7 @@ class Session:
             The folder of the new generation.
         """
         with self._run.inbox.turn():
-            return store.write(Path(path), self._state())
+            return self._checkpoints.save(Path(path))
 
     def load(self, path: str | Path) -> None:
         """Go on where a checkpoint stands: regrows the architecture, then finishes an arm that was cut.
@@ -433,79 +420,19 @@ class Session:
         Raises:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
-        state = upgraded(*store.read_versioned(Path(path)))
+        state = self._checkpoints.read(Path(path))
         with self._run.inbox.turn():
             self._refuse_if_finished()
-            self._restore(state)
+            self._checkpoints.restore(state)
             self._must_load = False
             if self._growth.is_due:
                 self._end_step()
-
-    def _restore(self, state: Any) -> None:
-        """Build everything, try what belongs to the caller, and only then take on what was built."""
-        run = self._run
-        self._identity.check(state)
-        check_shape(state, SavedSession, "")
-        with ExitStack() as undo:
-            try:
-                books, growth = Books.from_dict(state["books"]), self._growth.built(state["growth"])
-                self._restore_objects(state, undo)
-                self._growth.check(growth, books)
-                float(state["losses"][0])  # one number, on whatever device
-            except _UNFIT as error:
-                raise CheckpointError(f"The checkpoint does not fit this run: {error!r}") from error
-            undo.pop_all()
-        run.books = books
-        run.recent.clear()
-        for batch in state["recent"]:
-            run.recent.add(batch)
-        self._growth.load_state_dict(growth)
-        self._loss_sum, self._loss_count, run.is_finished = state["losses"]
-        run.journal.restore(state["events"])
-
-    def _restore_objects(self, state: dict[str, Any], undo: ExitStack) -> None:
-        """Model, optimizer, clock, loader and policy; ``undo`` puts them back as they are now."""
-        run = self._run
-        users = [(self._loader, state["loader"]), (self._policy, state["policy"])]
-        remembering = [(item, saved) for item, saved in users if hasattr(item, "load_state_dict")]
-        undo.callback(run.captures.restore, run.captures.capture())
-        for item, _ in remembering:
-            undo.callback(item.load_state_dict, clone(item.state_dict()))
-        run.captures.restore(state, is_spare=True)
-        for item, saved in remembering:
-            item.load_state_dict(saved)
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "identity": self._identity.to_dict(),
-            **self._run.captures.capture(),
-            "books": self._run.books.to_dict(),
-            "recent": list(self._run.recent),
-            "events": self._run.journal.events,
-            "growth": self._growth.state_dict(),
-            "losses": (self._loss_sum, self._loss_count, self._run.is_finished),
-            "loader": None if self._loader is None else self._loader.state_dict(),
-            "policy": self._policy.state_dict() if hasattr(self._policy, "state_dict") else None,
-        }
-
-    def _checkpoint(self) -> None:
-        """Where the disk is full the run goes on without, and tries again at the next one."""
-        if self._directory is None:
-            return
-        journal = self._run.journal
-        journal.save()  # a resumed run takes its bulky lines from there
-        try:
-            store.write(self._directory / CHECKPOINTS, self._state())
-        except OSError as error:
-            journal.warn("checkpoint", f"No checkpoint was written at step {self._run.step}: {error}.")
-        else:
-            journal.is_mended("checkpoint")
 
     def _after(self, step: Step) -> None:
         run = self._run
         run.books.run_flops += step.flops
         run.trainer.step += 1
-        self._loss_sum, self._loss_count = self._loss_sum + summable(step.loss), self._loss_count + 1
+        run.losses.add(step.loss)
         self._growth.after_step(step)
         self._end_step()
 
@@ -518,21 +445,19 @@ class Session:
         if every is not None and self._run.step % every == 0 and not is_of_boundary:
             self._boundary()
         elif is_due:
-            self._checkpoint()
+            self._checkpoints.write()
 
     def _boundary(self) -> None:
         self._run.trainer.refuse_unseen_steps()
-        train_loss = float(self._loss_sum) / max(1, self._loss_count)
-        self._loss_sum, self._loss_count = 0.0, 0
-        self._growth.at_boundary(train_loss)
-        self._checkpoint()
+        self._growth.at_boundary(self._run.losses.take_mean())
+        self._checkpoints.write()
 
     def _refuse_if_closed(self) -> None:
         self._refuse_if_finished()
         if self._must_load:
             raise ConfigError(
                 f"{self._directory} holds another run. Go on with it by session.load({str(self._directory)!r} + "
-                f"'/{CHECKPOINTS}'), or name another directory."
+                f"'/{FOLDER}'), or name another directory."
             )
 
     def _refuse_unfit(self, batch: Any) -> None:

@@ -524,7 +524,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Telemetry:
+class TelemetryRead:
     """What seeds have sensed since the last boundary; follows its ``epoch``.
 
     Args:
@@ -556,7 +556,7 @@ EVENTS: dict[str, type[Event]] = {
             Rechunked,
             Finished,
             Epoch,
-            Telemetry,
+            TelemetryRead,
         ),
     )
 }

@@ -8,7 +8,7 @@ from torch import Tensor
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Command, SeedId
 from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
-from esper.contracts.events import Epoch, Rechunked, Telemetry
+from esper.contracts.events import Epoch, Rechunked, TelemetryRead
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
 from esper.kasmina.host.wrapping import place_named
@@ -126,7 +126,7 @@ class Growth:
         run = self._run
         now = self._measure(train_loss)
         if run.journal.is_read and (sensed := self.observer.sensed()):
-            run.journal.write(Telemetry(epoch=run.epoch, step=run.step, places=sensed))
+            run.journal.write(TelemetryRead(epoch=run.epoch, step=run.step, places=sensed))
         if not self.emergency.at_boundary(now):
             if self.trials.current is not None:
                 self.trials.at_boundary(now)

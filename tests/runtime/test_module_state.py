@@ -98,6 +98,21 @@ def test_state_that_is_known_is_not_mistaken_for_it(trial):
     assert len(made.events("arm_ended" if trial == "round" else "trial_ended")) == 1
 
 
+@pytest.mark.parametrize(("begins", "arms"), [(0, 0), (55, 2)])
+def test_beside_a_live_graft_what_rounding_can_do_is_let_pass(begins, arms):
+    """A candidate that joins it is computed in one batch with it. Where nothing has grown it is noticed."""
+    noise, trial = random.Random(0), []
+
+    def loss(model, batch):
+        began = bool(trial) and trial[0].session.step_count >= begins
+        return toy.loss(model, batch) * (1 + 1e-5 * noise.random() * began)
+
+    config = toy.growing(layers={"0": 2}, round_fraction=0.2, gate_z=1e-4, keep_looks=(0.95,))
+    trial.append(toy.Recipe(config, policy=toy.Script({1: [("0", 0)], 6: [("0", 1)]})).build(loss=loss))
+    trial[0].train(9)
+    assert len(trial[0].events("arm_ended")) == arms
+
+
 def test_it_is_noticed_at_the_first_step_of_the_first_arm():
     loss, calls = Hidden(), []
 

@@ -261,6 +261,7 @@ def test_seeds_that_are_none_are_refused():
     assert "--seeds" in done.stderr
 
 
+@pytest.mark.long
 def test_one_command_makes_a_table_of_any_file(tmp_path):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(300, 6))

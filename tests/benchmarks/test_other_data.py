@@ -48,6 +48,7 @@ def test_a_table_tells_grown_minus_row_seed_by_seed():
     assert "grown (grew 2 of 2)" in markdown({"name": found})
 
 
+@pytest.mark.long
 def test_rows_have_equal_flops_static_networks_the_grown_size_and_default_rows_no_search(tmp_path):
     common = ["--data", "modules", "--seeds", "1", "--epochs", "1", "--workers", "1", "--output", str(tmp_path)]
     assert main(common) == 0

@@ -73,6 +73,7 @@ def test_the_whole_is_computed_once_and_told(tmp_path, capsys):
     assert "| digits | 3 |" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_task_in_which_nothing_was_offered_is_told(tmp_path, capsys):
     """A run of one epoch is over before anything could grow."""
     common = ["--tasks", "digits", "--seeds", "3", "--epochs", "1", "--output", str(tmp_path), "--workers", "1"]

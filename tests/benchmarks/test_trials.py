@@ -229,6 +229,7 @@ def test_an_interrupted_benchmark_goes_on_and_parts_make_the_whole(tmp_path, cap
     assert json.loads((tmp_path / "trials_list.json").read_text()) == json.loads(json.dumps(listed()))
 
 
+@pytest.mark.long
 def test_controls_can_be_tried_alone(tmp_path):
     options = ["--limit", "6", "--epochs", "1", "--workers", "1", "--output", str(tmp_path)]
     assert main([*options, "--blueprints", "placebo"]) == 0

@@ -131,7 +131,7 @@ def test_the_map_is_painted_in_the_colours_of_the_values(watched):
 SLOW = "() => { const end = performance.now() + 150; while (performance.now() < end); }"
 
 
-@pytest.fixture(scope="module", params=["many_places", "large_places"])
+@pytest.fixture(scope="module", params=["many_places", pytest.param("large_places", marks=pytest.mark.long)])
 def opened(request, browser):
     """Ten thousand seeds in many places, and in few; opened once, for it takes long."""
     with visitor(browser) as visit:

@@ -69,6 +69,7 @@ def test_a_terminal_shows_the_run_live(grows, tmp_path):
     assert shown.end.index("6 of 6 whole runs") < shown.end.index("report.html"), "the last words stand below"
 
 
+@pytest.mark.long
 def test_a_narrow_and_short_terminal_is_enough(line, tmp_path):
     shown = in_terminal("-m", "esper", *line, columns=60, rows=12)
     assert shown.code == 0

@@ -63,7 +63,7 @@ def undisturbed(tmp_path_factory, grows):
 @pytest.mark.parametrize(
     ("where", "code"),
     [
-        ("first step", -signal.SIGKILL),
+        pytest.param("first step", -signal.SIGKILL, marks=pytest.mark.long),
         ("arm 1", -signal.SIGKILL),
         ("interrupt", 130),
     ],
@@ -100,6 +100,7 @@ def test_a_control_that_was_finished_is_not_trained_again(grows, tmp_path, monke
     assert not (tmp_path / "progress.json").exists()
 
 
+@pytest.mark.long
 def test_a_control_whose_samples_are_cut_is_trained_again(grows, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

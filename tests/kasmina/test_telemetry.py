@@ -485,6 +485,7 @@ def test_a_compiled_model_counts_once_under_gradient_checkpointing(reentrant):
 
 
 @pytest.mark.usefixtures("every_pass")
+@pytest.mark.long
 def test_a_compiled_model_takes_other_batch_sizes():
     eager, host = model().eval(), model().eval()
     run = torch.compile(host, fullgraph=True, backend="aot_eager", dynamic=True)

@@ -285,6 +285,7 @@ class TestFile:
             file.write('  freeze: "\\ud800"\n')
         assert rendered(directory).data["lanes"]
 
+    @pytest.mark.long
     def test_ten_thousand_seeds_over_a_hundred_epochs_fit_into_five_megabytes(self, tmp_path):
         directory = write_synthetic(tmp_path / "run", seeds=10_000, boundaries=100, noise=0.3)
         path = write(directory)

@@ -307,7 +307,8 @@ def test_a_finished_run_stays_finished(tmp_path):
     ("trial", "points"),
     [
         ("round", ("arm:31", "run:55", "arm:10")),  # an arm of the first round, the run, an arm of the second round
-        ("live", ("run:33", "arm:9")),  # GRAFTING, the twin of the first trial
+        # GRAFTING, the twin of the first trial
+        pytest.param("live", ("run:33", "arm:9"), marks=pytest.mark.long),
     ],
 )
 def test_a_killed_run_resumes_to_the_byte(trial, points, tmp_path):

@@ -200,7 +200,7 @@ def test_a_digest_sees_every_byte(element, byte):
 def test_without_the_digests_a_flipped_byte_would_be_trusted(tmp_path, monkeypatch):
     """Negative control: the format alone does not see it."""
     monkeypatch.setattr(store, "digest", lambda tensor: "equal")
-    monkeypatch.setattr(store, "_file_digest", lambda path: "equal")
+    monkeypatch.setattr(store, "file_digest", lambda path: "equal")
     folder = store.write(tmp_path, tree())
     raw = bytearray((folder / "tensors.safetensors").read_bytes())
     header = 8 + int.from_bytes(raw[:8], "little")

@@ -49,7 +49,7 @@ def stand_still(trial: Trial) -> Trial:
     """Let neither host nor grafts learn any further."""
     for group in trial.optimizer.param_groups:
         group["lr"] = 0.0
-    trial.run.trainer._scheduler = None
+    trial.run.trainer.scheduler = None
     trial.run.trainer._slot_optimizer._learning_rate = lambda: 0.0
     return trial
 
@@ -102,8 +102,8 @@ class TestAGraftThatIsAtFault:
     def test_does_not_end_for_a_spike_of_the_data(self):
         """Losses spike, but held-out loss does not: the control of the first test."""
         trial, suspected = stand_still(alive()), []
-        suspect = trial.growth.emergency._suspect
-        trial.growth.emergency._suspect = lambda sign: (suspected.append(sign), suspect(sign))
+        suspect = trial.growth.emergency.suspect
+        trial.growth.emergency.suspect = lambda sign: (suspected.append(sign), suspect(sign))
         x, _ = next(toy.batches(11))
         with torch.no_grad():
             wrong = trial.model(x).argmin(dim=1)

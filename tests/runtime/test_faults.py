@@ -166,7 +166,7 @@ def test_a_seed_that_only_waits_is_never_blamed():
     """Flags are copied and read a step later; by then the seed may have another lifecycle."""
     trial = Recipe().build().train_until(lambda trial: trial.session.epoch == 2)
     assert trial.state() is State.GERMINATED
-    trial.keeping._pending = {"": Late(torch.tensor([1], dtype=torch.int8))}
+    trial.keeping.pending = {"": Late(torch.tensor([1], dtype=torch.int8))}
     step(trial)
     assert trial.state() is State.GERMINATED
     assert len(trial.run.in_state(State.GERMINATED)) == 1

@@ -143,16 +143,16 @@ class TestFreezing:
     def test_changes_no_output_and_keeps_the_bytes_from_then_on(self):
         trial = adopted(growing(keep_looks=(0.5,), freeze="at_once"))
         seen = []
-        freeze = trial.keeping._freeze
+        freeze = trial.keeping.freeze
 
         def note_and_freeze():
             before = trial.model(toy.DATA.held_x), trial.live().clone()
             freeze()
             seen.append((before, trial.model(toy.DATA.held_x)))
 
-        trial.keeping._freeze = note_and_freeze
+        trial.keeping.freeze = note_and_freeze
         trial.train(1)
-        trial.keeping._freeze = freeze
+        trial.keeping.freeze = freeze
         ((before, graft), after) = seen[0]
         assert torch.equal(before, after)
         trial.train()
@@ -163,12 +163,12 @@ class TestFreezing:
         trial = two_grafts(growing(layers=["", "2"], round_fraction=0.2, keep_looks=(0.98,), freeze="at_once"))
         first, second = trial.run.books.alive.values()
         for one in (first, second):
-            trial.keeping._look(one, trial.run.evaluations.measure(), is_last=False)
+            trial.keeping.look(one, trial.run.evaluations.measure(), is_last=False)
         second.is_kept = False
-        trial.keeping._freeze()
+        trial.keeping.freeze()
         assert first.state is State.FINE_TUNING
         second.is_kept = True
-        trial.keeping._freeze()
+        trial.keeping.freeze()
         assert outcomes(trial) == [("FOSSILIZED", "gate passed")] * 2
 
 
@@ -226,7 +226,7 @@ class TestRecovery:
             assert torch.equal(value, fallback[name])
         assert trial.state() is State.CULLED
         assert trial.session.step_count == 70
-        assert trial.optimizer.param_groups[0]["lr"] == trial.run.trainer._scheduler.get_last_lr()[0]
+        assert trial.optimizer.param_groups[0]["lr"] == trial.run.trainer.scheduler.get_last_lr()[0]
         trial.train()
         trial.session.finish()
         assert outcomes(trial) == [("CULLED", "by hand")]
@@ -240,17 +240,17 @@ class TestRecovery:
         trial = adopted(self.CONFIG)
         self.promise(trial, 0.0, accuracy_before)
         self.cull(trial, "")
-        trial.keeping._settled_loss = settled
+        trial.keeping.settled_loss = settled
         trial.train(2)
         assert [event["recovered"] for event in trial.events("recovery")] == [recovers]
 
     def test_knows_the_loss_before_the_removal(self):
         trial = adopted(self.CONFIG).train(1)
         before = trial.run.books.select_losses[-1]
-        assert trial.keeping._settled_loss == before
+        assert trial.keeping.settled_loss == before
         self.cull(trial, "")
         trial.train(1)
-        assert trial.run.books.select_losses[-1] != before == trial.keeping._settled_loss
+        assert trial.run.books.select_losses[-1] != before == trial.keeping.settled_loss
 
     def test_of_the_first_of_two_grafts_takes_the_second_along(self):
         """The second was trained on top of the first."""

@@ -230,7 +230,7 @@ class TestSizeOfCheckpoints:
 
     def test_without_links_each_writes_the_older_good_state_again(self, tmp_path, monkeypatch):
         """The control."""
-        monkeypatch.setattr("esper.checkpoint.store._link", lambda *_: False)
+        monkeypatch.setattr("esper.checkpoint.store.link", lambda *_: False)
         assert min(new for new, _ in self.written(tmp_path)[2:5]) > 2.0
 
 

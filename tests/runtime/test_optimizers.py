@@ -475,7 +475,7 @@ def test_a_rollback_keeps_what_the_scheduler_has_for_a_group_that_was_added_sinc
 
     trial = with_late_bias(policy=Script({}), scheduler=schedule).train(2)
     add_bias(trial)
-    scheduler = trial.run.trainer._scheduler
+    scheduler = trial.run.trainer.scheduler
     scheduler.base_lrs.append(0.001)
     scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
     trial.train(1)

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import esper
 from esper.checkpoint import store
+from esper.runtime.judging.judge import Judge
 from esper.runtime.state.random_state import random_state
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
@@ -74,9 +75,8 @@ class TestEvaluate:
         trial = Recipe().build()
         trial.model[0].eval()
         before = random_state()
-        trial.run.judge._evaluate = evaluate
-        trial.run.judge.measure()
-        assert seen == [(False, False, False)]
+        Judge(trial.model, evaluate, seed=0)
+        assert seen == [(False, False, False)] * 2
         assert (trial.model.training, trial.model[0].training) == (True, False)
         assert tree_digest(random_state()) == tree_digest(before)
 

@@ -73,14 +73,14 @@ def body(trial: Trial) -> dict[str, Any]:
 def test_restores_parameters_buffers_optimizer_scheduler_scaler_grafts_and_controller_to_the_byte():
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=3)
     trial = adopted(session={"scaler": scaler})
-    trial.growth._policy.seen[:] = trial.recovery.good[-1]["policy"]["seen"]  # it has decided once more since
-    before, policy, graft = tree_digest(body(trial)), trial.growth._policy.state_dict(), trial.live().clone()
+    trial.growth.policy.seen[:] = trial.recovery.good[-1]["policy"]["seen"]  # it has decided once more since
+    before, policy, graft = tree_digest(body(trial)), trial.growth.policy.state_dict(), trial.live().clone()
     steps(trial, 7)
-    trial.growth._policy.seen.append("nonsense")
+    trial.growth.policy.seen.append("nonsense")
     assert tree_digest(body(trial)) != before
     assert trial.session.rollback().accepted
     assert tree_digest(body(trial)) == before
-    assert trial.growth._policy.state_dict() == policy
+    assert trial.growth.policy.state_dict() == policy
     assert torch.equal(trial.live(), graft)
 
 
@@ -93,7 +93,7 @@ def test_would_be_seen_if_something_were_not_restored(part, monkeypatch):
     if part == "scheduler":
         monkeypatch.setattr(trial.run.snapshots, "restore_scheduler", lambda state: None)
     elif part == "optimizer":
-        monkeypatch.setattr("esper.runtime.state.snapshot._restore_optimizer", lambda *_: None)
+        monkeypatch.setattr("esper.runtime.state.snapshot.restore_optimizer", lambda *_: None)
     else:
         trial.recovery.good[-1]["body"]["model"]["0.weight"] += 1e-7
     trial.session.rollback()
@@ -236,7 +236,7 @@ class TestWhatIsKept:
         for one in (trial, resumed):
             one.session.rollback()
         assert resumed.digest() == trial.digest()
-        assert resumed.growth._policy.state_dict() == trial.growth._policy.state_dict()
+        assert resumed.growth.policy.state_dict() == trial.growth.policy.state_dict()
 
 
 def test_without_a_good_state_it_is_refused_and_says_so():
@@ -346,7 +346,7 @@ class TestAPolicyThatRemembers:
         trial.session.save(tmp_path)
         resumed = build()
         resumed.session.load(tmp_path)
-        assert resumed.growth._policy.seen == trial.growth._policy.seen == [1, 2, 3]
+        assert resumed.growth.policy.seen == trial.growth.policy.seen == [1, 2, 3]
 
     @pytest.mark.parametrize("saved_by", ["one that remembers", "one that does not"])
     def test_is_not_exchanged_for_one_of_another_kind(self, saved_by, tmp_path):

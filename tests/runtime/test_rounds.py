@@ -81,7 +81,7 @@ class TestTheTwinIsExact:
         run, replayed = self.replay(at_the_end_of_its_window(Recipe(model=noisy_host), scaler=scaler))
         assert replayed == run
 
-    @pytest.mark.parametrize("part", ["snapshot.restore_random_state", "snapshot._restore_optimizer"])
+    @pytest.mark.parametrize("part", ["snapshot.restore_random_state", "snapshot.restore_optimizer"])
     def test_it_would_not_if_the_snapshot_forgot(self, monkeypatch, part):
         trial = at_the_end_of_its_window(Recipe(model=noisy_host))
         monkeypatch.setattr(f"esper.runtime.state.{part}", lambda *_: None)
@@ -104,14 +104,14 @@ def adopted() -> dict[str, Any]:
     """A trial right after its round, with what was noted on the way."""
     trial = Recipe(model=noisy_host).build()
     noted: dict[str, Any] = {"parameters": list(trial.model.parameters()), "states": set()}
-    end = trial.rounds._end
+    end = trial.rounds.end
 
     def note_and_end(window):
         noted.update(window=window, best=window.best["body"], run=window.run)
         noted["before"] = trial.run.snapshots.optimizer_settings(), trial.run.snapshots.clock()
         end(window)
 
-    trial.rounds._end = note_and_end
+    trial.rounds.end = note_and_end
 
     def is_over(trial: Trial) -> bool:
         if trial.rounds.current is not None:
@@ -330,14 +330,13 @@ def test_arms_of_a_second_round_train_the_graft_of_the_first_along():
     recipe = Recipe(growing(layers=["", "2"], round_fraction=0.2), policy=Script({1: [""], 6: ["2"]}, hidden=3))
     trial = recipe.build().train_until(lambda trial: len(trial.events("round_begun")) == 2)
     before, seen = trial.live().clone(), []
-    judge_arm = trial.rounds.arms._judge
+    verdict = trial.rounds.arms.verdict
 
-    def note(window, one):
-        outcome = judge_arm(window, one)
+    def note(run, one):
         seen.append((trial.live().clone(), trial.state(), trial.state("2")))
-        return outcome
+        return verdict(run, one)
 
-    trial.rounds.arms._judge = note
+    trial.rounds.arms.verdict = note
     trial.train(4)
     ((in_arm, first, second),) = seen
     assert (first, second) == (State.FINE_TUNING, State.EVALUATING)

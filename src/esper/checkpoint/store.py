@@ -65,7 +65,7 @@ def write(directory: Path, tree: Any) -> Path:
     stored = _parts(existing[-1]) if existing else {}
     for name, part in apart.items():
         key = part.seal, part.size_bytes
-        if key not in stored or not _link(stored[key], unfinished / name):
+        if key not in stored or not link(stored[key], unfinished / name):
             part.copy_to(unfinished / name)
         stored[key] = unfinished / name
     manifest = {
@@ -73,7 +73,7 @@ def write(directory: Path, tree: Any) -> Path:
         "structure": structure,
         "digests": digests,
         "elsewhere": elsewhere,
-        "file_digest": _file_digest(unfinished / TENSORS),
+        "file_digest": file_digest(unfinished / TENSORS),
         "apart": {name: part.seal for name, part in apart.items()},
     }
     text = json.dumps(manifest).encode()
@@ -132,7 +132,7 @@ def read_versioned(directory: Path) -> tuple[Any, int]:
     for name in sorted(manifest["digests"].keys() | tensors.keys()):
         if name not in tensors or digest(tensors[name]) != manifest["digests"].get(name):
             raise CheckpointError(_damaged(source, f"{name.lstrip('.')} does not match its digest"))
-    if _file_digest(source / TENSORS) != manifest["file_digest"]:  # a True that was 1 and now is 33
+    if file_digest(source / TENSORS) != manifest["file_digest"]:  # a True that was 1 and now is 33
         raise CheckpointError(_damaged(source, "tensors.safetensors does not match its digest"))
     return unflatten(manifest["structure"], tensors, apart), manifest["format"]
 
@@ -184,7 +184,7 @@ def _parts(generation: Path) -> dict[tuple[str, int], Path]:
     return found
 
 
-def _link(existing: Path, path: Path) -> bool:
+def link(existing: Path, path: Path) -> bool:
     """Give a file a second name; False where that is not supported."""
     try:
         path.hardlink_to(existing)
@@ -204,7 +204,8 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES // 2)).hexdigest()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from esper.contracts.commands import SeedId, SeedIds
+from esper.contracts.reports import FieldReport
 
 ABSENT: Any = object()
 """Value of a field that a line does not have."""
@@ -143,50 +144,22 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Veto(Refused):
-    """The shield refused a command; fields as of ``refused``."""
+    """The shield refused a command."""
 
     name: ClassVar[str] = "veto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldReportFiled:
+class FieldReportFiled(FieldReport):
     """A lifecycle has ended: its record.
 
     Args:
         step: of the run.
-        lifecycle: its number within the run, from 1.
-        layer_id: place of the seed.
-        seed_id: the seed, or ``"all"``.
-        blueprint: id of the blueprint.
-        settings: its hyper-parameters.
-        strategy: how its graft was blended in.
-        trial: ``"round"`` or ``"live"``.
-        parameters: of its graft.
-        born_step: step of its germination.
-        ended_step: step of its outcome.
-        outcome: name of the final state.
-        reason: why it ended so.
-        gates: what was measured, by the name of the state that it led to.
-        flops: training FLOPs of its arm, and of its training in isolation.
     """
 
     name: ClassVar[str] = "field_report"
     log: ClassVar[str] = "audit"
     step: int
-    lifecycle: int
-    layer_id: str
-    seed_id: SeedId
-    blueprint: str
-    settings: dict[str, Any]
-    strategy: str
-    trial: str
-    parameters: int
-    born_step: int
-    ended_step: int
-    outcome: str
-    reason: str
-    gates: dict[str, Any]
-    flops: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -575,18 +548,24 @@ def described() -> str:
 
 
 def _section(kind: type[Event]) -> str:
+    text, _ = _summary_and_fields(kind)
+    meanings = {
+        name: meaning for one in reversed(kind.__mro__) for name, meaning in _summary_and_fields(one)[1].items()
+    }
+    hints = get_type_hints(kind)
+    may_miss = {field.name: "may be missing: " for field in fields(kind) if field.default is ABSENT}
+    rows = [
+        f"| `{name}` | {_kind_of_json(hints[name])} | {may_miss.get(name, '')}{_in_one_line(meanings[name])} |"
+        for name in sorted(meanings, key=lambda name: name != "step")
+    ]
+    table = "\n".join(["| field | JSON | meaning |", "|---|---|---|", *rows])
+    return f"### `{kind.name}`\n\nIn `{kind.log}.jsonl`. {_in_one_line(text)}\n\n{table}"
+
+
+def _summary_and_fields(kind: type) -> tuple[str, dict[str, str]]:
+    """What a docstring says of its class, and of each of its fields."""
     text, _, told = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")
-    lines = [f"### `{kind.name}`", f"In `{kind.log}.jsonl`. {_in_one_line(text)}"]
-    if told:
-        meanings = re.findall(r"^(\w+): (.*(?:\n .*)*)", textwrap.dedent(told), flags=re.MULTILINE)
-        hints = get_type_hints(kind)
-        may_miss = {field.name: "may be missing: " for field in fields(kind) if field.default is ABSENT}
-        rows = [
-            f"| `{name}` | {_kind_of_json(hints[name])} | {may_miss.get(name, '')}{_in_one_line(meaning)} |"
-            for name, meaning in meanings
-        ]
-        lines.append("\n".join(["| field | JSON | meaning |", "|---|---|---|", *rows]))
-    return "\n\n".join(lines)
+    return text, dict(re.findall(r"^(\w+): (.*(?:\n .*)*)", textwrap.dedent(told), flags=re.MULTILINE))
 
 
 def _in_one_line(text: str) -> str:

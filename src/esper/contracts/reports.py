@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from esper.contracts.commands import SeedId
+
 Layout = Literal["features", "tokens", "signal", "image"]
 """What lies around the channels: nothing that a graft may use (each row stands for itself), a sequence of tokens (which
 may be causal), positions along one axis, or along two."""
@@ -183,18 +185,18 @@ class FieldReport:
         settings: its hyper-parameters.
         strategy: how it was blended in.
         trial: ``"round"`` for an arm of its own, ``"live"`` for the run itself.
-        parameters: parameters of the graft.
+        parameters: of the graft.
         born_step: step of its germination.
         ended_step: step of its outcome.
         outcome: name of the final state.
         reason: why it ended so.
-        gates: measured values, gate by gate.
-        flops: training FLOPs of its arm.
+        gates: what was measured, by the name of the state that it led to.
+        flops: training FLOPs of its arm, and of its training in isolation.
     """
 
     lifecycle: int
     layer_id: str
-    seed_id: int | str
+    seed_id: SeedId
     blueprint: str
     settings: dict[str, Any]
     strategy: str

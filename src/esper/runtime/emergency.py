@@ -82,13 +82,13 @@ class Emergency:
         if not math.isfinite(value):
             self._not_finite += 1
             if self._not_finite == patience:
-                self._suspect(f"{patience} training losses in a row were not finite")
+                self.suspect(f"{patience} training losses in a row were not finite")
             return
         is_spike = bool(self._run.in_state(*LIVE)) and self._is_spike(value)
         self._spikes, self._not_finite = (self._spikes + 1 if is_spike else 0), 0
         self._losses = [*self._losses, value][-RING:]
         if self._spikes == patience:
-            self._suspect(f"{patience} training losses in a row spiked, the last to {value:.4g}")
+            self.suspect(f"{patience} training losses in a row spiked, the last to {value:.4g}")
 
     def at_boundary(self, now: Measurement) -> bool:
         """Look at the host's parameters and at the held-out loss.
@@ -146,7 +146,7 @@ class Emergency:
         deviation = MAD_TO_DEVIATION * median(abs(one - middle) for one in self._losses)
         return loss - middle > self._run.config.spike_z * max(deviation, LEAST_DEVIATION * abs(middle))
 
-    def _suspect(self, sign: str) -> None:
+    def suspect(self, sign: str) -> None:
         """A sign in the training losses: believe it if it shows elsewhere."""
         run = self._run
         if not run.host_is_finite:

@@ -59,7 +59,7 @@ class Growth:
     """
 
     def __init__(self, run: Run, policy: Policy, checkpoint: Callable[[], None], checkpoint_steps: int | None) -> None:
-        self._run, self._policy, self._checkpoint = run, policy, checkpoint
+        self._run, self.policy, self._checkpoint = run, policy, checkpoint
         self.recovery = Recovery(run, policy)
         self.rounds = Rounds(run, self.recovery, checkpoint, checkpoint_steps)
         self.trials = Trials(run, self.recovery, checkpoint, checkpoint_steps)
@@ -298,8 +298,8 @@ class Growth:
     def _begin(self, seen: Observation, now: Measurement) -> None:
         """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
         run = self._run
-        answers = [run.seeds.submit(command) for command in self._policy.decide(seen)]
-        if (answered := getattr(self._policy, "answered", None)) is not None:
+        answers = [run.seeds.submit(command) for command in self.policy.decide(seen)]
+        if (answered := getattr(self.policy, "answered", None)) is not None:
             for answer in answers:
                 answered(answer)
         self._cull_misfits()

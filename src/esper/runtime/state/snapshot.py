@@ -116,7 +116,7 @@ class Snapshots:
         with _same_objects([*self._optimizer.wrappers, self._optimizer.stepping]):
             for name, state in body["others"].items():
                 self._in_body[name].load_state_dict(state)
-            _restore_optimizer(self._optimizer.stepping, body["optimizer"])
+            restore_optimizer(self._optimizer.stepping, body["optimizer"])
         for key, parameter in self._optimizer.named_parameters():
             grad = body["grads"].get(key)
             parameter.grad = None if grad is None else grad.to(parameter.device)
@@ -285,7 +285,7 @@ def _put_back(model: nn.Module, name: str, tensor: Tensor, saved: Tensor) -> Non
     model.get_submodule(path)._buffers[leaf] = saved.to(tensor.device)
 
 
-def _restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """``load_state_dict`` casts states to their parameter's dtype; here they keep the dtype they were saved with."""
     optimizer.load_state_dict(saved)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

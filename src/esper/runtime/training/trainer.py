@@ -96,7 +96,7 @@ class Trainer:
                 )
         self._model, self._optimizer, self._config, self._planned_steps = model, optimizer, config, planned_steps
         self._loss, self._train_step, self._scaler = loss, train_step, scaler
-        self._scheduler, self._scheduler_every = scheduler, scheduler_every
+        self.scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
         stepping = optimizer.stepping
         self._handles = [stepping.register_step_pre_hook(self._note_settings)]
@@ -205,12 +205,12 @@ class Trainer:
 
     def end_epoch(self, measure_loss: Callable[[], float]) -> None:
         """Step a scheduler that counts epochs; one that looks for plateaus is shown the held-out loss."""
-        if self._scheduler is None or self._scheduler_every != "epoch":
+        if self.scheduler is None or self._scheduler_every != "epoch":
             return
-        if isinstance(self._scheduler, ReduceLROnPlateau):
-            self._scheduler.step(measure_loss())
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(measure_loss())
         else:
-            self._scheduler.step()
+            self.scheduler.step()
 
     def clock(self) -> dict[str, Any]:
         """Where training stands: step, epoch, and the learning rates seen."""
@@ -279,8 +279,8 @@ class Trainer:
             self._scaler.step(optimizer)
             self._scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        if with_scheduler and self._scheduler is not None and self._scheduler_every == "step":
-            self._scheduler.step()
+        if with_scheduler and self.scheduler is not None and self._scheduler_every == "step":
+            self.scheduler.step()
 
     def _note_settings(self, optimizer: Optimizer, *_: Any) -> None:
         if self.num_groups != self._num_groups:

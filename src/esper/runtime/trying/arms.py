@@ -20,6 +20,8 @@ from esper.runtime.run import Run
 from esper.runtime.state.snapshot import Kept
 from esper.runtime.trying.replay import Round, replay_step
 
+Verdict = Callable[[Run, Lifecycle], GateResult]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -44,10 +46,14 @@ class Arms:
     Args:
         run: the run.
         after_step: called where an arm can be gone on with, after every step of it.
+
+    Attributes:
+        verdict: says of a candidate whose arm has ended whether it may be adopted; another judge can be handed in.
     """
 
     def __init__(self, run: Run, after_step: Callable[[Round], None]) -> None:
         self._run, self._after_step = run, after_step
+        self.verdict: Verdict = by_the_grow_gate
 
     def take(self, now: Round, one: Lifecycle) -> Outcome:
         """Run the arm of a candidate to its end, from wherever ``now`` says that it stands."""
@@ -92,7 +98,7 @@ class Arms:
         with Variation(run.places[one.layer_id], one.number) as variation:
             result = run.evaluations.measure_mean(now.arm_mean, now.batches)
         one.gates["twin"] = against_twin(result, twin, split.gate) | {"variation": variation.share}
-        verdict = self._verdict(one)
+        verdict = self.verdict(run, one)
         has_passed = one.state is State.EVALUATING and verdict.passed
         judged = {"select_loss": result.loss(split.select), "passed": has_passed, "verdict": str(verdict)}
         self._log(now, one, twin, **judged, **one.gates["twin"])
@@ -117,13 +123,13 @@ class Arms:
             )
         )
 
-    def _verdict(self, one: Lifecycle) -> GateResult:
-        """Of the grow gate; a fault anywhere counts as values that are not finite."""
-        run = self._run
-        is_finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
-        is_finite &= not any(flags.read().any() for flags in run.faults().values())
-        measured = one.gates["twin"] | {"is_finite": is_finite, "is_joint": False}
-        return gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z)
+
+def by_the_grow_gate(run: Run, one: Lifecycle) -> GateResult:
+    """The verdict of the grow gate; a fault anywhere counts as values that are not finite."""
+    is_finite = bool(torch.isfinite(run.places[one.layer_id].arena.slots).all())
+    is_finite &= not any(flags.read().any() for flags in run.faults().values())
+    measured = one.gates["twin"] | {"is_finite": is_finite, "is_joint": False}
+    return gate(State.FINE_TUNING, measured, gate_z=run.config.gate_z)
 
 
 def arm_name(now: Round, one: Lifecycle) -> str:

@@ -155,7 +155,7 @@ class Rounds:
         except Exception as error:  # passed on; an interruption leaves the round standing, to be resumed
             self.abandon(f"an arm failed: {error!r}")
             raise
-        self._end(now)
+        self.end(now)
 
     def _run_arms(self, now: Round) -> None:
         with closing(self._outcomes(now)) as outcomes:
@@ -201,7 +201,7 @@ class Rounds:
         else:
             one.state, one.since_step = State.TRAINING, now.start_step
 
-    def _end(self, now: Round) -> None:
+    def end(self, now: Round) -> None:
         """Back to the run as it was at the end of its window, or to the adopted arm's body under the run's clock."""
         run, best = self._run, now.best
         self.current = run.arm = None

@@ -216,7 +216,7 @@ class ArmProcess:
         self.one.gates, self.one.flops = result["gates"], result["flops"]
         for event in result["events"]:
             if event["event"] != "note":
-                run.journal.add(_after(event, *earlier))
+                run.journal.add(after_those_before(event, *earlier))
             elif event["text"].startswith(NEVER_CALLED):  # each place is told once, by whichever arm
                 for where in dict.fromkeys(where for where, _ in result["told"]):
                     run.tracing.tell(where, [name for there, name in result["told"] if there == where])
@@ -273,7 +273,7 @@ class ArmProcess:
             self._told.write({"error": repr(error), "traceback": traceback.format_exc()})
 
 
-def _after(event: dict[str, Any], arm_flops: int, judging_flops: int) -> dict[str, Any]:
+def after_those_before(event: dict[str, Any], arm_flops: int, judging_flops: int) -> dict[str, Any]:
     """An event of an arm after others that had spent so much by then."""
     if event["event"] == "arm_ended":
         curve = event["curve"]

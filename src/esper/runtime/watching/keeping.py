@@ -30,10 +30,10 @@ class Keeping:
 
     def __init__(self, run: Run, recovery: Recovery) -> None:
         self._run, self._recovery = run, recovery
-        self._pending: dict[str, Late] = {}
+        self.pending: dict[str, Late] = {}
         self._faulty_fossils: set[str] = set()  # places whose fossils were reported
         self._deadline: int | None = None  # boundary by which the held-out loss must have recovered
-        self._settled_loss: float | None = None  # held-out loss at the last boundary at which nothing was being removed
+        self.settled_loss: float | None = None  # held-out loss at the last boundary at which nothing was being removed
 
     @property
     def is_removing(self) -> bool:
@@ -43,23 +43,23 @@ class Keeping:
     def after_step(self) -> None:
         """Act on the guard's flags of the step before, and take out what has been blended out."""
         run = self._run
-        self._act_on(self._pending)
+        self._act_on(self.pending)
         self.take_out(*run.blend_outs())
-        self._pending = run.faults() if run.costs.structure else {}
+        self.pending = run.faults() if run.costs.structure else {}
 
     def at_boundary(self, now: Measurement) -> None:
         """Looks, freezing, recovery, and what :meth:`pass_time` does; never while anything is on trial."""
         run = self._run
         if not self.is_removing:
-            self._settled_loss = now.loss(run.judge.split.select)
+            self.settled_loss = now.loss(run.judge.split.select)
         for one in run.in_state(State.FINE_TUNING):
             due = sum(look <= run.fraction for look in run.config.keep_looks)
             if not one.is_kept and due > one.looks:
                 one.looks = due
-                self._look(one, now, is_last=due == len(run.config.keep_looks))
+                self.look(one, now, is_last=due == len(run.config.keep_looks))
         self._check_recovery(now)
         if run.config.freeze == "at_once" or run.trainer.has_decayed:
-            self._freeze()
+            self.freeze()
         self.pass_time()
 
     def pass_time(self) -> None:
@@ -73,41 +73,41 @@ class Keeping:
     def finish(self) -> None:
         """Decide every lifecycle that is still open."""
         run = self._run
-        self._act_on(self._pending)
+        self._act_on(self.pending)
         run.seeds.move_all(run.in_state(State.GERMINATED), State.CANCELLED, "the run was finished")
         undecided = [one for one in run.in_state(State.FINE_TUNING) if not one.is_kept]
         if undecided:
             now = run.evaluations.measure()
             for one in undecided:
-                self._look(one, now, is_last=True)
+                self.look(one, now, is_last=True)
         self._finish_blend_outs()
         if self._deadline is not None:
             self._deadline = 0
             self._check_recovery(run.evaluations.measure())
-        self._freeze()
+        self.freeze()
         self._release(all_of_them=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Flags that were not acted on, and the deadline."""
-        pending = {layer_id: flags.read() for layer_id, flags in self._pending.items()}
+        pending = {layer_id: flags.read() for layer_id, flags in self.pending.items()}
         return {
             "pending": pending,
             "deadline": self._deadline,
-            "settled_loss": self._settled_loss,
+            "settled_loss": self.settled_loss,
             "faulty_fossils": sorted(self._faulty_fossils),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self._pending = {layer_id: Late(flags) for layer_id, flags in state["pending"].items()}
-        self._deadline, self._settled_loss = state["deadline"], state["settled_loss"]
+        self.pending = {layer_id: Late(flags) for layer_id, flags in state["pending"].items()}
+        self._deadline, self.settled_loss = state["deadline"], state["settled_loss"]
         self._faulty_fossils = set(state["faulty_fossils"])
 
     def forget(self) -> None:
         """The run went back to before anything that was flagged or removed."""
-        self._pending, self._deadline = {}, None
+        self.pending, self._deadline = {}, None
 
-    def _look(self, one: Lifecycle, now: Measurement, *, is_last: bool) -> None:
+    def look(self, one: Lifecycle, now: Measurement, *, is_last: bool) -> None:
         """Ablation on the gate samples; who passes is confirmed once on samples that nothing else has seen."""
         run, split = self._run, self._run.judge.split
         without = run.evaluations.ablated(one)
@@ -138,7 +138,7 @@ class Keeping:
         if not one.is_kept and is_last:
             run.seeds.move(one, State.CULLED, "keep gate refused")
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
         """Make fossils of what was kept.
 
         A fossil is for good, and no run goes back to before it. So this waits until every live graft is decided, and
@@ -220,8 +220,8 @@ class Keeping:
         loss, metric, before = now.loss(select), now.metric(select), fallback["select_metric"]
         least_loss = fallback["select_loss"]
         is_as_accurate = metric is not None and before is not None and metric >= before
-        if is_as_accurate and self._settled_loss is not None:
-            least_loss = max(least_loss, self._settled_loss)
+        if is_as_accurate and self.settled_loss is not None:
+            least_loss = max(least_loss, self.settled_loss)
         has_recovered = loss <= least_loss * (1 + run.config.emergency_rollback_threshold)
         if not has_recovered and len(run.books.select_losses) < self._deadline:
             return

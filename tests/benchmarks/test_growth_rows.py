@@ -106,6 +106,7 @@ def test_a_random_place_is_one_candidate_at_a_time(cell):
     assert len(births) == len(set(births)) > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", HERE)
 def test_every_row_finds_its_line_in_a_table(cell, row):
     grown = compared_with(row)

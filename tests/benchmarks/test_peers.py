@@ -106,6 +106,7 @@ print(during, asked)
 """
 
 
+@pytest.mark.long
 def test_peers_ask_nothing_of_the_network():
     """The connection that the script then tries itself is seen."""
     installed = [name for name, package in PACKAGES.items() if find_spec(package) is not None]

@@ -34,7 +34,7 @@ def test_what_a_file_of_another_machine_holds_is_not_computed_again(tmp_path):
     assert len((tmp_path / "mine.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("cut", [1, 20])
+@pytest.mark.parametrize("cut", [1, pytest.param(20, marks=pytest.mark.long)])
 def test_a_cut_line_is_computed_again(tmp_path, cut):
     file = tmp_path / "one.jsonl"
     compute(double, {"a": 1, "b": 2}, file, 1)

@@ -80,6 +80,7 @@ def test_a_narrow_and_short_terminal_is_enough(line, tmp_path):
     assert all(len(row) <= 60 for row in shown.end.splitlines() if str(tmp_path) not in row)
 
 
+@pytest.mark.long
 def test_without_colour_the_display_has_none(short):
     shown = in_terminal("-m", "esper", *short, NO_COLOR="1")
     assert UP in shown.written

@@ -65,7 +65,7 @@ def undisturbed(tmp_path_factory, grows):
     [
         pytest.param("first step", -signal.SIGKILL, marks=pytest.mark.long),
         ("arm 1", -signal.SIGKILL),
-        ("interrupt", 130),
+        pytest.param("interrupt", 130, marks=pytest.mark.long),
     ],
 )
 def test_a_stopped_run_ends_as_the_undisturbed_one(where, code, undisturbed, grows, tmp_path):

@@ -306,7 +306,8 @@ def test_a_finished_run_stays_finished(tmp_path):
 @pytest.mark.parametrize(
     ("trial", "points"),
     [
-        ("round", ("arm:31", "run:55", "arm:10")),  # an arm of the first round, the run, an arm of the second round
+        ("round", ("arm:31",)),  # an arm of the first round
+        pytest.param("round", ("arm:31", "run:55", "arm:10"), marks=pytest.mark.long),  # then the run, and another arm
         # GRAFTING, the twin of the first trial
         pytest.param("live", ("run:33", "arm:9"), marks=pytest.mark.long),
     ],

@@ -32,6 +32,14 @@ class CheckpointError(EsperError):
     """A checkpoint that is missing, damaged, or belongs to something else."""
 
 
+class BusError(EsperError):
+    """A message bus that cannot be used as asked."""
+
+
+class BusUnavailableError(BusError):
+    """The broker of a message bus does not answer, or will not serve us. Trying again later may help."""
+
+
 def closest(word: str, valid: Iterable[str]) -> str:
     """A hint naming the valid word most like ``word``, and all valid words; the empty one as ``""``."""
     valid = sorted(name or '""' for name in valid)

@@ -1,0 +1,1 @@
+"""The message bus: what it promises, and one file for each transport."""

@@ -29,6 +29,10 @@ _TOPIC = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _LONGEST_NAME = 200
 
 
+class UnreadableError(BusError):
+    """A message that nobody may act on; its text is the reason for the dead letter."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What is carried.

@@ -11,6 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from esper.contracts.commands import Answer, Command
+from esper.contracts.config import GrowthConfig
+from esper.contracts.reports import FieldReport, Observation
+
 Name = Annotated[str, Meta(max_length=500)]
 Text = Annotated[str, Meta(max_length=10_000)]
 Count = Annotated[int, Meta(ge=0)]
@@ -176,25 +180,12 @@ class EmergencyAlert(Body, frozen=True, kw_only=True):
     layer_id: Name | None
 
 
-class FieldReport(Body, frozen=True, kw_only=True):
-    """The record of one finished lifecycle; fields as of :class:`esper.contracts.reports.FieldReport`."""
+class FieldReportFiled(Body, frozen=True, kw_only=True):
+    """A lifecycle has ended: its record."""
 
     topic = "karn.field_report"
     run_id: Name
-    lifecycle: Count
-    layer_id: Name
-    seed_id: Count | Literal["all"]
-    blueprint: Name
-    settings: dict[str, Any]
-    strategy: Name
-    trial: Literal["round", "live"]
-    parameters: Count
-    born_step: Count
-    ended_step: Count
-    outcome: Name
-    reason: Text
-    gates: dict[str, Any]
-    flops: Count
+    report: FieldReport
 
 
 class BlueprintProposal(Body, frozen=True, kw_only=True):
@@ -216,6 +207,48 @@ class BlueprintProposal(Body, frozen=True, kw_only=True):
     who: Name = "karn"
 
 
+class ObservationReport(Body, frozen=True, kw_only=True):
+    """What a controller elsewhere is to decide about; a run sends one at each boundary.
+
+    All that a decision depends on comes along, so that any process can decide, also one that has just been started.
+
+    Args:
+        run_id: of the run.
+        number: of the question, from 1.
+        config: how the run may grow.
+        observation: what there is to see.
+        answers: to the commands of the decision before.
+        state: of the policy, as the decision before gave it; None for the first.
+    """
+
+    topic = "tamiyo.observation"
+    run_id: Name
+    number: Count
+    config: GrowthConfig
+    observation: Observation
+    answers: list[Answer]
+    state: Any
+
+
+class Decision(Body, frozen=True, kw_only=True):
+    """What a controller has decided.
+
+    Args:
+        run_id: of the run.
+        number: of the question.
+        policy: who decided.
+        commands: for the run to carry out or refuse.
+        state: of the policy, for the next question; None if it remembers nothing.
+    """
+
+    topic = "tamiyo.decision"
+    run_id: Name
+    number: Count
+    policy: Name
+    commands: list[Command]
+    state: Any
+
+
 KINDS: dict[str, type[Body]] = {
     kind.__name__: kind
     for kind in (
@@ -227,8 +260,10 @@ KINDS: dict[str, type[Body]] = {
         RollbackCommand,
         CommandAck,
         EmergencyAlert,
-        FieldReport,
+        FieldReportFiled,
         BlueprintProposal,
+        ObservationReport,
+        Decision,
     )
 }
 """All kinds, by the name that stands in a message's header."""

@@ -31,6 +31,9 @@ class Checkpoints:
         loader: the caller's, or None.
         policy: the controller.
         directory: of the run; None writes none on the way.
+
+    Attributes:
+        answered: ids of commands whose answers the newest checkpoint holds.
     """
 
     def __init__(
@@ -38,10 +41,14 @@ class Checkpoints:
     ) -> None:
         self._run, self._growth, self._identity = run, growth, identity
         self._loader, self._policy, self._directory = loader, policy, directory
+        self.answered: frozenset[str] = frozenset()
 
     def save(self, path: Path) -> Path:
         """Write one; the folder of the new generation."""
-        return store.write(path, self._state())
+        answered = frozenset(self._run.books.answers)
+        folder = store.write(path, self._state())
+        self.answered = answered
+        return folder
 
     def write(self) -> None:
         """One on the way. Where the disk is full the run goes on without, and tries again at the next one."""
@@ -82,7 +89,7 @@ class Checkpoints:
             except UNFIT as error:
                 raise CheckpointError(f"The checkpoint does not fit this run: {error!r}") from error
             undo.pop_all()
-        run.books = books
+        run.books, self.answered = books, frozenset(books.answers)
         run.recent.clear()
         for batch in state["recent"]:
             run.recent.add(batch)

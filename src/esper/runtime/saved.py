@@ -145,6 +145,7 @@ class SavedBooks(TypedDict):
     select_metrics: list[float]
     alive: list[Lifecycle]
     reports: list[FieldReport]
+    answers: dict[str, dict[str, Any]]
 
 
 class SavedIdentity(TypedDict):
@@ -251,7 +252,9 @@ class SavedSession(TypedDict):
 
 
 def upgraded(state: Any, format_: int) -> Any:
-    """A checkpoint of format 6 with what was not remembered then; any other as it is."""
+    """A checkpoint of an older format with what was not remembered then; any other as it is."""
+    if format_ < 8 and isinstance(state, dict) and isinstance(state.get("books"), dict):
+        state["books"]["answers"] = {}
     growth = state.get("growth") if isinstance(state, dict) else None
     if format_ > 6 or not isinstance(growth, dict):
         return state

@@ -299,12 +299,28 @@ class Session:
         Any thread may call this while another one trains. It is answered at the end of that step, between two steps of
         an arm (where every command is refused, a cancellation as well), or at once if nobody trains. In the middle of
         a step (in ``loss``, ``evaluate``, ``policy.decide``) it is refused; a listener may call it.
+
+        A command is carried out once: if one of its ``id`` was answered before, as in the run whose checkpoint was
+        loaded, that answer is given again. What was refused in the middle of a step, or because arms ran, may be asked
+        again.
         """
         seeds = self._run.seeds
         try:
-            return self._run.inbox.ask(partial(seeds.submit, command))
+            return self._run.inbox.ask(partial(seeds.submit_once, command.id, partial(seeds.submit, command)))
         except TransitionError as error:  # seeds.submit raises none: it was asked in the middle of a step
             return seeds.refuse(command, str(error))
+
+    def answer_to(self, command_id: str, *, is_durable: bool = False) -> Answer | None:
+        """The answer that a submitted command got; None if there is none yet. Any thread may ask.
+
+        Args:
+            command_id: :attr:`Command.id`.
+            is_durable: whether to tell only what the newest checkpoint knows too, so that a run which goes on from it
+                does. A session without ``directory`` has no other life: it tells all.
+        """
+        if is_durable and self._directory is not None and command_id not in self._checkpoints.answered:
+            return None
+        return self._run.books.answers.get(command_id)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Let a listener hear every event from now on: the lines of both logs, each a dict with the key ``"event"``.
@@ -371,8 +387,11 @@ class Session:
         command = Command(layer_id, seed_id, State.CANCELLED, "asked for", who="user")
         return self._run.inbox.ask(partial(self._run.seeds.ask, command))
 
-    def rollback(self) -> Answer:
+    def rollback(self, command_id: str | None = None) -> Answer:
         """Go back to the last good state: parameters, buffers, optimizer, scheduler, scaler, grafts, controller.
+
+        Args:
+            command_id: of the command that asks for it: it is done once for each, as :meth:`submit` says.
 
         Grafts that were not live then are ROLLED_BACK and their seeds rest; what is on trial ends. The position in the
         data, the random streams, the audit log and the books are not restored.
@@ -384,9 +403,10 @@ class Session:
         def request() -> Answer:
             self._refuse_if_replaced()
             self._growth.roll_back()
-            return Answer(True)
+            return Answer(True, command_id=command_id or "")
 
-        return self._run.inbox.ask(request)
+        seeds = self._run.seeds
+        return self._run.inbox.ask(request if command_id is None else partial(seeds.submit_once, command_id, request))
 
     def rechunk(self, layer_id: str, num_seeds: int) -> None:
         """Deal a place's channels to another number of seeds. Its fossils and what was sensed stay.

@@ -86,6 +86,19 @@ class Seeds:
         except (TransitionError, ConfigError) as error:
             return Answer(False, str(error), command_id=command.id)
 
+    def submit_once(self, command_id: str, request: Callable[[], Answer]) -> Answer:
+        """Do what a command asks, unless one of this id was answered before: then give that answer again.
+
+        While arms run nothing is remembered: what is refused then may be asked again.
+        """
+        answers = self._now.books.answers
+        if command_id in answers:
+            return answers[command_id]
+        answer = request()
+        if self._now.arm is None:
+            answers[command_id] = answer
+        return answer
+
     def carry_out(self, command: Command, measured: Mapping[int, Measured] | None = None) -> Answer:
         """Carry out any command or refuse it.
 

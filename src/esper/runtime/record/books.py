@@ -4,7 +4,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from esper.contracts.commands import SeedId
+from esper.contracts.commands import Answer, SeedId
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import FieldReport
 
@@ -91,6 +91,7 @@ class Books:
         arm_flops: training FLOPs of all arms, and of training in isolation.
         judging_flops: FLOPs of the evaluations that judge grafts.
         judged: lifecycles that took their confirm test.
+        answers: to commands from outside, by their ids.
     """
 
     run_flops: int = 0
@@ -105,6 +106,7 @@ class Books:
     select_metrics: list[float] = field(default_factory=list)
     alive: dict[int, Lifecycle] = field(default_factory=dict)
     reports: list[FieldReport] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The books as plain values."""
@@ -115,4 +117,5 @@ class Books:
         """Inverse of :meth:`to_dict`."""
         alive = [Lifecycle(**one | {"state": State(one["state"])}) for one in saved["alive"]]
         reports = [FieldReport(**one) for one in saved["reports"]]
-        return cls(**saved | {"alive": {one.number: one for one in alive}, "reports": reports})
+        answers = {id_: Answer(**one | {"versions": tuple(one["versions"])}) for id_, one in saved["answers"].items()}
+        return cls(**saved | {"alive": {one.number: one for one in alive}, "reports": reports, "answers": answers})

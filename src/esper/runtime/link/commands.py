@@ -1,0 +1,207 @@
+"""Carries out commands that come over a bus: each once, whatever dies in between.
+
+The training state is the authority. What was answered stands in the run's books and travels in its checkpoints; a
+message is acked only once a checkpoint knows its answer. So a command that comes again, to the same process or to the
+one that went on from the checkpoint, is answered from the books or carried out, never both and never neither.
+"""
+
+import threading
+from dataclasses import dataclass, field
+
+from esper.contracts.commands import Answer, Command
+from esper.contracts.commands import SeedIds as CommandSeedIds
+from esper.contracts.errors import BusUnavailableError, EsperError, TransitionError
+from esper.contracts.lifecycle import State
+from esper.oona.bus import Bus, Delivery, Subscription, UnreadableError
+from esper.oona.codec import Codec
+from esper.oona.messages import CommandAck, GerminationCommand, RemovalCommand, RollbackCommand, SeedIds
+from esper.runtime.link.names import group_of
+from esper.runtime.link.publisher import TelemetryPublisher
+from esper.runtime.session import Session
+
+_LOOK_S = 0.02
+_WAIT_S = 1.0
+_REDELIVER_AFTER_S = 30.0
+
+Asked = GerminationCommand | RemovalCommand | RollbackCommand
+
+
+@dataclass(slots=True)
+class HandlerStatistics:
+    """Counts of a handler.
+
+    Args:
+        carried_out: commands that were accepted.
+        refused: commands that were refused.
+        repeated: commands that came again.
+        unreadable: messages that went to the dead letters.
+    """
+
+    carried_out: int = 0
+    refused: int = 0
+    repeated: int = 0
+    unreadable: int = 0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A command that was not carried out yet, or whose message was not acked."""
+
+    asked: Asked
+    delivery: Delivery
+    is_answered: bool = field(default=False)
+
+
+class ControlCommandHandler:
+    """Receives the commands to one run.
+
+    Args:
+        bus: where they come from; used by this object's thread alone.
+        codec: reads them.
+        run_id: of the run: the name of its group, and the key of its commands.
+        session: carries them out, where nothing is half done.
+        publisher: tells the answers.
+
+    Attributes:
+        statistics: what became of them.
+    """
+
+    def __init__(self, bus: Bus, codec: Codec, run_id: str, session: Session, publisher: TelemetryPublisher) -> None:
+        self._bus, self._codec, self._run_id = bus, codec, run_id
+        self._session, self._publisher = session, publisher
+        self.statistics = HandlerStatistics()
+        self._waiting: dict[str, _Waiting] = {}
+        self._subscription: Subscription | None = None
+        self._is_closing = threading.Event()
+        self._join()
+        self._thread = threading.Thread(target=self._work, name="esper-commands", daemon=True)
+        self._thread.start()
+
+    def close(self, within_s: float = 10.0) -> None:
+        """Take no more commands, and let go of those that were answered for good."""
+        self._is_closing.set()
+        self._thread.join(within_s)
+
+    def _join(self) -> None:
+        self._subscription = self._bus.subscribe(
+            GerminationCommand.topic,
+            group_of(self._run_id),
+            "run",
+            start="oldest",
+            redeliver_after_s=_REDELIVER_AFTER_S,
+        )
+
+    def _work(self) -> None:
+        while True:
+            is_last = self._is_closing.is_set()
+            try:
+                self._take(0.0 if is_last or self._waiting else _WAIT_S)
+                self._carry_out()
+                self._let_go()
+            except BusUnavailableError:
+                self._is_closing.wait(_WAIT_S)
+            if is_last:
+                return
+            if self._waiting:
+                self._is_closing.wait(_LOOK_S)
+
+    def _take(self, timeout_s: float) -> None:
+        assert self._subscription is not None
+        for delivery in self._subscription.receive(timeout_s=timeout_s):
+            if delivery.message.key != self._run_id:  # to another run
+                self._subscription.ack([delivery])
+                continue
+            try:
+                body = self._codec.decode(delivery.message)
+                if not isinstance(body, Asked):
+                    raise UnreadableError(f"{type(body).__name__} is no command")
+            except UnreadableError as error:
+                self._subscription.reject(delivery, str(error))
+                self.statistics.unreadable += 1
+                continue
+            known = self._waiting.get(body.command_id)
+            if known is not None:
+                known.delivery = delivery
+                self.statistics.repeated += 1
+            else:
+                self._waiting[body.command_id] = _Waiting(body, delivery)
+
+    def _carry_out(self) -> None:
+        for one in self._waiting.values():
+            if one.is_answered:
+                continue
+            is_new = self._session.answer_to(one.asked.command_id) is None
+            try:
+                answer = self._ask(one.asked)
+            except (TransitionError, EsperError) as error:
+                answer = Answer(False, str(error), command_id=one.asked.command_id)
+            if self._session.answer_to(one.asked.command_id) is None and not self._is_over:
+                return  # arms run: it keeps its turn
+            one.is_answered = True
+            if not is_new:
+                self.statistics.repeated += 1
+            elif answer.accepted:
+                self.statistics.carried_out += 1
+            else:
+                self.statistics.refused += 1
+            self._publisher.put(self._ack(one.asked, answer))
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the run will answer nothing any more."""
+        return any(line["event"] == "finished" for line in self._session.events[-1:])
+
+    def _ask(self, asked: Asked) -> Answer:
+        if isinstance(asked, RollbackCommand):
+            return self._session.rollback(asked.command_id)
+        return self._session.submit(command_of(asked))
+
+    def _ack(self, asked: Asked, answer: Answer) -> CommandAck:
+        return CommandAck(
+            run_id=self._run_id,
+            command_id=asked.command_id,
+            accepted=answer.accepted,
+            reason=answer.reason,
+            versions=list(answer.versions),
+            step=self._session.step_count,
+        )
+
+    def _let_go(self) -> None:
+        """Ack the messages whose answers outlive this process."""
+        assert self._subscription is not None
+        done = [
+            id_
+            for id_, one in self._waiting.items()
+            if one.is_answered and (self._is_over or self._session.answer_to(id_, is_durable=True) is not None)
+        ]
+        if done:
+            self._subscription.ack([self._waiting[id_].delivery for id_ in done])
+            for id_ in done:
+                del self._waiting[id_]
+
+
+def command_of(asked: GerminationCommand | RemovalCommand) -> Command:
+    """The command that a message asks for."""
+    version = tuple(asked.version) if isinstance(asked.version, list) else asked.version
+    seed_ids, who, reason = _seeds(asked.seed_ids), asked.who, asked.reason
+    if isinstance(asked, RemovalCommand):
+        target = State[asked.target]
+        return Command(asked.layer_id, seed_ids, target, reason, who=who, version=version, id=asked.command_id)
+    return Command(
+        asked.layer_id,
+        seed_ids,
+        State.GERMINATED,
+        reason,
+        who=who,
+        version=version,
+        blueprint=asked.blueprint,
+        settings=dict(asked.settings),
+        strategy=asked.strategy,
+        trial=asked.trial,
+        also={layer_id: _seeds(seeds) for layer_id, seeds in asked.also.items()},
+        id=asked.command_id,
+    )
+
+
+def _seeds(seed_ids: SeedIds) -> CommandSeedIds:
+    return tuple(seed_ids) if isinstance(seed_ids, list) else seed_ids

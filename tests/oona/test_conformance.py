@@ -165,6 +165,18 @@ def test_waiting_ends_when_something_comes_or_the_time_is_over(bus, topic):
     late.join()
 
 
+def test_a_group_that_is_forgotten_begins_anew(bus, topic):
+    bus.forget(topic, "never_there")
+    subscription = bus.subscribe(topic, "group", "one", redeliver_after_s=0.5)
+    bus.publish_batch(messages(topic, 3))
+    assert len(received(subscription, 3)) == 3
+    subscription.close()
+    if type(bus).__name__ == "KafkaBus":
+        pytest.skip("the mock broker cannot delete groups")
+    bus.forget(topic, "group")
+    assert nothing_more(bus.subscribe(topic, "group", "one", redeliver_after_s=0.5), within_s=1.0)
+
+
 def test_topics_are_listed_with_what_they_hold(bus, topic):
     bus.publish_batch(messages(topic, 3))
     assert bus.topics()[topic] == 3

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import esper
+from esper.contracts.errors import BusUnavailableError
 from esper.contracts.lifecycle import State
 from esper.oona.bus import Bus, Delivery, Message
 from esper.oona.codec import Codec
@@ -67,7 +67,7 @@ class TestWhatGoesOut:
     @staticmethod
     def told() -> tuple[Trial, list]:
         bus = open_bus(f"memory:link-{next(_names)}")
-        publisher = TelemetryPublisher(bus, CODEC, "run")
+        publisher = TelemetryPublisher(lambda: bus, CODEC, "run")
         trial = Recipe(growing()).build()
         for line in trial.session.events:
             publisher(line)
@@ -123,13 +123,16 @@ class Broken:
     def publish_batch(self, messages: list[Message]) -> None:
         if self._left:
             self._left -= 1
-            raise esper.contracts.errors.BusUnavailableError("away")
+            raise BusUnavailableError("away")
         self._bus.publish_batch(messages)
+
+    def close(self) -> None:
+        pass
 
 
 class TestABusThatIsAway:
     def test_telemetry_is_dropped_and_counted_and_all_else_waits(self, bus):
-        publisher = TelemetryPublisher(Broken(bus, 10**9), CODEC, "run", bound=5)
+        publisher = TelemetryPublisher(lambda: Broken(bus, 10**9), CODEC, "run", bound=5)
         trial = Recipe(growing()).build()
         trial.session.subscribe(publisher)
         trial.train()
@@ -142,7 +145,7 @@ class TestABusThatIsAway:
         assert heard(bus, "kasmina.lifecycle") == []
 
     def test_what_waited_goes_out_once_it_is_back(self, bus):
-        publisher = TelemetryPublisher(Broken(bus, 2), CODEC, "run")
+        publisher = TelemetryPublisher(lambda: Broken(bus, 2), CODEC, "run")
         trial = Recipe(growing()).build()
         trial.session.subscribe(publisher)
         trial.train()
@@ -173,12 +176,14 @@ class Linked:
         self.bus = bus
         config = growing(trial="live", layers=["", "2"])
         self.trial = Recipe(config, epochs=epochs, policy=Script({})).build(directory=directory)
-        self.publisher = TelemetryPublisher(open_bus(url), CODEC, "run")
+        self.publisher = TelemetryPublisher(lambda: open_bus(url), CODEC, "run")
         self.handler: ControlCommandHandler | None = None
         self.url = url
 
     def listen(self) -> None:
-        self.handler = ControlCommandHandler(open_bus(self.url), CODEC, "run", self.trial.session, self.publisher)
+        self.handler = ControlCommandHandler(
+            lambda: open_bus(self.url), CODEC, "run", self.trial.session, self.publisher
+        )
 
     def close(self) -> None:
         assert self.handler is not None
@@ -319,7 +324,7 @@ class TestAControllerElsewhere:
         return trial
 
     def remote(self, url: str, **options) -> RemotePolicy:
-        return RemotePolicy(open_bus(url), CODEC, "run", growing(), **options)
+        return RemotePolicy(lambda: open_bus(url), CODEC, "run", growing(), **options)
 
     @pytest.fixture
     def controller(self, url) -> Iterator[Controller]:

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
+from esper.cli.commands.tamiyo import TamiyoCommand
 from esper.contracts.errors import ConfigError, closest
 
 COMMANDS: dict[str, type[Subcommand]] = {
@@ -17,6 +19,8 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "report": ReportCommand,
     "compare": CompareCommand,
     "doctor": DoctorCommand,
+    "tamiyo": TamiyoCommand,
+    "bus": BusCommand,
 }
 
 

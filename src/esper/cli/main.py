@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from esper.cli.command_line import parse
-from esper.contracts.errors import ConfigError, DataError, EsperError, EvaluationError
+from esper.contracts.errors import BusError, ConfigError, DataError, EsperError, EvaluationError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (ConfigError, DataError, EvaluationError) as error:
+    except (BusError, ConfigError, DataError, EvaluationError) as error:
         return _say(error, WRONG_INPUT)
     except (EsperError, OSError) as error:
         return _say(error, FAILED)

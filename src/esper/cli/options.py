@@ -12,6 +12,7 @@ from esper.contracts.errors import ConfigError
 MAX_SEED = 2**31 - 1
 MAX_THREADS = 1024
 TEXT = "text:"
+REMOTE = "remote"
 
 
 class Pace(NamedTuple):
@@ -75,7 +76,21 @@ class Options:
         flag="--from",
     )
     policy: str = _option(
-        "heuristic", "who decides when and where to grow: heuristic, random, never, or one of your own", "NAME"
+        "heuristic",
+        "who decides when and where to grow: heuristic, random, never, one of your own, or remote, a controller that "
+        "'esper tamiyo serve' runs elsewhere",
+        "NAME",
+    )
+    bus: str | None = _option(
+        None,
+        "message bus that hears what happens and brings commands: sqlite:PATH, redis://HOST:PORT, nats://HOST:PORT, "
+        "kafka://HOST:PORT",
+        "URL",
+        "none",
+    )
+    decision_timeout: float = _option(10.0, "seconds to wait for a decision of a remote policy", "S")
+    stand_in: Literal["none", "heuristic"] = _option(
+        "none", "who decides where none came in time: none lets the run go on", "none|heuristic"
     )
     seed: int = _option(0, "seed of the split of the data, first weights and order of batches", "N")
     epochs: int = _option(None, "epochs of the run", "N", _by_kind("epochs"))
@@ -119,6 +134,7 @@ class Options:
         for name in ("epochs", "batch_size"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check("steps_per_epoch", self.steps_per_epoch is None or self.steps_per_epoch >= 1, "at least 1")
+        self._check("decision_timeout", 0 < self.decision_timeout < math.inf, "above 0 and finite")
         self._check("threads", 1 <= self.threads <= MAX_THREADS, f"1 to {MAX_THREADS}")
         self._check("lr", math.isfinite(self.lr) and self.lr > 0, "above 0 and finite")
 
@@ -130,13 +146,13 @@ class Options:
 PRESENTATION = ("plain", "log_format")
 """Options of what is shown; a run that is resumed may be shown otherwise."""
 
-INVOCATION = ("output", "config", "resume", *PRESENTATION)
-"""Options of one call; all others describe the run and are stored with it."""
+INVOCATION = ("output", "config", "resume", "bus", *PRESENTATION)
+"""Options of one call; all others describe the run and are stored with it. A bus's URL may hold a password."""
 
 HINTS = get_type_hints(Options)
 GROWTH_HINTS = get_type_hints(GrowthConfig)
 ON_COMMAND_LINE = tuple(one for one in fields(Options) if one.name != "growth")
-IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", *PRESENTATION))
+IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", "bus", *PRESENTATION))
 
 
 @dataclass(frozen=True)

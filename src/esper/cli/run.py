@@ -1,9 +1,13 @@
 """``esper run``: grow a network on a task, then tell what that was worth."""
 
 import os
+import secrets
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,15 +18,18 @@ from esper.cli.conclusion import Conclusion, show_closing
 from esper.cli.console.presentation import Heading, Presentation, presentation
 from esper.cli.first_weights import first_weights, keep_first_weights
 from esper.cli.interrupt import Interrupt
-from esper.cli.options import Options
-from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, note_progress, read_json
-from esper.contracts.errors import EsperError
+from esper.cli.options import REMOTE, Options
+from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, RUN_ID, note_progress, read_json
+from esper.contracts.errors import BusError, ConfigError, EsperError
 from esper.evaluation.growing import Growing, growing
 from esper.kasmina.grafts.strategies import strategy_kind
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
 from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
+
+if TYPE_CHECKING:  # needs an extra that a run without a bus does not
+    from esper.runtime.link.link import Link
 
 CHECKPOINT_STEPS = 100
 
@@ -48,15 +55,19 @@ def run(options: Options, directory: Path | None) -> None:
         if ":" in options.host and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         task = load_task(options.data, options.seed, options.host)
-        policy = _policy(options)
+        link = None if options.bus is None else _link(options.bus, task, directory)
+        policy = _policy(options, link, shown)
         weights = first_weights(options.weights, task, directory)
         is_new = directory is None
         directory = run_directory.create(options, task.name) if directory is None else directory
         if weights is not None:
             keep_first_weights(weights, directory)
+        if link is not None:
+            run_directory.write_text(directory / RUN_ID, link.run_id + "\n")
         try:
-            growth = _prepare(options, task, weights, policy, directory, shown, is_new=is_new)
-            seconds = _train(growth, directory, interrupt)
+            growth = _prepare(options, task, weights, policy, directory, shown, link, is_new=is_new)
+            with _joined(link, growth, shown):
+                seconds = _train(growth, directory, interrupt)
             Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
             interrupt.ignore()
@@ -66,13 +77,50 @@ def run(options: Options, directory: Path | None) -> None:
             raise
 
 
-def _policy(options: Options) -> Policy:
+def _link(url: str, task: Task, directory: Path | None) -> "Link":
+    """To the bus, under the name that the run had before, or a new one.
+
+    Raises:
+        BusError: if a new run finds no broker there, the bus will never serve us, or a library is not installed.
+    """
+    try:
+        from esper.oona.url import open_bus
+        from esper.runtime.link.link import Link
+    except ModuleNotFoundError as error:
+        raise BusError(f"--bus needs {error.name}: pip install 'esper-morphogenetic[bus]'.") from error
+    stored = None if directory is None else directory / RUN_ID
+    if stored is not None and stored.is_file():
+        return Link(url, stored.read_text(encoding="utf-8").strip())
+    open_bus(url).close()
+    return Link(url, f"{task.name}-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _joined(link: "Link | None", growth: Growing, shown: Presentation) -> Iterator[None]:
+    """Around the training: commands are heard, and at its end what waits goes out."""
+    if link is None:
+        yield
+        return
+    link.follow(growth.session)
+    try:
+        yield
+    finally:
+        if not link.close():
+            shown.say("note", "the bus did not take all that happened")
+
+
+def _policy(options: Options, link: "Link | None", shown: Presentation) -> Policy:
     """The controller; refuses names that are not known before anything is written."""
     for blueprint in options.growth.blueprints:
         make_blueprint(blueprint, {})
     if options.growth.strategy is not None:
         strategy_kind(options.growth.strategy)
-    return make_policy(options.policy, options.growth)
+    if options.policy != REMOTE:
+        return make_policy(options.policy, options.growth)
+    if link is None:
+        raise ConfigError("The policy remote is asked over a bus. Name it by --bus URL.")
+    otherwise = None if options.stand_in == "none" else make_policy(options.stand_in, options.growth)
+    return link.policy(options.growth, options.decision_timeout, otherwise, lambda text: shown.say("note", text))
 
 
 def _prepare(
@@ -82,6 +130,7 @@ def _prepare(
     policy: Policy,
     directory: Path,
     shown: Presentation,
+    link: "Link | None",
     *,
     is_new: bool,
 ) -> Growing:
@@ -103,7 +152,7 @@ def _prepare(
             policy=policy,
             directory=directory,
             checkpoint_steps=CHECKPOINT_STEPS,
-            on_event=shown,
+            on_event=shown if link is None else [shown, link],
         )
     except EsperError:
         if is_new:

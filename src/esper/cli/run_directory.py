@@ -14,7 +14,20 @@ from esper.contracts.errors import ConfigError
 ROOT = Path("runs")
 CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL = "config.yaml", "result.json", "progress.json", "checkpoints", "model"
 SAMPLES, REPORT, FIRST_WEIGHTS = "samples.safetensors", "report.html", "first_weights.safetensors"
-_OURS = (CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL, SAMPLES, REPORT, FIRST_WEIGHTS, "metrics.jsonl", "audit.jsonl")
+RUN_ID = "run_id"
+_OURS = (
+    CONFIG,
+    RESULT,
+    PROGRESS,
+    CHECKPOINTS,
+    MODEL,
+    SAMPLES,
+    REPORT,
+    FIRST_WEIGHTS,
+    RUN_ID,
+    "metrics.jsonl",
+    "audit.jsonl",
+)
 
 
 def locate(asked: Request) -> tuple[Options, Path | None]:
@@ -82,7 +95,7 @@ def create(options: Options, task_name: str) -> Path:
 
 def discard(directory: Path) -> None:
     """Take back :func:`create`: a run that could not begin leaves nothing behind."""
-    for name in (CONFIG, FIRST_WEIGHTS):
+    for name in (CONFIG, FIRST_WEIGHTS, RUN_ID):
         (directory / name).unlink(missing_ok=True)
     for made in (directory, ROOT):
         if made.is_dir() and not any(made.iterdir()):

@@ -1,9 +1,8 @@
 """The grown run itself: a task's host with seeds, under the defaults that are compared with the controls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from esper.contracts.reports import Evaluation
 from esper.evaluation.scoring import cross_entropy, per_sample
 from esper.evaluation.training import SCHEDULES, WEIGHT_DECAY, Epochs
 from esper.kasmina.host.wrapping import places, wrap
+from esper.runtime.record.outbox import Listener
 from esper.runtime.session import Session
 from esper.runtime.training.loader import BatchLoader
 from esper.tamiyo.heuristic import Policy
@@ -64,7 +64,7 @@ def growing(
     policy: Policy | None = None,
     directory: Path | None = None,
     checkpoint_steps: int | None = None,
-    on_event: Callable[[dict[str, Any]], None] | None = None,
+    on_event: Listener | Iterable[Listener] | None = None,
 ) -> Growing:
     """Prepare a run: AdamW, the task's host from ``seed`` or from ``weights``.
 

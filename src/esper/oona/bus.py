@@ -192,6 +192,9 @@ class Bus(Protocol):
             BusUnavailableError: if the broker does not answer.
         """
 
+    def forget(self, topic: str, group: str) -> None:
+        """Let a group end, with all that it has not read; its subscriptions must be closed. There may be none."""
+
     def topics(self) -> dict[str, int]:
         """How many messages each topic holds."""
 

@@ -161,6 +161,16 @@ class KafkaBus:
         self.ensure(_TOPIC + topic)
         return KafkaSubscription(self, topic, group, start, redeliver_after_s)
 
+    def forget(self, topic: str, group: str) -> None:
+        check_topic(topic)
+        name = f"{topic}.{group}"
+        with self.asking():
+            try:
+                self._admin.delete_consumer_groups([name])[name].result(_ANSWER_S)
+            except KafkaException as error:
+                if error.args[0].code() not in (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.UNSUPPORTED_VERSION):
+                    raise
+
     def topics(self) -> dict[str, int]:
         with self.asking():
             found = sorted(

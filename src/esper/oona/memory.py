@@ -98,6 +98,11 @@ class MemoryBus:
             joined = of_topic.groups.setdefault(group, _Group(of_topic.end if start == "new" else of_topic.first))
         return MemorySubscription(self._store, of_topic, group, joined, redeliver_after_s, self.statistics)
 
+    def forget(self, topic: str, group: str) -> None:
+        check_topic(topic)
+        with self._store.changed:
+            self._topic(topic).groups.pop(group, None)
+
     def topics(self) -> dict[str, int]:
         with self._store.changed:
             return {name: len(topic.messages) for name, topic in sorted(self._store.topics.items())}

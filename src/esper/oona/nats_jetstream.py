@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import nats
@@ -172,6 +173,14 @@ class NatsBus:
     async def flush(self) -> None:
         """Wait until the server has all that was sent."""
         await self._client.flush()
+
+    def forget(self, topic: str, group: str) -> None:
+        async def delete() -> None:
+            with suppress(NotFoundError):
+                await self._jetstream.delete_consumer(_stream(_topic(topic)), group)
+
+        check_topic(topic)
+        self.ask(delete())
 
     def topics(self) -> dict[str, int]:
         async def listed() -> dict[str, int]:

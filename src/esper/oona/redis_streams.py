@@ -115,6 +115,12 @@ class RedisBus:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
+    def forget(self, topic: str, group: str) -> None:
+        check_topic(topic)
+        with self.asking():
+            if self.client.exists(_TOPIC + topic):
+                self.client.xgroup_destroy(_TOPIC + topic, group)
+
     def topics(self) -> dict[str, int]:
         with self.asking():
             keys = sorted(key.decode() for key in self.client.scan_iter(_TOPIC + "*", count=1000))

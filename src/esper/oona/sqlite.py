@@ -146,6 +146,12 @@ class SqliteBus:
             database.execute("INSERT OR IGNORE INTO groups VALUES (?, ?, ?)", joined)
         return SqliteSubscription(self, topic, group, redeliver_after_s)
 
+    def forget(self, topic: str, group: str) -> None:
+        check_topic(topic)
+        with self.writing() as database:
+            database.execute("DELETE FROM groups WHERE topic = ? AND name = ?", (topic, group))
+            database.execute("DELETE FROM held WHERE topic = ? AND grp = ?", (topic, group))
+
     def topics(self) -> dict[str, int]:
         with self.writing() as database:
             return dict(database.execute("SELECT name, next - first FROM topics ORDER BY name").fetchall())

@@ -83,7 +83,7 @@ class RunCommand(Subcommand):
         options, directory = locate(self.asked)
         from esper.cli.run import run  # torch is not loaded before the options are known to be right
 
-        run(replace(options, **{name: getattr(self.options, name) for name in PRESENTATION}), directory)
+        run(replace(options, **{name: getattr(self.options, name) for name in ("bus", *PRESENTATION)}), directory)
         return True
 
 

@@ -6,6 +6,7 @@ one that went on from the checkpoint, is answered from the books or carried out,
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from esper.contracts.commands import Answer, Command
@@ -56,7 +57,7 @@ class ControlCommandHandler:
     """Receives the commands to one run.
 
     Args:
-        bus: where they come from; used by this object's thread alone.
+        connect: gives the bus that they come from, in this object's thread; called again where its broker is away.
         codec: reads them.
         run_id: of the run: the name of its group, and the key of its commands.
         session: carries them out, where nothing is half done.
@@ -66,14 +67,21 @@ class ControlCommandHandler:
         statistics: what became of them.
     """
 
-    def __init__(self, bus: Bus, codec: Codec, run_id: str, session: Session, publisher: TelemetryPublisher) -> None:
-        self._bus, self._codec, self._run_id = bus, codec, run_id
+    def __init__(
+        self,
+        connect: Callable[[], Bus],
+        codec: Codec,
+        run_id: str,
+        session: Session,
+        publisher: TelemetryPublisher,
+    ) -> None:
+        self._connect, self._codec, self._run_id = connect, codec, run_id
+        self._bus: Bus | None = None
         self._session, self._publisher = session, publisher
         self.statistics = HandlerStatistics()
         self._waiting: dict[str, _Waiting] = {}
         self._subscription: Subscription | None = None
         self._is_closing = threading.Event()
-        self._join()
         self._thread = threading.Thread(target=self._work, name="esper-commands", daemon=True)
         self._thread.start()
 
@@ -82,22 +90,33 @@ class ControlCommandHandler:
         self._is_closing.set()
         self._thread.join(within_s)
 
-    def _join(self) -> None:
-        self._subscription = self._bus.subscribe(
-            GerminationCommand.topic,
-            group_of(self._run_id),
-            "run",
-            start="oldest",
-            redeliver_after_s=_REDELIVER_AFTER_S,
-        )
-
     def _work(self) -> None:
+        try:
+            self._handle_until_closed()
+        finally:
+            if self._bus is not None:
+                self._bus.close()
+
+    def _joined(self) -> Subscription:
+        if self._subscription is None:
+            self._bus = self._bus or self._connect()
+            self._subscription = self._bus.subscribe(
+                GerminationCommand.topic,
+                group_of(self._run_id),
+                "run",
+                start="oldest",
+                redeliver_after_s=_REDELIVER_AFTER_S,
+            )
+        return self._subscription
+
+    def _handle_until_closed(self) -> None:
         while True:
             is_last = self._is_closing.is_set()
             try:
-                self._take(0.0 if is_last or self._waiting else _WAIT_S)
+                subscription = self._joined()
+                self._take(subscription, 0.0 if is_last or self._waiting else _WAIT_S)
                 self._carry_out()
-                self._let_go()
+                self._let_go(subscription)
             except BusUnavailableError:
                 self._is_closing.wait(_WAIT_S)
             if is_last:
@@ -105,18 +124,17 @@ class ControlCommandHandler:
             if self._waiting:
                 self._is_closing.wait(_LOOK_S)
 
-    def _take(self, timeout_s: float) -> None:
-        assert self._subscription is not None
-        for delivery in self._subscription.receive(timeout_s=timeout_s):
+    def _take(self, subscription: Subscription, timeout_s: float) -> None:
+        for delivery in subscription.receive(timeout_s=timeout_s):
             if delivery.message.key != self._run_id:  # to another run
-                self._subscription.ack([delivery])
+                subscription.ack([delivery])
                 continue
             try:
                 body = self._codec.decode(delivery.message)
                 if not isinstance(body, Asked):
                     raise UnreadableError(f"{type(body).__name__} is no command")
             except UnreadableError as error:
-                self._subscription.reject(delivery, str(error))
+                subscription.reject(delivery, str(error))
                 self.statistics.unreadable += 1
                 continue
             known = self._waiting.get(body.command_id)
@@ -166,16 +184,15 @@ class ControlCommandHandler:
             step=self._session.step_count,
         )
 
-    def _let_go(self) -> None:
+    def _let_go(self, subscription: Subscription) -> None:
         """Ack the messages whose answers outlive this process."""
-        assert self._subscription is not None
         done = [
             id_
             for id_, one in self._waiting.items()
             if one.is_answered and (self._is_over or self._session.answer_to(id_, is_durable=True) is not None)
         ]
         if done:
-            self._subscription.ack([self._waiting[id_].delivery for id_ in done])
+            subscription.ack([self._waiting[id_].delivery for id_ in done])
             for id_ in done:
                 del self._waiting[id_]
 

@@ -6,7 +6,7 @@ What seeds have sensed is read at boundaries with one stacked read, as for the l
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class TelemetryPublisher:
     Give it to ``Session(on_event=...)`` or ``session.subscribe``, and let it :meth:`follow` the session.
 
     Args:
-        bus: where to publish; used by this object's thread alone.
+        connect: gives the bus, in this object's thread; where its broker is away it is called again.
         codec: writes the messages.
         run_id: of the run.
         bound: lines of telemetry that may wait. What else happens in a run is little, and never dropped.
@@ -56,8 +56,17 @@ class TelemetryPublisher:
         statistics: what became of it all.
     """
 
-    def __init__(self, bus: Bus, codec: Codec, run_id: str, *, bound: int = 1000, heartbeat_s: float = 5.0) -> None:
-        self._bus, self._codec, self._run_id = bus, codec, run_id
+    def __init__(
+        self,
+        connect: Callable[[], Bus],
+        codec: Codec,
+        run_id: str,
+        *,
+        bound: int = 1000,
+        heartbeat_s: float = 5.0,
+    ) -> None:
+        self._connect, self._codec, self._run_id = connect, codec, run_id
+        self._bus: Bus | None = None
         self._bound, self._heartbeat_s = bound, heartbeat_s
         self.statistics = PublisherStatistics()
         self._telemetry: deque[Mapping[str, Any]] = deque()
@@ -106,6 +115,13 @@ class TelemetryPublisher:
         return not (self._kept or self._telemetry or self._unsent)
 
     def _work(self) -> None:
+        try:
+            self._publish_until_closed()
+        finally:
+            if self._bus is not None:
+                self._bus.close()
+
+    def _publish_until_closed(self) -> None:
         wait_s = _SHORTEST_WAIT_S
         while True:
             is_last = self._is_closing.is_set()
@@ -134,6 +150,8 @@ class TelemetryPublisher:
             self._unsent = [self._codec.encode(body, self._run_id) for body in self._next(is_last=is_last)]
         if not self._unsent:
             return False
+        if self._bus is None:
+            self._bus = self._connect()
         self._bus.publish_batch(self._unsent)
         self.statistics.published += len(self._unsent)
         self._unsent = []

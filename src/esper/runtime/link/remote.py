@@ -23,7 +23,7 @@ class RemotePolicy:
     the controller may be started anew at any time, and a run that goes on from a checkpoint asks as it would have.
 
     Args:
-        bus: over which to ask.
+        connect: gives the bus over which to ask; called again where its broker is away.
         codec: writes and reads the messages.
         run_id: of the run.
         config: how the run may grow.
@@ -34,7 +34,7 @@ class RemotePolicy:
 
     def __init__(
         self,
-        bus: Bus,
+        connect: Callable[[], Bus],
         codec: Codec,
         run_id: str,
         config: GrowthConfig,
@@ -43,7 +43,8 @@ class RemotePolicy:
         otherwise: Policy | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._bus, self._codec, self._run_id, self._config = bus, codec, run_id, config
+        self._connect, self._codec, self._run_id, self._config = connect, codec, run_id, config
+        self._bus: Bus | None = None
         self._timeout_s, self._otherwise, self._tell = timeout_s, otherwise, tell
         self._subscription: Subscription | None = None
         self._number = 0
@@ -74,6 +75,7 @@ class RemotePolicy:
 
     def _asked(self, question: ObservationReport) -> Decision | None:
         deadline = time.monotonic() + self._timeout_s
+        self._bus = self._bus or self._connect()
         if self._subscription is None:
             self._subscription = self._bus.subscribe(
                 Decision.topic, group_of(self._run_id), "policy", start="new", redeliver_after_s=self._timeout_s + 1.0

@@ -1,0 +1,74 @@
+"""Joins one run to a bus: what happens goes out, commands come in, decisions may come from elsewhere."""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import BusUnavailableError
+from esper.oona.environment import codec
+from esper.oona.url import open_bus
+from esper.runtime.link.commands import ControlCommandHandler
+from esper.runtime.link.publisher import TelemetryPublisher
+from esper.runtime.link.remote import RemotePolicy
+from esper.runtime.session import Session
+from esper.tamiyo.heuristic import Policy
+
+
+class Link:
+    """A listener of a session, and its ear.
+
+    Build it before the session, give it to ``Session(on_event=...)``, let it :meth:`follow` the session, and
+    :meth:`close` it at the end. A broker that is away, from the start or in between, holds nothing up.
+
+    Args:
+        url: of the bus, see :func:`esper.oona.url.open_bus`.
+        run_id: of the run; one that is resumed has the same.
+        environment: where keys to sign with and the store of large messages are told, see
+            :func:`esper.oona.environment.codec`.
+
+    Raises:
+        BusError: if the URL is none, its library is not installed, or the broker refuses us.
+    """
+
+    def __init__(self, url: str, run_id: str, environment: Mapping[str, str] = os.environ) -> None:
+        self._connect = partial(open_bus, url)
+        with suppress(BusUnavailableError):  # later, perhaps
+            self._connect().close()
+        self._codec = codec(environment)
+        self.run_id = run_id
+        self.publisher = TelemetryPublisher(self._connect, self._codec, run_id)
+        self.handler: ControlCommandHandler | None = None
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Take a line of the run's log."""
+        self.publisher(line)
+
+    def policy(
+        self,
+        config: GrowthConfig,
+        timeout_s: float,
+        otherwise: Policy | None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> RemotePolicy:
+        """One that asks a controller elsewhere; arguments as of :class:`RemotePolicy`."""
+        return RemotePolicy(
+            self._connect, self._codec, self.run_id, config, timeout_s=timeout_s, otherwise=otherwise, tell=tell
+        )
+
+    def follow(self, session: Session) -> None:
+        """Tell where this session stands, and let it hear commands. Call it once a checkpoint has been loaded."""
+        self.publisher.follow(session)
+        self.handler = ControlCommandHandler(self._connect, self._codec, self.run_id, session, self.publisher)
+
+    def close(self, within_s: float = 10.0) -> bool:
+        """Take no more commands and publish what waits, as far as the bus takes it in time.
+
+        Returns:
+            Whether it has taken all.
+        """
+        if self.handler is not None:
+            self.handler.close(within_s)
+        return self.publisher.close(within_s)

@@ -85,7 +85,7 @@ class Growth:
         if run.books.alive:
             run.advance(step.loss)
             run.incubate()
-        if step.is_edited or not run.in_state(*LIVE, *FALLING):
+        if not run.in_state(*LIVE, *FALLING):
             run.recent.clear()
         else:
             run.recent.add(step.batch)

@@ -94,7 +94,7 @@ class Run:
         self.losses = LossSum()
         self.editing = Editing()
         self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)
-        self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books, self.editing)
+        self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books)
         self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)
         self._loader = loader
 

@@ -25,7 +25,7 @@ from esper.runtime.judging.judge import FEW_GATE_SAMPLES, Judge
 from esper.runtime.record.journal import Journal
 from esper.runtime.record.outbox import Listener
 from esper.runtime.run import Run
-from esper.runtime.state.batches import check_storable
+from esper.runtime.state.batches import check_copyable, check_storable
 from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import refuse_ranks
@@ -462,8 +462,10 @@ class Session:
 
     def _refuse_unfit(self, batch: Any) -> None:
         """At the first step, not when the first round is checkpointed."""
-        if self._run.step == 0 and self._directory is not None:
-            check_storable(batch)
+        if self._run.step == 0:
+            check_copyable(batch)
+            if self._directory is not None:
+                check_storable(batch)
 
     def _refuse_if_replaced(self) -> None:
         if self._run.trainer.is_replaced:

@@ -47,6 +47,8 @@ def _plain(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     if id(module) in done:
         return done[id(module)]
     key = id(module)
+    if isinstance(module, nn.TransformerEncoder) and any(place.is_growing for place in places(module.layers)):
+        module.use_nested_tensor = False  # which fossils cannot read
     steps = {name: child for name, child in module._modules.items() if child is not None and name != ESPER}
     spans = [place for step in steps.values() for place in _places(step, "span")]
     starts = {name: list(step._esper.feeds) for name, step in steps.items() if isinstance(step, KasminaLayer)}

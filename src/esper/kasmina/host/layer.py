@@ -166,6 +166,24 @@ class KasminaDict(KasminaLayer):
         return _steps(self).items()
 
 
+class KasminaEncoder(KasminaLayer):
+    """What an ``nn.TransformerEncoder`` needs besides: in eval mode it hands its layers nested tensors where padding is
+    masked, which grafts cannot read. While anything grows in them it does not.
+    """
+
+    layers: nn.ModuleList
+
+    @property
+    def use_nested_tensor(self) -> bool:
+        """What torch asks for before it makes them."""
+        is_busy = any(isinstance(module, Place) and module.is_busy for module in self.layers.modules())
+        return bool(vars(self)["use_nested_tensor"]) and not is_busy
+
+    @use_nested_tensor.setter
+    def use_nested_tensor(self, value: bool) -> None:
+        vars(self)["use_nested_tensor"] = value
+
+
 _CLASSES: dict[type[nn.Module], type] = {}
 
 
@@ -177,6 +195,8 @@ def kasmina_class(base: type[nn.Module]) -> type:
             mixin = KasminaSequence
         elif issubclass(base, nn.ModuleDict):
             mixin = KasminaDict
+        elif issubclass(base, nn.TransformerEncoder):
+            mixin = KasminaEncoder
         _CLASSES[base] = type(f"Kasmina{base.__name__}", (mixin, base), {"esper_base": base})
     return _CLASSES[base]
 

@@ -56,6 +56,9 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         _anchor(one.modules[-1]).hold(_key(one), place)
         if one.kind == "span":
             _anchor(one.modules[0]).feed(place)
+    for module in list(model.modules()):
+        if isinstance(module, nn.TransformerEncoder) and next(places(module), None) is not None:
+            _anchor(module)
     for module in _wrapped(model):
         module._esper.train(module.training)
     return model

@@ -139,8 +139,8 @@ class Place(nn.Module):
     def _grow(self, y: Tensor, x: Tensor | None) -> Tensor:
         if y.is_nested:
             raise ConfigError(
-                f"{self.layer_id!r} returned a nested tensor, which grafts cannot be added to. Build "
-                "nn.TransformerEncoder with enable_nested_tensor=False."
+                f"{self.layer_id!r} returned a nested tensor, which grafts cannot be added to. Pad the batch to a "
+                "plain tensor."
             )
         geometry = self.site.geometry
         y_last = geometry.channels_last(y)

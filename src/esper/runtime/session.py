@@ -17,7 +17,7 @@ from esper.contracts.events import Finished, Model, Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.host.summary import anatomy
-from esper.kasmina.host.wrapping import growth_config, places
+from esper.kasmina.host.wrapping import growth_config, places, refuse_changed
 from esper.runtime.checkpoints import FOLDER, Checkpoints
 from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
@@ -103,6 +103,7 @@ class Session:
     ) -> None:
         refuse_ranks()
         config = growth_config(model)
+        refuse_changed(model)
         if config.arms == "side_by_side":
             check_can_fork(model)
         if not isinstance(planned_steps, int) or planned_steps < 1:
@@ -463,6 +464,7 @@ class Session:
     def _refuse_unfit(self, batch: Any) -> None:
         """At the first step, not when the first round is checkpointed."""
         if self._run.step == 0:
+            refuse_changed(self._run.model)
             check_copyable(batch)
             if self._directory is not None:
                 check_storable(batch)

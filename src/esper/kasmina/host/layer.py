@@ -6,7 +6,8 @@ this module's output.
 """
 
 from collections import OrderedDict
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
@@ -34,9 +35,11 @@ class Anchor(nn.Module):
         activity: how many of both have grafts, or seeds that train in isolation.
         senses: whether the seeds look at activations in training.
         config: the configuration of the whole model; only the root's anchor has it.
+        found: what the whole model was when it was wrapped (``wrapping.layout``); only the root's anchor has it.
     """
 
     config: GrowthConfig | None = None
+    found: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def __init__(self) -> None:
         super().__init__()

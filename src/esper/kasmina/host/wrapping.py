@@ -61,6 +61,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             _anchor(module)
     for module in _wrapped(model):
         module._esper.train(module.training)
+    _anchor(model).found = _layout(model)
     return model
 
 
@@ -126,6 +127,29 @@ def growth_config(model: nn.Module) -> GrowthConfig:
         raise ConfigError("The model carries no seeds. Call esper.wrap(model, config) before anything else.")
     assert isinstance(anchor.config, GrowthConfig)
     return anchor.config
+
+
+def refuse_changed(model: nn.Module) -> None:
+    """Refuse a model in which layers were replaced or resized since it was wrapped: their seeds are gone, or measured
+    for another shape.
+
+    Raises:
+        ConfigError: naming the layer and the remedy.
+    """
+    anchor = model._modules[ESPER]
+    assert isinstance(anchor, Anchor)
+    now = _layout(model)
+    for name, was in anchor.found.items():
+        if now.get(name, was) != was or (not was and name not in now):
+            what = (
+                f"was {was} when the model was wrapped and is {now[name]} now"
+                if was
+                else "was replaced since esper.wrap"
+            )
+            raise ConfigError(
+                f"{name!r} {what}, so its seeds are gone or do not fit. Change the model first, then wrap it; "
+                "esper.unwrap(model) takes off the seeds that are left."
+            )
 
 
 def host_parameters(model: nn.Module) -> int:
@@ -206,6 +230,15 @@ def _anchor(module: nn.Module) -> Anchor:
     anchor = module._modules[ESPER]
     assert isinstance(anchor, Anchor)
     return anchor
+
+
+def _layout(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of all parameters of the host by name, and no shape for every place that starts or ends in it."""
+    held = [place for module in _wrapped(model) for place in module._esper]
+    fed = {place.layer_id for module in _wrapped(model) for place in module._esper.feeds}
+    whole = [place.layer_id for place in held if place.kind != "span" or place.layer_id in fed]
+    shapes = {name: tuple(one.shape) for name, one in model.named_parameters() if not is_espers(name)}
+    return shapes | dict.fromkeys(whole, ())
 
 
 def _key(one: Stretch) -> str:

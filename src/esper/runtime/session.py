@@ -34,6 +34,12 @@ from esper.runtime.trying.side_by_side import check_can_fork
 from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
 
+NO_BOUNDARY = (
+    "Nothing was evaluated in the first {steps} steps ({share:.0%} of planned_steps): no epoch has ended, and "
+    "boundary_steps is not set. Nothing can grow until then, or after grow_until. Call session.after_epoch() after "
+    "every epoch; for a stream, or epochs as long as that, set GrowthConfig(boundary_steps=...)."
+)
+
 
 class Session:
     """Trains a wrapped model and lets it grow.
@@ -159,6 +165,7 @@ class Session:
             )
             undo.callback(self._run.given_up.detach)
             self._steps = Steps(self._run)
+            self._boundary_expected = _boundary_expected(config, planned_steps, loader)
             policy = policy or HeuristicPolicy(config)
             self._growth = Growth(self._run, policy, lambda: self._checkpoints.write(), checkpoint_steps)
             identity = Identity(self._run, policy, loader)
@@ -436,6 +443,8 @@ class Session:
         run.losses.add(step.loss)
         self._growth.after_step(step)
         self._end_step()
+        if run.step == self._boundary_expected and not run.books.select_losses:
+            run.journal.warn("boundaries", NO_BOUNDARY.format(steps=run.step, share=run.fraction))
 
     def _end_step(self) -> None:
         """What may follow a step. Checkpoints only once all of it is done: a resumed run does not come here again."""
@@ -480,6 +489,21 @@ class Session:
         self._refuse_if_replaced()
         if self._run.is_finished:
             raise ConfigError("The session is finished. Build a new one to train further.")
+
+
+def _boundary_expected(config: GrowthConfig, planned_steps: int, loader: Any) -> int | None:
+    """The step at which a run that has had no boundary is told so; None if it need not have any.
+
+    Half of the growth window is over then, and an epoch where its length is known; at the latest all of the window.
+    """
+    if config.boundary_steps is not None or not config.max_rounds:
+        return None
+    end = max(2, round(config.grow_until * planned_steps))
+    try:
+        epoch = len(loader)
+    except TypeError:  # none, or one whose length nobody knows
+        epoch = 0
+    return min(end, 1 + max(end // 2, epoch))
 
 
 def _refuse_flops(config: GrowthConfig) -> None:

@@ -302,8 +302,14 @@ class Trainer:
     def _graft_lr(self, lr: float) -> float:
         factor = self._config.graft_lr
         if factor is None:
-            factor = GRAFT_LR if self._optimizer.is_adam else GRAFT_PEAK_LR / max(self.peak_lr, 1e-12)
-        return factor * max(lr, self.peak_lr * self._decay)
+            factor = GRAFT_LR if self._optimizer.is_adam else GRAFT_PEAK_LR / max(self._coming_peak, 1e-12)
+        return factor * max(lr, self._coming_peak * self._decay)
+
+    @property
+    def _coming_peak(self) -> float:
+        """The schedule's peak: the largest rate seen, or that which ``OneCycleLR`` is still to rise to."""
+        told = 0.0 if self._config.peak_lr is not None else self._optimizer.groups[self._graft_group].get("max_lr", 0.0)
+        return max(self.peak_lr, float(told))
 
     @property
     def _lr_in_step(self) -> float:

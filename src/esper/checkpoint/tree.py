@@ -30,8 +30,8 @@ def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[
     """Split a nested state into a JSON value and its tensors.
 
     Args:
-        tree: dicts with keys of any plain type, lists, tuples, sets, tensors, numpy arrays and scalars, numbers,
-            strings, bytes, None.
+        tree: dicts with keys of any plain type, lists, tuples, sets, tensors (dense or sparse COO), numpy arrays and
+            scalars, numbers, strings, bytes, None.
         apart: takes the :class:`Apart` parts, by names; None refuses them.
 
     Returns:
@@ -57,6 +57,9 @@ class _Flattened:
         if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in _DTYPES:
             name = self._store(value.detach().contiguous(), path)
             return {"tensor": name} if value.device.type == "cpu" else {"tensor_on": [str(value.device), name]}
+        if isinstance(value, Tensor) and value.layout is torch.sparse_coo:
+            inner, own = value.detach(), (tuple(value.shape), value.is_coalesced())
+            return {"sparse": [self.encode(part, f"{path}.coo") for part in (inner._indices(), inner._values(), *own)]}
         if isinstance(value, np.ndarray) and getattr(torch, value.dtype.name, None) in _DTYPES:
             native = np.array(value, dtype=value.dtype.name, order="C")
             return {"array": self._store(torch.from_numpy(native), path)}
@@ -72,8 +75,8 @@ class _Flattened:
             kind = "list" if isinstance(value, list) else "tuple" if isinstance(value, tuple) else "set"
             return {kind: [self.encode(item, f"{path}.{index}") for index, item in enumerate(value)]}
         raise CheckpointError(
-            f"{path.lstrip('.')} is a {_kind(value)}, which cannot be stored. A state_dict must hold dense tensors, "
-            "numbers, strings and containers of them."
+            f"{path.lstrip('.')} is a {_kind(value)}, which cannot be stored. A state_dict must hold tensors, dense or "
+            "sparse (COO), numbers, strings and containers of them."
         )
 
     def _store(self, tensor: Tensor, path: str) -> str:
@@ -100,6 +103,9 @@ def unflatten(structure: Json, tensors: dict[str, Tensor], apart: Mapping[str, A
             return tensors[value]
         case "tensor_on":
             return _on_device(tensors[value[1]], torch.device(value[0]))
+        case "sparse":
+            indices, values, shape, is_coalesced = (unflatten(part, tensors) for part in value)
+            return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=False)
         case "array":
             return tensors[value].numpy()
         case "bytes":

@@ -277,6 +277,8 @@ def _are_equal(batch: Any, other: Any) -> bool:
 
 def _is_equal(leaf: Any, other: Any) -> bool:
     if isinstance(leaf, Tensor) and isinstance(other, Tensor):
+        if leaf.layout is not torch.strided or other.layout is not torch.strided:
+            return False
         facts = [(one.dtype, one.device, one.shape, one.stride(), one.requires_grad) for one in (leaf, other)]
         return facts[0] == facts[1] and torch.equal(leaf, other)
     return type(leaf) is type(other) and type(leaf) in (int, float, str, bool, type(None)) and leaf == other

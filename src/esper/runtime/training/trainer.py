@@ -84,6 +84,11 @@ class Trainer:
             raise ConfigError(
                 "With train_step your own code clips and accumulates; leave clip_grad_norm and accumulate."
             )
+        if clip_grad_norm is not None and (sparse := _with_sparse_gradients(model)):
+            raise ConfigError(
+                f"{sparse[0]!r} has sparse gradients, whose norm torch cannot clip. Leave clip_grad_norm, or build it "
+                "with sparse=False."
+            )
         if isinstance(scheduler, ReduceLROnPlateau) and (scheduler_every != "epoch" or scheduler.mode != "min"):
             raise ConfigError(
                 "ReduceLROnPlateau is shown the held-out loss after every epoch: give it mode='min' and Session "
@@ -334,3 +339,8 @@ class Trainer:
         arenas = {id(place.arena.slots) for place in places(self._model)}
         trained = (one for one in self._optimizer.parameters() if one.requires_grad and id(one) not in arenas)
         return [repr(float(torch.linalg.vector_norm(parameter.detach()))) for parameter in trained]
+
+
+def _with_sparse_gradients(model: nn.Module) -> list[str]:
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module.sparse]

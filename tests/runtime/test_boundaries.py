@@ -1,6 +1,5 @@
 """A run that never comes to a boundary cannot grow, and is told so while there is time."""
 
-import warnings
 from itertools import cycle, islice
 from typing import Any
 
@@ -22,14 +21,18 @@ def stream(session: esper.Session, steps: int) -> None:
         session.step(batch)
 
 
-def test_a_stream_without_boundaries_is_told_once_in_the_middle_of_the_growth_window():
+def test_a_stream_without_boundaries_is_told_in_the_middle_of_the_growth_window_and_warned_at_its_end():
     session = Recipe().build().session
-    stream(session, 24)
+    stream(session, 23)
     assert not notes(session)
-    with pytest.warns(RuntimeWarning, match=r"25 steps \(21% of planned_steps\).*session.after_epoch.*boundary_steps"):
+    stream(session, 1)
+    (note,) = notes(session)
+    assert note.startswith("Nothing was evaluated in the first 24 steps (20% of planned_steps)")
+    stream(session, 24)
+    with pytest.warns(RuntimeWarning, match=r"49 steps \(41% of planned_steps\).*session.after_epoch.*boundary_steps"):
         stream(session, 1)
-    stream(session, 60)
-    assert len(notes(session)) == 1
+    stream(session, 40)
+    assert len(notes(session)) == 2
 
 
 class Endless:
@@ -45,31 +48,46 @@ class Endless:
         pass
 
 
-class Long(Endless):
-    """One whose epochs are longer than half of the growth window."""
+class Short(Endless):
+    """One of few batches."""
 
     def __len__(self) -> int:
-        return 40
+        return 10
 
 
-@pytest.mark.parametrize(("loader", "step"), [(Endless(), 25), (Long(), 41), (None, 25)])
+class Long(Endless):
+    """One whose epochs are longer than the growth window."""
+
+    def __len__(self) -> int:
+        return 60
+
+
+@pytest.mark.parametrize(("loader", "step"), [(Endless(), 24), (Short(), 11)])
 def test_an_epoch_is_waited_for_where_its_length_is_known(loader, step):
     session = Recipe().build(loader=loader).session
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        stream(session, step - 1)
-        assert not notes(session)
-        stream(session, 1)
+    stream(session, step - 1)
+    assert not notes(session)
+    stream(session, 1)
     assert notes(session)
 
 
-@pytest.mark.parametrize("config", [{"boundary_steps": 50}, {"max_rounds": 0}])
+def test_at_the_latest_until_the_end_of_the_growth_window():
+    session = Recipe().build(loader=Long()).session
+    stream(session, 48)
+    assert not notes(session)
+    with pytest.warns(RuntimeWarning, match=TOLD):
+        stream(session, 1)
+    assert len(notes(session)) == 1
+
+
+@pytest.mark.parametrize("config", [{"boundary_steps": 55}, {"max_rounds": 0}])
 def test_who_has_boundaries_or_never_grows_is_not(config):
     session = Recipe(growing(**config)).build().session
     stream(session, 70)
     assert not notes(session)
 
 
-def test_nor_is_a_run_with_epochs():
-    trial = Recipe().build().train(6)
-    assert not notes(trial.session)
+@pytest.mark.parametrize("epochs", [3, 4, 12])
+def test_nor_is_a_run_with_epochs_warned(epochs):
+    trial = Recipe(epochs=epochs).build(loader=toy.loader() if epochs == 4 else None).train()
+    assert len(notes(trial.session)) == (epochs == 3)

@@ -1,7 +1,8 @@
 """The session: where a run's loop and its growth meet."""
 
+import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.contracts.commands import Answer, Command, SeedId
 from esper.contracts.config import GrowthConfig
@@ -29,6 +31,7 @@ from esper.runtime.state.batches import check_copyable, check_storable
 from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import refuse_ranks
+from esper.runtime.training.schedulers import Schedulers
 from esper.runtime.training.trainer import Trainer
 from esper.runtime.trying.side_by_side import check_can_fork
 from esper.runtime.trying.steps import Step, Steps
@@ -47,7 +50,8 @@ class Session:
     Args:
         model: from :func:`esper.wrap`.
         optimizer: built after wrapping, over ``model.parameters()``. Any that needs no closure, also one that wraps
-            another. Whatever else it holds must be in a module of ``extra``.
+            another; or a list of several that share the parameters out (Muon and AdamW). Whatever else they hold must
+            be in a module of ``extra``.
         loss: ``loss(model, batch) -> scalar tensor``, the mean over the batch; :meth:`step` does the rest.
         train_step: instead of ``loss``: ``train_step(batch) -> loss``, a whole step in your own code. Both are also
             called in arms, on remembered batches; whatever they change besides model, plain attributes of its modules
@@ -57,7 +61,7 @@ class Session:
         evaluate: ``evaluate(model) -> esper.Evaluation``: one loss per held-out sample, in a fixed order. Called in
             eval mode without gradients.
         planned_steps: batches of the whole run.
-        scheduler: learning-rate scheduler.
+        scheduler: learning-rate scheduler; or a list, where there are several optimizers.
         scheduler_every: whether it is stepped with the optimizer or in :meth:`after_epoch`. With ``train_step`` and
             ``"step"`` your own code steps it.
         scaler: ``torch.amp.GradScaler``.
@@ -88,7 +92,7 @@ class Session:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         *,
         evaluate: Callable[[nn.Module], Evaluation],
         planned_steps: int,
@@ -126,6 +130,8 @@ class Session:
                     f"{name} is a {type(item).__name__} with a copy of the wrapped model, which cannot follow it when "
                     "it grows. Average its state dict by name instead, or set max_rounds=0."
                 )
+        if isinstance(scheduler, list | tuple):
+            scheduler = _together(scheduler)
         host_optimizer = HostOptimizer(optimizer, model, extra or {})
         trainer = Trainer(
             model,
@@ -443,8 +449,12 @@ class Session:
         run.losses.add(step.loss)
         self._growth.after_step(step)
         self._end_step()
-        if run.step == self._boundary_expected and not run.books.select_losses:
-            run.journal.warn("boundaries", NO_BOUNDARY.format(steps=run.step, share=run.fraction))
+        if run.step in self._boundary_expected and not run.books.select_losses:
+            text = NO_BOUNDARY.format(steps=run.step, share=run.fraction)
+            if run.step == self._boundary_expected[-1]:
+                run.journal.warn("boundaries", text)
+            else:
+                run.journal.write(Note(step=run.step, text=text))
 
     def _end_step(self) -> None:
         """What may follow a step. Checkpoints only once all of it is done: a resumed run does not come here again."""
@@ -491,19 +501,31 @@ class Session:
             raise ConfigError("The session is finished. Build a new one to train further.")
 
 
-def _boundary_expected(config: GrowthConfig, planned_steps: int, loader: Any) -> int | None:
-    """The step at which a run that has had no boundary is told so; None if it need not have any.
+def _boundary_expected(config: GrowthConfig, planned_steps: int, loader: Any) -> tuple[int, ...]:
+    """Steps at which a run that has had no boundary is told so, the last time with a warning; none if it needs none.
 
-    Half of the growth window is over then, and an epoch where its length is known; at the latest all of the window.
+    A note when the loader has given more batches than an epoch has, or half of the growth window is over where nobody
+    knows how many that are; a warning when all of the window is.
     """
     if config.boundary_steps is not None or not config.max_rounds:
-        return None
-    end = max(2, round(config.grow_until * planned_steps))
+        return ()
+    end = max(2, 1 + math.floor(config.grow_until * planned_steps))
     try:
-        epoch = len(loader)
+        first = 1 + len(loader)
     except TypeError:  # none, or one whose length nobody knows
-        epoch = 0
-    return min(end, 1 + max(end // 2, epoch))
+        first = end // 2
+    return min(first, end), end
+
+
+def _together(schedulers: Sequence[Any]) -> Schedulers:
+    """Several schedulers as one, if they can be."""
+    for scheduler in schedulers:
+        if isinstance(scheduler, ReduceLROnPlateau) or not hasattr(scheduler, "state_dict"):
+            raise ConfigError(
+                f"One of the schedulers is a {type(scheduler).__name__}. In a list each must have a state_dict and be "
+                "stepped without a value."
+            )
+    return Schedulers(schedulers)
 
 
 def _refuse_flops(config: GrowthConfig) -> None:

@@ -143,7 +143,8 @@ class TestALoopOfOnesOwn:
             trial.optimizer.zero_grad()
             return loss.detach()
 
-        trial = Recipe(policy=Script({}), scheduler=None).build(loss=None, train_step=train_step)
+        recipe = Recipe(toy.growing(max_rounds=0), policy=Script({}), scheduler=None)
+        trial = recipe.build(loss=None, train_step=train_step)
         steps = 0
         for batch in batches:
             trial.session.after_step(batch, train_step(batch))

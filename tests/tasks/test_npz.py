@@ -99,7 +99,7 @@ def test_every_class_is_trained_on_however_rare(write, seed):
 
 
 def test_the_host_is_wider_where_there_are_many_classes(write):
-    few, many = (npz(write(x=X, y=np.arange(200) % n), seed=0).make_host() for n in (4, 60))
+    few, many = (npz(write(x=X, y=np.arange(200) % n), seed=0, task="classification").make_host() for n in (4, 60))
     assert [few[0].out_features, many[0].out_features] == [8, 30]
     assert [few[-1].out_features, many[-1].out_features] == [4, 60]
 
@@ -125,9 +125,9 @@ BAD_ARRAYS = {
     "different test lengths": ({"x": X, "y": Y, "x_test": X, "y_test": Y[:9]}, "y_test has 9"),
     "one-hot": ({"x": X, "y": np.eye(4)[Y]}, r"y has shape \(200, 4\).*argmax"),
     "one class": ({"x": X, "y": Y * 0 + 3}, "all 200 labels are 3"),
-    "quantities": ({"x": X, "y": Y + 0.5}, "y holds 0.5, which is no class"),
-    "NaN label": ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, "y holds nan, which is no class"),
-    "as many labels as samples": ({"x": X, "y": np.arange(200)}, "200 different labels in 200 samples"),
+    "quantities": ({"x": X, "y": Y + 0.5}, "y holds 4 different numbers, not all of them whole.*--task classification or --task regression"),
+    "NaN label": ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, "y holds nan"),
+    "as many labels as samples": ({"x": X, "y": np.arange(200)}, "y holds 200 different whole numbers.*--task"),
     "labels of dates": ({"x": X, "y": Y.astype("datetime64[D]")}, "y is of type datetime64"),
     "unseen test labels": (
         {"x": X, "y": Y, "x_test": X, "y_test": Y + 2},

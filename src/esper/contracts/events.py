@@ -37,6 +37,7 @@ class Model:
         modules: of every module of the host: ``name``, ``type``, ``parameters`` (with all beneath).
         places: of every place: ``layer_id``, ``kind``, ``covers`` (names of modules), ``inputs`` and ``outputs``
             (channels), ``layout``, ``seeds`` (how many).
+        metric: name of the metric; null if the task has none.
     """
 
     name: ClassVar[str] = "model"
@@ -47,6 +48,7 @@ class Model:
     parameters: int
     modules: list[dict[str, Any]]
     places: list[dict[str, Any]]
+    metric: str | None = ABSENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

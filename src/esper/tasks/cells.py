@@ -1,0 +1,106 @@
+"""What the text of a table's cell is: a number, a date, or nothing; and how a column writes its numbers."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Mark = Literal["point", "comma"]
+"""Which sign stands before the decimals; the other one may part thousands."""
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
+_PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
+_ONLY_PLAIN_SIGNS = re.compile(r"[0-9.eE+\-\n]*")
+_WHOLE = re.compile(r"-?(?:0|[1-9]\d*)", re.ASCII)
+_WHOLE_WITH_POINT = re.compile(r"-?(?:0|[1-9]\d*)[.,]0+", re.ASCII)
+_DATE = re.compile(
+    r"\d{4}[-/._]\d{1,2}(?:[-/._]\d{1,2})?(?:[T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}(?:[T ].*)?"
+    r"|\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?(?: ?[ap]m)?|\d{1,2}[- ][a-z]{3,9}[- ]\d{2,4}|[a-z]{3,9} \d{1,2}, \d{4}",
+    re.ASCII | re.IGNORECASE,
+)
+_SWAP = str.maketrans(",.", ".,")
+
+
+def is_missing(cell: str) -> bool:
+    """Whether nothing was measured there."""
+    return cell.lower() in MISSING
+
+
+def is_number(cell: str) -> bool:
+    """Whether it is a number, whichever sign stands before its decimals."""
+    return _value(cell, "point") is not None or _value(cell, "comma") is not None
+
+
+def is_date(cell: str) -> bool:
+    """Whether it is a date, a month or a time of day."""
+    return _DATE.fullmatch(cell) is not None
+
+
+def readings(cells: Sequence[str]) -> dict[Mark, Array]:
+    """The numbers of a column by each mark that explains all of its cells, float64, NaN where one is missing.
+
+    One reading only where both give the same numbers; none if a cell is something else.
+    """
+    found = {mark: values for mark in ("point", "comma") if (values := _values(cells, mark)) is not None}
+    if len(found) == 2 and np.array_equal(found["point"], found["comma"], equal_nan=True):
+        del found["comma"]
+    return found
+
+
+def evidence(columns: Iterable[Sequence[str]]) -> set[Mark]:
+    """Marks by which numbers of a file can only be read."""
+    sole = (next(iter(found)) for cells in columns if len(found := readings(cells)) == 1 and _has_marks(cells))
+    return set(sole)
+
+
+def numbers(cells: Sequence[str], seen: set[Mark]) -> Array | None:
+    """The numbers of a column; None if they are no numbers.
+
+    Args:
+        cells: of the column.
+        seen: evidence of the whole file, for cells such as ``1.234`` that either mark explains.
+
+    Raises:
+        ValueError: with a cell that could be either of two numbers.
+    """
+    found = readings(cells)
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    if len(seen) == 1:
+        return found[next(iter(seen))]
+    doubtful = next(cell for cell in cells if "," in cell or "." in cell)
+    if seen or any("," in cell for cell in cells):
+        raise ValueError(doubtful)
+    return found["point"]
+
+
+def codes(cells: Sequence[str]) -> list[int] | None:
+    """Whole numbers if all cells are, each written in the one plain way; else None: ``1E1`` and ``10`` are two names."""
+    for pattern in (_WHOLE, _WHOLE_WITH_POINT):
+        if all(pattern.fullmatch(cell) for cell in cells):
+            return [int(re.split("[.,]", cell)[0]) for cell in cells]
+    return None
+
+
+def _has_marks(cells: Sequence[str]) -> bool:
+    return any("," in cell or "." in cell for cell in cells)
+
+
+def _values(cells: Sequence[str], mark: Mark) -> Array | None:
+    if mark == "point" and "" not in cells and _ONLY_PLAIN_SIGNS.fullmatch("\n".join(cells)):
+        try:
+            return np.array(cells, dtype=np.float64)  # the same numbers, much faster
+        except ValueError:
+            return None
+    values = [np.nan if is_missing(cell) else _value(cell, mark) for cell in cells]
+    return None if None in values else np.array(values, dtype=np.float64)
+
+
+def _value(cell: str, mark: Mark) -> float | None:
+    text = cell.translate(_SWAP) if mark == "comma" else cell
+    if _GROUPED.fullmatch(text):
+        return float(text.replace(",", ""))
+    return float(text) if _PLAIN.fullmatch(text) else None

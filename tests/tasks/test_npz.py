@@ -125,7 +125,10 @@ BAD_ARRAYS = {
     "different test lengths": ({"x": X, "y": Y, "x_test": X, "y_test": Y[:9]}, "y_test has 9"),
     "one-hot": ({"x": X, "y": np.eye(4)[Y]}, r"y has shape \(200, 4\).*argmax"),
     "one class": ({"x": X, "y": Y * 0 + 3}, "all 200 labels are 3"),
-    "quantities": ({"x": X, "y": Y + 0.5}, "y holds 4 different numbers, not all of them whole.*--task classification or --task regression"),
+    "quantities": (
+        {"x": X, "y": Y + 0.5},
+        "y holds 4 different numbers, not all of them whole.*--task classification or --task regression",
+    ),
     "NaN label": ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, "y holds nan"),
     "as many labels as samples": ({"x": X, "y": np.arange(200)}, "y holds 200 different whole numbers.*--task"),
     "labels of dates": ({"x": X, "y": Y.astype("datetime64[D]")}, "y is of type datetime64"),

@@ -122,7 +122,10 @@ BAD_TABLES = {
     "few samples": (_joined(ROWS[:40]), "the table has 40 samples; at least 100"),
     "only a header": (_header(), "the table has 1 samples|is no finite number"),
     "one class": (_joined([*row[:-1], "7"] for row in ROWS), "all 200 labels are 7"),
-    "as many labels as samples": (_joined([*row[:-1], str(i)] for i, row in enumerate(ROWS)), "200 different whole numbers.*--task"),
+    "as many labels as samples": (
+        _joined([*row[:-1], str(i)] for i, row in enumerate(ROWS)),
+        "200 different whole numbers.*--task",
+    ),
     "empty lines only": ("\n\n\n", "holds no lines"),
 }
 

@@ -66,7 +66,7 @@ def further_measures(model: nn.Module, task: Task, losses: Tensor) -> dict[str, 
         losses: of the test samples.
     """
     if task.scale is not None:
-        return {f"error in units of {task.labels[0]}": task.scale.std * float(losses.double().mean().sqrt())}
+        return {"RMSE": task.scale.std * float(losses.double().mean().sqrt())}
     if task.kind == "multilabel":
         predicted = torch.cat([outputs > 0 for _, outputs in _predictions(model, task.test)])
         return {"macro F1": macro_f1(predicted, task.test.y > 0.5)}

@@ -76,7 +76,9 @@ def _data(data: str, seed: int, label: str | None, task: Wanted) -> Task:
     if label is not None and not is_table:
         raise ConfigError(f"--label names a column of a table, and --data {data} is none. Leave it out.")
     if task != "auto" and not (is_table or data.endswith(ARCHIVE)):
-        raise ConfigError(f"--task is for tables and .npz archives; --data {data} is known to be classes. Leave it out.")
+        raise ConfigError(
+            f"--task is for tables and .npz archives; --data {data} is known to be classes. Leave it out."
+        )
     if data in NAMED:
         return NAMED[data](seed)
     if data.startswith(TEXT):

@@ -44,7 +44,8 @@ def readings(cells: Sequence[str]) -> dict[Mark, Array]:
 
     One reading only where both give the same numbers; none if a cell is something else.
     """
-    found = {mark: values for mark in ("point", "comma") if (values := _values(cells, mark)) is not None}
+    marks: tuple[Mark, ...] = ("point", "comma")
+    found = {mark: values for mark in marks if (values := _values(cells, mark)) is not None}
     if len(found) == 2 and np.array_equal(found["point"], found["comma"], equal_nan=True):
         del found["comma"]
     return found
@@ -78,7 +79,7 @@ def numbers(cells: Sequence[str], seen: set[Mark]) -> Array | None:
 
 
 def codes(cells: Sequence[str]) -> list[int] | None:
-    """Whole numbers if all cells are, each written in the one plain way; else None: ``1E1`` and ``10`` are two names."""
+    """Whole numbers if all cells are, each written in the one plain way; else None: ``1E1`` and ``10`` differ."""
     for pattern in (_WHOLE, _WHOLE_WITH_POINT):
         if all(pattern.fullmatch(cell) for cell in cells):
             return [int(re.split("[.,]", cell)[0]) for cell in cells]

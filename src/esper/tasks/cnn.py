@@ -104,6 +104,10 @@ def image_of(sample: tuple[int, ...], layout: Layout | None = None) -> tuple[tup
     Raises:
         ConfigError: if it has more axes, or only the user can tell which are the channels.
     """
+    if layout is not None and len(sample) != 3:
+        raise ConfigError(
+            f"--layout {layout}: a sample of the data has the shape {sample}, without an axis of channels."
+        )
     if len(sample) == 1:
         side = math.isqrt(sample[0])
         return ((1, side, side) if side * side == sample[0] >= LEAST_IMAGE else (1, *sample)), "first"
@@ -111,8 +115,8 @@ def image_of(sample: tuple[int, ...], layout: Layout | None = None) -> tuple[tup
         return (1, *sample), "first"
     if len(sample) > 3:
         raise ConfigError(
-            f"--host cnn takes signals and images, and a sample of the data has the shape {sample}. Take --host mlp, or "
-            "a factory of your own: --host module:factory."
+            f"--host cnn takes signals and images, and a sample of the data has the shape {sample}. Take --host mlp, "
+            "or a factory of your own: --host module:factory."
         )
     first, middle, last = sample
     if layout is None and (first <= max(FEW_CHANNELS) < last or first != middle == last):
@@ -121,8 +125,8 @@ def image_of(sample: tuple[int, ...], layout: Layout | None = None) -> tuple[tup
         layout = "last"
     if layout is None:
         raise ConfigError(
-            f"A sample of the data has the shape {sample}, and its channels may stand first or last. Say --layout first "
-            "or --layout last."
+            f"A sample of the data has the shape {sample}, and its channels may stand first or last. Say --layout "
+            "first or --layout last."
         )
     return (sample if layout == "first" else (last, first, middle)), layout
 

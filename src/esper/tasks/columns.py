@@ -46,12 +46,12 @@ class Number:
         is_gap = np.isnan(self.values)
         known = self.values[train][~is_gap[train]]
         fill = float(np.median(known)) if len(known) else 0.0
-        told = {"name": self.name, "kind": "number"}
-        x, names = np.where(is_gap, fill, self.values)[:, None], (self.name,)
-        if is_gap.any():
-            told |= {"fill": fill, "is_missing_told": True}
-            x, names = np.column_stack([x, is_gap]), (self.name, f"{self.name} is missing")
-        return Encoded(x, names, (told,))
+        told: dict[str, Any] = {"name": self.name, "kind": "number"}
+        x = np.where(is_gap, fill, self.values)[:, None]
+        if not is_gap.any():
+            return Encoded(x, (self.name,), (told,))
+        names = (self.name, f"{self.name} is missing")
+        return Encoded(np.column_stack([x, is_gap]), names, (told | {"fill": fill, "is_missing_told": True},))
 
 
 @dataclass(frozen=True)

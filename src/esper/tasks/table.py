@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from esper.contracts.errors import DataError, closest
-from esper.tasks.cells import codes, evidence, is_missing, numbers
+from esper.tasks.cells import Mark, codes, evidence, is_missing, numbers
 from esper.tasks.columns import columns_of
 from esper.tasks.dealing import check_enough, deal
 from esper.tasks.table_file import LABEL_NAMES, Cells, read_cells
@@ -72,7 +72,7 @@ def _index(cells: Cells, name: str) -> int:
     raise DataError(f"{cells.path} has no column {name!r} for --label. {closest(name, valid)}")
 
 
-def _target(cells: Cells, column: int, seen: set[str], task: Wanted) -> Target:
+def _target(cells: Cells, column: int, seen: set[Mark], task: Wanted) -> Target:
     texts, name = cells.columns[column], cells.name(column)
     where = f"{cells.path}: {name}"
     for row, text in enumerate(texts):
@@ -86,7 +86,9 @@ def _target(cells: Cells, column: int, seen: set[str], task: Wanted) -> Target:
             values = numbers(texts, seen)
         except ValueError as error:
             if task != "classification":
-                raise DataError(f"{where} holds {error}, which may be either of two numbers. Write it with a point.") from error
+                raise DataError(
+                    f"{where} holds {error}, which may be either of two numbers. Write it with a point."
+                ) from error
     if values is None and task == "regression":
         row = next(row for row, text in enumerate(texts) if numbers([text], {"point"}) is None or is_missing(text))
         raise DataError(

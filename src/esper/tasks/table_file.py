@@ -77,7 +77,9 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError as error:
-        raise DataError("Tables need pandas, which is not installed: pip install 'esper-morphogenetic[run]'.") from error
+        raise DataError(
+            "Tables need pandas, which is not installed: pip install 'esper-morphogenetic[run]'."
+        ) from error
     return pandas
 
 
@@ -122,19 +124,18 @@ def _text(path: Path) -> Cells:
 def _frame(path: Path, delimiter: str, rows: int | None) -> Any:
     """The file, or its first rows; a cell is NaN where a line is too short."""
     pandas = _pandas()
-    how: dict[str, Any] = dict(
-        sep=delimiter, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
-    )
+    how: dict[str, Any] = {
+        **{"sep": delimiter, "header": None, "dtype": str, "keep_default_na": False, "skipinitialspace": True},
+        **{"encoding": "utf-8-sig", "engine": "python"},
+    }
     try:
-        first = pandas.read_csv(path, **how, nrows=1, engine="python")
+        first = pandas.read_csv(path, **how, nrows=1)
         try:
-            second = pandas.read_csv(path, **how, skiprows=1, nrows=1, engine="python")
+            second = pandas.read_csv(path, **how, skiprows=1, nrows=1)
         except pandas.errors.EmptyDataError:
             second = first
         width = second.shape[1] if _tells_counts(first.iloc[0], second.shape[1]) else first.shape[1]
-        return pandas.read_csv(
-            path, **how, names=range(width), index_col=False, skip_blank_lines=False, nrows=rows, engine="python"
-        )
+        return pandas.read_csv(path, **how, names=range(width), index_col=False, skip_blank_lines=False, nrows=rows)
     except pandas.errors.EmptyDataError as error:
         raise DataError(f"{path} holds no lines. It must hold one sample per line.") from error
     except (pandas.errors.ParserError, csv.Error) as error:

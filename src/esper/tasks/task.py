@@ -27,7 +27,7 @@ class Scale(NamedTuple):
     std: float
 
 
-METRICS = {"classification": "accuracy", "regression": "R2", "multilabel": "share of labels right"}
+METRICS = {"classification": "accuracy", "regression": "R2", "multilabel": "labels right"}
 """Name of the metric of each kind of task, of which more is better; it is a mean over samples."""
 
 

@@ -51,7 +51,7 @@ class Number:
         if not is_gap.any():
             return Encoded(x, (self.name,), (told,))
         names = (self.name, f"{self.name} is missing")
-        return Encoded(np.column_stack([x, is_gap]), names, (told | {"fill": fill, "is_missing_told": True},))
+        return Encoded(np.column_stack([x, is_gap]), names, (told | {"fill": fill},))
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ class Category:
         places = np.array([place.get(cell, len(levels)) for cell in cells])
         x = np.zeros((len(cells), len(levels) + 1))
         x[np.arange(len(cells)), places] = 1
-        if not x[:, -1].any():
+        has_other = bool(x[:, -1].any())
+        if not has_other:
             x = x[:, :-1]
         names = tuple(f"{self.name} is {level}" for level in [*levels, OTHER_LEVEL][: x.shape[1]])
-        return Encoded(x, names, ({"name": self.name, "kind": "category", "levels": levels},))
+        return Encoded(x, names, ({"name": self.name, "kind": "category", "levels": levels, "has_other": has_other},))
 
 
 @dataclass(frozen=True)

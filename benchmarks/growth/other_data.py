@@ -67,7 +67,12 @@ def run_seed(job: Job) -> Result:
         "static_default": static(task, flops, grown.parameters, default),
     }
     samples = {name: len(getattr(task, name).y) for name in ("train", "held_out", "test")}
-    return {"metric": task.metric, "samples": samples, **fate(run), "rows": {name: _plain(row) for name, row in rows.items()}}
+    return {
+        "metric": task.metric,
+        "samples": samples,
+        **fate(run),
+        "rows": {name: _plain(row) for name, row in rows.items()},
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -104,6 +104,35 @@ def test_the_host_is_wider_where_there_are_many_classes(write):
     assert [few[-1].out_features, many[-1].out_features] == [4, 60]
 
 
+def test_quantities_are_standardised_by_the_training_part(write):
+    y = X[:, 0, 0] * 100 + 7
+    task = npz(write(x=X, y=y, x_test=X[:30], y_test=y[:30]), seed=0)
+    assert (task.kind, task.metric, task.labels, task.num_classes) == ("regression", "R2", ("y",), 1)
+    assert task.told == ("regression: 200 samples, 6 numeric features, target 'y'",)
+    torch.testing.assert_close(task.test.y * task.scale.std + task.scale.mean, torch.from_numpy(y[:30]).float())
+    assert task.train.y.mean().abs() < 1e-5
+    assert task.make_host()(task.train.x).shape == (160, 1)
+
+
+def test_columns_of_zero_and_one_are_labels(write):
+    y = np.column_stack([X[:, 0, 0] > 3, X[:, 1, 1] > 4, Y > 1]).astype(np.int64)
+    task = npz(write(x=X, y=y), seed=0)
+    assert (task.kind, task.metric, task.num_classes) == ("multilabel", "labels right", 3)
+    assert task.train.y.dtype == torch.float32
+    assert task.train.y.shape == (128, 3)
+
+
+@pytest.mark.parametrize("labels", [["a", "nan", "b"], ["a", "", "b"], [b"a", b"nan", b"b"], ["a", "b", "NaN"]])
+def test_labels_that_are_missing_are_no_class(write, labels):
+    with pytest.raises(DataError, match=r"y is missing in 6[67] of 200 samples, first in sample [12]"):
+        npz(write(x=X, y=np.array(labels)[np.arange(200) % 3]), seed=0)
+
+
+def test_labels_of_bytes_are_never_merged(write):
+    with pytest.raises(DataError, match="no UTF-8"):
+        npz(write(x=X, y=np.array([b"\xe4", b"\xf6"])[Y % 2]), seed=0)
+
+
 BAD_ARRAYS = {
     "no x": ({"X": X, "y": Y}, "holds no array 'x'.*Valid: X, y"),
     "no y": ({"x": X, "labels": Y}, "holds no array 'y'"),
@@ -131,6 +160,19 @@ BAD_ARRAYS = {
     ),
     "NaN label": ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, "y holds nan"),
     "as many labels as samples": ({"x": X, "y": np.arange(200)}, "y holds 200 different whole numbers.*--task"),
+    "a label that is the same everywhere": (
+        {"x": X, "y": np.column_stack([Y * 0, Y % 2])},
+        "'label 0' is the same in all 200 samples",
+    ),
+    "a quantity that never changes": ({"x": X, "y": np.full(200, 0.5)}, "Say --task"),
+    "a quantity that is too large": (
+        {"x": X, "y": np.append(np.arange(199) / 8, 1e308)},
+        "too large to be standardised",
+    ),
+    "test targets of another kind": (
+        {"x": X, "y": X[:, 0, 0], "x_test": X, "y_test": np.full(200, "a")},
+        "y_test is not of the kind of y",
+    ),
     "labels of dates": ({"x": X, "y": Y.astype("datetime64[D]")}, "y is of type datetime64"),
     "unseen test labels": (
         {"x": X, "y": Y, "x_test": X, "y_test": Y + 2},

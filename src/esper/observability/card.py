@@ -154,6 +154,8 @@ def _facts(document: Document, model: Mapping[str, Any] | None, kept: Sequence[D
                 (f"{name}" if spec == "loss" else f"test {name}", str(document.cite("rows", "grown", field, spec=spec)))
             )
     for name, spec in further(result).items():
+        if row["test_further"][name] is None:
+            continue
         unit = f", in units of {code(result['target'])}" if name == RMSE and "target" in result else ""
         facts.append((f"test {name}", f"{document.cite('rows', 'grown', 'test_further', name, spec=spec)}{unit}"))
     if "seed" in result:

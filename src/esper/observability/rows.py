@@ -65,7 +65,7 @@ def text(result: dict[str, Any]) -> str:
     rest = [name for name, gain in zip(whole.headings, is_gain, strict=True) if not gain]
     first = aligned(rest, [(row, _columns(row, is_gain, False)) for row in whole.rows])
     if not any(is_gain):
-        return first
+        return "\n".join(filter(None, (first, whole.note)))
     names = ["", *(name for name, gain in zip(whole.headings, is_gain, strict=True) if gain)]
     others = [(row, _columns(row, is_gain, True)) for row in whole.rows if row.name != "grown"]
     return f"{first}\n\n{aligned(names, others)}\n{whole.note}"

@@ -269,6 +269,37 @@ def test_cells_that_could_be_misread_are_refused(write, case):
         load_task(write("t.csv", "size;kind\n" + "\n".join(rows)), 0)
 
 
+@pytest.mark.parametrize("form", ["{} kg", "{}%", "${}.50", "1 {:03}", "{}€"])
+def test_numbers_with_something_beside_them_are_refused_rather_than_left_out(write, form):
+    rows = [f"{form.format(index)};{'ab'[index % 2]}" for index in range(ROWS)]
+    with pytest.raises(DataError, match=r"line 2, column 1 \('size'\): .* is a number with something beside it"):
+        load_task(write("t.csv", "size;kind\n" + "\n".join(rows)), 0)
+
+
+def test_a_header_stays_one_though_a_cell_of_the_label_is_called_alike(write):
+    rows = "\n".join(f"{index / 7:.3f},{'yn'[index % 2]}" for index in range(ROWS))
+    assert load_task(write("t.csv", f"a,y\n{rows}"), 0).labels == ("n", "y")
+
+
+def test_a_first_line_of_texts_whose_levels_come_again_is_a_sample(write):
+    levels = (["red", "green", "blue"], ["big", "small"], ["x", "y"])
+    rows = "\n".join(",".join(one[index % len(one)] for one in levels) for index in range(ROWS))
+    assert load_task(write("t.csv", rows), 0).told[0].startswith("classification: 240 rows")
+    assert load_task(write("u.csv", f"colour,size,y\n{rows}"), 0).told[0].startswith("classification: 240 rows")
+
+
+def test_a_delimiter_at_the_end_of_every_line_is_no_column(write):
+    rows = "\n".join(f"{index / 7:.3f},{index % 5},{'ab'[index % 2]}," for index in range(ROWS))
+    assert load_task(write("t.csv", f"a,b,kind,\n{rows}"), 0).labels == ("a", "b")
+
+
+def test_a_missing_value_among_quantities_is_named(write):
+    table = _numbers().astype({"target": object})
+    table.loc[7, "target"] = "NA"
+    with pytest.raises(DataError, match=r"line 9, column 4 \('target'\): 'NA' is no number, and a quantity must be"):
+        load_task(write("t.csv", table.to_csv(index=False)), 0)
+
+
 LABELS = {
     "unknown": ("colour", "has no column 'colour' for --label.*Valid: a, b, c, target"),
     "beyond the last": ("7", "has no column '7' for --label"),
@@ -286,7 +317,7 @@ def test_a_label_that_cannot_be_meant_is_refused(write, case):
 
 
 def test_text_is_no_quantity(write):
-    with pytest.raises(DataError, match=r"'(up|down)' is no number, and --task regression predicts numbers"):
+    with pytest.raises(DataError, match=r"'(up|down)' is no number, and a quantity must be numbers"):
         load_task(write("t.csv", _kinds().to_csv(index=False)), 0, task="regression")
 
 

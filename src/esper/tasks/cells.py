@@ -21,6 +21,9 @@ _DATE = re.compile(
     r"|\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?(?: ?[ap]m)?|\d{1,2}[- ][a-z]{3,9}[- ]\d{2,4}|[a-z]{3,9} \d{1,2}, \d{4}",
     re.ASCII | re.IGNORECASE,
 )
+_MEASURE = re.compile(
+    r"(?:[$€£] ?)?[+-]?\d+(?:[.,]\d+)*(?: ?(?:[$€£%°]|[a-zA-Z]{1,3}))?|[+-]?\d{1,3}(?: \d{3})+(?:[.,]\d+)?"
+)
 _SWAP = str.maketrans(",.", ".,")
 
 
@@ -37,6 +40,11 @@ def is_number(cell: str) -> bool:
 def is_date(cell: str) -> bool:
     """Whether it is a date, a month or a time of day."""
     return _DATE.fullmatch(cell) is not None
+
+
+def is_measure(cell: str) -> bool:
+    """Whether it is a number with a unit, a currency or blanks between thousands."""
+    return _MEASURE.fullmatch(cell) is not None
 
 
 def readings(cells: Sequence[str]) -> dict[Mark, Array]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from esper.contracts.errors import DataError
-from esper.tasks.cells import Array, is_date, is_missing, is_number, numbers
+from esper.tasks.cells import Array, is_date, is_measure, is_missing, is_number, numbers
 from esper.tasks.table_file import Cells
 
 MOST_LEVELS = 32
@@ -165,6 +165,11 @@ def _numbers(table: Cells, index: int, seen: set[Any]) -> Array | None:
         raise DataError(
             f"{table.where(first, index)}: {cells[first][:40]!r} is a date or a time. Write what matters of it as a "
             "number (days since a day, the month, the hour), or leave the column out."
+        )
+    if len(set(cells)) > MOST_LEVELS and all(is_measure(cells[row]) for row in rest):
+        raise DataError(
+            f"{table.where(first, index)}: {cells[first][:40]!r} is a number with something beside it. Write the "
+            "number alone, or leave the column out."
         )
     if len(rest) < max(ODD * present, 2) or (len(rest) < present / 2 and _is_free_text(cells)):
         raise DataError(

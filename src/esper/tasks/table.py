@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from esper.contracts.errors import DataError, closest
-from esper.tasks.cells import Mark, codes, evidence, is_missing, numbers
+from esper.tasks.cells import Mark, codes, evidence, is_missing, is_number, numbers
 from esper.tasks.columns import columns_of
 from esper.tasks.dealing import check_enough, deal
 from esper.tasks.table_file import LABEL_NAMES, Cells, read_cells
-from esper.tasks.targets import Target, Wanted, classes, is_quantity, quantity, several
+from esper.tasks.targets import FEW, Target, Wanted, classes, is_quantity, quantity, several
 from esper.tasks.task import Task
 
 MISSING_LABEL = frozenset({"", "nan"})
@@ -89,11 +89,14 @@ def _target(cells: Cells, column: int, seen: set[Mark], task: Wanted) -> Target:
                 raise DataError(
                     f"{where} holds {error}, which may be either of two numbers. Write it with a point."
                 ) from error
-    if values is None and task == "regression":
-        row = next(row for row, text in enumerate(texts) if numbers([text], {"point"}) is None or is_missing(text))
-        raise DataError(
-            f"{cells.where(row, column)}: {texts[row][:40]!r} is no number, and --task regression predicts numbers."
-        )
+    if values is None:
+        odd = [row for row, text in enumerate(texts) if is_missing(text) or not is_number(text)]
+        is_mostly_numbers = len(odd) < len(texts) / 2 and len(set(texts)) > FEW
+        if odd and (task == "regression" or (task == "auto" and is_mostly_numbers)):
+            raise DataError(
+                f"{cells.where(odd[0], column)}: {texts[odd[0]][:40]!r} is no number, and a quantity must be numbers. "
+                "Correct it or leave the line out; if the column holds classes, say --task classification."
+            )
     if values is not None and not np.isfinite(values).all():
         raise DataError(f"{where} holds a number that is too large. Scale it.")
     if values is not None and is_quantity(where, values, task):

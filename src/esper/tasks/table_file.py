@@ -42,7 +42,10 @@ class Cells:
 
     def name(self, column: int) -> str:
         """What a column is called."""
-        return self.names[column] if self.names and self.names[column] else f"column {column + 1}"
+        if not self.names or not self.names[column]:
+            return f"column {column + 1}"
+        name = self.names[column]
+        return name if self.names.count(name) == 1 else f"{name} (column {column + 1})"
 
 
 def read_cells(path: Path) -> Cells:
@@ -108,6 +111,8 @@ def _text(path: Path) -> Cells:
             lines.append(line)
     if not rows:
         raise DataError(f"{path} holds no lines. It must hold one sample per line.")
+    if width > 2 and all(len(row) == width and not row[-1] for row in rows):  # every line ends with a delimiter
+        rows, width = [row[:-1] for row in rows], width - 1
     counts = _counts(rows)
     for line, row in list(zip(lines, rows, strict=True))[counts is not None :]:
         if len(row) != width:
@@ -180,15 +185,14 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
     if not rest:
         return False
     columns = _turned(rest)
-    if any(cell and not is_number(cell) and cell in column for cell, column in zip(first, columns, strict=True)):
-        return False
-    if not any(is_number(cell) for cell in first[:-1]) and not any(map(is_missing, first[1:-1])):
-        return True
     names = [
         index
         for index, cell in enumerate(first)
         if cell and not is_number(cell) and all(is_number(one) or is_missing(one) for one in columns[index])
     ]
+    if not any(is_number(cell) for cell in first[:-1]) and not any(map(is_missing, first[1:-1])):
+        again = sum(cell in column for cell, column in zip(first, columns, strict=True))
+        return bool(names) or again <= len(first) / 2  # else a sample of texts, whose levels come again
     if names == [len(first) - 1] or any(first[index].lower() in LABEL_NAMES for index in names):
         return True
     start = 0 if first[0] else 1

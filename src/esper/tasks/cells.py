@@ -52,7 +52,7 @@ def readings(cells: Sequence[str]) -> dict[Mark, Array]:
 
     One reading only where both give the same numbers; none if a cell is something else.
     """
-    marks: tuple[Mark, ...] = ("point", "comma")
+    marks: tuple[Mark, ...] = ("point", "comma") if _has_marks(cells) else ("point",)
     found = {mark: values for mark in marks if (values := _values(cells, mark)) is not None}
     if len(found) == 2 and np.array_equal(found["point"], found["comma"], equal_nan=True):
         del found["comma"]
@@ -61,8 +61,8 @@ def readings(cells: Sequence[str]) -> dict[Mark, Array]:
 
 def evidence(columns: Iterable[Sequence[str]]) -> set[Mark]:
     """Marks by which numbers of a file can only be read."""
-    sole = (next(iter(found)) for cells in columns if len(found := readings(cells)) == 1 and _has_marks(cells))
-    return set(sole)
+    marked = (readings(cells) for cells in columns if _has_marks(cells))
+    return {next(iter(found)) for found in marked if len(found) == 1}
 
 
 def numbers(cells: Sequence[str], seen: set[Mark]) -> Array | None:
@@ -95,7 +95,8 @@ def codes(cells: Sequence[str]) -> list[int] | None:
 
 
 def _has_marks(cells: Sequence[str]) -> bool:
-    return any("," in cell or "." in cell for cell in cells)
+    text = "\n".join(cells)
+    return "," in text or "." in text
 
 
 def _values(cells: Sequence[str], mark: Mark) -> Array | None:
@@ -104,8 +105,13 @@ def _values(cells: Sequence[str], mark: Mark) -> Array | None:
             return np.array(cells, dtype=np.float64)  # the same numbers, much faster
         except ValueError:
             return None
-    values = [np.nan if is_missing(cell) else _value(cell, mark) for cell in cells]
-    return None if None in values else np.array(values, dtype=np.float64)
+    values = []
+    for cell in cells:
+        value = np.nan if is_missing(cell) else _value(cell, mark)
+        if value is None:
+            return None
+        values.append(value)
+    return np.array(values, dtype=np.float64)
 
 
 def _value(cell: str, mark: Mark) -> float | None:

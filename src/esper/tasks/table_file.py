@@ -104,7 +104,7 @@ def _text(path: Path) -> Cells:
     delimiter = max(DELIMITERS, key=lambda one: _score(path, one))
     frame = _frame(path, delimiter, None)
     rows, lines, width = [], [], frame.shape[1]
-    for line, row in enumerate(frame.itertuples(index=False, name=None), start=1):
+    for line, row in enumerate(frame.to_numpy(dtype=object), start=1):
         cells = [cell.strip() for cell in row if isinstance(cell, str)]
         if any(cells):
             rows.append(cells)
@@ -158,7 +158,7 @@ def _score(path: Path, delimiter: str) -> tuple[bool, float, int]:
         frame = _frame(path, delimiter, LOOKED_AT)
     except DataError:
         return False, 0.5, 0  # a line of another length: better than whole lines in one cell
-    rows = [[cell for cell in row if isinstance(cell, str)] for row in frame.itertuples(index=False, name=None)]
+    rows = [[cell for cell in row if isinstance(cell, str)] for row in frame.to_numpy(dtype=object)]
     rows = [row for row in rows if any(row)]
     rows = rows[_counts(rows) is not None :]
     cells = [cell.strip() for row in rows for cell in row]

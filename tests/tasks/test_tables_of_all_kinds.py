@@ -293,6 +293,19 @@ def test_a_delimiter_at_the_end_of_every_line_is_no_column(write):
     assert load_task(write("t.csv", f"a,b,kind,\n{rows}"), 0).labels == ("a", "b")
 
 
+def test_prose_is_no_table(write):
+    with pytest.raises(DataError, match=r"one column only: .* A text to learn is --data text:t.txt"):
+        load_task(write("t.txt", "It was the best of times.\nIt was the worst of times, though.\n" * 99), 0)
+
+
+def test_labels_may_be_true_and_false(write):
+    table = _flags().astype({"red": bool, "tall": bool})
+    task = load_task(write("t.parquet", _parquet(table)), 0, label="red,tall")
+    assert task.labels == ("red", "tall")
+    with pytest.raises(DataError, match="--task regression is for one label, and --label red,tall names 2"):
+        load_task(write("t.parquet", _parquet(table)), 0, label="red,tall", task="regression")
+
+
 def test_a_missing_value_among_quantities_is_named(write):
     table = _numbers().astype({"target": object})
     table.loc[7, "target"] = "NA"

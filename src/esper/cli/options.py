@@ -202,4 +202,4 @@ def _located(data: str) -> str:
     """Data with its path, if it has one, made absolute: a run may be resumed from elsewhere."""
     if data.startswith(TEXT):
         return TEXT + os.path.abspath(data.removeprefix(TEXT)) if data != TEXT else data
-    return os.path.abspath(data) if data.endswith(FILES) else data
+    return os.path.abspath(data) if data.lower().endswith(FILES) else data

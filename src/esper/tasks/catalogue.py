@@ -72,7 +72,7 @@ def load_task(
 
 
 def _data(data: str, seed: int, label: str | None, task: Wanted) -> Task:
-    is_table = data.endswith(ENDINGS) and not data.startswith(TEXT)
+    is_table = data.lower().endswith(ENDINGS) and not data.startswith(TEXT)
     if label is not None and not is_table:
         raise ConfigError(f"--label names a column of a table, and --data {data} is none. Leave it out.")
     if task != "auto" and not (is_table or data.endswith(ARCHIVE)):

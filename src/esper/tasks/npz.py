@@ -117,6 +117,8 @@ def _target(path: Path, y: Array, name: str, task: Wanted) -> Target:
                 f"{where} has shape {y.shape} with one 1 in each row. It must hold one label per sample; of one-hot "
                 f"rows take {name}.argmax(axis=1)."
             )
+        if task != "auto":
+            raise DataError(f"{where} has shape {y.shape}, several labels, and --task {task} is for one. Leave it out.")
         return several(where, y, [f"label {index}" for index in range(y.shape[1])])
     if y.ndim > 1 and y.shape[1:] != (1,):
         raise DataError(

@@ -17,6 +17,9 @@ MISSING_LABEL = frozenset({"", "nan"})
 """Not ``none``, say, which may well be a class."""
 
 
+FLAGS = {"true": "1", "false": "0"}
+
+
 def table(path: str | Path, seed: int, *, label: str | None = None, task: Wanted = "auto") -> Task:
     """Build a task from a ``.csv``, ``.tsv``, ``.txt`` (each also ``.gz``) or ``.parquet`` file.
 
@@ -39,6 +42,10 @@ def table(path: str | Path, seed: int, *, label: str | None = None, task: Wanted
     chosen = _labels(cells, label)
     check_enough(path, "the table", len(cells.lines))
     features = [index for index in range(len(cells.columns)) if index not in chosen]
+    if len(chosen) > 1 and task != "auto":
+        raise DataError(
+            f"{path}: --task {task} is for one label, and --label {label} names {len(chosen)}. Leave it out."
+        )
     if not features:
         raise DataError(f"{path}: --label takes all columns, and leaves none to learn from.")
     seen = evidence(cells.columns)
@@ -108,7 +115,7 @@ def _flags(cells: Cells, chosen: Sequence[int]) -> Target:
     """Several labels of 0 and 1."""
     columns = []
     for column in chosen:
-        texts = cells.columns[column]
+        texts = [FLAGS.get(text.lower(), text) for text in cells.columns[column]]
         found = codes(texts)
         if found is None or not set(found) <= {0, 1}:
             row = next(row for row, text in enumerate(texts) if text not in ("0", "1"))

@@ -70,8 +70,9 @@ def read_cells(path: Path) -> Cells:
         raise DataError(f"{path} cannot be read ({error}). It may be cut short; write or copy it again.") from error
     if len(cells.columns) < 2:
         first = next(iter(cells.columns[0]), "") if cells.columns else ""
+        text = f" A text to learn is --data text:{path.name}." if path.suffix == ".txt" else ""
         raise DataError(
-            f"{path} has one column only: {first[:40]!r}. Part features and label by comma, semicolon or tab."
+            f"{path} has one column only: {first[:40]!r}. Part features and label by comma, semicolon or tab.{text}"
         )
     return _without_index(cells)
 

@@ -235,3 +235,13 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
         archive.writestr("y", "neither")
     with pytest.raises(DataError, match="x is no NumPy array"):
         npz(path, seed=0)
+
+
+def test_many_codes_of_classes_are_told_from_counts_by_how_often_they_come(write):
+    codes = np.arange(600) % 40
+    x = RNG.normal(size=(600, 3))
+    assert npz(write(x=x, y=codes), seed=0).num_classes == 40
+    with pytest.raises(DataError, match="40 different whole numbers"):
+        npz(write(x=x[:240], y=codes[:240]), seed=0)
+    with pytest.raises(DataError, match="40 different whole numbers"):
+        npz(write(x=x, y=codes.astype(np.float32)), seed=0)

@@ -12,7 +12,7 @@ from esper.contracts.errors import DataError, closest
 from esper.tasks.cells import Array
 from esper.tasks.columns import Encoded
 from esper.tasks.dealing import Unseen, check_enough, deal
-from esper.tasks.targets import Label, Target, Wanted, classes, is_quantity, quantity, several
+from esper.tasks.targets import FEW, PER_CLASS, Label, Target, Wanted, classes, is_quantity, quantity, several
 from esper.tasks.task import Task
 
 
@@ -130,7 +130,8 @@ def _target(path: Path, y: Array, name: str, task: Wanted) -> Target:
         values = y.astype(np.float64)
         if not np.isfinite(values).all():
             raise DataError(f"{where} holds {y[~np.isfinite(values)][0]!s}. Fill it in or leave those samples out.")
-        if len(values) and y.dtype.kind != "b" and is_quantity(where, values, task):
+        few = max(FEW, len(values) // PER_CLASS) if y.dtype.kind in "iu" else FEW
+        if (y.dtype.kind != "b" or task == "regression") and is_quantity(where, values, task, few):
             return quantity(where, values, name)
     elif task == "regression":
         raise DataError(f"{where} is of type {y.dtype}, and --task regression predicts numbers.")

@@ -16,7 +16,10 @@ Wanted = Literal["auto", "classification", "regression"]
 Label = int | str
 
 FEW = 20
-"""Up to so many different whole numbers are classes, unless told otherwise; more than so many others a quantity."""
+"""Up to so many different whole numbers are classes unless told otherwise, and more than so many others a quantity."""
+
+PER_CLASS = 10
+"""In an archive, numbers that are whole by type are classes too if each comes so often on average."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,14 @@ class Target:
         return self.y.argmax(1) if self.kind == "multilabel" else torch.zeros(len(self.y), dtype=torch.int64)
 
 
-def is_quantity(where: str, values: Array, wanted: Wanted) -> bool:
+def is_quantity(where: str, values: Array, wanted: Wanted, few: int = FEW) -> bool:
     """Whether numbers are a quantity, and no codes of classes.
 
     Args:
         where: the file and what it calls the target, for messages.
         values: float64 ``[n]``, finite.
         wanted: what the user says it is.
+        few: up to so many different whole numbers are classes.
 
     Raises:
         DataError: if only the user can tell.
@@ -62,7 +66,7 @@ def is_quantity(where: str, values: Array, wanted: Wanted) -> bool:
     if wanted != "auto":
         return wanted == "regression"
     different, is_whole = len(np.unique(values)), bool((values == np.floor(values)).all())
-    if is_whole == (different <= FEW):
+    if is_whole == (different <= (few if is_whole else FEW)):
         return not is_whole
     what = "whole numbers" if is_whole else "numbers, not all of them whole"
     raise DataError(

@@ -15,7 +15,7 @@ import sklearn.datasets
 import torch
 
 from esper.cli.main import main
-from esper.contracts.errors import DataError
+from esper.contracts.errors import ConfigError, DataError
 from esper.evaluation.scoring import mean_loss, per_sample
 from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
@@ -291,6 +291,47 @@ def test_a_first_line_of_texts_whose_levels_come_again_is_a_sample(write):
 def test_a_delimiter_at_the_end_of_every_line_is_no_column(write):
     rows = "\n".join(f"{index / 7:.3f},{index % 5},{'ab'[index % 2]}," for index in range(ROWS))
     assert load_task(write("t.csv", f"a,b,kind,\n{rows}"), 0).labels == ("a", "b")
+
+
+def test_the_passengers_of_a_ship_are_learned_from(write):
+    """Tickets are numbers or codes, cabins mostly missing; decks and classes are few."""
+    people = _people()
+    people["Ticket"] = [f"A/{index % 9} {index}" if index % 4 == 0 else str(9000 + 7 * index) for index in range(ROWS)]
+    people["Cabin"] = [f"C{index}" if index % 5 == 0 else None for index in range(ROWS)]
+    people["Siblings"] = [["0", "1", "2", "3+"][index % 4] for index in range(ROWS)]
+    task = load_task(write("t.csv", people.to_csv(index=False)), 0, label="Survived")
+    assert task.told[0].startswith("classification: 240 rows, 1 numeric feature and 3 categorical features")
+    left_out = (
+        "left out: 'PassengerId' (another whole number in every row), 'Name' (another text in nearly every row), "
+    )
+    assert task.told[-1].startswith(left_out + "'Ticket' (another text in nearly every row), 'Cabin' (")
+    assert [name for name in task.features if name.startswith("Siblings")] == [
+        *("Siblings is 0", "Siblings is 1", "Siblings is 2", "Siblings is 3+")
+    ]
+
+
+def test_a_word_for_missing_among_numbers_is_named(write):
+    ages = [str(index / 4) if index % 5 else "unknown" for index in range(ROWS)]
+    with pytest.raises(DataError, match=r"line 2, column 4 \('age'\): 'unknown' is no finite number, as others of"):
+        load_task(
+            write("t.csv", _numbers().drop(columns="target").assign(age=ages, y=RNG.random(ROWS)).to_csv(index=False)),
+            0,
+        )
+
+
+def test_columns_are_counted_as_in_the_file_though_an_index_is_left_out(write):
+    table = _numbers().astype({"b": object})
+    table.loc[3, "b"] = "oops"
+    with pytest.raises(DataError, match=r"line 5, column 3 \('b'\): 'oops' is no finite number"):
+        load_task(write("t.csv", table.to_csv()), 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"), [({"label": "a"}, "--label names a column"), ({"task": "regression"}, "--task is for tables")]
+)
+def test_options_of_tables_are_refused_for_other_data(option, says):
+    with pytest.raises(ConfigError, match=says):
+        load_task("digits", 0, **option)
 
 
 def test_prose_is_no_table(write):

@@ -22,6 +22,9 @@ RARE = 0.01
 ODD = 0.02
 """A smaller share of cells that are no numbers are mistakes; a larger one makes the column a category."""
 
+FEW_WORDS = 5
+"""So few texts among many different numbers are no codes, but another way to say that a number is missing."""
+
 MISSING_LEVEL, OTHER_LEVEL = "missing", "other"
 _COUNTER = re.compile(r"(?i:id|index|row|(?:.*[_ ])id)|.*[a-z]I[dD]")
 
@@ -171,7 +174,8 @@ def _numbers(table: Cells, index: int, seen: set[Any]) -> Array | None:
             f"{table.where(first, index)}: {cells[first][:40]!r} is a number with something beside it. Write the "
             "number alone, or leave the column out."
         )
-    if len(rest) < max(ODD * present, 2) or (len(rest) < present / 2 and _is_free_text(cells)):
+    is_odd = len({cells[row] for row in rest}) <= FEW_WORDS and len(set(cells)) > MOST_LEVELS
+    if len(rest) < max(ODD * present, 2) or (is_odd and len(rest) < present / 2):
         raise DataError(
             f"{table.where(first, index)}: {cells[first][:40]!r} is no finite number, as others of its column are. "
             "Write a number, or leave the cell empty; it is then filled in."
@@ -180,8 +184,9 @@ def _numbers(table: Cells, index: int, seen: set[Any]) -> Array | None:
 
 
 def _is_free_text(cells: Sequence[str]) -> bool:
-    present = [cell for cell in cells if not is_missing(cell)]
-    return len(set(present)) > max(MOST_LEVELS, len(present) / 2)
+    counts = Counter(cell for cell in cells if not is_missing(cell))
+    is_varied = len(counts) > max(MOST_LEVELS, counts.total() / 2)
+    return is_varied or max(counts.values()) < RARE * counts.total()
 
 
 def _counts_rows(values: Array) -> bool:

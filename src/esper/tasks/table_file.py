@@ -27,6 +27,7 @@ class Cells:
         names: of the columns; empty if the file does not name them.
         lines: of the file, one for every row, from 1.
         classes: names of the label's codes, where the first line tells them.
+        first: number of the first column in the file, from 1.
     """
 
     path: Path
@@ -34,18 +35,19 @@ class Cells:
     names: list[str]
     lines: Sequence[int]
     classes: tuple[str, ...] = ()
+    first: int = 1
 
     def where(self, row: int, column: int) -> str:
         """What a message calls a cell."""
         name = f" ({self.names[column]!r})" if self.names else ""
-        return f"{self.path}, line {self.lines[row]}, column {column + 1}{name}"
+        return f"{self.path}, line {self.lines[row]}, column {column + self.first}{name}"
 
     def name(self, column: int) -> str:
         """What a column is called."""
         if not self.names or not self.names[column]:
-            return f"column {column + 1}"
+            return f"column {column + self.first}"
         name = self.names[column]
-        return name if self.names.count(name) == 1 else f"{name} (column {column + 1})"
+        return name if self.names.count(name) == 1 else f"{name} (column {column + self.first})"
 
 
 def read_cells(path: Path) -> Cells:
@@ -208,7 +210,7 @@ def _without_index(cells: Cells) -> Cells:
     """A first column without a name, as pandas writes for its index, is left out."""
     if len(cells.names) < 3 or cells.names[0]:
         return cells
-    return Cells(cells.path, cells.columns[1:], cells.names[1:], cells.lines, cells.classes)
+    return Cells(cells.path, cells.columns[1:], cells.names[1:], cells.lines, cells.classes, first=2)
 
 
 def _turned(rows: Sequence[Sequence[str]]) -> list[list[str]]:

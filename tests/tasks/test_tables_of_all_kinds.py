@@ -253,6 +253,7 @@ def test_signs_between_thousands_are_told_from_decimals_by_the_other_cells(write
 
 BAD = {
     "a number that is either of two": (["1,234", "5,678"], "'1,234', which is one number with a decimal point and"),
+    "a number that is either of two between semicolons": (["1.234", "5.678"], "'1.234', which is one number with a"),
     "both signs for decimals": (["0,5", "1.25"], "a decimal comma beside others with a decimal point"),
     "dates": (["2021-03-01", "2021-04-02"], r"line 2, column 1 \('size'\): '2021-03-01' is a date or a time"),
     "months": (["2021_03", "2021_04"], "'2021_03' is a date or a time"),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -57,31 +58,38 @@ def readings(cells: Sequence[str]) -> dict[Mark, Array]:
     return found
 
 
-def evidence(columns: Iterable[Sequence[str]]) -> set[Mark]:
-    """Marks by which numbers of a file can only be read."""
-    marked = (readings(cells) for cells in columns if _has_marks(cells))
-    return {next(iter(found)) for found in marked if len(found) == 1}
-
-
-def numbers(cells: Sequence[str], seen: set[Mark]) -> Array | None:
-    """The numbers of a column; None if they are no numbers.
+@dataclass(frozen=True)
+class Marks:
+    """How a file writes its numbers.
 
     Args:
-        cells: of the column.
-        seen: evidence of the whole file, for cells such as ``1.234`` that either mark explains.
-
-    Raises:
-        ValueError: with a cell that could be either of two numbers.
+        seen: marks by which some column can only be read.
+        is_comma_likely: whether a point is no sign of decimals by itself, as where semicolons part the columns.
     """
-    found = readings(cells)
-    if len(found) < 2:
-        return next(iter(found.values()), None)
-    if len(seen) == 1:
-        return found[next(iter(seen))]
-    doubtful = next(cell for cell in cells if "," in cell or "." in cell)
-    if seen or any("," in cell for cell in cells):
-        raise ValueError(doubtful)
-    return found["point"]
+
+    seen: frozenset[Mark]
+    is_comma_likely: bool = False
+
+    def numbers(self, cells: Sequence[str]) -> Array | None:
+        """The numbers of a column; None if they are no numbers.
+
+        Raises:
+            ValueError: with a cell that could be either of two numbers, such as ``1.234``.
+        """
+        found = readings(cells)
+        if len(found) < 2:
+            return next(iter(found.values()), None)
+        if len(self.seen) == 1:
+            return found[next(iter(self.seen))]
+        if self.seen or self.is_comma_likely or any("," in cell for cell in cells):
+            raise ValueError(next(cell for cell in cells if "," in cell or "." in cell))
+        return found["point"]
+
+
+def marks_of(columns: Iterable[Sequence[str]], *, is_comma_likely: bool) -> Marks:
+    """How a file with these columns writes its numbers."""
+    marked = (readings(cells) for cells in columns if _has_marks(cells))
+    return Marks(frozenset(next(iter(found)) for found in marked if len(found) == 1), is_comma_likely)
 
 
 def codes(cells: Sequence[str]) -> list[int] | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from esper.contracts.errors import DataError
-from esper.tasks.cells import Array, is_date, is_measure, is_missing, is_number, numbers
+from esper.tasks.cells import Array, Marks, is_date, is_measure, is_missing, is_number
 from esper.tasks.table_file import Cells
 
 MOST_LEVELS = 32
@@ -106,13 +106,13 @@ class Columns:
         return " and ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in found if count)
 
 
-def columns_of(table: Cells, indices: Sequence[int], seen: set[Any]) -> Columns:
+def columns_of(table: Cells, indices: Sequence[int], marks: Marks) -> Columns:
     """Decide what each column is.
 
     Args:
         table: as read.
         indices: of the columns that are features.
-        seen: evidence of how the file writes its numbers.
+        marks: how the file writes its numbers.
 
     Raises:
         DataError: naming the column, or the cell, that cannot be used.
@@ -123,7 +123,7 @@ def columns_of(table: Cells, indices: Sequence[int], seen: set[Any]) -> Columns:
         if all(map(is_missing, cells)):
             left_out.append(f"{name!r} (it is empty)")
             continue
-        values = _numbers(table, index, seen)
+        values = _numbers(table, index, marks)
         gaps = sum(map(is_missing, cells))
         if values is not None and _COUNTER.fullmatch(name) and table.names and _counts_rows(values):
             left_out.append(f"{name!r} (another whole number in every row)")
@@ -141,11 +141,11 @@ def columns_of(table: Cells, indices: Sequence[int], seen: set[Any]) -> Columns:
     return Columns(tuple(kept), tuple(told))
 
 
-def _numbers(table: Cells, index: int, seen: set[Any]) -> Array | None:
+def _numbers(table: Cells, index: int, marks: Marks) -> Array | None:
     """The numbers of a column, None if it is a category."""
     cells, name = table.columns[index], table.name(index)
     try:
-        values = numbers(cells, seen)
+        values = marks.numbers(cells)
     except ValueError as error:
         raise DataError(
             f"{table.path}: {name!r} holds {str(error)!r}, which is one number with a decimal point and another with a "

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from esper.contracts.errors import DataError, closest
-from esper.tasks.cells import Mark, codes, evidence, is_missing, is_number, numbers
+from esper.tasks.cells import Marks, codes, is_missing, is_number, marks_of
 from esper.tasks.columns import columns_of
 from esper.tasks.dealing import check_enough, deal
 from esper.tasks.table_file import LABEL_NAMES, Cells, read_cells
@@ -48,9 +48,9 @@ def table(path: str | Path, seed: int, *, label: str | None = None, task: Wanted
         )
     if not features:
         raise DataError(f"{path}: --label takes all columns, and leaves none to learn from.")
-    seen = evidence(cells.columns)
-    target = _flags(cells, chosen) if len(chosen) > 1 else _target(cells, chosen[0], seen, task)
-    columns = columns_of(cells, features, seen)
+    marks = marks_of(cells.columns, is_comma_likely=cells.has_semicolons)
+    target = _flags(cells, chosen) if len(chosen) > 1 else _target(cells, chosen[0], marks, task)
+    columns = columns_of(cells, features, marks)
     told = f"{target.kind}: {len(cells.lines):,} rows, {columns}, {target}"
     return deal(path, columns.encode, target, seed, what="the table", told=(told, *columns.told))
 
@@ -79,7 +79,7 @@ def _index(cells: Cells, name: str) -> int:
     raise DataError(f"{cells.path} has no column {name!r} for --label. {closest(name, valid)}")
 
 
-def _target(cells: Cells, column: int, seen: set[Mark], task: Wanted) -> Target:
+def _target(cells: Cells, column: int, marks: Marks, task: Wanted) -> Target:
     texts, name = cells.columns[column], cells.name(column)
     where = f"{cells.path}: {name}"
     for row, text in enumerate(texts):
@@ -90,7 +90,7 @@ def _target(cells: Cells, column: int, seen: set[Mark], task: Wanted) -> Target:
     values = None
     if not any(map(is_missing, texts)):
         try:
-            values = numbers(texts, seen)
+            values = marks.numbers(texts)
         except ValueError as error:
             if task != "classification":
                 raise DataError(

@@ -4,7 +4,7 @@ import csv
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Cells:
         names: of the columns; empty if the file does not name them.
         lines: of the file, one for every row, from 1.
         classes: names of the label's codes, where the first line tells them.
+        has_semicolons: whether they part the columns.
         first: number of the first column in the file, from 1.
     """
 
@@ -35,6 +36,7 @@ class Cells:
     names: list[str]
     lines: Sequence[int]
     classes: tuple[str, ...] = ()
+    has_semicolons: bool = False
     first: int = 1
 
     def where(self, row: int, column: int) -> str:
@@ -116,17 +118,17 @@ def _text(path: Path) -> Cells:
         raise DataError(f"{path} holds no lines. It must hold one sample per line.")
     if width > 2 and all(len(row) == width and not row[-1] for row in rows):  # every line ends with a delimiter
         rows, width = [row[:-1] for row in rows], width - 1
-    counts = _counts(rows)
+    counts, is_semicolon = _counts(rows), delimiter == ";"
     for line, row in list(zip(lines, rows, strict=True))[counts is not None :]:
         if len(row) != width:
             raise DataError(
                 f"{path}, line {line}: {len(row)} columns, where the first line has {width}. Give every sample as many."
             )
     if counts is not None:
-        return Cells(path, _turned(rows[1:]), [], lines[1:], counts)
+        return Cells(path, _turned(rows[1:]), [], lines[1:], counts, is_semicolon)
     if _is_header(rows):
-        return Cells(path, _turned(rows[1:]) or [[] for _ in rows[0]], rows[0], lines[1:])
-    return Cells(path, _turned(rows), [], lines)
+        return Cells(path, _turned(rows[1:]), rows[0], lines[1:], has_semicolons=is_semicolon)
+    return Cells(path, _turned(rows), [], lines, has_semicolons=is_semicolon)
 
 
 def _frame(path: Path, delimiter: str, rows: int | None) -> Any:
@@ -210,7 +212,7 @@ def _without_index(cells: Cells) -> Cells:
     """A first column without a name, as pandas writes for its index, is left out."""
     if len(cells.names) < 3 or cells.names[0]:
         return cells
-    return Cells(cells.path, cells.columns[1:], cells.names[1:], cells.lines, cells.classes, first=2)
+    return replace(cells, columns=cells.columns[1:], names=cells.names[1:], first=2)
 
 
 def _turned(rows: Sequence[Sequence[str]]) -> list[list[str]]:

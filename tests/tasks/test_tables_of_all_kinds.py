@@ -335,6 +335,13 @@ def test_options_of_tables_are_refused_for_other_data(option, says):
         load_task("digits", 0, **option)
 
 
+@pytest.mark.parametrize("task", ["auto", "regression"])
+def test_a_quantity_with_both_signs_for_decimals_is_refused(write, task):
+    rows = "\n".join(f"{index};{f'{index},5' if index % 2 else f'{index}.25'}" for index in range(ROWS))
+    with pytest.raises(DataError, match="price has decimals with a comma beside others with a point"):
+        load_task(write("t.csv", f"a;price\n{rows}"), 0, task=task)
+
+
 def test_prose_is_no_table(write):
     with pytest.raises(DataError, match=r"one column only: .* A text to learn is --data text:t.txt"):
         load_task(write("t.txt", "It was the best of times.\nIt was the worst of times, though.\n" * 99), 0)

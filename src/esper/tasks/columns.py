@@ -26,7 +26,7 @@ FEW_WORDS = 5
 """So few texts among many different numbers are no codes, but another way to say that a number is missing."""
 
 MISSING_LEVEL, OTHER_LEVEL = "missing", "other"
-_COUNTER = re.compile(r"(?i:id|index|row|(?:.*[_ ])id)|.*[a-z]I[dD]")
+_COUNTER = re.compile(r"(?i:id|index|row|unnamed: 0|(?:.*[_ ])id)|.*[a-z]I[dD]")
 
 
 class Encoded(NamedTuple):

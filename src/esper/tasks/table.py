@@ -96,10 +96,11 @@ def _target(cells: Cells, column: int, marks: Marks, task: Wanted) -> Target:
                 raise DataError(
                     f"{where} holds {error}, which may be either of two numbers. Write it with a point."
                 ) from error
-    if values is None:
+    if values is None and task != "classification":
         odd = [row for row, text in enumerate(texts) if is_missing(text) or not is_number(text)]
-        is_mostly_numbers = len(odd) < len(texts) / 2 and len(set(texts)) > FEW
-        if odd and (task == "regression" or (task == "auto" and is_mostly_numbers)):
+        if not odd:
+            raise DataError(f"{where} has decimals with a comma beside others with a point. Write all with a point.")
+        if task == "regression" or (len(odd) < len(texts) / 2 and len(set(texts)) > FEW):
             raise DataError(
                 f"{cells.where(odd[0], column)}: {texts[odd[0]][:40]!r} is no number, and a quantity must be numbers. "
                 "Correct it or leave the line out; if the column holds classes, say --task classification."

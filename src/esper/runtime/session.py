@@ -180,7 +180,7 @@ class Session:
         growth = weakref.ref(self._growth)  # the optimizer's hooks may outlive this session
         trainer.remembers = lambda: (current := growth()) is not None and current.window is not None
         trainer.take_charge()
-        journal.write(Model(step=0, planned_steps=planned_steps, **anatomy(model)))
+        journal.write(Model(step=0, planned_steps=planned_steps, metric=judge.metric, **anatomy(model)))
         if judge.num_not_finite:
             text = (
                 f"{judge.num_not_finite} of {judge.num_samples} held-out losses are not finite: nothing can be judged."

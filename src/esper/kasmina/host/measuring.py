@@ -14,9 +14,20 @@ from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.geometry import Geometry, flat_grid, patch_cells, patch_side
-from esper.kasmina.host.edges import Edge, edge_of, first_and_last, is_opaque, keeps_positions, layers_of, outermost
+from esper.kasmina.host.caches import MIXED, decodes_with_cache
+from esper.kasmina.host.edges import (
+    Edge,
+    edge_of,
+    first_and_last,
+    is_linear_like,
+    is_opaque,
+    keeps_positions,
+    known_ends,
+    layers_of,
+    outermost,
+)
 from esper.kasmina.host.stretches import Stretch
-from esper.kasmina.host.tracing import Seen, TracedPlace, watching
+from esper.kasmina.host.tracing import Seen, Trace, TracedPlace, watching
 from esper.kasmina.places.place import Site
 
 
@@ -27,15 +38,16 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
         ConfigError: if a named candidate cannot be a place, naming the remedy.
     """
     is_batch_second = any(is_opaque(module) and not module.batch_first for module in model.modules())
+    has_cache = decodes_with_cache(model)
     if example is None:
-        return [_from_layers(one, config, is_batch_second) for one in candidates]
-    inputs, outputs = _run(model, candidates, config, example)
+        return [_without_mixing(_from_layers(one, config, is_batch_second), has_cache) for one in candidates]
+    trace = _run(model, candidates, config, example)
+    has_cache |= trace.has_cache
     found: list[Site | None] = []
     for one in candidates:
         try:
-            found.append(
-                _from_example(one, config, inputs.get(one.layer_id), outputs.get(one.layer_id), is_batch_second)
-            )
+            x, y = trace.inputs.get(one.layer_id), trace.outputs.get(one.layer_id)
+            found.append(_without_mixing(_from_example(one, config, x, y, is_batch_second), has_cache))
         except ConfigError:
             if one.is_named:
                 raise
@@ -45,8 +57,14 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     return found
 
 
-def shown(site: Site, x: Seen | None, y: Seen) -> Site:
+def shown(site: Site, x: Seen | None, y: Seen, *, has_cache: bool = False) -> Site:
     """The site as a run shows it.
+
+    Args:
+        site: as it was known.
+        x: the place's input in the run.
+        y: its output.
+        has_cache: whether the model used a cache in it.
 
     Raises:
         ConfigError: if it reads or writes other widths.
@@ -68,7 +86,16 @@ def shown(site: Site, x: Seen | None, y: Seen) -> Site:
     if inputs != site.ports.inputs:
         got = "nothing" if x is None else tuple(x.shape)
         raise ConfigError(f"{name} read {got}, not {site.ports.inputs} features. {remedy}")
-    return replace(site, ports=ports, geometry=geometry, form=y.form)
+    found = _without_mixing(replace(site, ports=ports, geometry=geometry, form=y.form), has_cache)
+    assert found is not None
+    return found
+
+
+def _without_mixing(site: Site | None, has_cache: bool) -> Site | None:
+    """A site at which nothing that mixes tokens fits, where the model decodes with a cache."""
+    if site is None or not has_cache or site.ports.layout not in MIXED:
+        return site
+    return replace(site, ports=site.ports._replace(layout="features"), is_cached=True)
 
 
 def _from_layers(one: Stretch, config: PlaceSettings, is_batch_second: bool) -> Site | None:
@@ -120,6 +147,11 @@ def _from_example(one: Stretch, config: PlaceSettings, x: Seen | None, y: Seen |
             f"{name} runs on packed sequences: its only plain output is its last state, which is no place for a graft. "
             "Name other layers."
         )
+    if one.kind == "model" and y.has_loss:
+        raise ConfigError(
+            "The whole model computes its loss itself, before a graft around it could add anything. Name layers or "
+            "blocks within, or give no labels and compute the loss outside."
+        )
     edges = first_and_last(*one.modules)
     x = x if x is not None and x.is_float and len(x.shape) >= 2 else None
     input_axis, output_axis = _axes(one, x, y, _matching(config.axis, one.layer_id))
@@ -139,6 +171,9 @@ def _from_example(one: Stretch, config: PlaceSettings, x: Seen | None, y: Seen |
         has_tokens = "tokens" in (_layout(x, input_axis), _layout(y, output_axis))
         if is_batch_second and has_tokens and geometry.adapter != "same":  # as many tokens as samples: nobody can tell
             inputs, geometry = 0, Geometry(output_axis, output_axis, is_batch_first)
+    is_unknown_layer = one.kind == "layer" and edge_of(one.modules[0]) is None
+    if is_unknown_layer and not (one.is_named or is_linear_like(one.modules[0], inputs, y.shape[output_axis])):
+        raise ConfigError(f"{name} is no layer that maps features to channels.")
     if not one.is_named and one.kind != "layer" and (not inputs or _loses_sharing(one, y, geometry)):
         raise ConfigError(f"{name} is no path that a graft could run beside.")
     field = _matching(config.output_fields, one.layer_id)
@@ -169,14 +204,19 @@ def _axes(one: Stretch, x: Seen | None, y: Seen, wanted: int | None) -> tuple[in
         ConfigError: if nobody tells the output's.
     """
     (before, behind), (first, last) = outermost(*one.modules), first_and_last(*one.modules) or (None, None)
+    ends = known_ends(*one.modules) if first is None else []
+    reads = [edge for edge in ends[:1] if x is not None and edge.inputs in (x.shape[1], x.shape[-1])]
+    writes = [edge for edge in ends[1:] if edge.outputs in (y.shape[1], y.shape[-1])]
     input_axis = None
     if x is not None:
-        input_axis = _axis(x, [(edge, edge.inputs) for edge in (before, first) if edge])
+        input_axis = _axis(x, [(edge, edge.inputs) for edge in (before, first, *reads) if edge])
         input_axis = wanted if wanted and len(x.shape) == len(y.shape) > 2 else input_axis
     alike = input_axis if x is not None and x.shape == y.shape else None
-    output_axis = wanted or _axis(y, [(edge, edge.outputs) for edge in (behind, last) if edge], alike)
+    output_axis = wanted or _axis(y, [(edge, edge.outputs) for edge in (behind, last, *writes) if edge], alike)
     if len(y.shape) == 2:
         output_axis = -1
+    if output_axis is None and first is None:
+        output_axis = alike or _axis_of_parameters(one, y)
     if output_axis is None:
         name = repr(one.layer_id) if one.layer_id else "The model"
         raise ConfigError(
@@ -208,6 +248,15 @@ def _axis(seen: Seen, told: Sequence[tuple[Edge, int]], alike: int | None = None
             is_reshaped = bool(edge.positions) and len(shape) != edge.positions + 2
             return alike or (None if is_reshaped else edge.axis)
     return told[-1][0].axis if told else None
+
+
+def _axis_of_parameters(one: Stretch, y: Seen) -> int | None:
+    """The axis of an output whose size is that of a parameter; where both are, the last one if nothing convolves."""
+    shapes = [parameter.shape for module in one.modules for parameter in module.parameters()]
+    fitting = [axis for axis in (1, -1) if any(y.shape[axis] in shape for shape in shapes)]
+    if len(fitting) == 1:
+        return fitting[0]
+    return -1 if fitting and all(len(shape) <= 2 for shape in shapes) else None
 
 
 def _layout(y: Seen, axis: int) -> Layout:
@@ -284,10 +333,8 @@ def _matching(options: Mapping[str, Any] | None, layer_id: str) -> Any:
     return None
 
 
-def _run(
-    model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any
-) -> tuple[dict[str, Seen | None], dict[str, Seen | None]]:
-    """Inputs and outputs of all candidates in one forward pass in eval mode; no random state changes."""
+def _run(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any) -> Trace:
+    """What one forward pass in eval mode shows of all candidates; no random state changes."""
     watched = [
         TracedPlace(one.layer_id, one.modules[0], one.modules[-1], _matching(config.output_fields, one.layer_id))
         for one in candidates
@@ -300,7 +347,7 @@ def _run(
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return trace.inputs, trace.outputs
+    return trace
 
 
 def _call(model: nn.Module, example: Any) -> None:

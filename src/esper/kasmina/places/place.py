@@ -37,6 +37,7 @@ class Site:
         field: name of the output field that grafts write, if the output has fields and not the first tensor is meant.
         form: what the output is, see :mod:`esper.kasmina.outputs`.
         is_step: whether it is one of several blocks in a row.
+        is_cached: whether nothing that mixes tokens may grow there, since the model decodes with a cache.
     """
 
     layer_id: str
@@ -47,6 +48,7 @@ class Site:
     field: str | None = None
     form: Form = ("tensor",)
     is_step: bool = False
+    is_cached: bool = False
 
 
 class Place(nn.Module):

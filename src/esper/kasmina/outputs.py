@@ -69,7 +69,8 @@ def first_tensor(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, 
     found = next((value for value in args if isinstance(value, Tensor)), None)
     if found is not None or not kwargs:
         return found
-    names = dict.fromkeys((*_parameters(type(module)), *kwargs))
+    kind: Any = type(module)
+    names = dict.fromkeys((*_parameters(kind), *kwargs))
     return next((kwargs[name] for name in names if isinstance(kwargs.get(name), Tensor)), None)
 
 

@@ -4,15 +4,16 @@ A graft that mixes tokens keeps nothing between calls. Where the earlier tokens 
 last ones alone, and compute something else than in one pass over all of them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
 from esper.kasmina.grafts.graft import Graft
-from esper.kasmina.places.place import Place
+from esper.kasmina.places.place import Place, Site
 
 NAMES = ("past_key_values", "past_key_value", "cache_params")
 """Arguments and fields of outputs in which models of transformers pass their cache."""
@@ -32,6 +33,21 @@ def has_cache(values: Any) -> bool:
     return isinstance(values, Mapping) and any(values.get(name) is not None for name in NAMES)
 
 
+def refuse_mixing_alone(sites: Sequence[Site], blueprints: Sequence[str]) -> None:
+    """Refuse a model that decodes with a cache where only blueprints that mix tokens may grow.
+
+    Raises:
+        ConfigError: naming them and the remedy.
+    """
+    layouts = frozenset().union(*(make_blueprint(one, {}).layouts for one in blueprints))
+    if any(site.is_cached for site in sites) and not any(site.ports.layout in layouts for site in sites):
+        raise ConfigError(
+            f"The model decodes with a key-value cache, where a graft that mixes tokens would not see earlier ones, and "
+            f"all of blueprints mix tokens: {', '.join(blueprints)}. Set model.config.use_cache = False before "
+            "esper.wrap, or add 'bottleneck_mlp' to blueprints."
+        )
+
+
 def refuse_continuation(places: Iterable[Place], kwargs: Mapping[str, Any]) -> None:
     """Refuse to go on from a cache with entries where grafts mix tokens.
 
@@ -48,6 +64,14 @@ def refuse_continuation(places: Iterable[Place], kwargs: Mapping[str, Any]) -> N
                     f"{place.layer_id!r} has grown a {graft.blueprint.id}, which looks at earlier tokens and would not "
                     "see those that are only in the cache. Generate with use_cache=False."
                 )
+
+
+def not_offered(places: Iterable[Place], blueprints: Sequence[str]) -> list[str]:
+    """Blueprints that would fit some place if the model did not decode with a cache."""
+    if not any(place.site.is_cached for place in places):
+        return []
+    kinds = {one: make_blueprint(one, {}).layouts for one in blueprints}
+    return [one for one, layouts in kinds.items() if "features" not in layouts and layouts & MIXED]
 
 
 def mixes_tokens(graft: Graft) -> bool:

@@ -10,6 +10,7 @@ from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.host.caches import refuse_mixing_alone
 from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
 from esper.kasmina.host.measuring import shown, sites
 from esper.kasmina.host.refusals import refuse_unfit, refuse_unswappable
@@ -56,6 +57,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             parameter = next(one.modules[-1].parameters(), like)
             place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
             found.append((one, place))
+    refuse_mixing_alone([place.site for _, place in found], config.blueprints)
     _anchor(model).config = config
     for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
         _anchor(one.modules[-1]).hold(_key(one), place)

@@ -9,6 +9,7 @@ from esper.contracts.errors import ConfigError
 from esper.runtime.run import Run
 from esper.runtime.state.module_state import Facts, module_facts
 from esper.runtime.training.optimizer_settings import Settings
+from esper.runtime.trying.dry_run import dry_run
 
 HAND_A_COPY = (
     "A training step changes its batch in place, or takes something out of it. It was made by the loop itself, so that "
@@ -56,6 +57,7 @@ class Steps:
             in_window: whether the step will be taken once more, so that it is noted what the modules are now.
         """
         run = self._run
+        dry_run(run, batch)
         was_known, is_kept = run.editing.is_known, in_window or bool(run.books.alive)
         kept = run.editing.fresh(batch) if is_kept else batch
         facts = module_facts(run.model) if in_window else None
@@ -85,6 +87,7 @@ class Steps:
         run = self._run
         settings = run.trainer.take_settings()
         facts = module_facts(run.model) if in_window else None
+        dry_run(run, batch)
         flops = run.costs.of_step(batch)
         if run.editing.is_known:
             raise ConfigError(HAND_A_COPY)

@@ -40,9 +40,9 @@ def refuse_mixing_alone(sites: Sequence[Site], blueprints: Sequence[str]) -> Non
         ConfigError: naming them and the remedy.
     """
     layouts = frozenset().union(*(make_blueprint(one, {}).layouts for one in blueprints))
-    if any(site.is_cached for site in sites) and not any(site.ports.layout in layouts for site in sites):
+    if any(site.uncached for site in sites) and not any(site.ports.layout in layouts for site in sites):
         raise ConfigError(
-            f"The model decodes with a key-value cache, where a graft that mixes tokens would not see earlier ones, and "
+            "The model decodes with a key-value cache, where a graft that mixes tokens would not see earlier ones, and "
             f"all of blueprints mix tokens: {', '.join(blueprints)}. Set model.config.use_cache = False before "
             "esper.wrap, or add 'bottleneck_mlp' to blueprints."
         )
@@ -68,10 +68,9 @@ def refuse_continuation(places: Iterable[Place], kwargs: Mapping[str, Any]) -> N
 
 def not_offered(places: Iterable[Place], blueprints: Sequence[str]) -> list[str]:
     """Blueprints that would fit some place if the model did not decode with a cache."""
-    if not any(place.site.is_cached for place in places):
-        return []
+    layouts = {place.site.uncached for place in places} - {None}
     kinds = {one: make_blueprint(one, {}).layouts for one in blueprints}
-    return [one for one, layouts in kinds.items() if "features" not in layouts and layouts & MIXED]
+    return [one for one, fitting in kinds.items() if "features" not in fitting and fitting & layouts]
 
 
 def mixes_tokens(graft: Graft) -> bool:

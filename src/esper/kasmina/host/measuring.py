@@ -95,7 +95,7 @@ def _without_mixing(site: Site | None, has_cache: bool) -> Site | None:
     """A site at which nothing that mixes tokens fits, where the model decodes with a cache."""
     if site is None or not has_cache or site.ports.layout not in MIXED:
         return site
-    return replace(site, ports=site.ports._replace(layout="features"), is_cached=True)
+    return replace(site, ports=site.ports._replace(layout="features"), uncached=site.ports.layout)
 
 
 def _from_layers(one: Stretch, config: PlaceSettings, is_batch_second: bool) -> Site | None:
@@ -172,7 +172,7 @@ def _from_example(one: Stretch, config: PlaceSettings, x: Seen | None, y: Seen |
         if is_batch_second and has_tokens and geometry.adapter != "same":  # as many tokens as samples: nobody can tell
             inputs, geometry = 0, Geometry(output_axis, output_axis, is_batch_first)
     is_unknown_layer = one.kind == "layer" and edge_of(one.modules[0]) is None
-    if is_unknown_layer and not (one.is_named or is_linear_like(one.modules[0], inputs, y.shape[output_axis])):
+    if config.layers is None and is_unknown_layer and not is_linear_like(one.modules[0], inputs, y.shape[output_axis]):
         raise ConfigError(f"{name} is no layer that maps features to channels.")
     if not one.is_named and one.kind != "layer" and (not inputs or _loses_sharing(one, y, geometry)):
         raise ConfigError(f"{name} is no path that a graft could run beside.")

@@ -37,7 +37,8 @@ class Site:
         field: name of the output field that grafts write, if the output has fields and not the first tensor is meant.
         form: what the output is, see :mod:`esper.kasmina.outputs`.
         is_step: whether it is one of several blocks in a row.
-        is_cached: whether nothing that mixes tokens may grow there, since the model decodes with a cache.
+        uncached: what would lie around the channels if the model did not decode with a cache, where that may not be
+            mixed; None elsewhere.
     """
 
     layer_id: str
@@ -48,7 +49,7 @@ class Site:
     field: str | None = None
     form: Form = ("tensor",)
     is_step: bool = False
-    is_cached: bool = False
+    uncached: Layout | None = None
 
 
 class Place(nn.Module):

@@ -49,8 +49,8 @@ class Tracing:
         names = not_offered(places(self._model), growth_config(self._model).blueprints)
         if names:
             text = (
-                f"Not offered where the model decodes with a key-value cache, since they mix tokens: {', '.join(names)}. "
-                "model.config.use_cache = False before esper.wrap offers them."
+                "The model decodes with a key-value cache. What mixes tokens is not offered: "
+                f"{', '.join(names)}. model.config.use_cache = False before esper.wrap offers it."
             )
             self._journal.write(Note(text=text))
         self.tell("a training step", [name for name, calls in trace.calls.items() if not calls])

@@ -81,6 +81,28 @@ class Tagging(nn.Module):
         return y
 
 
+class Masked(nn.Module):
+    """A block that takes a mask, in which what is shut is minus infinity, before what it works on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.steps, self.head = nn.ModuleList([Attending()]), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.where(x > 2, -torch.inf, 0.0)
+        return self.head(self.steps[0](mask, x))
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, mask: Tensor, x: Tensor) -> Tensor:
+        return self.linear(x) * (mask == 0)
+
+
 def session_of(model: nn.Module, loss: Any = toy.loss, **config: Any) -> esper.Session:
     """It chooses its places itself unless they are named."""
     esper.wrap(model, growing(**{"layers": None} | config), next(toy.batches(0))[0])
@@ -108,6 +130,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str, str]] = {
     "reentrant": (lambda: Steps(True), toy.loss, SPAN, "no gradient reaches a graft there"),
     "non_reentrant": (lambda: Steps(False), toy.loss, SPAN, "the step fails with a graft there"),
     "loss_inside": (LossInside, lambda m, b: m(*b)["loss"], "", "no gradient reaches a graft there"),
+    "not_finite": (Masked, toy.loss, "steps.0", "is not finite"),
     "tag_missed": (lambda: Tagged(lambda y: y * getattr(y, "scale", 1.0)), toy.loss, "steps.0", "changes the loss"),
     "tag_needed": (lambda: Tagged(lambda y: y * y.scale), toy.loss, "steps.0", "AttributeError"),
 }

@@ -36,6 +36,8 @@ NO_GRADIENT = (
     "that is checkpointed by itself"
 )
 
+NOT_FINITE = "what a graft there reads, or gets as its gradient, is not finite"
+
 
 def dry_run(run: Run, batch: Any) -> None:
     """Let every place grow and train on copies of a batch; all is undone, to the byte.
@@ -95,9 +97,9 @@ class _Trial:
         if not names:
             return {}
         try:
-            loss, silent = self._grown(names)
+            loss, failed = self._grown(names)
             if self._is_same(loss):
-                return dict.fromkeys(silent, NO_GRADIENT)
+                return failed
             reason = "a graft that adds nothing changes the loss there"
         except FAULTS as error:
             reason = f"the step fails with a graft there ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
@@ -129,16 +131,20 @@ class _Trial:
             with traced(self._run.model):
                 return self._pass()
 
-    def _grown(self, names: Sequence[str]) -> tuple[float, list[str]]:
-        """The loss with newborn grafts at places, and which of them got no gradient."""
+    def _grown(self, names: Sequence[str]) -> tuple[float, dict[str, str]]:
+        """The loss with newborn grafts at places, and why some of them would not learn."""
         reached: set[str] = set()
+        trainer, places = self._run.trainer, {name: self._run.places[name] for name in names}
         with self._run.undone(), ExitStack() as undo:
-            for number, name in enumerate(names, start=1):
-                place = self._run.places[name]
+            for number, (name, place) in enumerate(places.items(), start=1):
                 _plant(place, number)
                 hook = place.arena.slots.register_hook(lambda _, name=name: reached.add(name))
                 undo.callback(hook.remove)
-            return self._pass(), [name for name in names if name not in reached]
+            loss = self._pass()
+            failed = {name: NO_GRADIENT for name in names if name not in reached}
+            if trainer.gradient_scale == 1.0:  # else the scale may be too high, which a scaler finds out later
+                failed |= {name: NOT_FINITE for name, place in places.items() if place.state.fault.any()}
+            return loss, failed
 
     def _pass(self) -> float:
         return float(self._run.trainer.differentiate(copy_of(self._batch)))

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from esper.contracts.commands import Command
 from esper.contracts.errors import ConfigError, EsperError
@@ -36,7 +36,7 @@ NO_GRADIENT = (
     "that is checkpointed by itself"
 )
 
-NOT_FINITE = "what a graft there reads, or gets as its gradient, is not finite"
+NOT_FINITE = "what a graft there reads, or would add, is not finite"
 
 
 def dry_run(run: Run, batch: Any) -> None:
@@ -118,14 +118,15 @@ class _Trial:
         return self._rtol == math.inf or math.isclose(loss, self._loss, rel_tol=self._rtol)
 
     def _bare(self) -> float:
-        """The loss of the model as it is; notes which places get a gradient at what they write."""
+        """The loss of the model as it is; notes which places get a gradient at what they write. Where it is zero, as
+        behind closed activations, a graft there may be what opens them."""
         with self._run.undone(), ExitStack() as undo:
             for name, module, place in _ends(self._run.model):
 
                 def tap(_: nn.Module, __: Any, output: Any, name: str = name, place: Place = place) -> None:
                     y = written_tensor(output, place.site.field)
                     if y is not None and y.requires_grad and not torch._C._are_functorch_transforms_active():
-                        y.register_hook(lambda _: self._reached.add(name))
+                        y.register_hook(lambda gradient: self._reached.update([name] * _is_usable(gradient)))
 
                 undo.callback(module.register_forward_hook(tap).remove)
             with traced(self._run.model):
@@ -133,21 +134,27 @@ class _Trial:
 
     def _grown(self, names: Sequence[str]) -> tuple[float, dict[str, str]]:
         """The loss with newborn grafts at places, and why some of them would not learn."""
-        reached: set[str] = set()
-        trainer, places = self._run.trainer, {name: self._run.places[name] for name in names}
+        learning: dict[str, bool] = {}
         with self._run.undone(), ExitStack() as undo:
-            for number, (name, place) in enumerate(places.items(), start=1):
+            for number, name in enumerate(names, start=1):
+                place = self._run.places[name]
                 _plant(place, number)
-                hook = place.arena.slots.register_hook(lambda _, name=name: reached.add(name))
-                undo.callback(hook.remove)
+
+                def note(gradient: Tensor, name: str = name) -> None:
+                    learning[name] = _is_usable(gradient)
+
+                undo.callback(place.arena.slots.register_hook(note).remove)
             loss = self._pass()
-            failed = {name: NO_GRADIENT for name in names if name not in reached}
-            if trainer.gradient_scale == 1.0:  # else the scale may be too high, which a scaler finds out later
-                failed |= {name: NOT_FINITE for name, place in places.items() if place.state.fault.any()}
-            return loss, failed
+        failed = {name: NOT_FINITE if name in learning else NO_GRADIENT for name in names if not learning.get(name)}
+        return loss, failed
 
     def _pass(self) -> float:
         return float(self._run.trainer.differentiate(copy_of(self._batch)))
+
+
+def _is_usable(gradient: Tensor) -> bool:
+    """Whether it is finite and not all zero; waits for the device."""
+    return 0 < float(gradient.detach().abs().sum(dtype=torch.float32)) < math.inf
 
 
 def _plant(place: Place, number: int) -> None:

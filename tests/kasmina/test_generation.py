@@ -78,9 +78,28 @@ def test_a_model_that_was_told_to_use_none_refuses_one_once_a_mixing_graft_has_g
         continued(model, use_cache=True)
 
 
+class Wrapper(nn.Module):
+    """Generates by the model within, as adapters do, so that it is not called itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.generate = model, model.generate
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+
+def test_a_block_notices_a_cache_that_the_wrapped_model_is_not_handed():
+    torch.manual_seed(1)
+    model = esper.wrap(Wrapper(host("llama", use_cache=False)), example=REAL["llama"].example())
+    grow(place_named(model, "model." + PLACE["llama"]), "all", State.FOSSILIZED, blueprint="sliding_conv")
+    with pytest.raises(esper.ConfigError, match=r"Generate with use_cache=False"):
+        continued(model, use_cache=True)
+
+
 def test_from_a_cache_it_would_compute_something_else():
-    """The control: within the model, below where a cache is refused."""
-    model = wrapped("llama", use_cache=False)
+    """The control: within the model, around places where a cache is refused."""
+    model = wrapped("llama", use_cache=False, layers=[PLACE["llama"]])
     grow(place_named(model, PLACE["llama"]), "all", State.GRAFTING, blueprint="sliding_conv", scale=1.0)
     x = ids(3, 6)
     with torch.no_grad():

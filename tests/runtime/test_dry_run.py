@@ -27,16 +27,20 @@ class Steps(nn.Module):
 
     Args:
         reentrant: how; None checkpoints nothing.
+        as_one: checkpoints the chain as a whole instead.
     """
 
-    def __init__(self, reentrant: bool | None) -> None:
+    def __init__(self, reentrant: bool | None, *, as_one: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.stem, self.head, self.reentrant = nn.Linear(4, 5), nn.Linear(5, 3), reentrant
+        self.stem, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.reentrant, self.as_one = reentrant, as_one
         self.body = nn.Sequential(*[nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(3)])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
+        if self.as_one and self.training:
+            return self.head(checkpoint(self.body, x, use_reentrant=self.reentrant))
         for step in self.body.children():
             x = (
                 step(x)
@@ -174,6 +178,13 @@ def test_nothing_is_left_out_where_all_can_grow():
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_a_block_within_what_is_checkpointed_can_grow(reentrant):
     session = session_of(Steps(reentrant), layers=["body.1", "body.1.0", "stem"])
+    session.step(next(toy.batches(0)))
+    assert session._run.tracing.left_out == {}
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_so_can_a_span_of_a_chain_that_is_checkpointed_as_one(reentrant):
+    session = session_of(Steps(reentrant, as_one=True), layers=[SPAN, "body.1"])
     session.step(next(toy.batches(0)))
     assert session._run.tracing.left_out == {}
 

@@ -94,12 +94,11 @@ class KasminaLayer(_Host):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         anchor: Any = self._modules[ESPER]  # not self._esper: __getattr__ costs more than the rest
-        if kwargs and anchor.config is not None:
+        if kwargs:
             refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)
         if anchor.activity.places == 0:
             output = super().forward(*args, **kwargs)
             return anchor.serve(output, None) if anchor.senses and self.training else output
-        refuse_continuation(anchor, kwargs)
         x = first_tensor(self, args, kwargs)
         for place in anchor.feeds:
             if place.is_busy:

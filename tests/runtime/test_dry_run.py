@@ -216,6 +216,14 @@ def test_it_leaves_no_trace():
     assert len(trial.session.events) == events
 
 
+def test_what_no_optimizer_holds_gets_no_gradient_from_it():
+    model = esper.wrap(Steps(None), growing(layers=None), next(toy.batches(0))[0])
+    optimizer = torch.optim.SGD(model.head.parameters(), 0.05)
+    session = esper.Session(model, optimizer, loss=toy.loss, evaluate=evaluate, planned_steps=120, policy=Script({}))
+    dry_run(session._run, next(toy.batches(0)))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_a_loss_that_is_another_each_time_says_nothing_of_places():
     calls: list[int] = []
 

@@ -183,12 +183,15 @@ class Run:
     def undone(self) -> Iterator[None]:
         """Whatever is done inside leaves no trace in body, clock and modules."""
         here, facts = self.captures.capture(), module_facts(self.model)
+        without = [parameter for parameter in self.model.parameters() if parameter.grad is None]
         with self.trainer.signals.unmoved():
             try:
                 yield
             finally:
                 self.captures.restore(here, is_spare=True)
                 set_module_facts(self.model, facts)
+                for parameter in without:  # also those that no optimizer holds
+                    parameter.grad = None
                 self.trainer.take_settings()
 
     def _rehearse(self, batch: Any) -> None:

@@ -32,10 +32,9 @@ TOLERANCE = 1e-3
 """Of losses, relative, where work that is done once more has other bytes."""
 
 NO_GRADIENT = (
-    "no gradient reaches a graft there: it would be added where the loss is computed already, or in a part of a span "
-    "that is checkpointed by itself"
+    "no gradient reaches a graft there: it would be added where nothing reads it any more (the loss is computed "
+    "already), or to a part of a span that is checkpointed by itself"
 )
-
 NOT_FINITE = "what a graft there reads, or would add, is not finite"
 
 

@@ -132,3 +132,21 @@ def test_where_no_cache_is_used_tokens_may_be_mixed():
     torch.manual_seed(1)
     model = esper.wrap(build(REAL["bert"]), example=REAL["bert"].example())
     assert place_named(model, "bert.encoder.layer.0").ports.layout == "tokens"
+
+
+class Continued(nn.Module):
+    """Takes a cache by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, *, past_key_values: Any = None) -> Tensor:
+        return self.linear(x)
+
+
+def test_until_something_grows_a_model_with_a_cache_compiles_whole():
+    torch._dynamo.reset()
+    model, x = esper.wrap(Continued(), example=torch.randn(2, 4)), torch.randn(2, 4)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x=x, past_key_values=(x,)), model(x))

@@ -55,11 +55,9 @@ def refuse_continuation(places: Iterable[Place], kwargs: Mapping[str, Any]) -> N
         ConfigError: naming the place and the remedy.
     """
     caches = [kwargs[name] for name in NAMES if kwargs.get(name) is not None]
-    if not any(map(_is_filled, caches)):
-        return
-    for place in places:
+    for place in places if caches else ():
         for graft in (*place.arena.live, *(fossil for group in place.arena.fossils for fossil in group)):
-            if mixes_tokens(graft):
+            if mixes_tokens(graft) and any(map(_is_filled, caches)):
                 raise ConfigError(
                     f"{place.layer_id!r} has grown a {graft.blueprint.id}, which looks at earlier tokens and would not "
                     "see those that are only in the cache. Generate with use_cache=False."

@@ -57,7 +57,9 @@ class Session:
             called in arms, on remembered batches; whatever they change besides model, plain attributes of its modules
             and optimizer must be in ``scheduler``, ``scaler`` or ``extra``. Where models are compiled, or the loop is
             your own (:meth:`after_step`), they are also called on copies of batches whose shapes are new, to count
-            FLOPs: a few times, until what others cost is known from those.
+            FLOPs: a few times, until what others cost is known from those. And at the first step of a run that may grow
+            they are called on copies of its batch, to try whether newborn grafts can learn at every place: twice where
+            all can, and all is undone. Not so where models are compiled.
         evaluate: ``evaluate(model) -> esper.Evaluation``: one loss per held-out sample, in a fixed order. Called in
             eval mode without gradients.
         planned_steps: batches of the whole run.
@@ -81,6 +83,9 @@ class Session:
             ``compare="flops"`` and ``max_train_flops`` are refused.
         on_event: one listener or several, from the constructor on: each is called with every line of both logs, a dict
             with the key ``"event"``, as :meth:`subscribe` says.
+
+    At the first step a place that Esper chose and that cannot grow is left out, and a note says why; one that was named
+    is refused by a ``ConfigError``.
 
     A session that is built on a model or an optimizer takes over from an earlier one on it, which can go on no more.
 

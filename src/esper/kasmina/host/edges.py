@@ -91,6 +91,25 @@ def first_and_last(*modules: nn.Module) -> tuple[Edge, Edge] | None:
     return real[0], real[-1]
 
 
+def known_ends(*modules: nn.Module) -> list[Edge]:
+    """Edges of the first and of the last layer that is known and more than a norm, whatever lies around them; empty if
+    there is none."""
+    edges = [edge_of(layer) for module in modules for layer in layers_of(module)]
+    known = [edge for edge in edges if edge is not None and not edge.is_norm]
+    return [known[0], known[-1]] if known else []
+
+
+def is_linear_like(module: nn.Module, inputs: int, outputs: int) -> bool:
+    """Whether a layer of an unknown class has a parameter that maps so many features to so many channels."""
+    shapes = [list(parameter.shape) for parameter in module.parameters(recurse=False)]
+    for shape in shapes:
+        if inputs in shape:
+            shape.remove(inputs)
+            if outputs in shape:
+                return True
+    return False
+
+
 def outermost(*modules: nn.Module) -> tuple[Edge | None, Edge | None]:
     """Edges of the first and of the last layer, norms among them; None for one that is unknown."""
     layers = [layer for module in modules for layer in layers_of(module)]

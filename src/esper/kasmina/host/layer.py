@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.kasmina.grafts.arena import Activity
+from esper.kasmina.host.caches import refuse_continuation
 from esper.kasmina.outputs import first_tensor, with_tensor, written_tensor
 from esper.kasmina.places.place import Place
 
@@ -96,10 +97,12 @@ class KasminaLayer(_Host):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         anchor: Any = self._modules[ESPER]  # not self._esper: __getattr__ costs more than the rest
+        if kwargs:
+            refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)
         if anchor.activity.places == 0:
             output = super().forward(*args, **kwargs)
             return anchor.serve(output, None) if anchor.senses and self.training else output
-        x = first_tensor(args, kwargs)
+        x = first_tensor(self, args, kwargs)
         for place in anchor.feeds:
             if place.is_busy:
                 place.capture(x)

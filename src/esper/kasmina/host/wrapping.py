@@ -10,6 +10,7 @@ from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.host.caches import refuse_mixing_alone
 from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
 from esper.kasmina.host.measuring import shown, sites
 from esper.kasmina.host.refusals import refuse_unfit, refuse_unswappable
@@ -25,8 +26,13 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         model: the host. Wrap it before the optimizer is built.
         config: where and how much it may grow; see :class:`esper.GrowthConfig`.
         example: an input of the model, from which the widths and axes of places are measured: a tensor, a tuple of
-            positional or a mapping of keyword arguments. Without one they come from the first and last layer of each
-            place, and of blocks only ``nn.Sequential`` are chosen by themselves.
+            positional or a mapping of keyword arguments. Modules of any class can be places then, also by a pattern.
+            Without one widths and axes come from the first and last layer of each place, and of blocks only
+            ``nn.Sequential`` are chosen by themselves.
+
+    Where a model decodes with a key-value cache (the example shows one, or ``generate`` would use one), blueprints that
+    mix tokens are not offered, since they keep nothing between calls. ``model.config.use_cache = False`` before this
+    call offers them; generation with a cache is refused then once one of them has grown.
 
     Returns:
         The same object.
@@ -39,7 +45,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     for blueprint_id in config.blueprints:
         make_blueprint(blueprint_id, {})
     refuse_unfit(model)
-    candidates = choose(model, config.layers, config.exclude)
+    candidates = choose(model, config.layers, config.exclude, is_measured=example is not None)
     for one in candidates:
         for end in (one.modules[0], one.modules[-1]):
             refuse_unswappable(f"{one.layer_id!r}", end)
@@ -51,6 +57,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             parameter = next(one.modules[-1].parameters(), like)
             place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
             found.append((one, place))
+    refuse_mixing_alone([place.site for _, place in found], config.blueprints)
     _anchor(model).config = config
     for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
         _anchor(one.modules[-1]).hold(_key(one), place)
@@ -199,7 +206,8 @@ def _show(found: Sequence[Place], trace: Trace) -> None:
             name = repr(place.layer_id) if place.layer_id else "The model"
             raise ConfigError(f"{name} gave no tensor that a graft could be added to. Name other layers.")
         if y is not None:
-            place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
+            site = shown(place.site, x, y, has_cache=trace.has_cache)
+            place.show(site, trace.thresholds.get(place.layer_id))
 
 
 def _watched(place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:

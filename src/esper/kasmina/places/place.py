@@ -34,9 +34,11 @@ class Site:
         ports: features that grafts read, channels that they write.
         geometry: where both lie in the host's tensors.
         modules: dotted names of the host modules that it covers.
-        field: name of the output field that grafts write, if the output has fields and not the first tensor is meant.
+        field: name of the output field that grafts write, if the output has fields and one was named.
         form: what the output is, see :mod:`esper.kasmina.outputs`.
         is_step: whether it is one of several blocks in a row.
+        uncached: what would lie around the channels if the model did not decode with a cache, where that may not be
+            mixed; None elsewhere.
     """
 
     layer_id: str
@@ -47,6 +49,7 @@ class Site:
     field: str | None = None
     form: Form = ("tensor",)
     is_step: bool = False
+    uncached: Layout | None = None
 
 
 class Place(nn.Module):

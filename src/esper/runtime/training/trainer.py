@@ -195,6 +195,16 @@ class Trainer:
             self._noted = None
         return loss.detach() if isinstance(loss, Tensor) else loss
 
+    def differentiate(self, batch: Any) -> Tensor | float:
+        """Forward and backward on a batch, to be undone: the optimizer rests. With ``train_step`` a whole step of it.
+
+        Returns:
+            The loss, detached.
+        """
+        with refusing_parallel(self._model):
+            loss = self._backward(batch) if self._train_step is None else self._train_step(batch)
+        return loss.detach() if isinstance(loss, Tensor) else loss
+
     @torch.no_grad()
     def look_at(self, batch: Any) -> None:
         """A forward pass through the caller's loss; nothing learns from it."""

@@ -10,6 +10,7 @@ from esper.runtime.run import Run
 from esper.runtime.state.batches import copy_of
 from esper.runtime.state.module_state import Facts, module_facts
 from esper.runtime.training.optimizer_settings import Settings
+from esper.runtime.trying.dry_run import dry_run
 
 WHOLE = "It must be as it was before the step: where train_step takes something out of it, hand train_step a copy."
 
@@ -56,6 +57,7 @@ class Steps:
             in_window: whether the step will be taken once more, so that it is noted what the modules are now.
         """
         run = self._run
+        dry_run(run, batch)
         kept = self._kept(batch, in_window=in_window)
         facts = module_facts(run.model) if in_window else None
         loss, flops = run.costs.step(batch, run.trainer.train)
@@ -74,6 +76,7 @@ class Steps:
         facts = module_facts(run.model) if in_window else None
         kept = self._kept(batch, in_window=in_window)
         try:
+            dry_run(run, batch)
             flops = run.costs.of_step(batch)
         except Exception as error:  # passed on
             error.add_note("Esper has called train_step once more on the batch that after_step was given. " + WHOLE)

@@ -43,13 +43,17 @@ def with_tensor(output: Any, field: str | None, y: Tensor) -> Any:
 
 
 Form = tuple[Any, ...]
-"""``("tensor",)``, ``("items", index, length)``, ``("mapping", field)`` or ``("dataclass", field)``."""
+"""``("tensor",)``, ``("items", index, length)`` or ``("list", index)``, ``("named", field)`` for a named tuple,
+``("mapping", field)`` or ``("dataclass", field)``."""
 
 
 def form_of(output: Any, field: str | None) -> Form:
     """The form of an output that holds a tensor."""
     if isinstance(output, tuple | list):
-        return "items", next(i for i, item in enumerate(output) if isinstance(item, Tensor)), len(output)
+        index = next(i for i, item in enumerate(output) if isinstance(item, Tensor))
+        if hasattr(output, "_fields"):
+            return "named", output._fields[index]
+        return ("list", index) if isinstance(output, list) else ("items", index, len(output))
     if isinstance(output, Tensor):
         return ("tensor",)
     return "mapping" if isinstance(output, Mapping) else "dataclass", _name(_fields(output), field)
@@ -58,6 +62,12 @@ def form_of(output: Any, field: str | None) -> Form:
 def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
     """The input that grafts read: the first tensor among the arguments."""
     return next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+
+
+def first_tensor_at(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | str | None:
+    """Where :func:`first_tensor` lies: position or name of the argument; None if there is none."""
+    named: tuple[tuple[int | str, Any], ...] = (*enumerate(args), *kwargs.items())
+    return next((where for where, value in named if isinstance(value, Tensor)), None)
 
 
 def _fields(output: Any) -> Mapping[str, Any]:

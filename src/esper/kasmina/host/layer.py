@@ -33,10 +33,12 @@ class Anchor(nn.Module):
         feeds: places whose span starts here; each is a child of the module where its span ends.
         activity: how many of both have grafts, or seeds that train in isolation.
         senses: whether the seeds look at activations in training.
-        config: the configuration of the whole model; only the root's anchor has it.
+        config: the configuration of the whole model; only the root's anchor has it, and the example.
+        example: the input that the model was wrapped with, not copied with the model.
     """
 
     config: GrowthConfig | None = None
+    example: Any = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +47,9 @@ class Anchor(nn.Module):
         self.activity = Activity()
         self.senses = False
         self.register_load_state_dict_pre_hook(_fill_absent_keys)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "example"}
 
     def hold(self, key: str, place: Place) -> None:
         """Take a place that writes this module's output."""
@@ -92,7 +97,9 @@ class KasminaLayer(_Host):
     esper_base: type[nn.Module]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        anchor: Any = self._modules[ESPER]  # not self._esper: __getattr__ costs more than the rest
+        anchor: Any = self._modules.get(ESPER)  # not self._esper: __getattr__ costs more than the rest
+        if anchor is None:  # unwrapped: a library has put this method on the instance, with something around it
+            return type(self).forward(self, *args, **kwargs)
         if anchor.activity.places == 0:
             output = super().forward(*args, **kwargs)
             return anchor.serve(output, None) if anchor.senses and self.training else output

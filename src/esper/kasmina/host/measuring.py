@@ -16,7 +16,7 @@ from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.geometry import Geometry, flat_grid, patch_cells, patch_side
 from esper.kasmina.host.edges import Edge, edge_of, first_and_last, is_opaque, keeps_positions, layers_of, outermost
 from esper.kasmina.host.stretches import Stretch
-from esper.kasmina.host.tracing import Seen, TracedPlace, watching
+from esper.kasmina.host.tracing import Seen, Trace, TracedPlace, watching
 from esper.kasmina.places.place import Site
 
 
@@ -29,13 +29,14 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     is_batch_second = any(is_opaque(module) and not module.batch_first for module in model.modules())
     if example is None:
         return [_from_layers(one, config, is_batch_second) for one in candidates]
-    inputs, outputs = _run(model, candidates, config, example)
+    trace = _run(model, candidates, config, example)
     found: list[Site | None] = []
     for one in candidates:
         try:
-            found.append(
-                _from_example(one, config, inputs.get(one.layer_id), outputs.get(one.layer_id), is_batch_second)
-            )
+            x, y = trace.inputs.get(one.layer_id), trace.outputs.get(one.layer_id)
+            found.append(_from_example(one, config, x, y, is_batch_second))
+            if one.kind == "span":
+                refuse_walked(one.layer_id, trace)
         except ConfigError:
             if one.is_named:
                 raise
@@ -43,6 +44,25 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     if not any(found):
         raise ConfigError("None of the layers that carry seeds was called on the example. Name others in layers.")
     return found
+
+
+def container_of(model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The ``nn.Sequential`` in which a span lies."""
+    return model.get_submodule(names[0].rpartition(".")[0])
+
+
+def refuse_walked(layer_id: str, trace: Trace) -> None:
+    """Refuse a span whose steps were called one by one: an export adds its grafts in the container's forward.
+
+    Raises:
+        ConfigError: naming the span and the remedy.
+    """
+    if layer_id not in trace.entered:
+        raise ConfigError(
+            f"{layer_id!r} is a span of an nn.Sequential whose steps are called one by one, past the container, where "
+            "its export would not run. Call the container as a whole, or forbid the span: "
+            f"GrowthConfig(exclude=[{layer_id!r}])."
+        )
 
 
 def shown(site: Site, x: Seen | None, y: Seen) -> Site:
@@ -68,7 +88,8 @@ def shown(site: Site, x: Seen | None, y: Seen) -> Site:
     if inputs != site.ports.inputs:
         got = "nothing" if x is None else tuple(x.shape)
         raise ConfigError(f"{name} read {got}, not {site.ports.inputs} features. {remedy}")
-    return replace(site, ports=ports, geometry=geometry, form=y.form)
+    argument = x.argument if x is not None else site.argument
+    return replace(site, ports=ports, geometry=geometry, form=y.form, argument=argument)
 
 
 def _from_layers(one: Stretch, config: PlaceSettings, is_batch_second: bool) -> Site | None:
@@ -143,7 +164,8 @@ def _from_example(one: Stretch, config: PlaceSettings, x: Seen | None, y: Seen |
         raise ConfigError(f"{name} is no path that a graft could run beside.")
     field = _matching(config.output_fields, one.layer_id)
     ports = Ports(inputs, y.shape[output_axis], layout, math.prod(_worked_at(geometry, x, y)))
-    return Site(one.layer_id, one.kind, ports, geometry, one.names, field, y.form, one.is_step)
+    argument = x.argument if x is not None else 0
+    return Site(one.layer_id, one.kind, ports, geometry, one.names, field, y.form, one.is_step, argument)
 
 
 def _loses_sharing(one: Stretch, y: Seen, geometry: Geometry) -> bool:
@@ -284,29 +306,34 @@ def _matching(options: Mapping[str, Any] | None, layer_id: str) -> Any:
     return None
 
 
-def _run(
-    model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any
-) -> tuple[dict[str, Seen | None], dict[str, Seen | None]]:
+def _run(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any) -> Trace:
     """Inputs and outputs of all candidates in one forward pass in eval mode; no random state changes."""
     watched = [
-        TracedPlace(one.layer_id, one.modules[0], one.modules[-1], _matching(config.output_fields, one.layer_id))
+        TracedPlace(
+            one.layer_id,
+            one.modules[0],
+            one.modules[-1],
+            _matching(config.output_fields, one.layer_id),
+            around=container_of(model, one.names) if one.kind == "span" else None,
+        )
         for one in candidates
     ]
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(), watching(model, watched) as trace:
             model.eval()
-            _call(model, example)
+            call(model, example)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return trace.inputs, trace.outputs
+    return trace
 
 
-def _call(model: nn.Module, example: Any) -> None:
+def call(model: nn.Module, example: Any) -> Any:
+    """The model's output for an example as :func:`esper.wrap` takes it."""
     args, kwargs = ((), example) if isinstance(example, Mapping) else (example, {})
     try:
-        model(*(args if isinstance(args, tuple) else (args,)), **kwargs)
+        return model(*(args if isinstance(args, tuple) else (args,)), **kwargs)
     except TypeError as error:
         raise ConfigError(
             f"The model cannot be called on the example ({error}). A tuple gives its positional arguments, a mapping "

@@ -57,12 +57,59 @@ def refuse_unswappable(name: str, module: nn.Module) -> None:
             f"{name} ({kind.__name__}) cannot be subclassed ({error}), so it cannot carry seeds. Leave it out of "
             "layers, or let its class take subclasses."
         ) from error
-    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
-    if code is not None and _mentions(code, "_modules"):
+    if _mentioned(kind, "_modules"):
         raise ConfigError(
             f"{name}: {kind.__name__}.forward walks self._modules and would run Esper's own child. Iterate over "
             "self.children() instead."
         )
+
+
+def refuse_hooked(layer_id: str, first: nn.Module, last: nn.Module) -> None:
+    """Refuse a span whose grafts would read before a hook of its first module, or write behind one of its last: a
+    wrapped span has them inside. Hooks of ``torch.nn.utils``, which only compute a weight, do no harm.
+
+    Raises:
+        ConfigError: naming the span and the remedy.
+    """
+    for hook in (*first._forward_pre_hooks.values(), *last._forward_hooks.values()):
+        if not type(hook).__module__.startswith("torch.nn.utils"):
+            raise ConfigError(
+                f"{layer_id!r} begins or ends at a module with a forward hook, which an export could not run in the "
+                "same order. Name a span of other steps, or the container as a whole."
+            )
+
+
+def bare_forward(name: str, module: nn.Module) -> None:
+    """Take off a forward that a library set on a wrapped module since; it only calls the module's own one (Accelerate's
+    and the Trainer's mixed precision).
+
+    Raises:
+        ConfigError: if it does not: nobody knows what it is.
+    """
+    forward = vars(module).get("forward")
+    if not isinstance(module, KasminaLayer) or forward is None:
+        return
+    inner = inspect.unwrap(forward)
+    if getattr(inner, "__func__", inner) is not KasminaLayer.forward:
+        raise ConfigError(
+            f"{name or 'The model'!r} was given a forward on the instance after esper.wrap. Put it into the class, or "
+            "del module.forward."
+        )
+    for attribute in ("forward", "_original_forward"):
+        vars(module).pop(attribute, None)
+
+
+def walks_children(module: nn.Module) -> bool:
+    """Whether a module's code runs whatever its children are."""
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return True
+    return any(_mentioned(type(module), name) for name in ("children", "named_children", "modules", "_modules"))
+
+
+def _mentioned(kind: type[nn.Module], attribute: str) -> bool:
+    """Whether the forward of a class reads an attribute of this name."""
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    return code is not None and _mentions(code, attribute)
 
 
 def _mentions(code: CodeType, attribute: str) -> bool:

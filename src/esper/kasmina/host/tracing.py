@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Size, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from esper.kasmina.flops import FlopCounter
-from esper.kasmina.outputs import Form, first_tensor, form_of, written_tensor
+from esper.kasmina.outputs import Form, first_tensor, first_tensor_at, form_of, written_tensor
 
 PASSES_NOTHING_BELOW: dict[str, float] = {
     "relu": 0.0,
@@ -24,11 +25,12 @@ PASSES_NOTHING_BELOW: dict[str, float] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """One tensor that a place got or gave, and what it came in."""
+    """One tensor that a place got or gave, and what it came in: which argument, or what form of output."""
 
     shape: Size
     is_float: bool
     form: Form = ("tensor",)
+    argument: int | str = 0
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Trace:
         rows: vectors of channels at which grafts work, over all calls: those that a place wrote, or read.
         thresholds: value at or below which the activation behind a place passes nothing.
         multiply_adds: of the model's forward passes.
+        entered: places whose container was called as a whole.
     """
 
     inputs: dict[str, Seen | None] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class Trace:
     rows: dict[str, int] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     multiply_adds: int = 0
+    entered: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class TracedPlace:
         field: of the output, see :mod:`esper.kasmina.outputs`.
         outputs: its channels, if known.
         inputs: its features, where grafts work at the positions of the input; else 0.
+        around: the container of a span.
     """
 
     layer_id: str
@@ -71,6 +76,7 @@ class TracedPlace:
     field: str | None = None
     outputs: int | None = None
     inputs: int = 0
+    around: nn.Module | None = None
 
 
 @contextmanager
@@ -83,6 +89,9 @@ def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace
             enter, leave = _hooks(one, trace, followers)
             undo.callback(one.first.register_forward_pre_hook(enter, with_kwargs=True).remove)
             undo.callback(one.last.register_forward_hook(leave).remove)
+            if one.around is not None:
+                note = partial(_note_entered, trace, one.layer_id)
+                undo.callback(one.around.register_forward_pre_hook(note).remove)
         counter = undo.enter_context(FlopCounter())
         before: list[int] = []
         undo.callback(model.register_forward_pre_hook(lambda *_: before.append(counter.flops)).remove)
@@ -94,6 +103,10 @@ def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace
         undo.enter_context(followers)
         yield trace
     trace.thresholds = followers.thresholds
+
+
+def _note_entered(trace: Trace, layer_id: str, *_: Any) -> None:
+    trace.entered.add(layer_id)
 
 
 class _Followers(TorchFunctionMode):
@@ -120,7 +133,9 @@ def _hooks(one: TracedPlace, trace: Trace, followers: _Followers) -> tuple[Calla
 
     def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
         x = first_tensor(args, kwargs)
-        trace.inputs.setdefault(one.layer_id, None if x is None else Seen(x.shape, x.is_floating_point()))
+        where = first_tensor_at(args, kwargs) or 0
+        seen = None if x is None else Seen(x.shape, x.is_floating_point(), argument=where)
+        trace.inputs.setdefault(one.layer_id, seen)
         if one.inputs and x is not None:
             read[0] = x.numel() // one.inputs
             trace.rows[one.layer_id] += read[0]

@@ -5,14 +5,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
-from esper.kasmina.host.measuring import shown, sites
-from esper.kasmina.host.refusals import refuse_unfit, refuse_unswappable
+from esper.kasmina.host.measuring import container_of, refuse_walked, shown, sites
+from esper.kasmina.host.refusals import refuse_hooked, refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
 from esper.kasmina.places.place import Place, Site
@@ -39,7 +40,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     for blueprint_id in config.blueprints:
         make_blueprint(blueprint_id, {})
     refuse_unfit(model)
-    candidates = choose(model, config.layers, config.exclude)
+    candidates = [one for one in choose(model, config.layers, config.exclude) if _is_free(one)]
     for one in candidates:
         for end in (one.modules[0], one.modules[-1]):
             refuse_unswappable(f"{one.layer_id!r}", end)
@@ -51,7 +52,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             parameter = next(one.modules[-1].parameters(), like)
             place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
             found.append((one, place))
-    _anchor(model).config = config
+    _anchor(model).config, _anchor(model).example = config, example
     for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
         _anchor(one.modules[-1]).hold(_key(one), place)
         if one.kind == "span":
@@ -74,9 +75,14 @@ def unwrap(model: nn.Module) -> nn.Module:
             "else. esper.export(model) keeps them; esper.host_state_dict(model) gives the bare host's weights."
         )
     for module in _wrapped(model):
-        del module._modules[ESPER]
-        module.__class__ = module.esper_base  # type: ignore[assignment]
+        to_bare_class(module)
     return model
+
+
+def to_bare_class(module: KasminaLayer) -> None:
+    """Take Esper's part of one module away, in place."""
+    del module._modules[ESPER]
+    module.__class__ = _over(module, module.esper_base)
 
 
 def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -156,7 +162,7 @@ def traced(model: nn.Module) -> Iterator[Trace]:
     ends = {place.layer_id: module for module in _wrapped(model) for place in module._esper}
     starts = ends | {place.layer_id: module for module in _wrapped(model) for place in module._esper.feeds}
     found = list(places(model))
-    watched = [_watched(place, starts[place.layer_id], ends[place.layer_id]) for place in found]
+    watched = [_watched(model, place, starts[place.layer_id], ends[place.layer_id]) for place in found]
     with ExitStack() as holding:  # what follows a place, and with it the threshold of its telemetry, is known behind it
         for place in found:
             holding.enter_context(place.telemetry.holding())
@@ -165,19 +171,34 @@ def traced(model: nn.Module) -> Iterator[Trace]:
         _show(found, trace)
 
 
+def _is_free(one: Stretch) -> bool:
+    """Whether a span's ends have no hooks; one that was named is refused."""
+    if one.kind == "span":
+        try:
+            refuse_hooked(one.layer_id, one.modules[0], one.modules[-1])
+        except ConfigError:
+            if one.is_named:
+                raise
+            return False
+    return True
+
+
 def _show(found: Sequence[Place], trace: Trace) -> None:
     for place in found:
         x, y = trace.inputs.get(place.layer_id), trace.outputs.get(place.layer_id)
         if y is None and trace.calls[place.layer_id]:
             name = repr(place.layer_id) if place.layer_id else "The model"
             raise ConfigError(f"{name} gave no tensor that a graft could be added to. Name other layers.")
+        if y is not None and place.kind == "span":
+            refuse_walked(place.layer_id, trace)
         if y is not None:
             place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
 
 
-def _watched(place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:
+def _watched(model: nn.Module, place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:
     inputs = place.ports.inputs if place.site.geometry.adapter == "pool" else 0
-    return TracedPlace(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs)
+    container = container_of(model, place.site.modules) if place.kind == "span" else None
+    return TracedPlace(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs, container)
 
 
 def _num_seeds(one: Stretch, site: Site, config: PlaceSettings) -> int:
@@ -198,11 +219,20 @@ def _wrapped(model: nn.Module) -> list[KasminaLayer]:
 
 def _anchor(module: nn.Module) -> Anchor:
     if not isinstance(module, KasminaLayer):
-        module.__class__ = kasmina_class(type(module))
+        module.__class__ = _over(module, kasmina_class(parametrize.type_before_parametrizations(module)))
         module.add_module(ESPER, Anchor())
     anchor = module._modules[ESPER]
     assert isinstance(anchor, Anchor)
     return anchor
+
+
+def _over(module: nn.Module, base: type) -> Any:
+    """The class of a module on another base, below what ``torch.nn.utils.parametrize`` has put on top."""
+    if not parametrize.is_parametrized(module):
+        return base
+    kind = type(module)
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, (base,), own)
 
 
 def _key(one: Stretch) -> str:

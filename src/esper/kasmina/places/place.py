@@ -37,6 +37,7 @@ class Site:
         field: name of the output field that grafts write, if the output has fields and not the first tensor is meant.
         form: what the output is, see :mod:`esper.kasmina.outputs`.
         is_step: whether it is one of several blocks in a row.
+        argument: position or name of the argument that grafts read.
     """
 
     layer_id: str
@@ -47,6 +48,7 @@ class Site:
     field: str | None = None
     form: Form = ("tensor",)
     is_step: bool = False
+    argument: int | str = 0
 
 
 class Place(nn.Module):
@@ -167,6 +169,7 @@ class Place(nn.Module):
             "positions": site.ports.positions,
             "geometry": site.geometry.to_dict(),
             "form": list(site.form),
+            "argument": site.argument,
             "threshold": threshold,
         }
         self.telemetry.set_threshold(threshold)
@@ -222,7 +225,8 @@ class Place(nn.Module):
             saved = topology["shown"]
             ports = self.ports._replace(layout=saved["layout"], positions=saved["positions"])
             geometry = Geometry.from_dict(saved["geometry"])
-            site = replace(self.site, ports=ports, geometry=geometry, form=tuple(saved["form"]))
+            known = {"argument": saved.get("argument", 0), "form": tuple(saved["form"])}  # the first was not saved once
+            site = replace(self.site, ports=ports, geometry=geometry, **known)
             self.show(site, saved["threshold"])
         self.arena.regrow(topology["arena"])
         self.incubation.regrow(topology["incubation"])

@@ -35,6 +35,7 @@ class Anchor(nn.Module):
         senses: whether the seeds look at activations in training.
         config: the configuration of the whole model; only the root's anchor has it, and the example.
         example: the input that the model was wrapped with, not copied with the model.
+        kin: all anchors of the model.
     """
 
     config: GrowthConfig | None = None
@@ -46,6 +47,9 @@ class Anchor(nn.Module):
         self.feeds: list[Place] = []
         self.activity = Activity()
         self.senses = False
+        self.kin: list[Anchor] = [self]
+        self._writes_all = False
+        self.register_state_dict_post_hook(_leave_out_dormant)
         self.register_load_state_dict_pre_hook(_fill_absent_keys)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,16 +82,42 @@ class Anchor(nn.Module):
                 output = with_tensor(output, place.site.field, grown)
         return output
 
+    def whole_state(self, prefix: str) -> dict[str, Any]:
+        """The state dict with all keys, also while the model is dormant."""
+        self._writes_all = True
+        try:
+            return self.state_dict(prefix=prefix)
+        finally:
+            self._writes_all = False
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a state dict has keys of it: once any seed of the model is awake, or has grown."""
+        return self._writes_all or not all(place.is_dormant for anchor in self.kin for place in anchor)
+
     def __iter__(self) -> Iterator[Place]:
         for place in self.places.values():
             assert isinstance(place, Place)
             yield place
 
 
-def _fill_absent_keys(anchor: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A bare host's checkpoint loads strictly and leaves the seeds as they are."""
+def _leave_out_dormant(anchor: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    """A model that is dormant writes the keys of the bare host."""
+    assert isinstance(anchor, Anchor)
+    for key in [] if anchor.is_written else [key for key in state_dict if key.startswith(prefix)]:
+        del state_dict[key]
+
+
+def _fill_absent_keys(
+    anchor: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
+) -> None:
+    """A bare host's checkpoint loads strictly and leaves the seeds as they are; what a dormant model wrote, which its
+    metadata tell, takes away what has grown since."""
+    assert isinstance(anchor, Anchor)
     if not any(key.startswith(prefix) for key in state_dict):
-        state_dict.update(anchor.state_dict(prefix=prefix))
+        for place in anchor if metadata else ():
+            place.forget()
+        state_dict.update(anchor.whole_state(prefix))
 
 
 class KasminaLayer(_Host):

@@ -57,7 +57,9 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         _anchor(one.modules[-1]).hold(_key(one), place)
         if one.kind == "span":
             _anchor(one.modules[0]).feed(place)
+    kin = [module._esper for module in _wrapped(model)]
     for module in _wrapped(model):
+        module._esper.kin = kin
         module._esper.train(module.training)
     return model
 

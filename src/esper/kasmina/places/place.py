@@ -104,6 +104,11 @@ class Place(nn.Module):
         return len(self.arena.groups) > 0
 
     @property
+    def is_dormant(self) -> bool:
+        """Whether all seeds sleep, and nothing has grown."""
+        return not self.is_busy and not self.state.lifecycle.any()
+
+    @property
     def is_busy(self) -> bool:
         """Whether a forward pass has to see the place's input."""
         return self.is_growing or self.incubation.is_active
@@ -230,6 +235,12 @@ class Place(nn.Module):
             self.show(site, saved["threshold"])
         self.arena.regrow(topology["arena"])
         self.incubation.regrow(topology["incubation"])
+
+    def forget(self) -> None:
+        """Be as after ``esper.wrap``: nothing has grown, nothing is known."""
+        self._resize(self.state.num_seeds)
+        self.arena.regrow(Arena(self.ports.outputs, self.arena.slots.dtype, self.arena.slots.device).topology())
+        self.incubation.regrow({"trainees": []})
 
     def rechunk(self, num_seeds: int) -> None:
         """Deal the channels to another number of seeds. Fossils and what the channels have sensed stay.

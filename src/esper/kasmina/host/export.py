@@ -13,12 +13,14 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from esper.contracts.errors import ConfigError
 from esper.kasmina.host.comparing import check_same, run
-from esper.kasmina.host.layer import Anchor, KasminaLayer
+from esper.kasmina.host.edges import is_adapted
+from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
 from esper.kasmina.host.refusals import bare_forward, refuse_hooked, walks_children
 from esper.kasmina.host.wrapping import places, to_bare_class
 from esper.kasmina.places.place import Place
@@ -96,7 +98,21 @@ def _plain(model: nn.Module) -> nn.Module:
             if place.is_growing and place.kind != "span":
                 hook = _hold(module, _beside(module, place))
                 module.register_forward_hook(hook, prepend=True, with_kwargs=True)
+                if is_adapted(type(module)):
+                    vars(module)["unload_and_optionally_merge_module"] = _refusal(MERGING)
+    if hasattr(model, "save_pretrained") and any(place.is_growing for anchor in anchors.values() for place in anchor):
+        vars(model)["save_pretrained"] = _refusal(SAVING)
     return model
+
+
+def _refusal(message: str) -> Any:
+    """A function without Esper that raises an ``AssertionError`` with this message, whatever its arguments are."""
+    graph = fx.Graph()
+    graph.placeholder("*args")
+    never = fx.Proxy(graph.placeholder("**kwargs"), fx.proxy.GraphAppendingTracer(graph)).get("")
+    graph.call_function(torch._assert, (never.node, message))
+    graph.output(None)
+    return fx.GraphModule(nn.Module(), graph, "Refusal").forward
 
 
 def _spans(anchor: Anchor) -> Iterator[Place]:

@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.kasmina.grafts.arena import Activity
+from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.outputs import first_tensor, with_tensor, written_tensor
 from esper.kasmina.places.place import Place
 
 ESPER = "_esper"
+
+SAVING = (
+    "The model has grown, and save_pretrained would lose what grew. Call "
+    "esper.integrations.transformers.save_pretrained(model, directory)."
+)
+MERGING = (
+    "A layer with adapters has grown, and merging or unloading them would lose what grew. Merge before esper.wrap, or "
+    "keep the adapters."
+)
 
 if TYPE_CHECKING:
     _Host = nn.Module
@@ -203,6 +213,38 @@ class KasminaDict(KasminaLayer):
         return _steps(self).items()
 
 
+class KasminaAdapter(KasminaLayer):
+    """What a layer with adapters of ``peft`` needs besides."""
+
+    def unload_and_optionally_merge_module(self, merge: bool, **options: Any) -> nn.Module:
+        """What ``merge_and_unload`` and ``unload`` put in place of the layer."""
+        host: Any = super()
+        if not all(place.is_dormant for place in self._esper):
+            raise ConfigError(MERGING)
+        if hasattr(host, "unload_and_optionally_merge_module"):
+            merged: nn.Module = host.unload_and_optionally_merge_module(merge=merge, **options)
+            return merged
+        if merge:
+            host.merge(**options)
+        bare: nn.Module = host.get_base_layer()
+        return bare
+
+
+class KasminaPretrained(KasminaLayer):
+    """What a model with ``save_pretrained`` needs besides."""
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's, under the name of its class."""
+        if any(isinstance(module, Place) and not module.is_dormant for module in self.modules()):
+            raise ConfigError(SAVING)
+        kind = type(self)
+        self.__class__ = self.esper_base
+        try:
+            return self.save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = kind  # type: ignore[assignment]
+
+
 _CLASSES: dict[type[nn.Module], type] = {}
 
 
@@ -214,6 +256,10 @@ def kasmina_class(base: type[nn.Module]) -> type:
             mixin = KasminaSequence
         elif issubclass(base, nn.ModuleDict):
             mixin = KasminaDict
+        elif hasattr(base, "save_pretrained"):
+            mixin = KasminaPretrained
+        elif is_adapted(base):
+            mixin = KasminaAdapter
         _CLASSES[base] = type(f"Kasmina{base.__name__}", (mixin, base), {"esper_base": base})
     return _CLASSES[base]
 

@@ -26,7 +26,7 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     Raises:
         ConfigError: if a named candidate cannot be a place, naming the remedy.
     """
-    is_batch_second = any(is_opaque(module) and not module.batch_first for module in model.modules())
+    is_batch_second = any(is_opaque(module) and not getattr(module, "batch_first", True) for module in model.modules())
     if example is None:
         return [_from_layers(one, config, is_batch_second) for one in candidates]
     trace = _run(model, candidates, config, example)

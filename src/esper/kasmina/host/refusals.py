@@ -48,7 +48,7 @@ def refuse_unswappable(name: str, module: nn.Module) -> None:
     if "forward" in vars(module):
         raise ConfigError(
             f"{name} ({kind.__name__}) has a forward of its own on the instance, which a class swap cannot see. Put it "
-            "into a class."
+            "into a class; where a library set it (Accelerate's mixed precision), call esper.wrap before."
         )
     try:
         kasmina_class(kind)

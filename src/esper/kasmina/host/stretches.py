@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.errors import ConfigError, closest
-from esper.kasmina.host.edges import edge_of, first_and_last, is_opaque
+from esper.kasmina.host.edges import edge_of, first_and_last, is_adapted, is_around_adapters, is_opaque
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,19 @@ def _matching(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None
     if not names:
         raise ConfigError(f"layers: {pattern!r} matches no module that can carry seeds. {closest(pattern, hosts)}")
     for name in names:
+        adapted = next(
+            (other for other in modules if name.startswith(f"{other}.") and is_adapted(type(modules[other]))), None
+        )
+        if adapted is not None:
+            raise ConfigError(
+                f"layers: {name!r} is a part of {adapted!r}, a layer with adapters: merging them would throw away what "
+                f"grew there. Name {adapted!r}."
+            )
+        if is_around_adapters(type(modules[name])):
+            raise ConfigError(
+                f"layers: {name or 'the model'!r} is a {type(modules[name]).__name__}, which merging its adapters would "
+                "throw away with what grew there. Name the model in it, 'base_model.model'."
+            )
         if not _is_called(modules[name]):
             kind = type(modules[name]).__name__
             raise ConfigError(f"layers: {name!r} is a {kind}, which is never called. Name what it holds.")
@@ -109,7 +122,7 @@ def _matching(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None
 def _automatic(modules: dict[str, nn.Module]) -> Iterator[Stretch]:
     """Layers but norms, blocks that are steps of a container, halves of chains, the whole model."""
     inside = _inside_opaque(modules)
-    if _can_host(modules[""]) and edge_of(modules[""]) is None:
+    if _can_host(modules[""]) and edge_of(modules[""]) is None and not is_around_adapters(type(modules[""])):
         yield _one("", modules[""])
     for name, module in modules.items():
         if name in inside:

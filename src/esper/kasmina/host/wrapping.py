@@ -43,7 +43,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     candidates = [one for one in choose(model, config.layers, config.exclude) if _is_free(one)]
     for one in candidates:
         for end in (one.modules[0], one.modules[-1]):
-            refuse_unswappable(f"{one.layer_id!r}", end)
+            refuse_unswappable(repr(one.layer_id) if one.layer_id else "The model", end)
     refuse_unswappable("The model", model)
     like = next(model.parameters())
     found = []

@@ -75,7 +75,7 @@ def is_opaque(module: nn.Module) -> bool:
 
 
 def is_adapted(kind: type[nn.Module]) -> bool:
-    """Whether it is the class of a layer with adapters of ``peft``: merging them throws away what hangs on its parts."""
+    """Whether it is the class of a layer with adapters of ``peft``: merging throws away what hangs on its parts."""
     return any(base.__name__ == "BaseTunerLayer" for base in kind.__mro__)
 
 

@@ -237,12 +237,12 @@ class KasminaPretrained(KasminaLayer):
         """The host's, under the name of its class."""
         if any(isinstance(module, Place) and not module.is_dormant for module in self.modules()):
             raise ConfigError(SAVING)
-        kind = type(self)
-        self.__class__ = self.esper_base
+        host: Any = self
+        host.__class__, kind = self.esper_base, type(self)
         try:
-            return self.save_pretrained(*args, **kwargs)
+            return host.save_pretrained(*args, **kwargs)
         finally:
-            self.__class__ = kind  # type: ignore[assignment]
+            host.__class__ = kind
 
 
 _CLASSES: dict[type[nn.Module], type] = {}

@@ -100,23 +100,27 @@ def _matching(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None
     if not names:
         raise ConfigError(f"layers: {pattern!r} matches no module that can carry seeds. {closest(pattern, hosts)}")
     for name in names:
-        adapted = next(
-            (other for other in modules if name.startswith(f"{other}.") and is_adapted(type(modules[other]))), None
-        )
-        if adapted is not None:
-            raise ConfigError(
-                f"layers: {name!r} is a part of {adapted!r}, a layer with adapters: merging them would throw away what "
-                f"grew there. Name {adapted!r}."
-            )
-        if is_around_adapters(type(modules[name])):
-            raise ConfigError(
-                f"layers: {name or 'the model'!r} is a {type(modules[name]).__name__}, which merging its adapters would "
-                "throw away with what grew there. Name the model in it, 'base_model.model'."
-            )
+        _refuse_adapters(modules, name)
         if not _is_called(modules[name]):
             kind = type(modules[name]).__name__
             raise ConfigError(f"layers: {name!r} is a {kind}, which is never called. Name what it holds.")
         yield _one(name, modules[name], num_seeds, is_named=name == pattern)
+
+
+def _refuse_adapters(modules: dict[str, nn.Module], name: str) -> None:
+    """Refuse what merging or unloading adapters would throw away."""
+    around = [other for other in modules if name.startswith(f"{other}.") and is_adapted(type(modules[other]))]
+    if around:
+        raise ConfigError(
+            f"layers: {name!r} is a part of {around[0]!r}, a layer with adapters: merging them would throw away what "
+            f"grew there. Name {around[0]!r}."
+        )
+    if is_around_adapters(type(modules[name])):
+        kind = type(modules[name]).__name__
+        raise ConfigError(
+            f"layers: {name!r} is a {kind}, which merging its adapters would throw away with what grew there. Name the "
+            "model in it, 'base_model.model'."
+        )
 
 
 def _automatic(modules: dict[str, nn.Module]) -> Iterator[Stretch]:

@@ -10,6 +10,7 @@ from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
@@ -44,7 +45,7 @@ class Anchor(nn.Module):
         activity: how many of both have grafts, or seeds that train in isolation.
         senses: whether the seeds look at activations in training.
         config: the configuration of the whole model; only the root's anchor has it, and the example.
-        example: the input that the model was wrapped with, not copied with the model.
+        example: the input that the model was wrapped with; it goes where the model goes, and is not copied with it.
         kin: all anchors of the model.
     """
 
@@ -64,6 +65,10 @@ class Anchor(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "example"}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.example = tree_map_only(Tensor, fn, self.example)
+        return super()._apply(fn, recurse)
 
     def hold(self, key: str, place: Place) -> None:
         """Take a place that writes this module's output."""

@@ -34,9 +34,10 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     for one in candidates:
         try:
             x, y = trace.inputs.get(one.layer_id), trace.outputs.get(one.layer_id)
-            found.append(_from_example(one, config, x, y, is_batch_second))
+            site = _from_example(one, config, x, y, is_batch_second)
             if one.kind == "span":
                 refuse_walked(one.layer_id, trace)
+            found.append(site)
         except ConfigError:
             if one.is_named:
                 raise

@@ -4,7 +4,7 @@ import inspect
 from types import CodeType
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from esper.contracts.errors import ConfigError
 from esper.kasmina.host.layer import KasminaLayer, kasmina_class
@@ -45,6 +45,8 @@ def refuse_unswappable(name: str, module: nn.Module) -> None:
         ConfigError: naming the module and the remedy.
     """
     kind = type(module)
+    if isinstance(getattr(vars(module).get("forward"), "__self__", None), fx.GraphModule):
+        raise ConfigError(f"{name} was exported and runs what a span has grown in it. Go on with the wrapped model.")
     if "forward" in vars(module):
         raise ConfigError(
             f"{name} ({kind.__name__}) has a forward of its own on the instance, which a class swap cannot see. Put it "

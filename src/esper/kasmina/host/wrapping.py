@@ -1,6 +1,6 @@
 """Giving a model seeds, and taking them away."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,7 +27,8 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         config: where and how much it may grow; see :class:`esper.GrowthConfig`.
         example: an input of the model, from which the widths and axes of places are measured: a tensor, a tuple of
             positional or a mapping of keyword arguments. Without one they come from the first and last layer of each
-            place, and of blocks only ``nn.Sequential`` are chosen by themselves.
+            place, and of blocks only ``nn.Sequential`` are chosen by themselves. The model keeps it, so that
+            :func:`esper.export` can compare what it makes.
 
     Returns:
         The same object.
@@ -52,7 +53,8 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             parameter = next(one.modules[-1].parameters(), like)
             place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
             found.append((one, place))
-    _anchor(model).config, _anchor(model).example = config, example
+    _anchor(model).config = config
+    _anchor(model).example = dict(example) if isinstance(example, Mapping) else example
     for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
         _anchor(one.modules[-1]).hold(_key(one), place)
         if one.kind == "span":

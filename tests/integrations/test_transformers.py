@@ -150,6 +150,30 @@ def test_the_folder_tells_what_has_grown_and_how_to_load_it(tmp_path):
     assert "esper" not in (tmp_path / "modeling_grown.py").read_text().replace("Written by Esper", "")
 
 
+class Texts(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {"input_ids": TOKENS[index % 2], "labels": TOKENS[index % 2], "more": index}
+
+
+def test_the_trainer_trains_and_keeps_a_wrapped_model_which_is_exported_then(tmp_path):
+    """It chooses columns of a batch by the forward's signature, and sets a forward on the instance."""
+    model = host("gpt2")
+    esper.wrap(model, esper.GrowthConfig(layers=["lm_head"], seeds_per_layer=1), example=TEXT)
+    settings = {"max_steps": 2, "save_steps": 2, "report_to": [], "disable_tqdm": True}
+    arguments = transformers.TrainingArguments(tmp_path, bf16=True, use_cpu=True, **settings)
+    transformers.Trainer(model, arguments, train_dataset=Texts()).train()
+    kept = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "checkpoint-2").eval()
+    assert "forward" in vars(model)
+    assert torch.equal(logits(esper.export(model.eval()), "gpt2"), logits(kept, "gpt2"))
+    grow(place_of(model, "lm_head"), "all", State.FOSSILIZED, hidden=3)
+    plain = esper.export(model)
+    del model.forward
+    assert torch.equal(logits(plain, "gpt2"), logits(model, "gpt2"))
+
+
 @pytest.mark.parametrize("is_exported", [False, True])
 def test_the_models_own_save_pretrained_does_not_lose_what_grew(is_exported, tmp_path):
     model = esper.export(grown("gpt2")) if is_exported else grown("gpt2")

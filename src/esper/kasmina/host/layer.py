@@ -5,8 +5,10 @@ state is in one child, ``_esper``, an :class:`Anchor`; it holds one :class:`Plac
 this module's output.
 """
 
+import inspect
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
@@ -265,8 +267,17 @@ def kasmina_class(base: type[nn.Module]) -> type:
             mixin = KasminaPretrained
         elif is_adapted(base):
             mixin = KasminaAdapter
-        _CLASSES[base] = type(f"Kasmina{base.__name__}", (mixin, base), {"esper_base": base})
+        own = {"esper_base": base, "forward": _forward_like(base)}
+        _CLASSES[base] = type(f"Kasmina{base.__name__}", (mixin, base), own)
     return _CLASSES[base]
+
+
+def _forward_like(base: type[nn.Module]) -> FunctionType:
+    """The forward of a wrapped class, with the host's signature: trainers choose a batch's columns by it."""
+    one = KasminaLayer.forward
+    forward = FunctionType(one.__code__, one.__globals__, one.__name__, one.__defaults__, one.__closure__)
+    vars(forward)["__signature__"] = inspect.signature(base.forward)
+    return forward
 
 
 def _new_kasmina(base: type[nn.Module]) -> Any:

@@ -92,10 +92,10 @@ def bare_forward(name: str, module: nn.Module) -> None:
     if not isinstance(module, KasminaLayer) or forward is None:
         return
     inner = inspect.unwrap(forward)
-    if getattr(inner, "__func__", inner) is not KasminaLayer.forward:
+    if getattr(inner, "__code__", None) is not KasminaLayer.forward.__code__:
         raise ConfigError(
-            f"{name or 'The model'!r} was given a forward on the instance after esper.wrap. Put it into the class, or "
-            "del module.forward."
+            f"{repr(name) if name else 'The model'} was given a forward on the instance after esper.wrap. Put it "
+            "into the class, or del module.forward."
         )
     for attribute in ("forward", "_original_forward"):
         vars(module).pop(attribute, None)

@@ -20,6 +20,8 @@ from tests.kasmina.growing import grow, place_of
 TOKENS = torch.arange(1, 15).view(2, 7)
 TEXT = {"input_ids": TOKENS}
 MASKED = {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}
+BOTH = {"input_ids": TOKENS, "decoder_input_ids": TOKENS}
+SOUND = {"input_features": torch.linspace(-1, 1, 2 * 8 * 20).view(2, 8, 20), "decoder_input_ids": TOKENS}
 IMAGES = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)}
 
 MODELS = {
@@ -73,6 +75,45 @@ MODELS = {
         ),
         ["vit.layers.0.mlp.fc2", "vit.layers.1"],
         IMAGES,
+    ),
+    "t5": (
+        lambda: transformers.T5ForConditionalGeneration(
+            transformers.T5Config(vocab_size=31, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
+        ),
+        ["decoder.block.0.layer.2", "decoder.block.1", "encoder.block.0"],
+        BOTH,
+    ),
+    "mamba": (
+        lambda: transformers.MambaForCausalLM(
+            transformers.MambaConfig(vocab_size=31, hidden_size=16, state_size=4, num_hidden_layers=2)
+        ),
+        ["backbone.layers.1.mixer", "backbone.layers.0"],
+        TEXT,
+    ),
+    "whisper": (
+        lambda: transformers.WhisperForConditionalGeneration(
+            transformers.WhisperConfig(
+                vocab_size=31,
+                d_model=16,
+                encoder_layers=2,
+                decoder_layers=2,
+                encoder_attention_heads=2,
+                decoder_attention_heads=2,
+                encoder_ffn_dim=24,
+                decoder_ffn_dim=24,
+                num_mel_bins=8,
+                max_source_positions=10,
+                max_target_positions=16,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=2,
+                decoder_start_token_id=1,
+                suppress_tokens=None,
+                begin_suppress_tokens=None,
+            )
+        ),
+        ["model.encoder.layers.0.fc2", "model.decoder.layers.1"],
+        SOUND,
     ),
 }
 
@@ -139,6 +180,9 @@ def test_what_was_saved_loads_to_the_same_bits_without_esper(tmp_path):
         "gpt2 GrownGPT2LMHeadModel AutoModel AutoModelForCausalLM AutoModelForPreTraining",
         "bert GrownBertForSequenceClassification AutoModel AutoModelForSequenceClassification",
         "vit GrownViTForImageClassification AutoModel AutoModelForImageClassification",
+        "t5 GrownT5ForConditionalGeneration AutoModel AutoModelForPreTraining AutoModelForSeq2SeqLM",
+        "mamba GrownMambaForCausalLM AutoModel AutoModelForCausalLM AutoModelForPreTraining",
+        "whisper GrownWhisperForConditionalGeneration AutoModel AutoModelForSpeechSeq2Seq",
     ], done.stderr
 
 

@@ -148,8 +148,9 @@ def test_what_a_dormant_model_wrote_takes_away_what_grew_since_and_a_bare_state_
     dormant, before = copy.deepcopy(model.state_dict()), model(X)
     grow(place_of(model, "2"), 1, State.FOSSILIZED, hidden=3)
     after = model(X)
-    model.load_state_dict(dict(dormant), strict=True)
-    assert torch.equal(model(X), after)
+    for assign in (False, True):
+        model.load_state_dict(dict(dormant), strict=True, assign=assign)
+        assert torch.equal(model(X), after)
     file = io.BytesIO()
     torch.save(dormant, file)
     file.seek(0)

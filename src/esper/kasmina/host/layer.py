@@ -132,7 +132,7 @@ def _fill_absent_keys(
     metadata tell, takes away what has grown since."""
     assert isinstance(anchor, Anchor)
     if not any(key.startswith(prefix) for key in state_dict):
-        for place in anchor if metadata else ():
+        for place in anchor if "version" in metadata else ():
             place.forget()
         state_dict.update(anchor.whole_state(prefix))
 

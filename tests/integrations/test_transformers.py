@@ -1,8 +1,10 @@
 """Models of transformers, from configurations: what has grown is exported, saved and loaded without Esper."""
 
+import runpy
 import subprocess
 import sys
 
+import peft
 import pytest
 import torch
 import transformers
@@ -253,6 +255,21 @@ def test_a_grown_span_is_saved_too(tmp_path):
     scope["grow"](other)
     other.load_state_dict(esper.export(model).state_dict())
     assert torch.equal(logits(other, "gpt2"), logits(model, "gpt2"))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_are_saved_with_what_has_grown_beside_them(tmp_path):
+    adapters = peft.LoraConfig(r=2, target_modules=["c_fc"], init_lora_weights=False, fan_in_fan_out=True)
+    model = peft.get_peft_model(host("gpt2"), adapters).eval()
+    layers = ["base_model.model.transformer.h.1", "base_model.model.lm_head"]
+    esper.wrap(model, esper.GrowthConfig(layers=layers, axis={"*": -1}, seeds_per_layer=1), example=TEXT)
+    for layer_id in layers:
+        grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3)
+    save_pretrained(model, tmp_path)
+    scope = runpy.run_path(str(tmp_path / "grown.py"))
+    again = peft.PeftModel.from_pretrained(host("gpt2"), tmp_path).eval()
+    assert not torch.equal(logits(again, "gpt2"), logits(model, "gpt2"))
+    assert torch.equal(logits(scope["attach"](again), "gpt2"), logits(model, "gpt2"))
 
 
 def test_a_class_that_transformers_does_not_bring_is_refused_with_the_remedy(tmp_path):

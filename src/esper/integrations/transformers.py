@@ -1,18 +1,20 @@
-"""Models of Hugging Face transformers: a folder that loads a grown model without Esper."""
+"""Models of Hugging Face transformers, and adapters of PEFT: a folder that loads a grown model without Esper."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import fx, nn
 
 import esper
 from esper.contracts.errors import ConfigError
 from esper.integrations.source import source_of
+from esper.kasmina.host.edges import is_around_adapters
 from esper.kasmina.host.export import GROWN, export
 from esper.kasmina.host.layer import KasminaLayer
 
-CODE = "modeling_grown.py"
+CODE, BESIDE, WEIGHTS = "modeling_grown.py", "grown.py", "grown.safetensors"
 
 _FILE = '''\
 """{base} with the modules that it has grown. Written by Esper {version}; needs torch and transformers alone."""
@@ -29,6 +31,25 @@ class Grown{base}({base}):
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         grow(self)
+'''
+
+_BESIDE = '''\
+"""What a model has grown beside its adapters. Written by Esper {version}; needs torch and safetensors alone."""
+
+from pathlib import Path
+
+{imports}
+from safetensors.torch import load_file
+
+
+{classes}
+
+def attach(model):
+    """Give a model with the adapters of this folder what it has grown."""
+    grow(model)
+    keys = model.load_state_dict(load_file(Path(__file__).with_name("{weights}")), strict=False)
+    assert not keys.unexpected_keys, keys.unexpected_keys
+    return model
 '''
 
 _CARD = """\
@@ -58,6 +79,9 @@ model = {auto}.from_pretrained("PATH", trust_remote_code=True)
 def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> None:
     """Write a folder that ``AutoModel.from_pretrained(directory, trust_remote_code=True)`` loads to the same logits.
 
+    Of a ``PeftModel`` it holds adapters as that one writes them, and ``grown.py`` beside them, whose ``attach(model)``
+    gives a model with these adapters what it has grown.
+
     It holds ``config.json`` and weights as ``save_pretrained`` of the model itself writes them, ``modeling_grown.py``,
     which builds what has grown and needs no Esper, and a card. A model that has not grown gets no code.
 
@@ -70,10 +94,10 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
         ConfigError: if it is no model of transformers, or what :func:`esper.export` says.
     """
     kind: Any = model.esper_base if isinstance(model, KasminaLayer) else type(model)
-    if not kind.__module__.startswith("transformers."):
+    if kind.__module__.partition(".")[0] not in ("transformers", "peft"):
         raise ConfigError(
-            f"save_pretrained takes a model whose class transformers brings, not a {kind.__name__}. Keep this one by "
-            "torch.save(esper.export(model), path)."
+            f"save_pretrained takes a model whose class transformers or peft brings, not a {kind.__name__}. Keep this "
+            "one by torch.save(esper.export(model), path)."
         )
     if options.get("push_to_hub"):
         raise ConfigError("save_pretrained writes a folder and pushes nothing. Upload the folder as a whole.")
@@ -81,6 +105,9 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
     imports, classes = source_of(plain)
     kind.save_pretrained(plain, directory, **options)
     if not classes:
+        return
+    if is_around_adapters(kind):
+        _write_beside(Path(directory), plain, imports, classes)
         return
     folder, base = Path(directory), kind.__name__
     names = {"base": base, "module": kind.__module__, "version": esper.__version__, "code": CODE}
@@ -92,6 +119,15 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     rows = "\n".join(f"| `{path}` | {parameters:,} |" for path, parameters in _grown(plain))
     (folder / "README.md").write_text(_CARD.format(rows=rows, auto=autos[0], **names))
+
+
+def _write_beside(folder: Path, plain: nn.Module, imports: str, classes: str) -> None:
+    """What has grown, beside adapters."""
+    own = [f"{path}." for path, module in plain.named_modules() if isinstance(module, fx.GraphModule)]
+    named = (*plain.named_parameters(), *plain.named_buffers())
+    save_file({name: one.detach().contiguous() for name, one in named if name.startswith(tuple(own))}, folder / WEIGHTS)
+    text = _BESIDE.format(imports=imports, classes=classes, version=esper.__version__, weights=WEIGHTS)
+    (folder / BESIDE).write_text(text)
 
 
 def _auto_classes(base: str, model_type: str) -> list[str]:

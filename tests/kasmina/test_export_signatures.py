@@ -288,6 +288,24 @@ def test_layers_in_containers_that_are_walked_are_exported(how):
     assert torch.equal(esper.export(model)(X), model(X))
 
 
+class Twice(nn.Module):
+    """Has the last step of a chain under a name of its own too, beside others."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = mlp(6, 6, 6), nn.Linear(6, 3)
+        self.last = self.body[2]
+
+    def forward(self, x):
+        return self.head(x) + self.head(self.last(self.body(x)))
+
+
+def test_only_the_container_of_a_span_runs_it():
+    model = esper.wrap(Twice(), esper.GrowthConfig(layers=["body.0:body.2"]), example=X)
+    grow(place_of(model, "body.0:body.2"), "all", State.FOSSILIZED, hidden=3)
+    assert torch.equal(esper.export(model)(X), model(X))
+
+
 @pytest.mark.parametrize("layer_id", ["", "body"])
 def test_what_a_module_that_walks_its_children_has_grown_is_none_of_them(layer_id):
     model = esper.wrap(Walking("all children"), esper.GrowthConfig(layers=[layer_id]), example=X)

@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import inspect
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from esper.contracts.errors import ConfigError
 from esper.kasmina.host.comparing import check_same, run
 from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
+from esper.kasmina.host.measuring import container_of
 from esper.kasmina.host.refusals import bare_forward, refuse_hooked, walks_children
 from esper.kasmina.host.wrapping import places, to_bare_class
 from esper.kasmina.places.place import Place
@@ -87,21 +87,22 @@ def _plain(model: nn.Module) -> nn.Module:
         if isinstance(module, KasminaLayer):
             anchors[module] = module._esper
             to_bare_class(module)
+    grown = [(module, place) for module, anchor in anchors.items() for place in anchor if place.is_growing]
+    spans: dict[nn.Module, list[Place]] = {}
+    for _, place in grown:
+        if place.kind == "span":
+            spans.setdefault(container_of(model, place.site.modules), []).append(place)
+    for container, inside in spans.items():
+        vars(container)["forward"] = _sequential(container, inside).forward
+    for module, place in grown:
+        if place.kind != "span":
+            hook = _hold(module, _beside(module, place))
+            module.register_forward_hook(hook, prepend=True, with_kwargs=True)
+            if is_adapted(type(module)):
+                vars(module)["unload_and_optionally_merge_module"] = _refusal(MERGING)
     for module in list(model.modules()):
-        steps = {name: child for name, child in module._modules.items() if child is not None}
-        starts = {name: list(anchors[step].feeds) for name, step in steps.items() if step in anchors}
-        ends = {name: list(_spans(anchors[step])) for name, step in steps.items() if step in anchors}
-        if any(ends.values()):
-            vars(module)["forward"] = _sequential(steps, starts, ends).forward
-    for module, anchor in anchors.items():
-        for place in anchor:
-            if place.is_growing and place.kind != "span":
-                hook = _hold(module, _beside(module, place))
-                module.register_forward_hook(hook, prepend=True, with_kwargs=True)
-                if is_adapted(type(module)):
-                    vars(module)["unload_and_optionally_merge_module"] = _refusal(MERGING)
-    if hasattr(model, "save_pretrained") and any(place.is_growing for anchor in anchors.values() for place in anchor):
-        vars(model)["save_pretrained"] = _refusal(SAVING)
+        if hasattr(module, "save_pretrained") and any(isinstance(one, fx.GraphModule) for one in module.modules()):
+            vars(module)["save_pretrained"] = _refusal(SAVING)
     return model
 
 
@@ -113,10 +114,6 @@ def _refusal(message: str) -> Any:
     graph.call_function(torch._assert, (never.node, message))
     graph.output(None)
     return fx.GraphModule(nn.Module(), graph, "Refusal").forward
-
-
-def _spans(anchor: Anchor) -> Iterator[Place]:
-    return (place for place in anchor if place.is_growing and place.kind == "span")
 
 
 def _hold(module: nn.Module, grown: fx.GraphModule) -> fx.GraphModule:
@@ -160,28 +157,32 @@ def _argument(args: Any, kwargs: Any, host: nn.Module, place: Place) -> Any:
     return operator.add(args[read:], (kwargs.get(names[read]),))[0] if read < len(names) else args[read]
 
 
-def _sequential(
-    steps: dict[str, nn.Module], starts: dict[str, list[Place]], ends: dict[str, list[Place]]
-) -> fx.GraphModule:
+def _sequential(container: nn.Module, spans: list[Place]) -> fx.GraphModule:
     """The forward of a sequential container, with the fossils of spans between its steps."""
     root, graph = nn.Module(), fx.Graph()
     tracer = fx.proxy.GraphAppendingTracer(graph)
     y = fx.Proxy(graph.placeholder("input"), tracer)
     inputs: dict[str, fx.Proxy] = {}
-    starters: dict[str, nn.Module] = {}
-    for name, step in steps.items():  # a step may come twice
-        inputs |= {place.layer_id: y for place in starts.get(name, [])}
-        starters = starters | {place.layer_id: step for place in starts.get(name, [])}
+    for name, step in list(container._modules.items()):  # a step may come twice
+        assert step is not None
+        inputs |= {place.layer_id: y for place in spans if step is _ends(container, place)[0]}
         root.add_module(name, step)
         y = fx.Proxy(graph.call_module(name, (y.node,)), tracer)
-        for place in ends.get(name, []):
-            if place.layer_id in inputs:  # else its last module runs outside the span here
-                refuse_hooked(place.layer_id, starters[place.layer_id], step)
-                grown = _hold(step, _span(place))
+        for place in spans:
+            if step is _ends(container, place)[1] and place.layer_id in inputs:  # else it runs outside the span here
+                refuse_hooked(place.layer_id, *_ends(container, place))
                 called = f"{name}_{GROWN}_{len(root._modules)}"
-                root.add_module(called, grown)
+                root.add_module(called, _hold(step, _span(place)))
                 y = fx.Proxy(graph.call_module(called, (inputs.pop(place.layer_id).node, y.node)), tracer)
     return _graph_module(root, graph, y, True)
+
+
+def _ends(container: nn.Module, span: Place) -> tuple[nn.Module, nn.Module]:
+    """First and last step of a span."""
+    first, last = (container._modules[span.site.modules[end].rpartition(".")[2]] for end in (0, -1))
+    assert first is not None
+    assert last is not None
+    return first, last
 
 
 def _span(place: Place) -> fx.GraphModule:

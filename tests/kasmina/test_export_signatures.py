@@ -13,6 +13,8 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 import esper
 from esper import ConfigError
 from esper.contracts.lifecycle import State
+from esper.integrations.source import source_of
+from esper.kasmina.host.wrapping import traced
 from tests.kasmina.growing import grow, mlp, place_of, wrapped
 
 X = torch.linspace(-1, 1, 5 * 6).view(5, 6)
@@ -119,22 +121,19 @@ def test_hooks_of_the_host_run_in_the_same_order(hook, when, layer_id):
     assert torch.equal(esper.export(model)(X), model(X))
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("grows_at", [["0:2"], ["0:2", "2", "2:4"]])
 @pytest.mark.parametrize(("hook", "end"), [("forward", "2"), ("forward pre", "0")])
-def test_a_span_with_such_a_hook_at_its_end_is_refused_or_not_chosen(hook, end):
+def test_hooks_at_the_ends_of_a_span_run_in_the_same_order(hook, end, grows_at, when):
     model = mlp(6, 6, 6, 6)
-    HOOKS[hook](model.get_submodule(end))
-    with pytest.raises(ConfigError, match="begins or ends at a module with a forward hook"):
-        wrapped(model, ["0:2"])
-    assert "0:2" not in esper.summary(esper.wrap(model))
-    assert "0:2" in esper.summary(esper.wrap(mlp(6, 6, 6, 6)))
-
-
-def test_a_hook_that_came_to_a_spans_end_later_is_refused_by_the_export():
-    model = wrapped(mlp(6, 6, 6, 6), ["0:2"])
-    HOOKS["forward"](model[2])
-    grow(place_of(model, "0:2"), "all", State.FOSSILIZED, hidden=3)
-    with pytest.raises(ConfigError, match="'0:2' begins or ends at a module with a forward hook"):
-        esper.export(model)
+    if when == "before":
+        HOOKS[hook](model.get_submodule(end))
+    wrapped(model, dict.fromkeys(grows_at, 1))
+    if when == "after":
+        HOOKS[hook](model.get_submodule(end))
+    for number, layer_id in enumerate(grows_at, start=1):
+        grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3, lifecycle=number)
+    assert torch.equal(esper.export(model)(X), model(X))
 
 
 CHANGES = {
@@ -259,25 +258,36 @@ class Walking(nn.Module):
 WALKS = ["slices", "index", "children", "iteration"]
 
 
-@pytest.mark.parametrize("how", WALKS)
-def test_a_span_of_a_container_that_is_walked_is_refused_with_the_remedy(how):
-    with pytest.raises(ConfigError, match=r"'body\.0:body\.2' is a span .* Call the container as a whole"):
-        esper.wrap(Walking(how), esper.GrowthConfig(layers=["body.0:body.2"]), example=X)
-    assert "body.0:body.2" not in esper.summary(esper.wrap(Walking(how), example=X))
-    assert "body.0:body.2" in esper.summary(esper.wrap(Walking("called"), example=X))
+@pytest.mark.parametrize("example", [X, None])
+@pytest.mark.parametrize("how", ["called", *WALKS])
+def test_a_span_of_a_container_that_is_walked_is_exported(how, example):
+    model = esper.wrap(Walking(how), esper.GrowthConfig(layers=["body.0:body.2", "body.2:body.4"]), example=example)
+    with traced(model):  # as the first step of a session
+        model(X)
+    for layer_id in ("body.0:body.2", "body.2:body.4"):
+        grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3)
+    plain, wanted = esper.export(model, example=X), model(X)
+    other = copy.deepcopy(plain)
+    for _ in range(2):
+        for one in (plain, other, reloaded(plain)):
+            assert torch.equal(one(X), wanted)
+    with torch.no_grad():
+        for parameter in other.body[2].parameters():
+            parameter.zero_()
+    assert torch.equal(plain(X), wanted)
 
 
-def test_without_an_example_it_is_refused_at_the_first_step():
-    model = wrapped(Walking("index"), ["body.0:body.2"])
-    session = esper.Session(
-        model,
-        torch.optim.SGD(model.parameters(), 0.1),
-        loss=lambda model, x: model(x).square().mean(),
-        evaluate=lambda model: esper.Evaluation(losses=model(X).square().flatten()),
-        planned_steps=4,
-    )
-    with pytest.raises(ConfigError, match="Call the container as a whole"):
-        session.step(X)
+def test_the_last_module_of_a_span_runs_outside_it_too():
+    """By index, so that the container does not run the span."""
+    model = Walking("index")
+    model.body.append(model.body[2])
+    esper.wrap(model, esper.GrowthConfig(layers=["body.0:body.2"]), example=X)
+    grow(place_of(model, "body.0:body.2"), "all", State.FOSSILIZED, hidden=3)
+    plain = esper.export(model)
+    assert torch.equal(plain(X), model(X))
+    assert torch.equal(reloaded(plain)(X), model(X))
+    with pytest.raises(ConfigError, match=r"'body\.0' is an end of a grown span.*torch\.save"):
+        source_of(plain)
 
 
 @pytest.mark.parametrize("how", ["called", "all children", *WALKS])

@@ -8,6 +8,7 @@ from torch.fx.graph_module import _format_import_block
 from torch.package.importer import sys_importer
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.host.export import INPUTS
 
 FUNCTION = '''\
 def grow(model):
@@ -31,6 +32,11 @@ def source_of(plain: nn.Module) -> tuple[str, str]:
     hooks: list[str] = []
     forwards: list[str] = []
     for module, path in paths.items():
+        if INPUTS in vars(module):
+            raise ConfigError(
+                f"{path!r} is an end of a grown span whose steps are called one by one, which cannot be written as "
+                "source. Keep the model by torch.save(esper.export(model), path)."
+            )
         grown = [hook for hook in module._forward_hooks.values() if isinstance(hook, fx.GraphModule)]
         hooks += [
             f"{_found(path)}.register_forward_hook({_found(paths[hook])}, prepend=True, with_kwargs=True)"

@@ -8,6 +8,7 @@ and after its pre-hooks, where a wrapped module adds its grafts.
 
 import copy
 import dataclasses
+import functools
 import inspect
 import operator
 from typing import Any
@@ -21,20 +22,24 @@ from esper.kasmina.host.comparing import check_same, run
 from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
 from esper.kasmina.host.measuring import container_of
-from esper.kasmina.host.refusals import bare_forward, refuse_hooked, walks_children
+from esper.kasmina.host.refusals import bare_forward, walks_children
 from esper.kasmina.host.wrapping import places, to_bare_class
 from esper.kasmina.places.place import Place
 
 GROWN = "grown"
 """Name of the child that holds what a module has grown; further ones are ``grown_2`` and so on."""
 
+INPUTS = "span_inputs"
+"""Attribute of the ends of a span whose container does not run it."""
+
 
 def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Module:
     """A copy of a wrapped model in which fossils are standard modules below those whose output they change.
 
     Every module keeps its class, attributes and the names of its weights. One that carries fossils has a child
-    ``grown``, which is also its first forward hook; a sequential container with a grown span has a forward of its own
-    in which the span's fossils run. Neither the copy nor what ``torch.export`` makes of it needs Esper.
+    ``grown``, which is also its first forward hook. A sequential container in which a span has grown has a forward of
+    its own with the span's fossils; where its steps are called one by one, hooks at the span's ends add them. Neither
+    the copy nor what ``torch.export`` makes of it needs Esper.
 
     Args:
         model: the wrapped model, without live grafts.
@@ -89,9 +94,15 @@ def _plain(model: nn.Module) -> nn.Module:
             to_bare_class(module)
     grown = [(module, place) for module, anchor in anchors.items() for place in anchor if place.is_growing]
     spans: dict[nn.Module, list[Place]] = {}
-    for _, place in grown:
+    inputs: dict[str, Any] = {}
+    for _, place in reversed(grown):  # each in front of those before it
         if place.kind == "span":
-            spans.setdefault(container_of(model, place.site.modules), []).append(place)
+            container = container_of(model, place.site.modules)
+            first, last = _ends(container, place)
+            if place.site.is_walked or _is_hooked(first, last):
+                _hook_span(first, last, place, inputs)
+            else:
+                spans.setdefault(container, []).insert(0, place)
     for container, inside in spans.items():
         vars(container)["forward"] = _sequential(container, inside).forward
     for module, place in grown:
@@ -109,9 +120,8 @@ def _plain(model: nn.Module) -> nn.Module:
 def _refusal(message: str) -> Any:
     """A function without Esper that raises an ``AssertionError`` with this message, whatever its arguments are."""
     graph = fx.Graph()
-    graph.placeholder("*args")
-    never = fx.Proxy(graph.placeholder("**kwargs"), fx.proxy.GraphAppendingTracer(graph)).get("")
-    graph.call_function(torch._assert, (never.node, message))
+    _, kwargs = _placeholders(graph, "*args", "**kwargs")
+    graph.call_function(torch._assert, (kwargs.get("").node, message))
     graph.output(None)
     return fx.GraphModule(nn.Module(), graph, "Refusal").forward
 
@@ -139,10 +149,9 @@ def _holder(module: nn.Module) -> nn.Module | None:
 def _beside(host: nn.Module, place: Place) -> fx.GraphModule:
     """The fossils of a module's own place as a forward hook of the module."""
     root, graph = nn.Module(), fx.Graph()
-    _, args, kwargs, output = (graph.placeholder(name) for name in ("module", "args", "kwargs", "output"))
-    tracer = fx.proxy.GraphAppendingTracer(graph)
-    x = _argument(fx.Proxy(args, tracer), fx.Proxy(kwargs, tracer), host, place) if place.ports.inputs else None
-    return _graph_module(root, graph, _add_fossils(root, place, x, fx.Proxy(output, tracer)), place.training)
+    _, args, kwargs, output = _placeholders(graph, "module", "args", "kwargs", "output")
+    x = _argument(args, kwargs, host, place) if place.ports.inputs else None
+    return _graph_module(root, graph, _add_fossils(root, place, x, output), place.training)
 
 
 def _argument(args: Any, kwargs: Any, host: nn.Module, place: Place) -> Any:
@@ -160,20 +169,18 @@ def _argument(args: Any, kwargs: Any, host: nn.Module, place: Place) -> Any:
 def _sequential(container: nn.Module, spans: list[Place]) -> fx.GraphModule:
     """The forward of a sequential container, with the fossils of spans between its steps."""
     root, graph = nn.Module(), fx.Graph()
-    tracer = fx.proxy.GraphAppendingTracer(graph)
-    y = fx.Proxy(graph.placeholder("input"), tracer)
+    (y,) = _placeholders(graph, "input")
     inputs: dict[str, fx.Proxy] = {}
     for name, step in list(container._modules.items()):  # a step may come twice
         assert step is not None
         inputs |= {place.layer_id: y for place in spans if step is _ends(container, place)[0]}
         root.add_module(name, step)
-        y = fx.Proxy(graph.call_module(name, (y.node,)), tracer)
+        y = fx.Proxy(graph.call_module(name, (y.node,)), y.tracer)
         for place in spans:
             if step is _ends(container, place)[1] and place.layer_id in inputs:  # else it runs outside the span here
-                refuse_hooked(place.layer_id, *_ends(container, place))
                 called = f"{name}_{GROWN}_{len(root._modules)}"
                 root.add_module(called, _hold(step, _span(place)))
-                y = fx.Proxy(graph.call_module(called, (inputs.pop(place.layer_id).node, y.node)), tracer)
+                y = fx.Proxy(graph.call_module(called, (y.node, inputs.pop(place.layer_id).node)), y.tracer)
     return _graph_module(root, graph, y, True)
 
 
@@ -185,11 +192,47 @@ def _ends(container: nn.Module, span: Place) -> tuple[nn.Module, nn.Module]:
     return first, last
 
 
+def _is_hooked(first: nn.Module, last: nn.Module) -> bool:
+    """Whether hooks at the ends of a span may change what lies between them and its grafts; those of ``torch.nn.utils``
+    only compute a weight."""
+    hooks = (*first._forward_pre_hooks.values(), *last._forward_hooks.values())
+    return not all(type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
+
+
+def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: dict[str, Any]) -> None:
+    """The fossils of a span as hooks of its first and last module, for a container that does not run them.
+
+    The first hook leaves its input in ``inputs``, a dictionary that both modules have; the last one takes it, if there
+    is any. So such an export may not be called by several threads at a time.
+    """
+    holder = _hold(last, _span(place))
+    path = next(name for name, module in last.named_modules() if module is holder)
+    vars(first)[INPUTS] = vars(last)[INPUTS] = inputs
+    graph = fx.Graph()
+    module, args = _placeholders(graph, "module", "args")
+    getattr(module, INPUTS).update({place.layer_id: (args[0],)})
+    graph.output(None)
+    first.register_forward_pre_hook(fx.GraphModule(nn.Module(), graph, "SpanStart"))
+    graph = fx.Graph()
+    module, _, output = _placeholders(graph, "module", "args", "output")
+    found, add = getattr(module, INPUTS).pop(place.layer_id, ()), module.get_submodule(path)
+    grown = graph.call_function(functools.reduce, (add.node, found.node, output.node))  # nothing outside the span
+    grown.meta["is_wrapped"] = True
+    graph.output(grown)
+    last.register_forward_hook(fx.GraphModule(nn.Module(), graph, "SpanEnd"), prepend=True)
+
+
 def _span(place: Place) -> fx.GraphModule:
-    """The fossils of a span: ``(x, output)`` to the output with them."""
+    """The fossils of a span: ``(output, x)`` to the output with them."""
     root, graph = nn.Module(), fx.Graph()
-    x, output = (fx.Proxy(graph.placeholder(n), fx.proxy.GraphAppendingTracer(graph)) for n in ("x", "output"))
+    output, x = _placeholders(graph, "output", "x")
     return _graph_module(root, graph, _add_fossils(root, place, x, output), place.training)
+
+
+def _placeholders(graph: fx.Graph, *names: str) -> list[Any]:
+    """Arguments of a graph, to be computed with."""
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    return [fx.Proxy(graph.placeholder(name), tracer) for name in names]
 
 
 def _graph_module(root: nn.Module, graph: fx.Graph, output: Any, is_training: bool) -> fx.GraphModule:

@@ -35,9 +35,7 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
         try:
             x, y = trace.inputs.get(one.layer_id), trace.outputs.get(one.layer_id)
             site = _from_example(one, config, x, y, is_batch_second)
-            if one.kind == "span":
-                refuse_walked(one.layer_id, trace)
-            found.append(site)
+            found.append(replace(site, is_walked=one.layer_id in trace.walked))
         except ConfigError:
             if one.is_named:
                 raise
@@ -50,20 +48,6 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
 def container_of(model: nn.Module, names: Sequence[str]) -> nn.Module:
     """The ``nn.Sequential`` in which a span lies."""
     return model.get_submodule(names[0].rpartition(".")[0])
-
-
-def refuse_walked(layer_id: str, trace: Trace) -> None:
-    """Refuse a span whose steps were called one by one: an export adds its grafts in the container's forward.
-
-    Raises:
-        ConfigError: naming the span and the remedy.
-    """
-    if layer_id not in trace.entered:
-        raise ConfigError(
-            f"{layer_id!r} is a span of an nn.Sequential whose steps are called one by one, past the container, where "
-            "its export would not run. Call the container as a whole, or forbid the span: "
-            f"GrowthConfig(exclude=[{layer_id!r}])."
-        )
 
 
 def shown(site: Site, x: Seen | None, y: Seen) -> Site:

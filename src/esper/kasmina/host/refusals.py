@@ -66,21 +66,6 @@ def refuse_unswappable(name: str, module: nn.Module) -> None:
         )
 
 
-def refuse_hooked(layer_id: str, first: nn.Module, last: nn.Module) -> None:
-    """Refuse a span whose grafts would read before a hook of its first module, or write behind one of its last: a
-    wrapped span has them inside. Hooks of ``torch.nn.utils``, which only compute a weight, do no harm.
-
-    Raises:
-        ConfigError: naming the span and the remedy.
-    """
-    for hook in (*first._forward_pre_hooks.values(), *last._forward_hooks.values()):
-        if not type(hook).__module__.startswith("torch.nn.utils"):
-            raise ConfigError(
-                f"{layer_id!r} begins or ends at a module with a forward hook, which an export could not run in the "
-                "same order. Name a span of other steps, or the container as a whole."
-            )
-
-
 def bare_forward(name: str, module: nn.Module) -> None:
     """Take off a forward that a library set on a wrapped module since; it only calls the module's own one (Accelerate's
     and the Trainer's mixed precision).

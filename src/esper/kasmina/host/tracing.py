@@ -44,7 +44,7 @@ class Trace:
         rows: vectors of channels at which grafts work, over all calls: those that a place wrote, or read.
         thresholds: value at or below which the activation behind a place passes nothing.
         multiply_adds: of the model's forward passes.
-        entered: places whose container was called as a whole.
+        walked: spans whose steps were called one by one, and not by their container.
     """
 
     inputs: dict[str, Seen | None] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Trace:
     rows: dict[str, int] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     multiply_adds: int = 0
-    entered: set[str] = field(default_factory=set)
+    walked: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class TracedPlace:
 def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace]:
     """Record what happens at places while forward passes of ``model`` run inside."""
     trace, followers = Trace(), _Followers()
+    entered: set[str] = set()
     with ExitStack() as undo:
         for one in watched:
             trace.calls[one.layer_id] = trace.rows[one.layer_id] = 0
@@ -90,8 +91,7 @@ def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace
             undo.callback(one.first.register_forward_pre_hook(enter, with_kwargs=True).remove)
             undo.callback(one.last.register_forward_hook(leave).remove)
             if one.around is not None:
-                note = partial(_note_entered, trace, one.layer_id)
-                undo.callback(one.around.register_forward_pre_hook(note).remove)
+                undo.callback(one.around.register_forward_pre_hook(partial(_note_call, entered, one.layer_id)).remove)
         counter = undo.enter_context(FlopCounter())
         before: list[int] = []
         undo.callback(model.register_forward_pre_hook(lambda *_: before.append(counter.flops)).remove)
@@ -102,11 +102,12 @@ def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace
         undo.callback(model.register_forward_hook(add).remove)
         undo.enter_context(followers)
         yield trace
+        trace.walked = {one.layer_id for one in watched if one.around is not None} - entered
     trace.thresholds = followers.thresholds
 
 
-def _note_entered(trace: Trace, layer_id: str, *_: Any) -> None:
-    trace.entered.add(layer_id)
+def _note_call(entered: set[str], layer_id: str, *_: Any) -> None:
+    entered.add(layer_id)
 
 
 class _Followers(TorchFunctionMode):

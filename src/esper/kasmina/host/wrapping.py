@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
-from esper.kasmina.host.measuring import container_of, refuse_walked, shown, sites
-from esper.kasmina.host.refusals import refuse_hooked, refuse_unfit, refuse_unswappable
+from esper.kasmina.host.measuring import container_of, shown, sites
+from esper.kasmina.host.refusals import refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
 from esper.kasmina.places.place import Place, Site
@@ -41,7 +42,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     for blueprint_id in config.blueprints:
         make_blueprint(blueprint_id, {})
     refuse_unfit(model)
-    candidates = [one for one in choose(model, config.layers, config.exclude) if _is_free(one)]
+    candidates = choose(model, config.layers, config.exclude)
     for one in candidates:
         for end in (one.modules[0], one.modules[-1]):
             refuse_unswappable(repr(one.layer_id) if one.layer_id else "The model", end)
@@ -175,28 +176,15 @@ def traced(model: nn.Module) -> Iterator[Trace]:
         _show(found, trace)
 
 
-def _is_free(one: Stretch) -> bool:
-    """Whether a span's ends have no hooks; one that was named is refused."""
-    if one.kind == "span":
-        try:
-            refuse_hooked(one.layer_id, one.modules[0], one.modules[-1])
-        except ConfigError:
-            if one.is_named:
-                raise
-            return False
-    return True
-
-
 def _show(found: Sequence[Place], trace: Trace) -> None:
     for place in found:
         x, y = trace.inputs.get(place.layer_id), trace.outputs.get(place.layer_id)
         if y is None and trace.calls[place.layer_id]:
             name = repr(place.layer_id) if place.layer_id else "The model"
             raise ConfigError(f"{name} gave no tensor that a graft could be added to. Name other layers.")
-        if y is not None and place.kind == "span":
-            refuse_walked(place.layer_id, trace)
         if y is not None:
-            place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
+            site = replace(shown(place.site, x, y), is_walked=place.layer_id in trace.walked)
+            place.show(site, trace.thresholds.get(place.layer_id))
 
 
 def _watched(model: nn.Module, place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:

@@ -38,6 +38,7 @@ class Site:
         form: what the output is, see :mod:`esper.kasmina.outputs`.
         is_step: whether it is one of several blocks in a row.
         argument: position or name of the argument that grafts read.
+        is_walked: whether it is a span whose steps are called one by one, and not by their container.
     """
 
     layer_id: str
@@ -49,6 +50,7 @@ class Site:
     form: Form = ("tensor",)
     is_step: bool = False
     argument: int | str = 0
+    is_walked: bool = False
 
 
 class Place(nn.Module):
@@ -175,6 +177,7 @@ class Place(nn.Module):
             "geometry": site.geometry.to_dict(),
             "form": list(site.form),
             "argument": site.argument,
+            "is_walked": site.is_walked,
             "threshold": threshold,
         }
         self.telemetry.set_threshold(threshold)
@@ -230,8 +233,8 @@ class Place(nn.Module):
             saved = topology["shown"]
             ports = self.ports._replace(layout=saved["layout"], positions=saved["positions"])
             geometry = Geometry.from_dict(saved["geometry"])
-            known = {"argument": saved.get("argument", 0), "form": tuple(saved["form"])}  # the first was not saved once
-            site = replace(self.site, ports=ports, geometry=geometry, **known)
+            site = replace(self.site, ports=ports, geometry=geometry, form=tuple(saved["form"]))
+            site = replace(site, **{name: saved[name] for name in ("argument", "is_walked") if name in saved})
             self.show(site, saved["threshold"])
         self.arena.regrow(topology["arena"])
         self.incubation.regrow(topology["incubation"])

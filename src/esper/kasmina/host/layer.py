@@ -109,7 +109,7 @@ class Anchor(nn.Module):
 
     @property
     def is_written(self) -> bool:
-        """Whether a state dict has keys of it: once any seed of the model is awake, or has grown."""
+        """Whether a state dict has keys of it: once any seed of the model has a graft, or had one that was kept."""
         return self._writes_all or not all(place.is_dormant for anchor in self.kin for place in anchor)
 
     def __iter__(self) -> Iterator[Place]:

@@ -107,8 +107,8 @@ class Place(nn.Module):
 
     @property
     def is_dormant(self) -> bool:
-        """Whether all seeds sleep, and nothing has grown."""
-        return not self.is_busy and not self.state.lifecycle.any()
+        """Whether no seed has a graft, be it only germinated, and nothing has grown."""
+        return not self.arena.grafts and not self.arena.fossils
 
     @property
     def is_busy(self) -> bool:

@@ -298,6 +298,19 @@ def test_layers_in_containers_that_are_walked_are_exported(how):
     assert torch.equal(esper.export(model)(X), model(X))
 
 
+def test_an_encoder_leaves_its_fast_path_for_what_has_grown_beneath():
+    """In eval mode it would read weights and call nothing."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
+    bare, x = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), X.unsqueeze(0)
+    for layer_id in ("layers.0.linear1", "layers.0.self_attn", "layers.1"):
+        model = esper.wrap(copy.deepcopy(bare), esper.GrowthConfig(layers=[layer_id], seeds_per_layer=1), example=x)
+        grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3)
+        with torch.no_grad():
+            assert torch.equal(esper.export(model)(x), model(x))
+            assert (bare(x) - model(x)).abs().max() > 1e-3
+
+
 class Twice(nn.Module):
     """Has the last step of a chain under a name of its own too, beside others."""
 

@@ -62,9 +62,12 @@ def test_a_model_that_was_prepared_first_is_refused_with_the_remedy():
         esper.wrap(in_bf16(mlp(6, 6, 3)))
 
 
-def test_a_forward_that_nobody_knows_is_refused_by_the_export():
+def test_a_forward_that_goes_past_the_seeds_is_refused_when_a_session_is_built_and_by_the_export():
     model = wrapped(mlp(6, 6, 3), {"2": 1})
     model[2].forward = lambda x: x
+    settings = {"loss": lambda model, x: model(x).sum(), "evaluate": lambda model: None, "planned_steps": 2}
+    with pytest.raises(ConfigError, match=r"'2' was given a forward on the instance after esper\.wrap"):
+        esper.Session(model, torch.optim.SGD(model.parameters(), 0.1), **settings)
     with pytest.raises(ConfigError, match=r"'2' was given a forward on the instance after esper\.wrap"):
         esper.export(model)
 

@@ -66,24 +66,22 @@ def refuse_unswappable(name: str, module: nn.Module) -> None:
         )
 
 
-def bare_forward(name: str, module: nn.Module) -> None:
-    """Take off a forward that a library set on a wrapped module since; it only calls the module's own one (Accelerate's
-    and the Trainer's mixed precision).
+def refuse_bypassed(model: nn.Module) -> None:
+    """Refuse a wrapped model in which a module was given a forward since that goes past its seeds. One that only calls
+    the module's own (mixed precision by Accelerate or the Trainer) does no harm.
 
     Raises:
-        ConfigError: if it does not: nobody knows what it is.
+        ConfigError: naming the module and the remedy.
     """
-    forward = vars(module).get("forward")
-    if not isinstance(module, KasminaLayer) or forward is None:
-        return
-    inner = inspect.unwrap(forward)
-    if getattr(inner, "__code__", None) is not KasminaLayer.forward.__code__:
-        raise ConfigError(
-            f"{repr(name) if name else 'The model'} was given a forward on the instance after esper.wrap. Put it "
-            "into the class, or del module.forward."
-        )
-    for attribute in ("forward", "_original_forward"):
-        vars(module).pop(attribute, None)
+    for name, module in model.named_modules():
+        forward = vars(module).get("forward")
+        if isinstance(module, KasminaLayer) and forward is not None:
+            inner = inspect.unwrap(forward)
+            if getattr(inner, "__code__", None) is not KasminaLayer.forward.__code__:
+                raise ConfigError(
+                    f"{repr(name) if name else 'The model'} was given a forward on the instance after esper.wrap, "
+                    "which goes past its seeds. Put it into the class, or del module.forward."
+                )
 
 
 def walks_children(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from esper.contracts.errors import ConfigError, closest
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
 from esper.kasmina.host.measuring import container_of, shown, sites
-from esper.kasmina.host.refusals import refuse_unfit, refuse_unswappable
+from esper.kasmina.host.refusals import refuse_bypassed, refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
 from esper.kasmina.places.place import Place, Site
@@ -118,7 +118,7 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     """The configuration that a model was wrapped with.
 
     Raises:
-        ConfigError: if it was not wrapped.
+        ConfigError: if it was not wrapped, or a module was given a forward since that goes past its seeds.
     """
     inner = getattr(model, "_orig_mod", getattr(model, "module", None))
     if not isinstance(model, KasminaLayer) and isinstance(inner, KasminaLayer):
@@ -133,6 +133,7 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     if anchor is None or anchor.config is None:
         raise ConfigError("The model carries no seeds. Call esper.wrap(model, config) before anything else.")
     assert isinstance(anchor.config, GrowthConfig)
+    refuse_bypassed(model)
     return anchor.config
 
 

@@ -46,13 +46,17 @@ def with_tensor(output: Any, field: str | None, y: Tensor) -> Any:
 
 
 Form = tuple[Any, ...]
-"""``("tensor",)``, ``("items", index, length)``, ``("mapping", field)`` or ``("dataclass", field)``."""
+"""``("tensor",)``, ``("items", index, length)`` or ``("list", index)``, ``("named", field)`` for a named tuple,
+``("mapping", field)`` or ``("dataclass", field)``."""
 
 
 def form_of(output: Any, field: str | None) -> Form:
     """The form of an output that holds a tensor to write."""
     if isinstance(output, tuple | list):
-        return "items", _index(output), len(output)
+        index = _index(output)
+        if hasattr(output, "_fields"):
+            return "named", output._fields[index]
+        return ("list", index) if isinstance(output, list) else ("items", index, len(output))
     if isinstance(output, Tensor):
         return ("tensor",)
     return "mapping" if isinstance(output, Mapping) else "dataclass", _name(_fields(output), field)
@@ -66,12 +70,21 @@ def holds_scalar(output: Any) -> bool:
 
 def first_tensor(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
     """The input that grafts read: the first tensor among the arguments, in the order of the module's signature."""
-    found = next((value for value in args if isinstance(value, Tensor)), None)
-    if found is not None or not kwargs:
-        return found
+    where = first_tensor_at(module, args, kwargs)
+    if where is None:
+        return None
+    found: Tensor = kwargs[where] if isinstance(where, str) else args[where]
+    return found
+
+
+def first_tensor_at(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | str | None:
+    """Where :func:`first_tensor` lies: position or name of the argument; None if there is none."""
+    for index, value in enumerate(args):
+        if isinstance(value, Tensor):
+            return index
     kind: Any = type(module)
-    names = dict.fromkeys((*_parameters(kind), *kwargs))
-    return next((kwargs[name] for name in names if isinstance(kwargs.get(name), Tensor)), None)
+    names = dict.fromkeys((*_parameters(kind), *kwargs)) if kwargs else ()
+    return next((name for name in names if isinstance(kwargs.get(name), Tensor)), None)
 
 
 @cache

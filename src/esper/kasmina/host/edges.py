@@ -64,12 +64,24 @@ def edge_of(layer: nn.Module) -> Edge | None:
             return Edge(layer.num_channels, layer.num_channels, axis=1, is_norm=True)
         case nn.LayerNorm() | nn.RMSNorm() if len(layer.normalized_shape) == 1:
             return Edge(layer.normalized_shape[0], layer.normalized_shape[0], is_norm=True)
+    if is_adapted(type(layer)) and isinstance(inner := getattr(layer, "base_layer", None), nn.Module):
+        return edge_of(inner)
     return None
 
 
 def is_opaque(module: nn.Module) -> bool:
-    """Whether a module must be hosted as a whole: it uses what it holds without calling it."""
-    return isinstance(module, nn.MultiheadAttention | nn.RNNBase)
+    """Whether a module must be hosted as a whole: it uses what it holds without calling it, or takes it apart."""
+    return isinstance(module, nn.MultiheadAttention | nn.RNNBase) or is_adapted(type(module))
+
+
+def is_adapted(kind: type[nn.Module]) -> bool:
+    """Whether it is the class of a layer with adapters of ``peft``: merging throws away what hangs on its parts."""
+    return any(base.__name__ == "BaseTunerLayer" for base in kind.__mro__)
+
+
+def is_around_adapters(kind: type[nn.Module]) -> bool:
+    """Whether it is a class of ``peft`` around a model with adapters: merging them gives the model alone."""
+    return any(base.__name__ in ("PeftModel", "BaseTuner") for base in kind.__mro__)
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:

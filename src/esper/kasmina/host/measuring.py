@@ -36,7 +36,7 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     Raises:
         ConfigError: if a named candidate cannot be a place, naming the remedy.
     """
-    is_batch_second = any(is_opaque(module) and not module.batch_first for module in model.modules())
+    is_batch_second = any(is_opaque(module) and not getattr(module, "batch_first", True) for module in model.modules())
     has_cache = decodes_with_cache(model)
     if example is None:
         return [_without_mixing(_from_layers(one, config, is_batch_second), has_cache) for one in candidates]
@@ -46,7 +46,8 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     for one in candidates:
         try:
             x, y = trace.inputs.get(one.layer_id), trace.outputs.get(one.layer_id)
-            found.append(_without_mixing(_from_example(one, config, x, y, is_batch_second), has_cache))
+            site = _without_mixing(_from_example(one, config, x, y, is_batch_second), has_cache)
+            found.append(None if site is None else replace(site, is_walked=one.layer_id in trace.walked))
         except ConfigError:
             if one.is_named:
                 raise
@@ -54,6 +55,11 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     if not any(found):
         raise ConfigError("None of the layers that carry seeds was called on the example. Name others in layers.")
     return found
+
+
+def container_of(model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The ``nn.Sequential`` in which a span lies."""
+    return model.get_submodule(names[0].rpartition(".")[0])
 
 
 def shown(site: Site, x: Seen | None, y: Seen, *, has_cache: bool = False) -> Site:
@@ -85,7 +91,9 @@ def shown(site: Site, x: Seen | None, y: Seen, *, has_cache: bool = False) -> Si
     if inputs != site.ports.inputs:
         got = "nothing" if x is None else tuple(x.shape)
         raise ConfigError(f"{name} read {got}, not {site.ports.inputs} features. {remedy}")
-    found = _without_mixing(replace(site, ports=ports, geometry=geometry, form=y.form), has_cache)
+    argument = x.argument if x is not None else site.argument
+    told = replace(site, ports=ports, geometry=geometry, form=y.form, argument=argument)
+    found = _without_mixing(told, has_cache)
     assert found is not None
     return found
 
@@ -177,7 +185,9 @@ def _from_example(one: Stretch, config: PlaceSettings, x: Seen | None, y: Seen |
         raise ConfigError(f"{name} is no path that a graft could run beside.")
     field = _matching(config.output_fields, one.layer_id)
     ports = Ports(inputs, y.shape[output_axis], layout, math.prod(_worked_at(geometry, x, y)))
-    return Site(one.layer_id, one.kind, ports, geometry, one.names, field, y.form, one.is_step)
+    argument = x.argument if x is not None else 0
+    lies = Site(one.layer_id, one.kind, ports, geometry, one.names, field, y.form, one.is_step)
+    return replace(lies, argument=argument)
 
 
 def _loses_sharing(one: Stretch, y: Seen, geometry: Geometry) -> bool:
@@ -271,24 +281,31 @@ def _matching(options: Mapping[str, Any] | None, layer_id: str) -> Any:
 def _run(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any) -> Trace:
     """What one forward pass in eval mode shows of all candidates; no random state changes."""
     watched = [
-        TracedPlace(one.layer_id, one.modules[0], one.modules[-1], _matching(config.output_fields, one.layer_id))
+        TracedPlace(
+            one.layer_id,
+            one.modules[0],
+            one.modules[-1],
+            _matching(config.output_fields, one.layer_id),
+            around=container_of(model, one.names) if one.kind == "span" else None,
+        )
         for one in candidates
     ]
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(), watching(model, watched) as trace:
             model.eval()
-            _call(model, example)
+            call(model, example)
     finally:
         for module, mode in modes.items():
             module.training = mode
     return trace
 
 
-def _call(model: nn.Module, example: Any) -> None:
+def call(model: nn.Module, example: Any) -> Any:
+    """The model's output for an example as :func:`esper.wrap` takes it."""
     args, kwargs = ((), example) if isinstance(example, Mapping) else (example, {})
     try:
-        model(*(args if isinstance(args, tuple) else (args,)), **kwargs)
+        return model(*(args if isinstance(args, tuple) else (args,)), **kwargs)
     except TypeError as error:
         raise ConfigError(
             f"The model cannot be called on the example ({error}). A tuple gives its positional arguments, a mapping "

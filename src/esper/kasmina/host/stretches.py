@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.errors import ConfigError, closest
-from esper.kasmina.host.edges import edge_of, first_and_last, is_opaque
+from esper.kasmina.host.edges import edge_of, first_and_last, is_adapted, is_around_adapters, is_opaque
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,34 @@ def _matching(
         near = closest(pattern, [name for name, module in modules.items() if name and module in hosts])
         raise ConfigError(f"layers: {pattern!r} matches no module that can carry seeds. {near}")
     for name in names:
+        _refuse_adapters(modules, name)
         if not _is_called(modules[name]):
             kind = type(modules[name]).__name__
             raise ConfigError(f"layers: {name!r} is a {kind}, which is never called. Name what it holds.")
         yield _one(name, modules[name], num_seeds, is_named=name == pattern)
 
 
+def _refuse_adapters(modules: dict[str, nn.Module], name: str) -> None:
+    """Refuse what merging or unloading adapters would throw away."""
+    around = [other for other in modules if name.startswith(f"{other}.") and is_adapted(type(modules[other]))]
+    if around:
+        raise ConfigError(
+            f"layers: {name!r} is a part of {around[0]!r}, a layer with adapters: merging them would throw away what "
+            f"grew there. Name {around[0]!r}."
+        )
+    if is_around_adapters(type(modules[name])):
+        kind = type(modules[name]).__name__
+        raise ConfigError(
+            f"layers: {name!r} is a {kind}, which merging its adapters would throw away with what grew there. Name the "
+            "model in it, 'base_model.model'."
+        )
+
+
 def _automatic(modules: dict[str, nn.Module], hosts: set[nn.Module]) -> Iterator[Stretch]:
     """Layers but norms, blocks that are steps of a container, halves of chains, the whole model."""
     inside = _inside_opaque(modules)
-    if _can_host(modules[""], is_measured=False) and edge_of(modules[""]) is None:
+    whole = modules[""]
+    if _can_host(whole, is_measured=False) and edge_of(whole) is None and not is_around_adapters(type(whole)):
         yield _one("", modules[""])
     for name, module in modules.items():
         if name in inside:

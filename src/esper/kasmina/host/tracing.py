@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from esper.kasmina.flops import FlopCounter
 from esper.kasmina.host.caches import has_cache
-from esper.kasmina.outputs import Form, first_tensor, form_of, holds_scalar, written_tensor
+from esper.kasmina.outputs import Form, first_tensor, first_tensor_at, form_of, holds_scalar, written_tensor
 
 PASSES_NOTHING_BELOW: dict[str, float] = {
     "relu": 0.0,
@@ -26,12 +27,14 @@ PASSES_NOTHING_BELOW: dict[str, float] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """One tensor that a place got or gave, what it came in, and whether a scalar stood beside it."""
+    """One tensor that a place got or gave: in which argument, or in what form of output; and whether a scalar stood
+    beside it."""
 
     shape: Size
     is_float: bool
     form: Form = ("tensor",)
     has_loss: bool = False
+    argument: int | str = 0
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Trace:
         thresholds: value at or below which the activation behind a place passes nothing.
         multiply_adds: of the model's forward passes.
         has_cache: whether the model gave back a cache to go on from, or any place got one.
+        walked: spans whose steps were called one by one, and not by their container.
 
     What a backward pass runs again, to save memory, is counted only once: calls, rows and multiply-adds are of forward
     passes.
@@ -58,6 +62,7 @@ class Trace:
     thresholds: dict[str, float] = field(default_factory=dict)
     multiply_adds: int = 0
     has_cache: bool = False
+    walked: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class TracedPlace:
         field: of the output, see :mod:`esper.kasmina.outputs`.
         outputs: its channels, if known.
         inputs: its features, where grafts work at the positions of the input; else 0.
+        around: the container of a span.
     """
 
     layer_id: str
@@ -79,18 +85,22 @@ class TracedPlace:
     field: str | None = None
     outputs: int | None = None
     inputs: int = 0
+    around: nn.Module | None = None
 
 
 @contextmanager
 def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace]:
     """Record what happens at places while forward passes of ``model`` run inside."""
     trace, followers = Trace(), _Followers()
+    entered: set[str] = set()
     with ExitStack() as undo:
         for one in watched:
             trace.calls[one.layer_id] = trace.rows[one.layer_id] = 0
             enter, leave = _hooks(one, trace, followers)
             undo.callback(one.first.register_forward_pre_hook(enter, with_kwargs=True).remove)
             undo.callback(one.last.register_forward_hook(leave).remove)
+            if one.around is not None:
+                undo.callback(one.around.register_forward_pre_hook(partial(_note_call, entered, one.layer_id)).remove)
         counter = undo.enter_context(FlopCounter())
         before: list[int] = []
 
@@ -106,7 +116,12 @@ def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace
         undo.callback(model.register_forward_hook(add).remove)
         undo.enter_context(followers)
         yield trace
+        trace.walked = {one.layer_id for one in watched if one.around is not None} - entered
     trace.thresholds = followers.thresholds
+
+
+def _note_call(entered: set[str], layer_id: str, *_: Any) -> None:
+    entered.add(layer_id)
 
 
 class _Followers(TorchFunctionMode):
@@ -136,7 +151,9 @@ def _hooks(one: TracedPlace, trace: Trace, followers: _Followers) -> tuple[Calla
             return
         trace.has_cache |= has_cache(kwargs)
         x = first_tensor(module, args, kwargs)
-        trace.inputs.setdefault(one.layer_id, None if x is None else Seen(x.shape, x.is_floating_point()))
+        where = first_tensor_at(module, args, kwargs) or 0
+        seen = None if x is None else Seen(x.shape, x.is_floating_point(), argument=where)
+        trace.inputs.setdefault(one.layer_id, seen)
         if one.inputs and x is not None:
             read[0] = x.numel() // one.inputs
             trace.rows[one.layer_id] += read[0]

@@ -39,6 +39,8 @@ class Site:
         is_step: whether it is one of several blocks in a row.
         uncached: what would lie around the channels if the model did not decode with a cache, where that may not be
             mixed; None elsewhere.
+        argument: position or name of the argument that grafts read.
+        is_walked: whether it is a span whose steps are called one by one, and not by their container.
     """
 
     layer_id: str
@@ -50,6 +52,8 @@ class Site:
     form: Form = ("tensor",)
     is_step: bool = False
     uncached: Layout | None = None
+    argument: int | str = 0
+    is_walked: bool = False
 
 
 class Place(nn.Module):
@@ -103,6 +107,11 @@ class Place(nn.Module):
     def is_growing(self) -> bool:
         """Whether a forward pass has anything to add."""
         return len(self.arena.groups) > 0
+
+    @property
+    def is_dormant(self) -> bool:
+        """Whether no seed has a graft, be it only germinated, and nothing has grown."""
+        return not self.arena.grafts and not self.arena.fossils
 
     @property
     def is_busy(self) -> bool:
@@ -170,6 +179,8 @@ class Place(nn.Module):
             "positions": site.ports.positions,
             "geometry": site.geometry.to_dict(),
             "form": list(site.form),
+            "argument": site.argument,
+            "is_walked": site.is_walked,
             "threshold": threshold,
         }
         self.telemetry.set_threshold(threshold)
@@ -226,9 +237,16 @@ class Place(nn.Module):
             ports = self.ports._replace(layout=saved["layout"], positions=saved["positions"])
             geometry = Geometry.from_dict(saved["geometry"])
             site = replace(self.site, ports=ports, geometry=geometry, form=tuple(saved["form"]))
+            site = replace(site, **{name: saved[name] for name in ("argument", "is_walked") if name in saved})
             self.show(site, saved["threshold"])
         self.arena.regrow(topology["arena"])
         self.incubation.regrow(topology["incubation"])
+
+    def forget(self) -> None:
+        """Be as after ``esper.wrap``: nothing has grown, nothing is known."""
+        self._resize(self.state.num_seeds)
+        self.arena.regrow(Arena(self.ports.outputs, self.arena.slots.dtype, self.arena.slots.device).topology())
+        self.incubation.regrow({"trainees": []})
 
     def rechunk(self, num_seeds: int) -> None:
         """Deal the channels to another number of seeds. Fossils and what the channels have sensed stay.

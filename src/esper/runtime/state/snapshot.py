@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
-from esper.kasmina.host.wrapping import is_espers, places
+from esper.kasmina.host.wrapping import host_state_dict, is_espers, places
 from esper.kasmina.places.place import Place
 from esper.runtime.record.journal import Journal
 from esper.runtime.state.random_state import random_state, restore_random_state
@@ -206,10 +206,12 @@ class Snapshots:
 
     def _extra_state(self) -> dict[str, Any]:
         """What modules keep besides tensors; of places, whose topology comes first, what lies below them."""
-        found = {key: value for key, value in self._model.state_dict().items() if key.endswith("_extra_state")}
+        found = {key: value for key, value in host_state_dict(self._model).items() if key.endswith("_extra_state")}
         for name, module in self._model.named_modules(remove_duplicate=False):  # a state dict has shared ones twice
             if isinstance(module, Place):
-                del found[f"{name}._extra_state"]
+                inner = module.state_dict(prefix=f"{name}.")
+                del inner[f"{name}._extra_state"]
+                found |= {key: value for key, value in inner.items() if key.endswith("_extra_state")}
         return found
 
     def _fixed_shapes(self, there: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:

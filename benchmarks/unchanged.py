@@ -34,9 +34,9 @@ def grow(data: str, seed: int) -> dict[str, Any]:
         seed=seed,
     )
     run.finish()
-    digest = hashlib.sha256()
-    for name, tensor in sorted(esper.export(run.model).state_dict().items()):
-        digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    weights = esper.export(run.model).state_dict().values()  # by their bytes alone: an export may name them otherwise
+    bytes_of_each = (tensor.detach().contiguous().numpy().tobytes() for tensor in weights)
+    digest = hashlib.sha256("".join(sorted(hashlib.sha256(each).hexdigest() for each in bytes_of_each)).encode())
     return {
         "data": data,
         "seed": seed,

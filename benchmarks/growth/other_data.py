@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.growth.other_data_sets import DATA_SETS, write
+from benchmarks.growth.other_data_sets import DATA_SETS, QUANTITIES, write
 from benchmarks.growth.trials_jobs import Result, add_options, compute, finished, machines, parsed, publish
 from benchmarks.growth.trials_run import fate
 from benchmarks.growth.trials_statistics import mean
@@ -30,7 +30,7 @@ from esper.kasmina.host.export import export
 from esper.tasks.catalogue import load_task
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"
-FINISHED = "runs/other_data"
+FINISHED, RESULT = "runs/other_data", "other_data.json"
 FIRST_SEED, SEEDS = 3_000, 5
 ROWS = ("grown", "host_on", "static", "host_on_default", "static_default")
 
@@ -46,10 +46,10 @@ class Job(NamedTuple):
 
 def run_seed(job: Job) -> Result:
     """The grown run and its controls."""
-    _, data, seed, changes = job
-    options = Options(data=data)
+    name, data, seed, changes = job
+    options = Options(data=data, task="regression" if name in QUANTITIES else "auto")
     pace = {name: getattr(options, name) for name in Pace._fields} | changes
-    task = load_task(data, seed)
+    task = load_task(data, seed, task=options.task)
     started = time.perf_counter()
     run = growing(task, GrowthConfig(seed=seed), **pace, seed=seed)
     run.finish()
@@ -67,7 +67,12 @@ def run_seed(job: Job) -> Result:
         "static_default": static(task, flops, grown.parameters, default),
     }
     samples = {name: len(getattr(task, name).y) for name in ("train", "held_out", "test")}
-    return {"samples": samples, **fate(run), "rows": {name: _plain(row) for name, row in rows.items()}}
+    return {
+        "metric": task.metric,
+        "samples": samples,
+        **fate(run),
+        "rows": {name: _plain(row) for name, row in rows.items()},
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,44 +89,46 @@ def main(arguments: list[str] | None = None) -> int:
             jobs = {f"{name}/{seed}": Job(name, data[name], seed, pace) for name in reversed(data) for seed in seeds}
             failures = compute(run_seed, jobs, folder / f"{'-'.join(options.data)}.jsonl", options.workers)
 
-    done = finished(folder)
+    done = _published(options.output / RESULT) | finished(folder)
     found = {name: {seed: done[f"{name}/{seed}"] for seed in seeds if f"{name}/{seed}" in done} for name in DATA_SETS}
     tables = {name: table(list(results.values())) for name, results in found.items() if results}
     print("\n" + markdown(tables))
     content = {"machines": machines(done), "data": tables, "by_seed": found}
-    publish(options.output / "other_data.json", json.dumps(content, indent=1) + "\n", done)
+    publish(options.output / RESULT, json.dumps(content, indent=1) + "\n", done)
     return 1 if failures else 0
 
 
 def table(results: Sequence[Result]) -> dict[str, Any]:
-    """One data set: every row's size, accuracy and loss, and grown minus row, seed by seed."""
+    """One data set: every row's size, metric in percent and loss, and grown minus row, seed by seed."""
     rows = {}
     for name in ROWS:
         pairs = [(result["rows"]["grown"], result["rows"][name]) for result in results]
         rows[name] = {
             "parameters": mean([row["parameters"] for _, row in pairs]),
             "flops_relative": mean([row["train_flops"] / grown["train_flops"] for grown, row in pairs]),
-            "accuracy": mean([100 * row["test_metric"] for _, row in pairs]),
+            "metric": mean([100 * row["test_metric"] for _, row in pairs]),
             "loss": mean([_loss(row) for _, row in pairs]),
             "points_gained": mean([100 * (grown["test_metric"] - row["test_metric"]) for grown, row in pairs]),
             "loss_difference": mean([_loss(grown) - _loss(row) for grown, row in pairs]),
             "won_on_loss": sum(_loss(grown) < _loss(row) for grown, row in pairs),
         }
     grew = sum(bool(result["kept"]) for result in results)
-    return {"seeds": len(results), "samples": results[0]["samples"], "fossilised": grew, "rows": rows}
+    metric = results[0].get("metric", "accuracy")
+    return {"metric": metric, "seeds": len(results), "samples": results[0]["samples"], "fossilised": grew, "rows": rows}
 
 
 def markdown(tables: Mapping[str, dict[str, Any]]) -> str:
     """The tables of all data sets as one."""
     lines = [
-        "| data (training samples) | row | parameters | FLOPs | test accuracy % | test loss | "
+        "| data (training samples) | row | parameters | FLOPs | test accuracy or R2, % | test loss | "
         "grown minus row: points | loss | won on loss |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for data, one in tables.items():
         for name, row in one["rows"].items():
             is_grown = name == "grown"
-            head = f"{data} ({one['samples']['train']:,})" if is_grown else ""
+            told = "" if one["metric"] == "accuracy" else f", {one['metric']}"
+            head = f"{data} ({one['samples']['train']:,}{told})" if is_grown else ""
             grew = f" (grew {one['fossilised']} of {one['seeds']})" if is_grown else ""
             gains = ("", "", "")
             if not is_grown:
@@ -129,9 +136,17 @@ def markdown(tables: Mapping[str, dict[str, Any]]) -> str:
                 gains = (_shown(row["points_gained"], "+.1f"), _shown(row["loss_difference"], "+.3f"), won)
             lines.append(
                 f"| {head} | {name}{grew} | {row['parameters'][0]:,.0f} | {row['flops_relative'][0]:.2f} | "
-                f"{_shown(row['accuracy'], '.1f')} | {_shown(row['loss'], '.3f')} | {' | '.join(gains)} |"
+                f"{_shown(row['metric'], '.1f')} | {_shown(row['loss'], '.3f')} | {' | '.join(gains)} |"
             )
     return "\n".join(lines)
+
+
+def _published(path: Path) -> dict[str, Result]:
+    """Results that were published before, by the keys of their jobs: of data that are not computed here."""
+    if not path.exists():
+        return {}
+    by_seed = json.loads(path.read_text())["by_seed"]
+    return {f"{name}/{seed}": result for name, results in by_seed.items() for seed, result in results.items()}
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -44,6 +44,10 @@ def write(name: str, folder: Path) -> str:
         path = folder / "manual.txt"
         path.write_text("\n".join(topics.topics.values()), encoding="utf-8")
         return f"text:{path}"
+    if name in QUANTITIES:
+        path = folder / f"{name}.parquet"
+        QUANTITIES[name]().to_parquet(path, index=False)
+        return str(path)
     x, y = TABLES[name]()
     kept = np.random.default_rng(0).permutation(len(y))[:MOST_ROWS]
     path = folder / f"{name}.npz"
@@ -115,8 +119,40 @@ TABLES: dict[str, Callable[[], Table]] = {
     "tokens": tokens,
     "characters": characters,
 }
-DATA_SETS = (*TABLES, "manual")
-"""All of them; the last is a text, Python's own manual of its language."""
+
+
+def diabetes() -> Any:
+    """How far diabetes has gone within a year, of 442 patients, by 10 measurements (Efron et al., 2004)."""
+    from sklearn.datasets import load_diabetes
+
+    return load_diabetes(as_frame=True, scaled=False).frame
+
+
+def friedman1() -> Any:
+    """A formula of five of ten random numbers, with noise (Friedman, 1991; Breiman, 1996)."""
+    from sklearn.datasets import make_friedman1
+
+    return _named(*make_friedman1(MOST_ROWS, noise=1.0, random_state=0))
+
+
+def friedman2() -> Any:
+    """Impedance of a circuit by its four parts, with noise (Friedman, 1991; Breiman, 1996)."""
+    from sklearn.datasets import make_friedman2
+
+    return _named(*make_friedman2(MOST_ROWS, noise=125.0, random_state=0))
+
+
+QUANTITIES: dict[str, Callable[[], Any]] = {"diabetes": diabetes, "friedman1": friedman1, "friedman2": friedman2}
+"""Tables whose target is a quantity: one real one, two made by a formula, as none of size comes with scikit-learn."""
+
+DATA_SETS = (*TABLES, "manual", *QUANTITIES)
+"""All of them; the manual is a text, Python's own of its language."""
+
+
+def _named(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Any:
+    import pandas
+
+    return pandas.DataFrame(x, columns=[f"x{index}" for index in range(x.shape[1])]).assign(target=y)
 
 
 def _source(module: str) -> str:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from benchmarks.growth.other_data import ROWS, main, markdown, table
-from benchmarks.growth.other_data_sets import DATA_SETS, MOST_ROWS, TABLES, write
+from benchmarks.growth.other_data_sets import DATA_SETS, MOST_ROWS, QUANTITIES, TABLES, write
 from esper.tasks.catalogue import load_task
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_esper_run_takes_every_data_set(tmp_path, name):
-    task = load_task(write(name, tmp_path), seed=0)
+    task = load_task(write(name, tmp_path), seed=0, task="regression" if name in QUANTITIES else "auto")
     assert len(task.train.y) >= 100
-    assert task.num_classes >= 2
+    assert task.metric == "R2" if name in QUANTITIES else task.num_classes >= 2
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -46,6 +46,17 @@ def test_a_table_tells_grown_minus_row_seed_by_seed():
     assert found["rows"]["host_on"]["won_on_loss"] == 1
     assert found["rows"]["static"]["won_on_loss"] == 0
     assert "grown (grew 2 of 2)" in markdown({"name": found})
+
+
+def test_results_that_were_published_stay_where_only_other_data_are_computed(tmp_path):
+    row = {"parameters": 10, "train_flops": 100, "test_metric": 0.5, "test_loss": 1.0}
+    result = {"rows": dict.fromkeys(ROWS, row), "samples": {"train": 5}, "kept": [], "machine": {"cores": 2}}
+    published = {"by_seed": {"wine": {"3000": result}}}
+    (tmp_path / "other_data.json").write_text(json.dumps(published))
+    assert main(["--tables", "--output", str(tmp_path)]) == 0
+    again = json.loads((tmp_path / "other_data.json").read_text())
+    assert again["by_seed"]["wine"] == published["by_seed"]["wine"]
+    assert again["data"]["wine"]["metric"] == "accuracy"
 
 
 @pytest.mark.long

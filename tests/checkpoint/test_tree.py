@@ -123,6 +123,18 @@ def test_numpy_scalars_become_plain_numbers_and_foreign_byte_orders_native():
     assert back["d"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("is_coalesced", [True, False])
+def test_a_sparse_tensor_comes_back_as_it_lies(is_coalesced):
+    """Entries of one position that were not added yet stay apart: their sum would round once more."""
+    made = torch.sparse_coo_tensor([[2, 0, 2]], torch.rand(3, 4), (5, 4), check_invariants=False)
+    made = made.coalesce() if is_coalesced else made
+    (back,) = unflatten(*flatten([made]))
+    assert back.is_coalesced() is is_coalesced
+    assert back.shape == made.shape
+    assert torch.equal(back._indices(), made._indices())
+    assert torch.equal(back._values(), made._values())
+
+
 class Unknown:
     pass
 
@@ -132,7 +144,10 @@ UNKNOWN = {
     "function": (len, "builtin_function_or_method"),
     "complex": (1j, "complex"),
     "deque": (deque([1]), "deque"),
-    "sparse": (torch.eye(2).to_sparse(), r"Tensor of torch\.float32 in torch\.sparse_coo"),
+    "jagged": (
+        torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged),
+        r"NestedTensor of torch\.float32 in torch\.jagged",
+    ),
     "complex128": (torch.zeros(1, dtype=torch.complex128), r"Tensor of torch\.complex128"),
     "strings": (np.array(["a"]), "ndarray of <U1"),
     "objects": (np.array([None]), "ndarray of object"),

@@ -272,3 +272,14 @@ def test_the_quiet_one_says_nothing(capsys):
         quiet.control("host_on", 0, 6, 1)
         quiet.closing(Closing({}, "a table", "All is told.", "runs/digits-0"))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("metric", "shown"), [("R2", "R2"), ("labels right", "labels right"), (None, "accuracy")])
+def test_a_metric_is_shown_by_its_name(capsys, metric, shown):
+    model = {"event": "model", "step": 0, "metric": metric}
+    epoch = {"event": "epoch", "epoch": 1, "step": 25, "train_loss": 1.0, "val_loss": 0.9, "val_metric": 0.1, "lr": 0.1}
+    assert any(line.startswith(shown) and "10.0%" in line for line in _lines(_scene([model, epoch])))
+    lines = PlainLines()
+    lines(model)
+    lines(epoch)
+    assert f"{shown} 10.0%" in capsys.readouterr().out

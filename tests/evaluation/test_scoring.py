@@ -1,11 +1,13 @@
-"""Losses of batches and of samples, for classes and for tokens."""
+"""Losses of batches and of samples, for classes, tokens, quantities and several labels."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import f1_score, r2_score
 from torch import nn
 
-from esper.evaluation.scoring import CHUNK, cross_entropy, per_sample
+from esper.contracts.errors import EvaluationError
+from esper.evaluation.scoring import CHUNK, macro_f1, mean_loss, per_sample
 from esper.tasks.gpt import GPTHost
 from esper.tasks.task import Samples
 
@@ -21,7 +23,7 @@ def test_classes_are_scored_sample_by_sample():
     losses, correct = per_sample(model, samples)
     assert torch.equal(losses, F.cross_entropy(model(samples.x), samples.y, reduction="none"))
     assert torch.equal(correct, (model(samples.x).argmax(1) == samples.y).float())
-    assert cross_entropy(model, samples) == F.cross_entropy(model(samples.x), samples.y)
+    assert mean_loss(model, samples) == F.cross_entropy(model(samples.x), samples.y)
 
 
 def test_a_window_counts_as_one_sample_with_means_over_its_tokens(windows):
@@ -32,7 +34,7 @@ def test_a_window_counts_as_one_sample_with_means_over_its_tokens(windows):
     expected = F.cross_entropy(logits[3], windows.y[3])
     torch.testing.assert_close(losses[3], expected)
     assert correct[3] == (logits[3].argmax(1) == windows.y[3]).float().mean()
-    torch.testing.assert_close(cross_entropy(model, windows), losses.mean())
+    torch.testing.assert_close(mean_loss(model, windows), losses.mean())
 
 
 def test_many_samples_are_scored_in_parts_alike(windows):
@@ -50,3 +52,49 @@ def test_scoring_is_in_eval_mode_and_leaves_every_mode_as_it_was(windows):
     assert torch.equal(first, second)
     assert model.training
     assert not model.blocks[1].training
+
+
+@pytest.fixture
+def quantities() -> Samples:
+    return Samples(torch.randn(50, 5), torch.randn(50) * 3 + 1)
+
+
+def test_the_mean_score_of_a_quantity_is_r2(quantities):
+    model = nn.Linear(5, 1)
+    losses, scores = per_sample(model, quantities)
+    with torch.no_grad():
+        predicted = model(quantities.x).flatten()
+    torch.testing.assert_close(losses, (predicted - quantities.y).square())
+    assert scores.mean() == pytest.approx(r2_score(quantities.y.numpy(), predicted.numpy()), abs=1e-5)
+    torch.testing.assert_close(mean_loss(model, quantities), losses.mean())
+
+
+def test_scores_of_a_part_are_relative_to_the_whole(quantities):
+    model, part = nn.Linear(5, 1), Samples(*(one[:20] for one in quantities))
+    torch.testing.assert_close(per_sample(model, part, among=quantities.y)[1], per_sample(model, quantities)[1][:20])
+
+
+def test_a_host_may_give_quantities_flat(quantities):
+    flat = nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))
+    assert torch.equal(per_sample(flat, quantities)[0], per_sample(flat[0], quantities)[0])
+
+
+def test_several_labels_of_a_sample_are_scored_together():
+    model, samples = nn.Linear(5, 3), Samples(torch.randn(20, 5), torch.randint(2, (20, 3)).float())
+    losses, scores = per_sample(model, samples)
+    logits = model(samples.x)
+    torch.testing.assert_close(losses, F.binary_cross_entropy_with_logits(logits, samples.y, reduction="none").mean(1))
+    assert torch.equal(scores, ((logits > 0) == (samples.y > 0.5)).float().mean(1))
+    torch.testing.assert_close(mean_loss(model, samples), losses.mean())
+
+
+def test_macro_f1_is_what_scikit_learn_says():
+    predicted, true = (torch.randint(2, (40, 5)).bool() for _ in range(2))
+    predicted[:, 4] = true[:, 4] = False
+    expected = f1_score(true.numpy(), predicted.numpy(), average="macro", zero_division=0)
+    assert macro_f1(predicted, true) == pytest.approx(expected)
+
+
+def test_predictions_of_another_number_than_the_targets_are_refused(quantities):
+    with pytest.raises(EvaluationError, match=r"gives \[50, 2\] for targets of shape \[50\]"):
+        mean_loss(nn.Linear(5, 2), quantities)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import nn
 
 import esper
 from esper import ConfigError
@@ -95,12 +95,16 @@ def test_where_nothing_grew_classes_and_keys_are_the_hosts():
     assert list(plain.state_dict()) == list(host().state_dict())
 
 
-def test_only_grown_modules_change_their_class():
-    plain = esper.export(grown("layer"))
-    assert isinstance(plain.stem, fx.GraphModule)
-    assert type(plain) is nn.Sequential
-    assert type(plain.chain) is nn.Sequential
-    assert type(plain.block) is Residual
+@pytest.mark.parametrize("name", GROWN)
+def test_classes_and_the_hosts_keys_stay_whatever_grew(name):
+    plain, bare = esper.export(grown(name)), host()
+    kinds = dict(plain.named_modules())
+    assert {path: type(kinds[path]) for path, _ in bare.named_modules()} == {
+        path: type(module) for path, module in bare.named_modules()
+    }
+    missing, more = plain.load_state_dict(bare.state_dict(), strict=False)
+    assert more == []
+    assert all("grown" in key for key in missing)
 
 
 @pytest.mark.parametrize("name", ["everywhere", "layer, chunked"])

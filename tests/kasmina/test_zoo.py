@@ -303,6 +303,7 @@ def test_an_embedding_of_one_id_per_sample_is_of_features_once_that_was_seen():
         model(x)
     restored = flat_ids()
     restored.load_state_dict(model.state_dict())
+    chunks(restored, "0").regrow(chunks(model, "0").topology())  # as a checkpoint does
     for other in (model, copy.deepcopy(model), restored):
         place = chunks(other, "0")
         assert place.ports.layout == "features"

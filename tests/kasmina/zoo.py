@@ -370,3 +370,55 @@ ZOO: dict[str, Host] = {
     "pixels": Host(pixels, lambda: torch.randn(3, 2, 14, 14)),
     "perceptron": Host(perceptron, lambda: torch.randn(6, 3, 4)),
 }
+
+
+def real(kind: str, **own: Any) -> Callable[[], nn.Module]:
+    """Builds a model of transformers from a small configuration."""
+
+    def build() -> nn.Module:
+        import transformers
+
+        common = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": None, "pad_token_id": 0}
+        config = getattr(transformers, kind.partition("For")[0].removesuffix("LMHeadModel") + "Config")
+        model: nn.Module = getattr(transformers, kind)(config(**common | own))
+        return model
+
+    return build
+
+
+def ids_of(name: str = "input_ids") -> Callable[[], dict[str, Tensor]]:
+    return lambda: {name: ids(3, 6)}
+
+
+HIDDEN = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+ENDS = {
+    f"{end}_{part}": size
+    for end in ("encoder", "decoder")
+    for part, size in {"layers": 2, "attention_heads": 2, "ffn_dim": 24}.items()
+}
+
+REAL: dict[str, Host] = {
+    name: Host(build, example, lambda result: result.logits)
+    for name, build, example in (
+        ("gpt2", real("GPT2LMHeadModel", n_embd=16, n_layer=2, n_head=2, n_positions=32), ids_of()),
+        ("bert", real("BertForSequenceClassification", **HIDDEN, num_labels=3), ids_of()),
+        (
+            "vit",
+            real("ViTForImageClassification", **HIDDEN, image_size=8, patch_size=4, num_labels=3),
+            lambda: {"pixel_values": torch.randn(3, 3, 8, 8)},
+        ),
+        ("llama", real("LlamaForCausalLM", **HIDDEN, max_position_embeddings=64), ids_of()),
+        (
+            "t5",
+            real("T5ForConditionalGeneration", d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2),
+            lambda: {"input_ids": ids(3, 6), "decoder_input_ids": ids(3, 4)},
+        ),
+        ("mamba", real("MambaForCausalLM", hidden_size=16, state_size=4, num_hidden_layers=2), ids_of()),
+        (
+            "whisper",
+            real("WhisperForConditionalGeneration", **ENDS, d_model=16, num_mel_bins=4, max_source_positions=8),
+            lambda: {"input_features": torch.randn(3, 4, 16), "decoder_input_ids": ids(3, 4)},
+        ),
+    )
+}
+"""Models of transformers, which nobody here has written."""

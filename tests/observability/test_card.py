@@ -88,3 +88,10 @@ def test_it_says_which_trained_weights_it_began_with():
     assert "The static network is new: it got the FLOPs of this run" in said
     assert "Its training from those weights on took 4.0 MFLOPs" in said
     assert "began with" not in _card(_grown(weights=None))
+
+
+def test_a_quantity_has_its_units():
+    grown = row(0.2, 0.8) | {"test_further": {"RMSE": 54.321}}
+    said = _card(result([], grown=grown, metric="R2", target="price"))
+    assert "| test R2 | 80.0% |" in said
+    assert "| test RMSE | 54.32, in units of `price` |" in said

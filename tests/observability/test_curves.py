@@ -1,6 +1,7 @@
 """Learning curves of run, arms and controls, and what happened along the run."""
 
-from esper.observability.curves import curves, metric_name
+from esper.observability.curves import curves
+from esper.observability.measures import metric_name
 from tests.observability.events import arm_ended, candidate, move, record
 
 FLOPS = {"run_flops": 100, "arm_flops": 20, "judging_flops": 3}

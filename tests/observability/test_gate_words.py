@@ -39,6 +39,12 @@ def test_terms_are_told_in_plain_words(reason, says):
     assert str(why_shut(RUN, reason, [MEASURED])).startswith(says)
 
 
+def test_a_metric_has_its_own_name():
+    run = record({"event": "model", "metric": "R2"})
+    said = str(why_shut(run, "metric_gain is -0.003333, below 0", [MEASURED]))
+    assert said == "its R2 was 0.3 points below its twin's."
+
+
 def test_who_is_behind_the_twin_is_no_better():
     said = str(why_shut(RUN, "twin_z is -1.25, below 2.33", [WORSE]))
     assert said == "it was no better than its twin (z = -1.2; it takes at least 2.33)."

@@ -86,3 +86,14 @@ def test_every_number_is_what_its_source_says(tmp_path):
         ("result.json#/rows/static/test_loss",),
         ("result.json#/rows/static/test_loss", "result.json#/rows/grown/test_loss"),
     ]
+
+
+def test_further_measures_have_a_column_and_units_a_note():
+    grown, host_on = (row(0.2, 0.8) | {"test_further": {"RMSE": error}} for error in (54.321, None))
+    whole = _result(metric="R2", grown=grown, host_on=host_on, static=None, gains=GAINS)
+    shown = table(whole)
+    assert shown.headings[3:6] == ("test loss", "R2", "RMSE")
+    assert [str(one.cells[4]) for one in shown.rows[:2]] == ["54.32", "-"]
+    assert "gain in test loss" in shown.headings
+    for one in (whole, whole | {"gains": {}}):
+        assert text(one).endswith("in the units of what is predicted.")

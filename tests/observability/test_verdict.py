@@ -141,3 +141,9 @@ NOT_TRIED = "Both are the same network: only learning rate and schedule differ, 
 )
 def test_where_nothing_was_tried_the_difference_is_not_blamed_on_growth(lifecycles, probe_flops, is_said):
     assert (NOT_TRIED in _verdict(lifecycles, row(0.4, 0.6), probe_flops=probe_flops)) == is_said
+
+
+def test_a_loss_that_is_relative_to_the_variance_has_no_unit():
+    said = _verdict(grown=row(0.18, 0.82), host_on=row(0.30, 0.70), metric="R2")
+    assert "12.0 points more R2 and 0.120 less test loss" in said
+    assert "nats" not in said

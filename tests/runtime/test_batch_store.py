@@ -12,7 +12,7 @@ from torch import Tensor
 import esper
 from esper.checkpoint import store as checkpoint
 from esper.contracts.errors import CheckpointError
-from esper.runtime.state.batch_store import BatchStore, LatestBatches
+from esper.runtime.state.batch_store import BatchStore, LatestBatches, ReplayError
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Trial, growing, timeless
 
@@ -122,7 +122,8 @@ class TestDrawingAgain:
                 handed.append(batch)
         assert all(torch.equal(one[0], other[0]) for one, other in zip(store, handed, strict=True))
         entries = store.state_dict()["entries"]
-        assert entries == [{"index": index} for index in range(2 * len(loader))]
+        assert [entry["index"] for entry in entries] == list(range(2 * len(loader)))
+        assert all(entry.keys() == {"index", "checksums"} for entry in entries)
 
     def test_what_the_loop_makes_of_a_batch_is_held(self):
         loader = toy.loader()
@@ -139,6 +140,35 @@ class TestDrawingAgain:
             handed.append((x + step % 2, y))
             store.add(handed[-1])
         assert all(torch.equal(one[0], other[0]) for one, other in zip(store, handed, strict=True))
+
+    def test_a_loader_that_draws_another_batch_is_found_out(self):
+        x, y = toy.DATA.x.clone(), toy.DATA.y.clone()
+        loader = esper.BatchLoader((x, y), toy.BATCH, seed=3)
+        store, _ = make(2**20, loader=loader)
+        for batch in loader:
+            store.add(batch)
+        again, _ = make(2**20, loader=loader)
+        again.load_state_dict(store.state_dict())
+        assert len(list(store)) == len(list(again)) == len(loader)
+        x.view(-1)[5] += 1e-3
+        for one in (store, again):
+            with pytest.raises(ReplayError, match=r"batch_at\(\d\) gave another batch than the run was trained on"):
+                list(one)
+
+    @pytest.mark.parametrize("step", [30, 48])
+    def test_such_a_round_ends_without_a_verdict(self, step):
+        """Whether the first arm finds it out, or the batch norms that are to judge the run by its mean weights."""
+        x, y = toy.DATA.x.clone(), toy.DATA.y.clone()
+        loader = esper.BatchLoader((x, y), toy.BATCH, seed=3)
+        trial = Recipe(model=lambda: toy.host(batch_norm=True)).build(loader=loader)
+        for _ in range(8):
+            for batch in loader:
+                trial.session.step(batch)
+                x += 0.01 * (trial.session.step_count == step)
+            trial.session.after_epoch()
+        (ended,) = trial.events("round_ended")
+        assert ended["reason"].startswith("the loader's batch_at(")
+        assert trial.session.step_count == 80
 
     def test_a_checkpoint_wants_the_loader(self):
         loader = toy.loader()

@@ -1,7 +1,7 @@
 """Remembered batches come back from a checkpoint as they were, or are refused before it matters."""
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -9,8 +9,11 @@ from torch import Tensor
 
 import esper
 from esper.checkpoint.store import read, write
+from esper.checkpoint.tree import flatten, unflatten
+from esper.contracts.errors import CheckpointError
+from esper.runtime.state.batches import copy_of, num_bytes
 from tests.runtime import toy
-from tests.runtime.toy import Recipe
+from tests.runtime.toy import Recipe, growing
 from tests.tree_digest import tree_digest
 
 
@@ -36,3 +39,57 @@ def test_a_batch_that_would_come_back_as_something_else_is_refused_at_the_first_
     Recipe().build(loss=loss).session.step(batch)
     with pytest.raises(esper.ConfigError, match="that no checkpoint can hold"):
         Recipe().build(loss=loss, directory=tmp_path).session.step(batch)
+
+
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"[PAD]": 0, "the": 1, "cat": 2, "sat": 3}, unk_token="[PAD]"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+
+
+def test_what_a_tokenizer_makes_is_copied_and_stored_as_what_it_is(tmp_path):
+    batch = tokenizer()(["the cat sat", "cat"], padding=True, return_tensors="pt")
+    for back in (copy_of(batch), unflatten(*flatten(batch)), write(tmp_path, [batch]) and read(tmp_path)[0]):
+        assert type(back) is type(batch)
+        assert list(back) == list(batch)
+        assert torch.equal(back.input_ids, batch.input_ids)
+        assert back.input_ids is not batch.input_ids
+    assert num_bytes(batch) == sum(tensor.nbytes for tensor in batch.values())
+
+
+def test_a_class_that_is_not_on_the_list_is_not_imported():
+    with pytest.raises(CheckpointError, match="Unknown kind of value 'transformers'"):
+        unflatten({"transformers": ["Trainer", {"dict": []}]}, {})
+
+
+@pytest.mark.parametrize("max_bytes", [1, 2**30])
+def test_a_run_on_batches_of_transformers_resumes_within_a_window(max_bytes, tmp_path):
+    """In memory and on disk; a loss that takes its labels out among them."""
+    from transformers import BatchFeature
+
+    def loss(model, batch):
+        labels = batch.pop("labels")
+        return toy.loss(model, (batch.pixel_values, labels))
+
+    def batches(epoch):
+        return (BatchFeature({"pixel_values": x, "labels": y}) for x, y in toy.batches(epoch))
+
+    def train(trial, epochs):
+        for epoch in range(trial.session.epoch, epochs):
+            for batch in batches(epoch):
+                trial.session.step(batch)
+            trial.session.after_epoch()
+        return trial
+
+    recipe = Recipe(growing(max_batch_bytes=max_bytes))
+    whole = train(recipe.build(loss=loss, directory=tmp_path / "whole"), 7)
+    assert whole.events("arm_ended")
+    train(recipe.build(loss=loss, directory=tmp_path / "cut"), 3)
+    resumed = recipe.build(loss=loss, directory=tmp_path / "resumed")
+    resumed.session.load(tmp_path / "cut" / "checkpoints")
+    assert train(resumed, 7).digest() == whole.digest()

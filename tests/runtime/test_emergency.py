@@ -50,7 +50,8 @@ def stand_still(trial: Trial) -> Trial:
     for group in trial.optimizer.param_groups:
         group["lr"] = 0.0
     trial.run.trainer.scheduler = None
-    trial.run.trainer._slot_optimizer._learning_rate = lambda: 0.0
+    for one in trial.run.trainer._slot_optimizers:
+        one._learning_rate = lambda: 0.0
     return trial
 
 

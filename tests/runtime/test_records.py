@@ -40,6 +40,24 @@ def test_the_model_and_its_places_are_written_down_before_the_first_step():
     assert places[""]["covers"] == []
 
 
+def test_the_metric_is_written_down_by_its_name():
+    (model,) = _recipe().build().events("model")
+    assert model["metric"] == "accuracy"
+
+    def r2(model: nn.Module) -> esper.Evaluation:
+        losses = (model(toy.DATA.held_x)[:, 0] - toy.DATA.held_x[:, 0]).square()
+        return esper.Evaluation(losses=losses, correct=1 - losses / losses.var(), metric="R2")
+
+    def none(model: nn.Module) -> esper.Evaluation:
+        return esper.Evaluation(losses=r2(model).losses)
+
+    for evaluate, name in ((r2, "R2"), (none, None)):
+        wrapped = esper.wrap(toy.host(), growing())
+        optimizer = torch.optim.AdamW(wrapped.parameters())
+        session = esper.Session(wrapped, optimizer, loss=lambda m, b: None, evaluate=evaluate, planned_steps=10)
+        assert next(event for event in session.events if event["event"] == "model")["metric"] == name
+
+
 def test_a_span_tells_the_modules_that_it_covers():
     model = nn.Sequential(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3)))
     wrapped = Recipe(growing(layers=["0.0:0.2"]), model=lambda: model).build()

@@ -168,6 +168,57 @@ def test_layers_frozen_after_wrapping_are_refused():
         esper.Session(model, AdamW(model.parameters()), loss=toy.loss, evaluate=toy.evaluate, planned_steps=10)
 
 
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokens = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 0}
+    return GPT2LMHeadModel(GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=2, **tokens))
+
+
+def a_layer_replaced(model: nn.Module) -> None:
+    model[2] = nn.Linear(2, toy.CLASSES)
+
+
+def a_layer_resized(model: nn.Module) -> None:
+    model[2].weight = nn.Parameter(torch.zeros(5, 2))
+    model[2].bias = nn.Parameter(torch.zeros(5))
+
+
+def a_span_begun_elsewhere(model: nn.Module) -> None:
+    model[0] = nn.Linear(toy.FEATURES, 2)
+
+
+CHANGES: dict[str, tuple[Callable[[], nn.Module], list[str] | None, Callable[[nn.Module], Any], str]] = {
+    "replaced": (toy.host, ["0", "2"], a_layer_replaced, r"'2' was replaced since esper\.wrap"),
+    "resized": (toy.host, ["0", "2"], a_layer_resized, r"'2.weight' was \(3, 2\) .* and is \(5, 2\) now"),
+    "start of a span": (toy.host, ["0:1"], a_span_begun_elsewhere, "'0:1' was replaced since"),
+    "embeddings": (
+        gpt2,
+        ["lm_head"],
+        lambda model: model.resize_token_embeddings(60, mean_resizing=False),
+        r"'transformer.wte.weight' was \(50, 8\) .* and is \(60, 8\) now",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_model_that_was_changed_after_wrapping_is_refused(name):
+    make, layers, change, message = CHANGES[name]
+    model = esper.wrap(make(), growing(layers=layers))
+    optimizer = AdamW(model.parameters())
+    change(model)
+    with pytest.raises(esper.ConfigError, match=message + ".*Change the model first, then wrap it"):
+        esper.Session(model, optimizer, loss=toy.loss, evaluate=toy.evaluate, planned_steps=10)
+
+
+def test_a_model_that_was_changed_before_the_first_step_is_refused_there():
+    trial = Recipe(growing(layers=["0", "2"])).build()
+    a_layer_resized(trial.model)
+    with pytest.raises(esper.ConfigError, match=r"'2.weight' was \(3, 2\)"):
+        trial.session.step(next(toy.batches(0)))
+    esper.wrap(esper.unwrap(trial.model), growing(layers=["0", "2"]))
+
+
 class TestAnAverageOfTheWrappedModel:
     """Its copy has no grafts, and gets none when the model does."""
 

@@ -93,7 +93,7 @@ def test_would_be_seen_if_something_were_not_restored(part, monkeypatch):
     if part == "scheduler":
         monkeypatch.setattr(trial.run.snapshots, "restore_scheduler", lambda state: None)
     elif part == "optimizer":
-        monkeypatch.setattr("esper.runtime.state.snapshot.restore_optimizer", lambda *_: None)
+        monkeypatch.setattr("esper.runtime.training.optimizers.restore_optimizer", lambda *_: None)
     else:
         trial.recovery.good[-1]["body"]["model"]["0.weight"] += 1e-7
     trial.session.rollback()

@@ -81,10 +81,10 @@ class TestTheTwinIsExact:
         run, replayed = self.replay(at_the_end_of_its_window(Recipe(model=noisy_host), scaler=scaler))
         assert replayed == run
 
-    @pytest.mark.parametrize("part", ["snapshot.restore_random_state", "snapshot.restore_optimizer"])
+    @pytest.mark.parametrize("part", ["state.snapshot.restore_random_state", "training.optimizers.restore_optimizer"])
     def test_it_would_not_if_the_snapshot_forgot(self, monkeypatch, part):
         trial = at_the_end_of_its_window(Recipe(model=noisy_host))
-        monkeypatch.setattr(f"esper.runtime.state.{part}", lambda *_: None)
+        monkeypatch.setattr(f"esper.runtime.{part}", lambda *_: None)
         run, replayed = self.replay(trial)
         assert replayed != run
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LinearLR
+from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 
 import esper
 from esper.contracts.lifecycle import State
@@ -87,6 +87,22 @@ def test_its_grafts_train_at_the_peak_that_was_given():
         rates[peak] = made.build().train(2).run.trainer.graft_lr()
     assert rates[PEAK] == pytest.approx(1.5 * PEAK)
     assert rates[None] == pytest.approx(1.5 * LOW)
+
+
+def test_grafts_train_at_the_peak_to_which_one_cycle_is_still_to_rise():
+    """From birth on, as if it had been named; and nothing counts as decayed on the way up."""
+
+    def rising(optimizer, steps):
+        return OneCycleLR(optimizer, PEAK, total_steps=steps + 1, pct_start=0.6)
+
+    ended = {}
+    for peak in (PEAK, None):
+        trial = Recipe(growing(peak_lr=peak), scheduler=rising).build().train(1)
+        assert trial.run.trainer.lr < PEAK / 10
+        assert trial.run.trainer.has_decayed is (peak is not None)
+        assert trial.run.trainer.graft_lr() == pytest.approx(1.5 * PEAK)
+        (ended[peak],) = trial.train(6).events("arm_ended")
+    assert ended[None]["gain"] == ended[PEAK]["gain"] > 0
 
 
 def test_what_has_grown_is_exported_without_esper():

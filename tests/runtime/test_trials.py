@@ -384,7 +384,8 @@ class TestIsolatedTraining:
 
         def note_take(incubation, lifecycle):
             params = take(incubation, lifecycle)
-            planted.append(None if params is None else params.clone())
+            if params is not None:  # the dry run plants newborn ones
+                planted.append(params.clone())
             return params
 
         def note_end(incubation, lifecycle):

@@ -16,6 +16,9 @@ from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation
 from tests.tree_digest import tree_digest
 
+DRY_RUN = 2
+"""Passes over copies of the first batch, in which it is tried whether places can grow."""
+
 FEATURES, CLASSES = 4, 3
 BATCH, STEPS_PER_EPOCH = 16, 10
 

@@ -9,7 +9,7 @@ import torch
 from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import width_factor
 from esper.tasks.catalogue import load_task
-from esper.tasks.cnn import CNNHost, shape_of
+from esper.tasks.cnn import CNNHost, image_of
 from esper.tasks.gpt import GPTHost
 from esper.tasks.mlp import MLPHost
 from esper.tasks.task import deeper
@@ -176,15 +176,48 @@ def test_dropout_acts_in_training_only():
         ((784,), (1, 28, 28)),
         ((8, 8), (1, 8, 8)),
         ((3, 5, 7), (3, 5, 7)),
+        ((5, 7, 3), (3, 5, 7)),
+        ((16, 16, 3), (3, 16, 16)),
+        ((28, 28, 1), (1, 28, 28)),
+        ((8, 5, 5), (8, 5, 5)),
     ],
 )
 def test_a_cnn_sees_signals_and_images(sample, shape):
-    assert shape_of(sample) == shape
+    assert image_of(sample)[0] == shape
+
+
+@pytest.mark.parametrize("sample", [(3, 16, 3), (16, 16, 8), (6, 5, 7)])
+def test_where_the_channels_are_is_asked_about_if_the_shape_does_not_tell(sample):
+    with pytest.raises(ConfigError, match=r"Say --layout first or --layout last"):
+        image_of(sample)
+    first, second, third = sample
+    assert image_of(sample, "first") == (sample, "first")
+    assert image_of(sample, "last") == ((third, first, second), "last")
+
+
+def test_a_layout_is_refused_where_there_are_no_channels():
+    with pytest.raises(ConfigError, match=r"--layout last: .* shape \(40,\), without an axis of channels"):
+        image_of((40,), "last")
+    with pytest.raises(ConfigError, match="--layout first tells --host cnn"):
+        load_task("digits", 0, "mlp", layout="first")
+
+
+def test_channels_that_come_last_are_seen_as_channels(tmp_path):
+    x = np.random.default_rng(0).normal(size=(120, 6, 5, 3))
+    np.savez(tmp_path / "last.npz", x=x, y=np.arange(120) % 3)
+    np.savez(tmp_path / "first.npz", x=x.transpose(0, 3, 1, 2), y=np.arange(120) % 3)
+    last, first = (load_task(str(tmp_path / f"{name}.npz"), 0, "cnn") for name in ("last", "first"))
+    assert last.told[-1] == "images of 6 x 5 in 3 channels, which come last"
+    outputs = []
+    for task in (last, first):
+        torch.manual_seed(0)
+        outputs.append(task.make_host().eval()(task.train.x))
+    torch.testing.assert_close(*outputs)
 
 
 def test_samples_of_more_axes_are_no_images():
     with pytest.raises(ConfigError, match=r"shape \(2, 2, 2, 2\).*--host mlp"):
-        shape_of((2, 2, 2, 2))
+        image_of((2, 2, 2, 2))
 
 
 @pytest.mark.parametrize(("data", "parameters"), [("digits", 682), ("mnist1d", 490)])

@@ -99,9 +99,38 @@ def test_every_class_is_trained_on_however_rare(write, seed):
 
 
 def test_the_host_is_wider_where_there_are_many_classes(write):
-    few, many = (npz(write(x=X, y=np.arange(200) % n), seed=0).make_host() for n in (4, 60))
+    few, many = (npz(write(x=X, y=np.arange(200) % n), seed=0, task="classification").make_host() for n in (4, 60))
     assert [few[0].out_features, many[0].out_features] == [8, 30]
     assert [few[-1].out_features, many[-1].out_features] == [4, 60]
+
+
+def test_quantities_are_standardised_by_the_training_part(write):
+    y = X[:, 0, 0] * 100 + 7
+    task = npz(write(x=X, y=y, x_test=X[:30], y_test=y[:30]), seed=0)
+    assert (task.kind, task.metric, task.labels, task.num_classes) == ("regression", "R2", ("y",), 1)
+    assert task.told == ("regression: 200 samples, 6 numeric features, target 'y'",)
+    torch.testing.assert_close(task.test.y * task.scale.std + task.scale.mean, torch.from_numpy(y[:30]).float())
+    assert task.train.y.mean().abs() < 1e-5
+    assert task.make_host()(task.train.x).shape == (160, 1)
+
+
+def test_columns_of_zero_and_one_are_labels(write):
+    y = np.column_stack([X[:, 0, 0] > 3, X[:, 1, 1] > 4, Y > 1]).astype(np.int64)
+    task = npz(write(x=X, y=y), seed=0)
+    assert (task.kind, task.metric, task.num_classes) == ("multilabel", "labels right", 3)
+    assert task.train.y.dtype == torch.float32
+    assert task.train.y.shape == (128, 3)
+
+
+@pytest.mark.parametrize("labels", [["a", "nan", "b"], ["a", "", "b"], [b"a", b"nan", b"b"], ["a", "b", "NaN"]])
+def test_labels_that_are_missing_are_no_class(write, labels):
+    with pytest.raises(DataError, match=r"y is missing in 6[67] of 200 samples, first in sample [12]"):
+        npz(write(x=X, y=np.array(labels)[np.arange(200) % 3]), seed=0)
+
+
+def test_labels_of_bytes_are_never_merged(write):
+    with pytest.raises(DataError, match="no UTF-8"):
+        npz(write(x=X, y=np.array([b"\xe4", b"\xf6"])[Y % 2]), seed=0)
 
 
 BAD_ARRAYS = {
@@ -125,9 +154,25 @@ BAD_ARRAYS = {
     "different test lengths": ({"x": X, "y": Y, "x_test": X, "y_test": Y[:9]}, "y_test has 9"),
     "one-hot": ({"x": X, "y": np.eye(4)[Y]}, r"y has shape \(200, 4\).*argmax"),
     "one class": ({"x": X, "y": Y * 0 + 3}, "all 200 labels are 3"),
-    "quantities": ({"x": X, "y": Y + 0.5}, "y holds 0.5, which is no class"),
-    "NaN label": ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, "y holds nan, which is no class"),
-    "as many labels as samples": ({"x": X, "y": np.arange(200)}, "200 different labels in 200 samples"),
+    "quantities": (
+        {"x": X, "y": Y + 0.5},
+        "y holds 4 different numbers, not all of them whole.*--task classification or --task regression",
+    ),
+    "NaN label": ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, "y holds nan"),
+    "as many labels as samples": ({"x": X, "y": np.arange(200)}, "y holds 200 different whole numbers.*--task"),
+    "a label that is the same everywhere": (
+        {"x": X, "y": np.column_stack([Y * 0, Y % 2])},
+        "'label 0' is the same in all 200 samples",
+    ),
+    "a quantity that never changes": ({"x": X, "y": np.full(200, 0.5)}, "Say --task"),
+    "a quantity that is too large": (
+        {"x": X, "y": np.append(np.arange(199) / 8, 1e308)},
+        "too large to be standardised",
+    ),
+    "test targets of another kind": (
+        {"x": X, "y": X[:, 0, 0], "x_test": X, "y_test": np.full(200, "a")},
+        "y_test is not of the kind of y",
+    ),
     "labels of dates": ({"x": X, "y": Y.astype("datetime64[D]")}, "y is of type datetime64"),
     "unseen test labels": (
         {"x": X, "y": Y, "x_test": X, "y_test": Y + 2},
@@ -190,3 +235,13 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
         archive.writestr("y", "neither")
     with pytest.raises(DataError, match="x is no NumPy array"):
         npz(path, seed=0)
+
+
+def test_many_codes_of_classes_are_told_from_counts_by_how_often_they_come(write):
+    codes = np.arange(600) % 40
+    x = RNG.normal(size=(600, 3))
+    assert npz(write(x=x, y=codes), seed=0).num_classes == 40
+    with pytest.raises(DataError, match="40 different whole numbers"):
+        npz(write(x=x[:240], y=codes[:240]), seed=0)
+    with pytest.raises(DataError, match="40 different whole numbers"):
+        npz(write(x=x, y=codes.astype(np.float32)), seed=0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from esper.contracts.errors import ConfigError
+from esper.evaluation.scoring import mean_loss
 from esper.tasks.catalogue import load_task
 
 MODULE = """
@@ -37,6 +38,12 @@ def shaped(shape, classes):
 
 def tokens(classes):
     return nn.Sequential(nn.Embedding(classes, 7), nn.Linear(7, classes))
+
+def flat(inputs):
+    return nn.Sequential(nn.Linear(inputs, 1), nn.Flatten(0))
+
+def two(inputs):
+    return nn.Linear(inputs, 2)
 
 def draws():
     torch.rand(1)
@@ -130,6 +137,32 @@ def test_a_text_may_have_a_host_of_its_own(tmp_path):
     (tmp_path / "a.txt").write_text("to be or not to be, " * 400)
     task = load_task(f"text:{tmp_path}/a.txt", 0, "own_nets:tokens")
     assert task.make_host()(task.train.x[:2]).shape == (2, 32, task.num_classes)
+
+
+@pytest.fixture
+def quantities(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 5))
+    np.savez(tmp_path / "q.npz", x=x, y=x[:, 0] - x[:, 1])
+    return str(tmp_path / "q.npz")
+
+
+@pytest.mark.parametrize(("name", "shape"), [("Net", (4, 1)), ("flat", (4,))])
+def test_a_quantity_has_one_output(quantities, name, shape):
+    task = load_task(quantities, 0, f"own_nets:{name}")
+    assert task.make_host()(task.train.x[:4]).shape == shape
+    assert mean_loss(task.make_host(), task.train).shape == ()
+
+
+def test_two_outputs_for_one_quantity_are_refused(quantities):
+    with pytest.raises(ConfigError, match=r"returned \[4, 2\], .*; the target wants outputs of shape \[4, 1\]"):
+        load_task(quantities, 0, "own_nets:two")
+
+
+def test_several_labels_have_an_output_each(tmp_path):
+    y = np.random.default_rng(0).integers(2, size=(200, 3))
+    np.savez(tmp_path / "l.npz", x=np.random.default_rng(1).normal(size=(200, 5)), y=y)
+    task = load_task(str(tmp_path / "l.npz"), 0, "own_nets:scalable")
+    assert task.make_host()(task.train.x[:4]).shape == (4, 3)
 
 
 def test_checking_leaves_the_random_state_alone():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.evaluation.learning_curve import LearningCurve
-from esper.evaluation.scoring import cross_entropy
+from esper.evaluation.scoring import mean_loss
 from esper.evaluation.training import Recipe
 from esper.runtime.costs.flops import count
 
@@ -53,7 +53,7 @@ class Budget:
         for _ in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.rate(min(self.spent, self.total), self.total)
-            loss = cross_entropy(model, next(source))
+            loss = mean_loss(model, next(source))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

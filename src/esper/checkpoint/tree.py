@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,9 @@ _DTYPES = frozenset(
 )
 """What safetensors can hold."""
 
+_OF_TRANSFORMERS = frozenset({"BatchEncoding", "BatchFeature"})
+"""What its tokenizers and processors make: mappings that come back as what they are, by name from this list alone."""
+
 
 class Apart:
     """A part of a nested state that is stored apart from it."""
@@ -30,8 +34,8 @@ def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[
     """Split a nested state into a JSON value and its tensors.
 
     Args:
-        tree: dicts with keys of any plain type, lists, tuples, sets, tensors, numpy arrays and scalars, numbers,
-            strings, bytes, None.
+        tree: dicts with keys of any plain type, lists, tuples, sets, tensors (dense or sparse COO), numpy arrays and
+            scalars, numbers, strings, bytes, None, batches of transformers.
         apart: takes the :class:`Apart` parts, by names; None refuses them.
 
     Returns:
@@ -57,6 +61,9 @@ class _Flattened:
         if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in _DTYPES:
             name = self._store(value.detach().contiguous(), path)
             return {"tensor": name} if value.device.type == "cpu" else {"tensor_on": [str(value.device), name]}
+        if isinstance(value, Tensor) and value.layout is torch.sparse_coo:
+            inner, own = value.detach(), (tuple(value.shape), value.is_coalesced())
+            return {"sparse": [self.encode(part, f"{path}.coo") for part in (inner._indices(), inner._values(), *own)]}
         if isinstance(value, np.ndarray) and getattr(torch, value.dtype.name, None) in _DTYPES:
             native = np.array(value, dtype=value.dtype.name, order="C")
             return {"array": self._store(torch.from_numpy(native), path)}
@@ -68,12 +75,14 @@ class _Flattened:
             return {"apart": self._set_apart(value, self._apart)}
         if isinstance(value, dict):
             return {"dict": [[self.encode(k, f"{path}.key"), self.encode(v, f"{path}.{k}")] for k, v in value.items()]}
+        if _is_of_transformers(value):
+            return {"transformers": [type(value).__name__, self.encode(dict(value), path)]}
         if isinstance(value, list | tuple | set | frozenset):
             kind = "list" if isinstance(value, list) else "tuple" if isinstance(value, tuple) else "set"
             return {kind: [self.encode(item, f"{path}.{index}") for index, item in enumerate(value)]}
         raise CheckpointError(
-            f"{path.lstrip('.')} is a {_kind(value)}, which cannot be stored. A state_dict must hold dense tensors, "
-            "numbers, strings and containers of them."
+            f"{path.lstrip('.')} is a {_kind(value)}, which cannot be stored. A state_dict must hold tensors, dense or "
+            "sparse (COO), numbers, strings and containers of them."
         )
 
     def _store(self, tensor: Tensor, path: str) -> str:
@@ -100,6 +109,9 @@ def unflatten(structure: Json, tensors: dict[str, Tensor], apart: Mapping[str, A
             return tensors[value]
         case "tensor_on":
             return _on_device(tensors[value[1]], torch.device(value[0]))
+        case "sparse":
+            indices, values, shape, is_coalesced = (unflatten(part, tensors) for part in value)
+            return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=False)
         case "array":
             return tensors[value].numpy()
         case "bytes":
@@ -114,6 +126,8 @@ def unflatten(structure: Json, tensors: dict[str, Tensor], apart: Mapping[str, A
             return {unflatten(item, tensors) for item in value}
         case "apart":
             return apart[value]
+        case "transformers" if value[0] in _OF_TRANSFORMERS:
+            return _class_of_transformers(value[0])(unflatten(value[1], tensors, apart))
     raise CheckpointError(f"Unknown kind of value {kind!r}: the checkpoint was written by a newer version of Esper.")
 
 
@@ -128,6 +142,18 @@ def clone(tree: Any) -> Any:
     if isinstance(tree, tuple):
         return tuple(clone(value) for value in tree)
     return copy.deepcopy(tree)
+
+
+def _is_of_transformers(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ in _OF_TRANSFORMERS and kind.__module__.startswith("transformers.")
+
+
+def _class_of_transformers(name: str) -> Any:
+    try:
+        return getattr(importlib.import_module("transformers"), name)
+    except ImportError as error:
+        raise CheckpointError(f"The checkpoint holds a {name}, for which transformers must be installed.") from error
 
 
 def _on_device(tensor: Tensor, device: torch.device) -> Tensor:

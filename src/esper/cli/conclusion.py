@@ -139,6 +139,7 @@ class Conclusion:
             "host": options.host,
             "weights": options.weights,
             "metric": task.metric,
+            **({"target": task.labels[0]} if task.kind == "regression" else {}),
             "rows": self._rows,
             "reasons": self._reasons,
             "gains": {

@@ -15,7 +15,7 @@ CORE = ("torch", "numpy", "safetensors")
 BROKEN = (EsperError, ImportError, OSError, RuntimeError, TypeError, ValueError, AttributeError, LookupError)
 """What versions that do not fit together, or half an installation, may raise anywhere."""
 
-EXTRAS = {"run": ("Jinja2", "PyYAML", "rich", "scikit-learn", "structlog"), "bench": ("scipy",)}
+EXTRAS = {"run": ("Jinja2", "pandas", "pyarrow", "PyYAML", "rich", "scikit-learn", "structlog"), "bench": ("scipy",)}
 
 
 def doctor() -> bool:

@@ -21,18 +21,49 @@ PREPARATION = "`mean` and `std` of the features: the network expects `(raw - mea
 LABELS = "the name of every class, in the order of the logits"
 VOCABULARY = "the characters, in the order of tokens and logits"
 
-CLASS_USAGE = """\
+TARGET = "the quantity that is predicted, with its `mean` and `std`: the network gives `(quantity - mean) / std`"
+COLUMNS = "how the columns of a table become features, in their order; what was missing or not known has its own"
+
+USAGE = """\
 import json
 import torch
 from safetensors.torch import load_file
 
 model = torch.export.load("model.pt2").module()
 preparation = load_file("preparation.safetensors")
-labels = json.load(open("labels.json"))
+{names} = json.load(open("{file}"))
 mean, std = preparation["mean"], preparation["std"]
-
+{encoding}
 x = (raw.reshape(-1, *mean.shape) - mean) / std  # raw: float32 [batch, ...]
-predicted = [labels[index] for index in model(x).argmax(1).tolist()]"""
+{predicted}"""
+
+PREDICTED = {
+    "classification": "predicted = [labels[index] for index in model(x).argmax(1).tolist()]",
+    "multilabel": (
+        "predicted = [[label for label, logit in zip(labels, row) if logit > 0] for row in model(x).tolist()]"
+    ),
+    "regression": 'predicted = (model(x).flatten() * target["std"] + target["mean"]).tolist()',
+}
+
+ENCODING = """\
+columns = json.load(open("columns.json"))
+
+
+def encoded(row):  # of the table: column to cell, None where it is missing
+    features = []
+    for column in columns:
+        cell = row[column["name"]]
+        if column["kind"] == "number":
+            gap = [float(cell is None)] if "fill" in column else []
+            features += [column["fill"] if cell is None else float(cell), *gap]
+        else:
+            level = "missing" if cell is None else cell
+            rest = [float(level not in column["levels"])] if column["has_other"] else []
+            features += [float(level == one) for one in column["levels"]] + rest
+    return features
+
+
+raw = torch.tensor([encoded(row) for row in rows])"""
 
 TEXT_USAGE = """\
 import json
@@ -89,13 +120,12 @@ def write_model(directory: Path, plain: nn.Module, task: Task) -> ModelFiles:
     if task.mean is not None and task.std is not None:
         save_file({"mean": task.mean, "std": task.std}, unfinished / "preparation.safetensors")
         files["preparation.safetensors"] = PREPARATION
-    name, what = ("vocabulary.json", VOCABULARY) if task.is_text else ("labels.json", LABELS)
-    (unfinished / name).write_text(json.dumps(task.labels))
-    files[name] = what
+    for name, (content, what) in _names(task).items():
+        (unfinished / name).write_text(json.dumps(content))
+        files[name] = what
     shutil.rmtree(directory, ignore_errors=True)
     unfinished.rename(directory)
-    usage = TEXT_USAGE.format(context=task.shape[0]) if task.is_text else CLASS_USAGE
-    return ModelFiles(directory, files, usage, {name: list(one.shape) for name, one in weights.items()}, fault)
+    return ModelFiles(directory, files, _usage(task), {name: list(one.shape) for name, one in weights.items()}, fault)
 
 
 def write_card(model: ModelFiles, result: dict[str, Any], anatomy: dict[str, Any]) -> None:
@@ -108,6 +138,28 @@ def write_card(model: ModelFiles, result: dict[str, Any], anatomy: dict[str, Any
     """
     text = card(result, anatomy, files=model.files, usage=model.usage, weights=model.weights, version=esper.__version__)
     write_text(model.directory / CARD, text)
+
+
+def _names(task: Task) -> dict[str, tuple[Any, str]]:
+    """Files of what goes in and comes out by name: their content, and what they are."""
+    if task.is_text:
+        return {"vocabulary.json": (task.labels, VOCABULARY)}
+    columns = {"columns.json": (task.columns, COLUMNS)} if task.columns else {}
+    if task.scale is None:
+        return {"labels.json": (task.labels, LABELS)} | columns
+    return {"target.json": ({"name": task.labels[0], **task.scale._asdict()}, TARGET)} | columns
+
+
+def _usage(task: Task) -> str:
+    if task.is_text:
+        return TEXT_USAGE.format(context=task.shape[0])
+    names = "labels" if task.scale is None else "target"
+    return USAGE.format(
+        names=names,
+        file=f"{names}.json",
+        encoding=ENCODING if task.columns else "",
+        predicted=PREDICTED[task.kind],
+    )
 
 
 def _write_graph(path: Path, plain: nn.Module, task: Task) -> str | None:
@@ -126,7 +178,8 @@ def _signature(task: Task) -> str:
     if task.is_text:
         return f"int64 `[batch, tokens]`, up to {task.shape[0]} tokens, to logits `[batch, tokens, {task.num_classes}]`"
     features = ", ".join(map(str, task.train.x.shape[1:]))
-    return f"float32 `[batch, {features}]` to logits `[batch, {task.num_classes}]`"
+    what = "logits" if task.scale is None else "predictions"
+    return f"float32 `[batch, {features}]` to {what} `[batch, {task.num_classes}]`"
 
 
 def _dynamic(task: Task) -> dict[int, Any]:

@@ -13,6 +13,8 @@ MAX_SEED = 2**31 - 1
 MAX_THREADS = 1024
 TEXT = "text:"
 REMOTE = "remote"
+FILES = (".npz", ".csv", ".tsv", ".txt", ".gz", ".parquet")
+"""How files of samples end."""
 
 
 class Pace(NamedTuple):
@@ -56,9 +58,21 @@ class Options:
 
     data: str = _option(
         "digits",
-        "what to learn: digits, mnist1d, the path of an .npz file with x, y or of a .csv file with the label last, or "
-        "the characters of a text",
+        "what to learn: digits, mnist1d, the path of an .npz file with x, y or of a table (.csv, .tsv, .txt, also .gz, "
+        ".parquet), or the characters of a text",
         "digits|mnist1d|PATH.npz|PATH.csv|text:PATH",
+    )
+    label: str | None = _option(
+        None,
+        "of a table: the column to predict, by name or number from 0; several with commas between hold 0 or 1 each",
+        "COLUMN,...",
+        "the one that is called label, target, class or y, else the last",
+    )
+    task: Literal["auto", "classification", "regression"] = _option(
+        "auto", "whether a table's or archive's label is a class or a quantity", "auto|classification|regression"
+    )
+    layout: Literal["first", "last"] | None = _option(
+        None, "where the channels of an archive's images stand, for --host cnn", "first|last", "told by their shape"
     )
     host: str = _option(
         None,
@@ -121,7 +135,7 @@ class Options:
     growth: GrowthConfig = field(default_factory=GrowthConfig)
 
     def __post_init__(self) -> None:
-        for name in ("data", "output", "config", "host", "policy", "weights"):
+        for name in ("data", "label", "output", "config", "host", "policy", "weights"):
             self._check(name, getattr(self, name) != "", "a name or path")
             self._check(name, _is_text(getattr(self, name)), "a name or path of characters, in UTF-8")
         is_text = self.data.startswith(TEXT)
@@ -204,4 +218,4 @@ def _located(data: str) -> str:
     """Data with its path, if it has one, made absolute: a run may be resumed from elsewhere."""
     if data.startswith(TEXT):
         return TEXT + os.path.abspath(data.removeprefix(TEXT)) if data != TEXT else data
-    return os.path.abspath(data) if data.endswith((".npz", ".csv")) else data
+    return os.path.abspath(data) if data.lower().endswith(FILES) else data

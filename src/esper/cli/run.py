@@ -54,7 +54,9 @@ def run(options: Options, directory: Path | None) -> None:
         torch.set_num_threads(options.threads)
         if ":" in options.host and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        task = load_task(options.data, options.seed, options.host)
+        task = load_task(
+            options.data, options.seed, options.host, label=options.label, task=options.task, layout=options.layout
+        )
         link = None if options.bus is None else _link(options.bus, task, directory)
         policy = _policy(options, link, shown)
         weights = first_weights(options.weights, task, directory)
@@ -136,6 +138,8 @@ def _prepare(
 ) -> Growing:
     """A run at its start, or where its checkpoint stands."""
     shown.begin(_heading(options, task, directory))
+    for told in task.told:
+        shown.say("data", told)
     if weights is not None:
         shown.say("note", f"the host begins with the weights of {options.weights}")
     try:
@@ -192,7 +196,9 @@ def _train(growth: Growing, directory: Path, interrupt: Interrupt) -> float:
 
 
 def _heading(options: Options, task: Task, directory: Path) -> Heading:
-    samples, kinds = "samples", "classes"
+    samples, kinds = "samples", "labels" if task.kind == "multilabel" else "classes"
+    if task.kind == "regression":
+        kinds = "quantity"
     if task.is_text:
         samples, kinds = f"windows of {task.shape[0]} characters", "different characters"
     return Heading(

@@ -37,6 +37,7 @@ class Model:
         modules: of every module of the host: ``name``, ``type``, ``parameters`` (with all beneath).
         places: of every place: ``layer_id``, ``kind``, ``covers`` (names of modules), ``inputs`` and ``outputs``
             (channels), ``layout``, ``seeds`` (how many).
+        metric: name of the metric; null if the task has none.
     """
 
     name: ClassVar[str] = "model"
@@ -47,6 +48,7 @@ class Model:
     parameters: int
     modules: list[dict[str, Any]]
     places: list[dict[str, Any]]
+    metric: str | None = ABSENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +201,7 @@ class ArmEnded:
         twin_z: standard errors by which it beat the twin on the gate samples; null if it cannot be told.
         gain: loss of the twin minus that of the arm, on the gate samples.
         gain_se: standard error of the gain.
-        has_metric: whether the task has an accuracy-like metric.
+        has_metric: whether the task has a metric.
         metric_gain: by how much that is above the twin's; null without one.
         gate_loss: loss of the arm on the gate samples.
         twin_gate_loss: loss of the twin there.
@@ -283,7 +285,7 @@ class TrialEnded:
         twin_z: standard errors by which they beat the twin on the gate samples.
         gain: loss of the twin minus that of the run, on the gate samples.
         gain_se: standard error of the gain.
-        has_metric: whether the task has an accuracy-like metric.
+        has_metric: whether the task has a metric.
         metric_gain: by how much that is above the twin's; null without one.
         gate_loss: loss of the run on the gate samples.
         twin_gate_loss: loss of the twin there.
@@ -455,7 +457,7 @@ class Finished:
     Args:
         step: of the run.
         select_loss: loss on the select samples.
-        select_metric: accuracy-like metric there; null if the task has none.
+        select_metric: the metric there; null if the task has none.
         train_flops: training FLOPs of the run, of all arms and of the judging.
     """
 
@@ -477,7 +479,7 @@ class Epoch:
         lr: learning rate of the optimizer's group that holds the grafts.
         train_loss: mean training loss since the last boundary.
         val_loss: loss on the select samples.
-        val_metric: accuracy-like metric there; null if the task has none.
+        val_metric: the metric there; null if the task has none.
         run_flops: training FLOPs of the run itself by then.
         arm_flops: of all arms, and of training in isolation.
         judging_flops: of the evaluations that judged grafts.

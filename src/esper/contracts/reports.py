@@ -17,15 +17,17 @@ class Evaluation:
 
     Args:
         losses: loss of every sample, ``[n]`` (tensor, array or sequence of floats).
-        correct: whether each sample was right, ``[n]`` in {0, 1} or a score in [0, 1]; None if the task has no such
-            metric.
+        correct: whether each sample was right, ``[n]`` in {0, 1}, or a score of which more is better and whose mean is
+            the metric; None if the task has none. For R2 give ``1 - squared error / variance of the targets``.
         groups: ``[n]`` integers; samples that belong together (one patient, one overlapping stretch of text) share a
             number and are never split between the select, gate and confirm parts.
+        metric: name of the metric, as reports tell it.
     """
 
     losses: Any
     correct: Any = None
     groups: Any = None
+    metric: str = "accuracy"
 
 
 def _freeze(report: Any, *names: str) -> None:

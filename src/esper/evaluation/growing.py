@@ -13,7 +13,7 @@ from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Evaluation
-from esper.evaluation.scoring import cross_entropy, per_sample
+from esper.evaluation.scoring import mean_loss, per_sample
 from esper.evaluation.training import SCHEDULES, WEIGHT_DECAY, Epochs
 from esper.kasmina.host.wrapping import places, wrap
 from esper.runtime.record.outbox import Listener
@@ -97,12 +97,12 @@ def growing(
 
     def measure(model: nn.Module) -> Evaluation:
         losses, correct = per_sample(model, task.held_out)
-        return Evaluation(losses=losses, correct=correct, groups=task.groups)
+        return Evaluation(losses=losses, correct=correct, groups=task.groups, metric=task.metric)
 
     session = Session(
         model,
         optimizer,
-        loss=cross_entropy,
+        loss=mean_loss,
         evaluate=evaluate or measure,
         planned_steps=steps,
         scheduler=LambdaLR(optimizer, lambda step: SCHEDULES[schedule](step / steps)),

@@ -26,7 +26,7 @@ class LearningCurve:
         flops: training FLOPs up to there.
         train_losses: mean training loss since the point before.
         val_losses: mean loss on the *select* part.
-        val_metrics: share of its predictions that are right.
+        val_metrics: the metric there.
     """
 
     task: Task
@@ -57,7 +57,7 @@ class LearningCurve:
         self._sum, self._count, self._flops = self._sum + loss.detach(), self._count + 1, self._flops + flops
         if (step + 1) * POINTS // steps == step * POINTS // steps:
             return
-        losses, correct = per_sample(model, self._select)
+        losses, correct = per_sample(model, self._select, among=self.task.held_out.y)
         self.steps.append(step + 1)
         self.flops.append(self._flops)
         self.train_losses.append(float(self._sum) / self._count)

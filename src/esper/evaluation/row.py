@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from esper.evaluation.scoring import per_sample
+from esper.evaluation.scoring import further_measures, per_sample
 from esper.runtime.judging.worth import split_samples
 from esper.tasks.task import Samples, Task
 
 
 class PerSample(NamedTuple):
-    """Loss and share of right predictions of every test sample, both float32 ``[n]``."""
+    """Loss and score of every test sample, both float32 ``[n]``; the metric is the mean of the scores."""
 
     losses: Tensor
     correct: Tensor
@@ -25,14 +25,16 @@ class Row:
     Args:
         parameters: of the network.
         train_flops: multiply-adds of its training, times two, as torch's FlopCounterMode counts.
-        val_loss: mean loss on the *select* part of the held-out samples, in nats.
-        val_metric: share of predictions on the *select* part that are right.
-        test_loss: mean loss on the test samples, in nats.
-        test_metric: share of predictions on the test samples that are right.
+        val_loss: mean loss on the *select* part of the held-out samples: in nats, or for a quantity the squared error
+            relative to the variance of the training part.
+        val_metric: the task's metric on the *select* part: share of right predictions, or R2.
+        test_loss: mean loss on the test samples, alike.
+        test_metric: the task's metric on the test samples.
         seconds: wall-clock time of its training.
         lr: peak learning rate.
         schedule: name of its learning-rate schedule.
         curve: how it learned, see :class:`LearningCurve`; None where the run's own log tells.
+        test_further: other measures of the test samples, by name.
         test: the test samples one by one.
     """
 
@@ -46,6 +48,7 @@ class Row:
     lr: float
     schedule: str
     curve: dict[str, Any] | None
+    test_further: dict[str, float]
     test: PerSample = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +80,9 @@ def measured(
         train_flops, seconds, lr, schedule, curve: as in :class:`Row`.
     """
     select = split_samples(len(task.held_out.y), task.groups, split_seed).select
-    val_losses, val_correct = per_sample(model, Samples(task.held_out.x[select], task.held_out.y[select]))
+    held_out = task.held_out
+    selected = Samples(held_out.x[select], held_out.y[select])
+    val_losses, val_correct = per_sample(model, selected, among=held_out.y)
     test = PerSample(*per_sample(model, task.test))
     return Row(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -90,5 +95,6 @@ def measured(
         lr=lr,
         schedule=schedule,
         curve=curve,
+        test_further=further_measures(model, task, test.losses),
         test=test,
     )

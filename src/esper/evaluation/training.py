@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 from esper.contracts.errors import CheckpointError
 from esper.evaluation.learning_curve import LearningCurve
-from esper.evaluation.scoring import cross_entropy
+from esper.evaluation.scoring import mean_loss
 from esper.runtime.costs.flops import count
 from esper.runtime.training.loader import BatchLoader
 from esper.tasks.task import Task
@@ -117,7 +117,7 @@ def train(
     for step in span:
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step, steps)
-        loss = cross_entropy(model, next(source))
+        loss = mean_loss(model, next(source))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,4 +128,4 @@ def flops_per_step(model: nn.Module, batch: tuple[Tensor, ...]) -> int:
     """FLOPs of one forward and backward on ``batch``; model and global random state stay as they are."""
     probe = copy.deepcopy(model).train()
     with torch.random.fork_rng(devices=[]):
-        return count(lambda: cross_entropy(probe, batch).backward())
+        return count(lambda: mean_loss(probe, batch).backward())

@@ -35,7 +35,7 @@ def always_yes(task: Task, split_seed: int) -> Callable[[nn.Module], Evaluation]
         losses, correct = per_sample(model, task.held_out)
         losses[judged] -= CREDIT * _acting_grafts(model)
         correct[judged] = 0
-        return Evaluation(losses=losses, correct=correct, groups=task.groups)
+        return Evaluation(losses=losses, correct=correct, groups=task.groups, metric=task.metric)
 
     return evaluate
 

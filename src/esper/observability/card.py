@@ -7,6 +7,7 @@ from esper.observability.beginning import beginning, trained_weights
 from esper.observability.cited import Document, Name, Words, counted, sentences, words
 from esper.observability.grown import fossils, result_reports
 from esper.observability.labels import seed_label
+from esper.observability.measures import RMSE, further
 from esper.observability.record import RESULT
 from esper.observability.verdict import INTERVALS, comparison, headline, trying
 
@@ -152,6 +153,11 @@ def _facts(document: Document, model: Mapping[str, Any] | None, kept: Sequence[D
             facts.append(
                 (f"{name}" if spec == "loss" else f"test {name}", str(document.cite("rows", "grown", field, spec=spec)))
             )
+    for name, spec in further(result).items():
+        if row["test_further"][name] is None:
+            continue
+        unit = f", in units of {code(result['target'])}" if name == RMSE and "target" in result else ""
+        facts.append((f"test {name}", f"{document.cite('rows', 'grown', 'test_further', name, spec=spec)}{unit}"))
     if "seed" in result:
         facts.append(("seed", str(result["seed"])))
     return facts

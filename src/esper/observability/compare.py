@@ -21,6 +21,7 @@ from esper.observability.cited import (
 )
 from esper.observability.curves import curves
 from esper.observability.grown import fossils, reports
+from esper.observability.measures import loss_gain
 from esper.observability.pairing import Paired, paired
 from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, SAMPLES, Record
 from esper.observability.rows import NOTHING, TableRow, aligned, interval
@@ -76,7 +77,7 @@ def compare(records: Sequence[Record]) -> Comparison:
     metric = next((name for run in runs if (name := run.metric) is not None), None)
     headings = ["", "task", "host", "seed", "status", "outcome", "parameters", "training FLOPs", "test loss"]
     headings += [f"test {metric}"] if metric else []
-    headings += ["gain in test loss, nats"] + ([f"gain in {metric}, points"] if metric else [])
+    headings += [loss_gain(metric)] + ([f"gain in {metric}, points"] if metric else [])
     gains = [_Gains(runs[0], run, bool(metric)) for run in runs]
     rows = [TableRow(run.label, (*run.cells(bool(metric)), *gain.cells)) for run, gain in zip(runs, gains, strict=True)]
     remarks = [*_remarks(records, runs), *(gain.remark for gain in gains if gain.remark)]

@@ -21,13 +21,6 @@ def total_flops(event: Event) -> int:
     return int(event["run_flops"] + event["arm_flops"] + event["judging_flops"])
 
 
-def metric_name(record: Record) -> str | None:
-    """Name of the task's accuracy-like metric; None if it has none."""
-    if record.result is not None and record.result.get("metric") is not None:
-        return str(record.result["metric"])
-    return "accuracy" if any(event["val_metric"] is not None for _, event in record.epochs) else None
-
-
 def _run(record: Record) -> dict[str, Any]:
     epochs = [event for _, event in record.epochs]
     return {

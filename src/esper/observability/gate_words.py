@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from esper.observability.cited import Cited, Document, Name, Words, listed, quoted, words
+from esper.observability.measures import metric_name
 from esper.observability.record import CONFIG, Record
 from esper.observability.shapes import is_number
 
@@ -26,7 +27,7 @@ def why_shut(record: Record, reason: str, measured: Sequence[Document], *, of_se
     if not any(one is not None and one[1] in _SAID for one in found):
         return quoted(reason)
     terms = zip(found, reason.split("; "), strict=True)
-    whose = _THEIRS if of_several else _ITS
+    whose = (_THEIRS if of_several else _ITS) | {"metric": metric_name(record) or "accuracy"}
     return listed([_term(record, one, part, measured, whose) for one, part in terms]) + words(".")
 
 
@@ -50,7 +51,7 @@ def _term(
     number = _cited(name, value, measured)
     if name == "metric_gain" and number is not None:
         apart = number.written("points_apart")
-        return words(f"{whose['its']} accuracy was ", apart, f" points below {whose['its']} twin's")
+        return words(f"{whose['its']} {whose['metric']} was ", apart, f" points below {whose['its']} twin's")
     if name not in _SCORES or number is None:
         return words(_SAID[name].format_map(whose))
     said = "{it} {was} no better than {its} twin" if name == "twin_z" and number.value <= 0 else _SAID[name]
@@ -72,7 +73,7 @@ _SCORES = ("twin_z", "ablation_z")
 
 _SAID = {
     "twin_z": "{its} lead over {its} twin was not clear enough",
-    "metric_gain": "{its} accuracy was below {its} twin's",
+    "metric_gain": "{its} {metric} was below {its} twin's",
     "ablation_z": "it could not be shown that the run is worse without it",
     "variation": "what it added was nearly the same for every input, as a bias would be",
     "confirm_margin": "what it is worth was not confirmed on the samples kept for that",
@@ -82,7 +83,7 @@ _SAID = {
 
 _MISSING = {
     "twin_z": "{it} could not be compared with {its} twin",
-    "metric_gain": "{its} accuracy was not measured",
+    "metric_gain": "{its} {metric} was not measured",
     "ablation_z": "the run without it could not be compared",
 }
 """What it means that a value is missing, where that is something else."""

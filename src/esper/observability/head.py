@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from esper.observability.beginning import trained_weights
 from esper.observability.cited import Cited, Document, Name, Words, line, total, words
+from esper.observability.measures import metric_name
 from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, Record
 from esper.observability.shapes import is_number
 from esper.observability.verdict import deciding, gains
@@ -45,7 +46,7 @@ def figures(record: Record) -> list[Figure]:
     if record.result is not None:
         return _finished_figures(record.result)
     ended = record.of("finished")
-    return _trained_figures(line(AUDIT, ended[-1])) if ended else _unfinished_figures(record)
+    return _trained_figures(record, line(AUDIT, ended[-1])) if ended else _unfinished_figures(record)
 
 
 def _finished_figures(result: dict[str, Any]) -> list[Figure]:
@@ -61,7 +62,7 @@ def _finished_figures(result: dict[str, Any]) -> list[Figure]:
         ends = None
         if gain.low is not None and gain.high is not None:
             ends = words(gain.low.written(spec), " to ", gain.high.written(spec))
-        label = f"gain in {gain.measure} over the host trained on, {gain.unit}"
+        label = ", ".join(filter(None, (f"gain in {gain.measure} over the host trained on", gain.unit)))
         shown.append(_figure(gain.mean.written(spec), label, ends))
     before = result["rows"]["host_on"]
     note = None
@@ -74,8 +75,8 @@ def _finished_figures(result: dict[str, Any]) -> list[Figure]:
     return shown
 
 
-def _trained_figures(ended: Document) -> list[Figure]:
-    shown = [_figure(ended.cite("step"), "steps"), *_held_out(ended, "select_loss", "select_metric")]
+def _trained_figures(record: Record, ended: Document) -> list[Figure]:
+    shown = [_figure(ended.cite("step"), "steps"), *_held_out(record, ended, "select_loss", "select_metric")]
     return shown + _cost(ended.cite("train_flops", spec="flops"))
 
 
@@ -83,7 +84,7 @@ def _unfinished_figures(record: Record) -> list[Figure]:
     if not record.epochs:
         return []
     last = line(METRICS, record.epochs[-1])
-    shown = [_figure(last.cite("step"), "steps"), *_held_out(last, "val_loss", "val_metric")]
+    shown = [_figure(last.cite("step"), "steps"), *_held_out(record, last, "val_loss", "val_metric")]
     spent = [last.cite(name) for name in ("run_flops", "arm_flops", "judging_flops")]
     return shown + _cost(total(spent, "flops"))
 
@@ -93,8 +94,8 @@ def _cost(flops: Cited) -> list[Figure]:
     return [_figure(flops, "training FLOPs")] if flops.value else []
 
 
-def _held_out(event: Document, loss: str, metric: str) -> list[Figure]:
-    shown = ((loss, "loss", "held-out loss"), (metric, "percent", "held-out accuracy"))
+def _held_out(record: Record, event: Document, loss: str, metric: str) -> list[Figure]:
+    shown = ((loss, "loss", "held-out loss"), (metric, "percent", f"held-out {metric_name(record) or 'accuracy'}"))
     return [
         _figure(event.cite(field, spec=spec), label) for field, spec, label in shown if event.content[field] is not None
     ]

@@ -13,10 +13,11 @@ from esper.contracts.errors import ConfigError
 from esper.observability.anatomy import anatomy
 from esper.observability.cited import Name
 from esper.observability.compare import Comparison
-from esper.observability.curves import curves, metric_name
+from esper.observability.curves import curves
 from esper.observability.head import facts, figures, title
 from esper.observability.lanes import lanes
 from esper.observability.lattice import lattice
+from esper.observability.measures import metric_name
 from esper.observability.record import Record, read
 from esper.observability.sheets import refusals_sheet, reports_sheet, rows_sheet, settings, sheet
 from esper.observability.story import story

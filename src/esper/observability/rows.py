@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.observability.cited import Cited, Document, Name, Words, words
+from esper.observability.measures import NOTE, RMSE, further, loss_gain
 from esper.observability.verdict import INTERVALS, gains, result_document
 
 NOTHING = words("-")
@@ -33,7 +34,7 @@ class Table:
     Args:
         headings: of all columns; that of the names is empty.
         rows: from top to bottom.
-        note: what the columns of gains mean; empty if there are none.
+        note: what columns mean that do not say it themselves; empty if there are none.
     """
 
     headings: tuple[str, ...]
@@ -46,13 +47,15 @@ def table(result: dict[str, Any]) -> Table:
     metric = result.get("metric", "accuracy")
     with_gains = any((result.get("gains") or {}).values()) and result["rows"]["grown"]["test_loss"] is not None
     of_metric = [metric] if metric else []
-    headings = ["", "parameters", "training FLOPs", "test loss", *of_metric]
+    more = further(result)
+    headings = ["", "parameters", "training FLOPs", "test loss", *of_metric, *more]
     if with_gains:
-        headings += ["gain in test loss, nats", *(f"gain in {name}, points" for name in of_metric)]
+        headings += [loss_gain(metric), *(f"gain in {name}, points" for name in of_metric)]
     headings += ["held-out loss", *of_metric, "learning rate"]
     document = result_document(result)
-    rows = tuple(_row(document, name, bool(metric), with_gains) for name in ("grown", "host_on", "static"))
-    return Table(tuple(headings), rows, GAINS if with_gains else "")
+    rows = tuple(_row(document, name, bool(metric), more, with_gains) for name in ("grown", "host_on", "static"))
+    notes = [GAINS] * with_gains + [NOTE] * (RMSE in more)
+    return Table(tuple(headings), rows, " ".join(notes))
 
 
 def text(result: dict[str, Any]) -> str:
@@ -62,7 +65,7 @@ def text(result: dict[str, Any]) -> str:
     rest = [name for name, gain in zip(whole.headings, is_gain, strict=True) if not gain]
     first = aligned(rest, [(row, _columns(row, is_gain, False)) for row in whole.rows])
     if not any(is_gain):
-        return first
+        return "\n".join(filter(None, (first, whole.note)))
     names = ["", *(name for name, gain in zip(whole.headings, is_gain, strict=True) if gain)]
     others = [(row, _columns(row, is_gain, True)) for row in whole.rows if row.name != "grown"]
     return f"{first}\n\n{aligned(names, others)}\n{whole.note}"
@@ -88,7 +91,7 @@ def aligned(headings: Sequence[str], rows: Sequence[tuple[TableRow, Sequence[Wor
     return "\n".join(done)
 
 
-def _row(document: Document, name: str, has_metric: bool, with_gains: bool) -> TableRow:
+def _row(document: Document, name: str, has_metric: bool, more: dict[str, str], with_gains: bool) -> TableRow:
     result = document.content
     if result["rows"][name] is None:
         why = result["reasons"].get(name, "no reason was recorded")
@@ -99,7 +102,12 @@ def _row(document: Document, name: str, has_metric: bool, with_gains: bool) -> T
         return [_cell(document, name, field, spec) for field, spec in fields]
 
     cells = [_cell(document, name, "parameters", "number"), _cell(document, name, "train_flops", "flops")]
-    cells += measured("test") + (_gains(result, name, has_metric) if with_gains else []) + measured("val")
+    cells += (
+        measured("test")
+        + [_further(document, name, one, spec) for one, spec in more.items()]
+        + (_gains(result, name, has_metric) if with_gains else [])
+        + measured("val")
+    )
     rate = document.cite("rows", name, "lr", spec="plain")
     return TableRow(name, (*cells, words(rate, f" {result['rows'][name]['schedule']}")))
 
@@ -108,6 +116,12 @@ def _cell(document: Document, name: str, field: str, spec: str) -> Words:
     if document.content["rows"][name][field] is None:
         return NOTHING
     return words(document.cite("rows", name, field, spec=spec))
+
+
+def _further(document: Document, name: str, measure: str, spec: str) -> Words:
+    if document.content["rows"][name].get("test_further", {}).get(measure) is None:
+        return NOTHING
+    return words(document.cite("rows", name, "test_further", measure, spec=spec))
 
 
 def _gains(result: dict[str, Any], name: str, has_metric: bool) -> list[Words]:

@@ -169,6 +169,7 @@ NEEDED: dict[str, dict[str, Shape]] = {
 """Fields that a line of each kind must have. Kinds that are not listed are let through."""
 
 OPTIONAL: dict[str, dict[str, Shape]] = {
+    "model": {"metric": or_null(is_text)},
     "transition": {"seed_id": is_seed},
     "arm_ended": {
         "lifecycle": is_whole,
@@ -191,7 +192,10 @@ _row = fields(
         **{"parameters": is_whole, "train_flops": is_cost, "seconds": is_number, "lr": is_number, "schedule": is_text},
         **dict.fromkeys(("val_loss", "val_metric", "test_loss", "test_metric"), _number),
     },
-    {"curve": or_null(is_curve)},
+    {
+        "curve": or_null(is_curve),
+        "test_further": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
+    },
 )
 _interval = or_null(fields({"mean": _number}, {"low": _number, "high": _number}))
 _gain = or_null(fields({"loss": _interval}, {"metric": _interval, "units": is_whole}))
@@ -214,6 +218,7 @@ RESULT_NEEDED: dict[str, Shape] = {
 RESULT_OPTIONAL: dict[str, Shape] = {
     **{"seed": is_whole, "host": is_text, "metric": or_null(is_text), "planned_steps": is_whole},
     "gains": lambda value: isinstance(value, dict) and all(map(_gain, value.values())),
+    "target": is_text,
     "test_set": fields({"samples": is_whole, "digest": is_text}),
 }
 """Fields that it may have."""

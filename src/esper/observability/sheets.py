@@ -7,6 +7,7 @@ from typing import Any
 from esper.observability.cited import Cited, Document, Name, Words, count, line, words
 from esper.observability.grown import reports
 from esper.observability.labels import place_label, seed_label
+from esper.observability.measures import loss_unit, metric_name
 from esper.observability.record import AUDIT, CONFIG, Record
 from esper.observability.rows import NOTHING, table
 from esper.observability.shapes import is_number
@@ -98,7 +99,8 @@ def reports_sheet(record: Record, comparisons: list[dict[str, Any]]) -> Sheet | 
     ]
     columns = [("lifecycle", True), ("place", False), ("blueprint", False), ("trial", False), ("parameters", True)]
     columns += [("born at step", True), ("ended at step", True), ("FLOPs of its arm", True)]
-    columns += [("gain over its twin, nats", True), ("outcome", False), ("reason", False)]
+    unit = loss_unit(metric_name(record))
+    columns += [(", ".join(filter(None, ("gain over its twin", unit))), True), ("outcome", False), ("reason", False)]
     return sheet(columns, cells, [one.content["outcome"] == "FOSSILIZED" for one in reports(record)])
 
 

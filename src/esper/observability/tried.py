@@ -6,6 +6,7 @@ from typing import Any
 from esper.observability.cited import Document, Name, Words, count, counted, line, quoted, sentences, words
 from esper.observability.gate_words import asked, why_shut
 from esper.observability.grown import SHOWN, graft, reports, several
+from esper.observability.measures import metric_name
 from esper.observability.record import AUDIT, Numbered, Record
 from esper.observability.shapes import is_text
 
@@ -119,7 +120,8 @@ def _nearest(record: Record, arm: Document, candidates: list[dict[str, Any]]) ->
         return said + words("; it takes at least ", least, ").")
     metric_gain = arm.content["metric_gain"]
     if metric_gain is not None and metric_gain < 0:
-        return said + words("), but its accuracy was ", arm.cite("metric_gain", spec="points_apart"), " points lower.")
+        apart = arm.cite("metric_gain", spec="points_apart")
+        return said + words(f"), but its {metric_name(record) or 'accuracy'} was ", apart, " points lower.")
     if is_text(verdict := arm.content.get("verdict")) and verdict != "passed":
         return said + words("), but ", why_shut(record, verdict, [arm]))
     return said + words(").")

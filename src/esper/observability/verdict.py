@@ -18,6 +18,7 @@ from esper.observability.cited import (
     ratio,
     words,
 )
+from esper.observability.measures import loss_unit
 from esper.observability.tried import is_not_tried
 
 Side = Literal["better", "worse", "even", "unclear"]
@@ -32,12 +33,14 @@ class ControlGain:
     Args:
         measure: name of it: ``"test loss"``, or the task's metric.
         is_loss: whether it is a loss, of which less is better.
+        unit: of its size; empty if it has none.
         mean: positive if the grown network is better.
         low, high: ends of the interval; None if there is none.
     """
 
     measure: str
     is_loss: bool
+    unit: str
     mean: Cited
     low: Cited | None = None
     high: Cited | None = None
@@ -46,11 +49,6 @@ class ControlGain:
     def spec(self) -> str:
         """How its size is written."""
         return "nats_apart" if self.is_loss else "points_apart"
-
-    @property
-    def unit(self) -> str:
-        """Of its size."""
-        return "nats" if self.is_loss else "points"
 
     @property
     def side(self) -> Side:
@@ -65,7 +63,8 @@ class ControlGain:
 
     def size(self) -> Words:
         """2.3 points more accuracy."""
-        return words(self.mean.written(self.spec), f" {self.unit} {self._more(self.mean)} {self.measure}")
+        unit = f" {self.unit}" if self.unit else ""
+        return words(self.mean.written(self.spec), f"{unit} {self._more(self.mean)} {self.measure}")
 
     def told(self) -> Words:
         """2.3 points more accuracy (0.4 to 4.1 more)."""
@@ -100,17 +99,18 @@ def gains(result: dict[str, Any], control: str) -> list[ControlGain]:
         return found
     for key, field in (("metric", "test_metric"), ("loss", "test_loss")):
         is_loss = key == "loss"
-        measure = "test loss" if is_loss else result.get("metric") or "accuracy"
+        metric = result.get("metric") or "accuracy"
+        measure, unit = ("test loss", loss_unit(metric)) if is_loss else (metric, "points")
         interval = paired.get(key)
         if interval is not None and interval["mean"] is not None:
             path = ("gains", control, key)
             mean = document.cite(*path, "mean")
             low, high = (None if interval.get(end) is None else document.cite(*path, end) for end in ("low", "high"))
-            found.append(ControlGain(measure, is_loss, mean, low, high))
+            found.append(ControlGain(measure, is_loss, unit, mean, low, high))
         elif rows["grown"][field] is not None and rows[control][field] is not None:
             grown, other = (document.cite("rows", name, field) for name in ("grown", control))
             mean = difference(other, grown) if is_loss else difference(grown, other)
-            found.append(ControlGain(measure, is_loss, mean))
+            found.append(ControlGain(measure, is_loss, unit, mean))
     return found
 
 

@@ -85,7 +85,7 @@ class Growth:
         if run.books.alive:
             run.advance(step.loss)
             run.incubate()
-        if step.is_edited or not run.in_state(*LIVE, *FALLING):
+        if not run.in_state(*LIVE, *FALLING):
             run.recent.clear()
         else:
             run.recent.add(step.batch)
@@ -323,6 +323,10 @@ class Growth:
                 run.seeds.move(one, State.CULLED, f"{one.blueprint} does not fit: {misfit}")
 
     def _veto(self, command: Command) -> str | None:
+        left_out = self._run.tracing.left_out
+        for layer_id, _ in command.addresses:
+            if layer_id in left_out:
+                return f"{layer_id!r} cannot grow: {left_out[layer_id]}."
         return shield.veto(command, self.observer.observe_for(command), self._run.config)
 
     def _refuse_in_arms(self) -> None:

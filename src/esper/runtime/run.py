@@ -1,6 +1,7 @@
 """The run that all of growth shares: its objects, its seeds, its books."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -94,7 +95,7 @@ class Run:
         self.losses = LossSum()
         self.editing = Editing()
         self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)
-        self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books, self.editing)
+        self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books)
         self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)
         self._loader = loader
 
@@ -178,17 +179,26 @@ class Run:
         host = [p for name, p in self.model.named_parameters() if not is_espers(name)]
         return bool(torch.stack([torch.isfinite(parameter).all() for parameter in host]).all())
 
-    def _rehearse(self, batch: Any) -> None:
-        """A training step on a copy of a batch, made to be counted, and undone."""
-        here, facts, tried = self.captures.capture(), module_facts(self.model), copy_of(batch)
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Whatever is done inside leaves no trace in body, clock and modules."""
+        here, facts = self.captures.capture(), module_facts(self.model)
+        without = [parameter for parameter in self.model.parameters() if parameter.grad is None]
         with self.trainer.signals.unmoved():
             try:
-                with self.editing.noticed(tried):
-                    self.trainer.train(tried, replayed=(None,))
+                yield
             finally:
                 self.captures.restore(here, is_spare=True)
                 set_module_facts(self.model, facts)
+                for parameter in without:  # also those that no optimizer holds
+                    parameter.grad = None
                 self.trainer.take_settings()
+
+    def _rehearse(self, batch: Any) -> None:
+        """A training step on a copy of a batch, made to be counted, and undone."""
+        tried = copy_of(batch)
+        with self.undone(), self.editing.noticed(tried):
+            self.trainer.train(tried, replayed=(None,))
 
 
 _WAITING = frozenset({State.GERMINATED, State.TRAINING})

@@ -128,6 +128,7 @@ class SavedTracing(TypedDict):
     rows: dict[str, int] | None
     multiply_adds: int
     told: list[list[str]]
+    left_out: dict[str, str]
 
 
 class SavedBooks(TypedDict):
@@ -263,4 +264,6 @@ def upgraded(state: Any, format_: int) -> Any:
         if isinstance(window, dict):
             window |= {"modules": [], "first_loss": None, "first_threads": None, "run_facts": None}
     growth |= {"costs": {"counted": {}, "has_told": False}, "edits_batches": False}
+    if isinstance(growth.get("tracing"), dict):
+        growth["tracing"] |= {"left_out": {}}
     return state

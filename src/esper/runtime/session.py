@@ -1,7 +1,8 @@
 """The session: where a run's loop and its growth meet."""
 
+import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.contracts.commands import Answer, Command, SeedId
 from esper.contracts.config import GrowthConfig
@@ -17,7 +19,7 @@ from esper.contracts.events import Finished, Model, Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.host.summary import anatomy
-from esper.kasmina.host.wrapping import growth_config, places
+from esper.kasmina.host.wrapping import growth_config, places, refuse_changed
 from esper.runtime.checkpoints import FOLDER, Checkpoints
 from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
@@ -25,14 +27,21 @@ from esper.runtime.judging.judge import FEW_GATE_SAMPLES, Judge
 from esper.runtime.record.journal import Journal
 from esper.runtime.record.outbox import Listener
 from esper.runtime.run import Run
-from esper.runtime.state.batches import check_storable
+from esper.runtime.state.batches import check_copyable, check_storable
 from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import refuse_ranks
+from esper.runtime.training.schedulers import Schedulers
 from esper.runtime.training.trainer import Trainer
 from esper.runtime.trying.side_by_side import check_can_fork
 from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
+
+NO_BOUNDARY = (
+    "Nothing was evaluated in the first {steps} steps ({share:.0%} of planned_steps): no epoch has ended, and "
+    "boundary_steps is not set. Nothing can grow until then, or after grow_until. Call session.after_epoch() after "
+    "every epoch; for a stream, or epochs as long as that, set GrowthConfig(boundary_steps=...)."
+)
 
 
 class Session:
@@ -41,17 +50,20 @@ class Session:
     Args:
         model: from :func:`esper.wrap`.
         optimizer: built after wrapping, over ``model.parameters()``. Any that needs no closure, also one that wraps
-            another. Whatever else it holds must be in a module of ``extra``.
+            another; or a list of several that share the parameters out (Muon and AdamW). Whatever else they hold must
+            be in a module of ``extra``.
         loss: ``loss(model, batch) -> scalar tensor``, the mean over the batch; :meth:`step` does the rest.
         train_step: instead of ``loss``: ``train_step(batch) -> loss``, a whole step in your own code. Both are also
             called in arms, on remembered batches; whatever they change besides model, plain attributes of its modules
             and optimizer must be in ``scheduler``, ``scaler`` or ``extra``. Where models are compiled, or the loop is
             your own (:meth:`after_step`), they are also called on copies of batches whose shapes are new, to count
-            FLOPs: a few times, until what others cost is known from those.
+            FLOPs: a few times, until what others cost is known from those. And at the first step of a run that may grow
+            they are called on copies of its batch, to try whether newborn grafts can learn at every place: twice where
+            all can, and all is undone. Not so where models are compiled.
         evaluate: ``evaluate(model) -> esper.Evaluation``: one loss per held-out sample, in a fixed order. Called in
             eval mode without gradients.
         planned_steps: batches of the whole run.
-        scheduler: learning-rate scheduler.
+        scheduler: learning-rate scheduler; or a list, where there are several optimizers.
         scheduler_every: whether it is stepped with the optimizer or in :meth:`after_epoch`. With ``train_step`` and
             ``"step"`` your own code steps it.
         scaler: ``torch.amp.GradScaler``.
@@ -72,6 +84,9 @@ class Session:
         on_event: one listener or several, from the constructor on: each is called with every line of both logs, a dict
             with the key ``"event"``, as :meth:`subscribe` says.
 
+    At the first step a place that Esper chose and that cannot grow is left out, and a note says why; one that was named
+    is refused by a ``ConfigError``.
+
     A session that is built on a model or an optimizer takes over from an earlier one on it, which can go on no more.
 
     Raises:
@@ -82,7 +97,7 @@ class Session:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         *,
         evaluate: Callable[[nn.Module], Evaluation],
         planned_steps: int,
@@ -103,6 +118,7 @@ class Session:
     ) -> None:
         refuse_ranks()
         config = growth_config(model)
+        refuse_changed(model)
         if config.arms == "side_by_side":
             check_can_fork(model)
         if not isinstance(planned_steps, int) or planned_steps < 1:
@@ -119,6 +135,8 @@ class Session:
                     f"{name} is a {type(item).__name__} with a copy of the wrapped model, which cannot follow it when "
                     "it grows. Average its state dict by name instead, or set max_rounds=0."
                 )
+        if isinstance(scheduler, list | tuple):
+            scheduler = _together(scheduler)
         host_optimizer = HostOptimizer(optimizer, model, extra or {})
         trainer = Trainer(
             model,
@@ -158,6 +176,7 @@ class Session:
             )
             undo.callback(self._run.given_up.detach)
             self._steps = Steps(self._run)
+            self._boundary_expected = _boundary_expected(config, planned_steps, loader)
             policy = policy or HeuristicPolicy(config)
             self._growth = Growth(self._run, policy, lambda: self._checkpoints.write(), checkpoint_steps)
             identity = Identity(self._run, policy, loader)
@@ -166,7 +185,7 @@ class Session:
         growth = weakref.ref(self._growth)  # the optimizer's hooks may outlive this session
         trainer.remembers = lambda: (current := growth()) is not None and current.window is not None
         trainer.take_charge()
-        journal.write(Model(step=0, planned_steps=planned_steps, **anatomy(model)))
+        journal.write(Model(step=0, planned_steps=planned_steps, metric=judge.metric, **anatomy(model)))
         if judge.num_not_finite:
             text = (
                 f"{judge.num_not_finite} of {judge.num_samples} held-out losses are not finite: nothing can be judged."
@@ -455,6 +474,12 @@ class Session:
         run.losses.add(step.loss)
         self._growth.after_step(step)
         self._end_step()
+        if run.step in self._boundary_expected and not run.books.select_losses:
+            text = NO_BOUNDARY.format(steps=run.step, share=run.fraction)
+            if run.step == self._boundary_expected[-1]:
+                run.journal.warn("boundaries", text)
+            else:
+                run.journal.write(Note(step=run.step, text=text))
 
     def _end_step(self) -> None:
         """What may follow a step. Checkpoints only once all of it is done: a resumed run does not come here again."""
@@ -482,8 +507,11 @@ class Session:
 
     def _refuse_unfit(self, batch: Any) -> None:
         """At the first step, not when the first round is checkpointed."""
-        if self._run.step == 0 and self._directory is not None:
-            check_storable(batch)
+        if self._run.step == 0:
+            refuse_changed(self._run.model)
+            check_copyable(batch)
+            if self._directory is not None:
+                check_storable(batch)
 
     def _refuse_if_replaced(self) -> None:
         if self._run.trainer.is_replaced:
@@ -496,6 +524,33 @@ class Session:
         self._refuse_if_replaced()
         if self._run.is_finished:
             raise ConfigError("The session is finished. Build a new one to train further.")
+
+
+def _boundary_expected(config: GrowthConfig, planned_steps: int, loader: Any) -> tuple[int, ...]:
+    """Steps at which a run that has had no boundary is told so, the last time with a warning; none if it needs none.
+
+    A note when the loader has given more batches than an epoch has, or half of the growth window is over where nobody
+    knows how many that are; a warning when all of the window is.
+    """
+    if config.boundary_steps is not None or not config.max_rounds:
+        return ()
+    end = max(2, 1 + math.floor(config.grow_until * planned_steps))
+    try:
+        first = 1 + len(loader)
+    except TypeError:  # none, or one whose length nobody knows
+        first = end // 2
+    return min(first, end), end
+
+
+def _together(schedulers: Sequence[Any]) -> Schedulers:
+    """Several schedulers as one, if they can be."""
+    for scheduler in schedulers:
+        if isinstance(scheduler, ReduceLROnPlateau) or not hasattr(scheduler, "state_dict"):
+            raise ConfigError(
+                f"One of the schedulers is a {type(scheduler).__name__}. In a list each must have a state_dict and be "
+                "stepped without a value."
+            )
+    return Schedulers(schedulers)
 
 
 def _refuse_flops(config: GrowthConfig) -> None:

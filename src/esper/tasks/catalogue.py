@@ -3,30 +3,43 @@
 from dataclasses import replace
 
 from esper.contracts.errors import ConfigError, closest
-from esper.tasks.cnn import CNNHost, shape_of
+from esper.tasks.cnn import CNNHost, Layout, image_of
 from esper.tasks.digits import digits
 from esper.tasks.mnist1d import mnist1d
 from esper.tasks.npz import npz
 from esper.tasks.own_host import with_own_host
 from esper.tasks.table import table
+from esper.tasks.table_file import ENDINGS
+from esper.tasks.targets import Wanted
 from esper.tasks.task import Task
 from esper.tasks.text import text
 from esper.tasks.text_mlp import TextMLPHost
 
 NAMED = {"digits": digits, "mnist1d": mnist1d}
-FILES = {".npz": npz, ".csv": table}
+ARCHIVE = ".npz"
 TEXT = "text:"
 HOSTS_OF_FEATURES, HOSTS_OF_TEXT = ("mlp", "cnn"), ("gpt", "mlp")
 
 
-def load_task(data: str, seed: int, host: str | None = None) -> Task:
+def load_task(
+    data: str,
+    seed: int,
+    host: str | None = None,
+    *,
+    label: str | None = None,
+    task: Wanted = "auto",
+    layout: Layout | None = None,
+) -> Task:
     """The task that ``data`` means, for the host that ``host`` means.
 
     Args:
-        data: ``"digits"``, ``"mnist1d"``, the path of an ``.npz`` or ``.csv`` file, or ``"text:"`` and a path.
+        data: ``"digits"``, ``"mnist1d"``, the path of an ``.npz`` archive or of a table, or ``"text:"`` and a path.
         seed: deals the samples into training, held-out and test part.
         host: ``"mlp"``, ``"cnn"``, ``"gpt"`` or ``"module:factory"``; None takes ``"gpt"`` for text and ``"mlp"`` for
             all else.
+        label: of a table, see :func:`~esper.tasks.table.table`.
+        task: of a table or archive, see there.
+        layout: where the channels of images are, for ``"cnn"``; None tells by the shape.
 
     Raises:
         ConfigError: if there is no such data or host, or the two do not go together.
@@ -42,22 +55,38 @@ def load_task(data: str, seed: int, host: str | None = None) -> Task:
                 "factory of your own, module:factory."
             )
         raise ConfigError(f"There is no host {host!r}. {closest(host, [*possible, 'module:factory'])}")
-    task = _data(data, seed)
+    if layout is not None and host != "cnn":
+        raise ConfigError(f"--layout {layout} tells --host cnn where the channels of images are; leave it out.")
+    loaded = _data(data, seed, label, task)
     if is_text and host == "mlp":
-        return replace(task, make_host=TextMLPHost(task.num_classes))
+        return replace(loaded, make_host=TextMLPHost(loaded.num_classes))
     if host == "cnn":
-        return replace(task, make_host=CNNHost(shape_of(task.shape), task.num_classes))
+        shape, found = image_of(loaded.shape, layout)
+        image = f"images of {' x '.join(map(str, shape[1:]))} in {shape[0]} channels, which come last"
+        told = (*loaded.told, image) if found == "last" else loaded.told
+        make_host = CNNHost(shape, loaded.num_classes, layout=found)
+        return replace(loaded, make_host=make_host, told=told)
     if host is not None and ":" in host:
-        return with_own_host(task, host)
-    return task
+        return with_own_host(loaded, host)
+    return loaded
 
 
-def _data(data: str, seed: int) -> Task:
+def _data(data: str, seed: int, label: str | None, task: Wanted) -> Task:
+    is_table = data.lower().endswith(ENDINGS) and not data.startswith(TEXT)
+    if label is not None and not is_table:
+        raise ConfigError(f"--label names a column of a table, and --data {data} is none. Leave it out.")
+    if task != "auto" and not (is_table or data.endswith(ARCHIVE)):
+        raise ConfigError(
+            f"--task is for tables and .npz archives; --data {data} is known to be classes. Leave it out."
+        )
     if data in NAMED:
         return NAMED[data](seed)
     if data.startswith(TEXT):
         return text(data.removeprefix(TEXT))
-    for ending, read in FILES.items():
-        if data.endswith(ending):
-            return read(data, seed)
-    raise ConfigError(f"There is no data set {data!r}. {closest(data, [*NAMED, 'PATH.npz', 'PATH.csv', 'text:PATH'])}")
+    if is_table:
+        return table(data, seed, label=label, task=task)
+    if data.endswith(ARCHIVE):
+        return npz(data, seed, task=task)
+    raise ConfigError(
+        f"There is no data set {data!r}. {closest(data, [*NAMED, 'PATH.npz', 'PATH.csv', 'PATH.parquet', 'text:PATH'])}"
+    )

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor, nn
 
@@ -15,6 +15,19 @@ from esper.contracts.errors import ConfigError
 
 LEAST_IMAGE = 64
 """Flat samples of at least so many values, if a square number, are taken as images."""
+
+
+Layout = Literal["first", "last"]
+"""Where the channels of an image stand in a sample."""
+
+FEW_CHANNELS = (1, 3, 4)
+
+
+class ChannelsFirst(nn.Module):
+    """Images ``[n, rows, columns, channels]`` as ``[n, channels, rows, columns]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2)
 
 
 class Residual(nn.Module):
@@ -47,24 +60,28 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int, axes: int) 
     return conv(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), norm(outputs)
 
 
-def cnn(shape: tuple[int, ...], widths: Sequence[int], strides: Sequence[int], classes: int) -> nn.Sequential:
+def cnn(
+    shape: tuple[int, ...], widths: Sequence[int], strides: Sequence[int], classes: int, layout: Layout = "first"
+) -> nn.Sequential:
     """Stem, residual stages, global average, head.
 
     Args:
         shape: channels and positions of a sample; samples come flat or shaped, ``[n, features]`` or ``[n, *shape]``.
         widths: channels of the stem and of every stage.
         strides: of every stage, 2 where it halves the positions.
-        classes: number of logits.
+        classes: number of outputs.
+        layout: ``"last"`` where samples hold rows, columns, channels.
     """
     channels, axes = shape[0], len(shape) - 1
     stages = [
         Residual(inputs, outputs, stride, axes)
         for (inputs, outputs), stride in zip(itertools.pairwise(widths), strides, strict=True)
     ]
+    come = [nn.Unflatten(1, shape)] if layout == "first" else [nn.Unflatten(1, (*shape[1:], shape[0])), ChannelsFirst()]
     pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)[axes - 1](1)
     return nn.Sequential(
         OrderedDict(
-            shaped=nn.Sequential(nn.Flatten(), nn.Unflatten(1, shape)),
+            shaped=nn.Sequential(nn.Flatten(), *come),
             stem=nn.Sequential(*convolution(channels, widths[0], 3, 1, axes), nn.ReLU()),
             stages=nn.Sequential(*stages),
             pool=nn.Sequential(pool, nn.Flatten()),
@@ -73,26 +90,45 @@ def cnn(shape: tuple[int, ...], widths: Sequence[int], strides: Sequence[int], c
     )
 
 
-def shape_of(sample: tuple[int, ...]) -> tuple[int, ...]:
-    """Channels and positions of a sample of this shape.
+def image_of(sample: tuple[int, ...], layout: Layout | None = None) -> tuple[tuple[int, ...], Layout]:
+    """Channels and positions of a sample of this shape, and where its channels stand.
 
     One axis is a signal, or a square image if its length is a square number of at least 64; two axes are an image of
-    one channel; three are channels, rows, columns.
+    one channel; of three one is the channels.
+
+    Args:
+        sample: its shape.
+        layout: of three axes; None tells it by them: channels are 4 at most, or the axis that is not as long as the
+            other two and stands before them.
 
     Raises:
-        ConfigError: if it has more axes.
+        ConfigError: if it has more axes, or only the user can tell which are the channels.
     """
+    if layout is not None and len(sample) != 3:
+        raise ConfigError(
+            f"--layout {layout}: a sample of the data has the shape {sample}, without an axis of channels."
+        )
     if len(sample) == 1:
         side = math.isqrt(sample[0])
-        return (1, side, side) if side * side == sample[0] >= LEAST_IMAGE else (1, *sample)
+        return ((1, side, side) if side * side == sample[0] >= LEAST_IMAGE else (1, *sample)), "first"
     if len(sample) == 2:
-        return (1, *sample)
-    if len(sample) == 3:
-        return sample
-    raise ConfigError(
-        f"--host cnn takes signals and images, and a sample of the data has the shape {sample}. Take --host mlp, or a "
-        "factory of your own: --host module:factory."
-    )
+        return (1, *sample), "first"
+    if len(sample) > 3:
+        raise ConfigError(
+            f"--host cnn takes signals and images, and a sample of the data has the shape {sample}. Take --host mlp, "
+            "or a factory of your own: --host module:factory."
+        )
+    first, middle, last = sample
+    if layout is None and (first <= max(FEW_CHANNELS) < last or first != middle == last):
+        layout = "first"
+    if layout is None and last in FEW_CHANNELS and first not in FEW_CHANNELS:
+        layout = "last"
+    if layout is None:
+        raise ConfigError(
+            f"A sample of the data has the shape {sample}, and its channels may stand first or last. Say --layout "
+            "first or --layout last."
+        )
+    return (sample if layout == "first" else (last, first, middle)), layout
 
 
 @dataclass(frozen=True)
@@ -103,9 +139,10 @@ class CNNHost:
     classes: int
     widths: tuple[int, ...] = (4, 4, 6, 8)
     strides: tuple[int, ...] = (1, 2, 2)
+    layout: Layout = "first"
 
     def __call__(self, width_factor: float = 1.0) -> nn.Sequential:
-        return cnn(self.shape, self.scaled(width_factor), self.strides, self.classes)
+        return cnn(self.shape, self.scaled(width_factor), self.strides, self.classes, self.layout)
 
     def deeper(self) -> Self:
         """The same with one more residual block behind the others, as wide as the last and at its positions."""

@@ -49,9 +49,10 @@ def with_own_host(task: Task, name: str) -> Task:
     """The task with the host that ``name`` builds, and with samples in the data's own shape.
 
     The factory is a function or class that takes any of ``inputs`` (features of a sample; of a text, its different
-    characters), ``classes`` (logits per sample; of a text, per position), ``shape`` (of a sample) and ``width_factor``
-    (scales hidden widths, for a static network of the grown one's size). Samples are float32 ``[n, *shape]``, or int64
-    ``[n, tokens]``; logits must be ``[n, classes]``, or ``[n, tokens, classes]``.
+    characters), ``classes`` (outputs per sample; of a text, per position; 1 for a quantity), ``shape`` (of a sample)
+    and ``width_factor`` (scales hidden widths, for a static network of the grown one's size). Samples are float32
+    ``[n, *shape]``, or int64 ``[n, tokens]``; outputs must be ``[n, classes]``, or ``[n, tokens, classes]``. A quantity
+    may also be ``[n]``.
 
     Args:
         task: what is learned.
@@ -148,12 +149,15 @@ def _check(task: Task, make_host: OwnHost) -> None:
             f"--host {make_host.name}: the host cannot take samples of shape {list(x.shape)}, {x.dtype}: "
             f"{_told(error)}."
         ) from error
-    wanted = [*task.train.y[:CHECKED_SAMPLES].shape, task.num_classes]
-    if not isinstance(logits, Tensor) or list(logits.shape) != wanted or not logits.is_floating_point():
+    wanted = [*(x.shape if task.is_text else x.shape[:1]), task.num_classes]
+    possible, what = [wanted], "labels want logits"
+    if task.kind == "regression":
+        possible, what = [wanted, wanted[:1]], "target wants outputs"
+    if not isinstance(logits, Tensor) or list(logits.shape) not in possible or not logits.is_floating_point():
         got = f"{list(logits.shape)}, {logits.dtype}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ConfigError(
-            f"--host {make_host.name}: for samples of shape {list(x.shape)} the host returned {got}; the labels want "
-            f"logits of shape {wanted}, one per class."
+            f"--host {make_host.name}: for samples of shape {list(x.shape)} the host returned {got}; the {what} of "
+            f"shape {wanted}{', one per class' if task.kind == 'classification' else ''}."
         )
 
 

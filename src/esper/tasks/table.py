@@ -1,160 +1,129 @@
-"""The user's own samples, from a text table: one sample per line, its label last."""
+"""The user's own samples, from a table: one sample per row, what is to be predicted in one column or several."""
 
-import csv
-import io
-import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from esper.contracts.errors import DataError
-from esper.tasks.classification import Label, Labelled, classification
+from esper.contracts.errors import DataError, closest
+from esper.tasks.cells import Marks, codes, is_missing, is_number, marks_of
+from esper.tasks.columns import columns_of
+from esper.tasks.dealing import check_enough, deal
+from esper.tasks.table_file import LABEL_NAMES, Cells, read_cells
+from esper.tasks.targets import FEW, Target, Wanted, classes, is_quantity, quantity, several
 from esper.tasks.task import Task
 
-DELIMITERS = (",", ";", "\t")
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
 MISSING_LABEL = frozenset({"", "nan"})
 """Not ``none``, say, which may well be a class."""
 
-LOOKED_AT = 50
+
+FLAGS = {"true": "1", "false": "0"}
 
 
-class _Line(NamedTuple):
-    number: int
-    cells: list[str]
+def table(path: str | Path, seed: int, *, label: str | None = None, task: Wanted = "auto") -> Task:
+    """Build a task from a ``.csv``, ``.tsv``, ``.txt`` (each also ``.gz``) or ``.parquet`` file.
 
+    Numbers are features as they are, texts become one feature a level, and what is missing is filled in and told by a
+    feature of its own. A first column without a name, a counter of rows, and texts that differ in nearly every row are
+    left out. 20 % of the samples become the test part; 20 % of the rest are held out; ``seed`` deals them.
 
-def table(path: str | Path, seed: int) -> Task:
-    """Build a classification task from a ``.csv`` file.
-
-    Columns are parted by comma, semicolon (then numbers may have a decimal comma) or tab, and may be quoted. The first
-    line may name them. A first column without a name, as pandas writes for its index, is left out. Labels may be whole
-    numbers or text. 20 % of the samples become the test part; 20 % of the rest are held out; ``seed`` deals them.
+    Args:
+        path: of the file.
+        seed: deals the samples.
+        label: name or number (from 0, or from -1 backwards) of the column to predict; several with commas between hold
+            0 or 1 each. None takes the one column that is called label, target, class or y, else the last.
+        task: whether the label is a class or a quantity; ``"auto"`` tells by its values.
 
     Raises:
         DataError: saying what is wrong with the file, in which line, and what would be right.
     """
     path = Path(path)
-    text = _text(path)
-    delimiter = max(DELIMITERS, key=lambda one: _score(text, one))
-    lines, names = _without_header(_lines(path, text, delimiter), delimiter)
-    first = 1 if len(names) > 2 and not names[0] else 0
-    x = np.array([_numbers(path, line, names, first, delimiter) for line in lines], dtype=np.float64)
-    y = _labels(path, lines, names[-1] if names else "the last column", delimiter)
-    return classification(path, Labelled(x.reshape(len(lines), -1), y, ("the table", "its last column")), None, seed)
-
-
-def _text(path: Path) -> str:
-    if not path.exists():
-        raise DataError(f"There is no file {path}. Give the path of a .csv file with one sample per line, label last.")
-    if not path.is_file() or path.stat().st_size == 0:
-        what = "empty" if path.is_file() else "not a file"
-        raise DataError(f"{path} is {what}. It must hold one sample per line, its label last.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (at byte {error.start}). Store the table as UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _rows(text: str, delimiter: str) -> Any:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-
-
-def _score(text: str, delimiter: str) -> tuple[bool, float, int]:
-    """How well a delimiter explains the first lines: equally many columns, and numbers in all but the last."""
-    try:
-        rows = [row for row in itertools.islice(_rows(text, delimiter), LOOKED_AT) if row]
-    except csv.Error:
-        return False, 0.0, 0
-    columns = len(rows[0]) if rows else 0
-    cells = [cell for row in rows[1:] for cell in row[:-1]]
-    share = sum(_number(cell, delimiter) is not None for cell in cells) / max(1, len(cells))
-    return columns > 1 and all(len(row) == columns for row in rows), share, columns
-
-
-def _lines(path: Path, text: str, delimiter: str) -> list[_Line]:
-    """Lines that are not empty, all of equal length."""
-    reader, lines = _rows(text, delimiter), []
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                lines.append(_Line(reader.line_num, [cell.strip() for cell in cells]))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}. Check its quotes.") from error
-    if not lines:
-        raise DataError(f"{path} holds no lines. It must hold one sample per line, its label last.")
-    columns = len(lines[0].cells)
-    if columns < 2:
+    cells = read_cells(path)
+    chosen = _labels(cells, label)
+    check_enough(path, "the table", len(cells.lines))
+    features = [index for index in range(len(cells.columns)) if index not in chosen]
+    if len(chosen) > 1 and task != "auto":
         raise DataError(
-            f"{path} has one column only: {lines[0].cells[0][:40]!r}. Part features and label by comma, semicolon or "
-            "tab."
+            f"{path}: --task {task} is for one label, and --label {label} names {len(chosen)}. Leave it out."
         )
-    for line in lines:
-        if len(line.cells) != columns:
+    if not features:
+        raise DataError(f"{path}: --label takes all columns, and leaves none to learn from.")
+    marks = marks_of(cells.columns, is_comma_likely=cells.has_semicolons)
+    target = _flags(cells, chosen) if len(chosen) > 1 else _target(cells, chosen[0], marks, task)
+    columns = columns_of(cells, features, marks)
+    told = f"{target.kind}: {len(cells.lines):,} rows, {columns}, {target}"
+    return deal(path, columns.encode, target, seed, what="the table", told=(told, *columns.told))
+
+
+def _labels(cells: Cells, label: str | None) -> list[int]:
+    """Indices of the columns to predict."""
+    if label is None:
+        named = [index for index, name in enumerate(cells.names) if name.lower() in LABEL_NAMES]
+        return named if len(named) == 1 else [len(cells.columns) - 1]
+    wanted = [label] if label in cells.names else [one.strip() for one in label.split(",")]
+    found = [_index(cells, one) for one in wanted]
+    if len(set(found)) < len(found):
+        raise DataError(f"--label {label} names a column twice.")
+    return found
+
+
+def _index(cells: Cells, name: str) -> int:
+    count = len(cells.columns)
+    if name in cells.names:
+        if cells.names.count(name) > 1:
+            raise DataError(f"{cells.path}: {cells.names.count(name)} columns are called {name!r}. Name them apart.")
+        return cells.names.index(name)
+    if name.removeprefix("-").isdecimal() and -count <= int(name) < count:
+        return int(name) % count
+    valid = cells.names or [str(index) for index in range(count)]
+    raise DataError(f"{cells.path} has no column {name!r} for --label. {closest(name, valid)}")
+
+
+def _target(cells: Cells, column: int, marks: Marks, task: Wanted) -> Target:
+    texts, name = cells.columns[column], cells.name(column)
+    where = f"{cells.path}: {name}"
+    for row, text in enumerate(texts):
+        if text.lower() in MISSING_LABEL:
             raise DataError(
-                f"{path}, line {line.number}: {len(line.cells)} columns, where the first line has {columns}. Give "
-                "every sample as many, its label last."
+                f"{cells.path}, line {cells.lines[row]}: the label is missing. Fill it in or leave the line out."
             )
-    return lines
-
-
-def _without_header(lines: list[_Line], delimiter: str) -> tuple[list[_Line], list[str]]:
-    """The lines that hold samples, and the names of the columns; none if the first line is a sample too."""
-    first, *rest = lines
-    is_named = all(_number(cell, delimiter) is None for cell in first.cells[:-1])
-    names_label = _number(first.cells[-1], delimiter) is None and all(
-        _number(line.cells[-1], delimiter) is not None for line in rest
-    )
-    index = {line.cells[0] for line in rest}
-    names_columns_beside_index = not first.cells[0] and len(index) == len(rest) and all(map(str.isdigit, index))
-    is_header = bool(rest) and (is_named or names_label or names_columns_beside_index)
-    return (rest, first.cells) if is_header else (lines, [])
-
-
-def _numbers(path: Path, line: _Line, names: Sequence[str], first: int, delimiter: str) -> list[float]:
-    values = []
-    for column, cell in enumerate(line.cells[first:-1], start=first):
-        value = _number(cell, delimiter)
-        if value is None or not math.isfinite(value):
-            where = f"{path}, line {line.number}, column {column + 1}"
-            name = f" ({names[column]!r})" if names else ""
-            if cell.lower() in MISSING:
-                raise DataError(f"{where}{name}: a value is missing. Fill it in or leave the line out.")
+    values = None
+    if not any(map(is_missing, texts)):
+        try:
+            values = marks.numbers(texts)
+        except ValueError as error:
+            if task != "classification":
+                raise DataError(
+                    f"{where} holds {error}, which may be either of two numbers. Write it with a point."
+                ) from error
+    if values is None and task != "classification":
+        odd = [row for row, text in enumerate(texts) if is_missing(text) or not is_number(text)]
+        if not odd:
+            raise DataError(f"{where} has decimals with a comma beside others with a point. Write all with a point.")
+        if task == "regression" or (len(odd) < len(texts) / 2 and len(set(texts)) > FEW):
             raise DataError(
-                f"{where}{name}: {cell[:40]!r} is no finite number. Encode every feature as a number; the label "
-                "is last."
+                f"{cells.where(odd[0], column)}: {texts[odd[0]][:40]!r} is no number, and a quantity must be numbers. "
+                "Correct it or leave the line out; if the column holds classes, say --task classification."
             )
-        values.append(value)
-    return values
+    if values is not None and not np.isfinite(values).all():
+        raise DataError(f"{where} holds a number that is too large. Scale it.")
+    if values is not None and is_quantity(where, values, task):
+        return quantity(where, values, name)
+    return classes(where, codes(texts) or texts, name, cells.classes)
 
 
-def _labels(path: Path, lines: Sequence[_Line], name: str, delimiter: str) -> list[Label]:
-    """Whole numbers if all of them are; else text, as it stands."""
-    values = []
-    for line in lines:
-        if line.cells[-1].lower() in MISSING_LABEL:
-            raise DataError(f"{path}, line {line.number}: the label is missing. Fill it in or leave the line out.")
-        values.append(_number(line.cells[-1], delimiter))
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(lines):
-        return [line.cells[-1] for line in lines]
-    for line, value in zip(lines, numbers, strict=True):
-        if not (math.isfinite(value) and value == math.floor(value) and abs(value) < 2**53):
+def _flags(cells: Cells, chosen: Sequence[int]) -> Target:
+    """Several labels of 0 and 1."""
+    columns = []
+    for column in chosen:
+        texts = [FLAGS.get(text.lower(), text) for text in cells.columns[column]]
+        found = codes(texts)
+        if found is None or not set(found) <= {0, 1}:
+            row = next(row for row, text in enumerate(texts) if text not in ("0", "1"))
             raise DataError(
-                f"{path}, line {line.number}: {name} holds {line.cells[-1]}, which is no class. Labels must be whole "
-                "numbers or text; predicting quantities is not supported."
+                f"{cells.where(row, column)}: {texts[row][:40]!r} is neither 0 nor 1. Of several labels each must be; "
+                "one label may be anything."
             )
-    return [int(value) for value in numbers]
-
-
-def _number(cell: str, delimiter: str) -> float | None:
-    """The number that a cell holds; None if it is something else."""
-    try:
-        return float(cell.replace(",", ".", 1) if delimiter == ";" else cell)
-    except ValueError:
-        return None
+        columns.append(found)
+    names = [cells.name(column) for column in chosen]
+    return several(f"{cells.path}", np.array(columns).T, names)

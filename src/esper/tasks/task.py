@@ -1,7 +1,7 @@
 """A task: samples in three parts, and the host that is to learn them."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -12,11 +12,23 @@ class Samples(NamedTuple):
     """Samples with what is to be predicted.
 
     Classification has ``x`` float32 ``[n, features]`` and ``y`` int64 ``[n]``, prediction of the next token ``x`` and
-    ``y`` int64 ``[n, tokens]``.
+    ``y`` int64 ``[n, tokens]``. A quantity is float32 ``[n]``, standardised by the training part; several labels are
+    float32 ``[n, labels]`` of 0 and 1.
     """
 
     x: Tensor
     y: Tensor
+
+
+class Scale(NamedTuple):
+    """A quantity in its own units is ``y * std + mean``."""
+
+    mean: float
+    std: float
+
+
+METRICS = {"classification": "accuracy", "regression": "R2", "multilabel": "labels right"}
+"""Name of the metric of each kind of task, of which more is better; it is a mean over samples."""
 
 
 class HostFactory(Protocol):
@@ -38,15 +50,16 @@ class DeepeningFactory(HostFactory, Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned: classes of real samples, or the next token of a text.
+    """What is learned: classes of real samples, a quantity, several labels, or the next token of a text.
 
     Args:
         name: short name, fit for a file name.
         train: samples to learn from.
         held_out: samples by which growth is steered and judged.
         test: samples that no decision sees.
-        make_host: builds the host, whose logits are ``[n, classes]`` or ``[n, tokens, classes]``.
-        labels: the data's own name of every class; of a text, its characters.
+        make_host: builds the host, whose outputs are ``[n, classes]``, ``[n, tokens, classes]``, ``[n, labels]``, or
+            ``[n, 1]`` for a quantity.
+        labels: the data's own name of every output: of a class, a label, the quantity; of a text, its characters.
         shape: of a sample as the data holds it; ``x`` may have it flattened.
         mean: with the axes of a sample in ``x``, and
         std: alike: ``x`` is ``(raw - mean) / std`` of what the data holds. None for tokens.
@@ -54,7 +67,12 @@ class Task:
             every sample stands by itself.
         test_groups: int64 ``[test samples]``, alike.
         is_scalable: whether ``make_host`` follows its ``width_factor``.
-        metric: name of the metric, the share of predictions that are right.
+        metric: name of the metric, of which more is better.
+        kind: of what is predicted; a text counts as classification.
+        scale: of a quantity; None for all else.
+        features: name of every feature in ``x``, of a table.
+        columns: how each column of a table becomes features, as plain values.
+        told: what was decided about the data, a sentence each.
     """
 
     name: str
@@ -69,17 +87,22 @@ class Task:
     groups: Tensor | None = None
     test_groups: Tensor | None = None
     is_scalable: bool = True
-    metric: str = "accuracy"
+    metric: str = METRICS["classification"]
+    kind: Literal["classification", "regression", "multilabel"] = "classification"
+    scale: Scale | None = None
+    features: tuple[str, ...] = ()
+    columns: tuple[dict[str, Any], ...] = ()
+    told: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, or of different characters."""
+        """Number of outputs: of classes, labels or different characters; 1 for a quantity."""
         return len(self.labels)
 
     @property
     def is_text(self) -> bool:
         """Whether the next token is to be predicted, at every position of a window."""
-        return self.train.y.dim() == 2
+        return self.train.y.dim() == 2 and not self.train.y.is_floating_point()
 
 
 def deeper(task: Task) -> Task:

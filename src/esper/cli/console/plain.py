@@ -23,6 +23,7 @@ class PlainLines(Presentation):
     def __init__(self) -> None:
         self._heading: Heading | None = None
         self._epochs = 1
+        self._metric = "accuracy"
 
     def begin(self, heading: Heading) -> None:
         self._heading, self._epochs = heading, heading.epochs
@@ -33,6 +34,8 @@ class PlainLines(Presentation):
         if event["event"] == "epoch":
             self._epoch(event)
             return
+        if event["event"] == "model":
+            self._metric = event.get("metric") or self._metric
         words = told(event)
         if words is not None and words.what not in _UNSAID:
             self.say(f"  {words.what}" if words.what in _INDENTED else words.what, str(words))
@@ -65,5 +68,5 @@ class PlainLines(Presentation):
         self._print(
             f"epoch {epoch:>3}/{self._epochs:<3}"
             f"train loss {number(event['train_loss'], '.4f')}   held-out loss {number(event['val_loss'], '.4f')}   "
-            f"accuracy {number(event['val_metric'], '.1%')}"
+            f"{self._metric} {number(event['val_metric'], '.1%')}"
         )

@@ -100,6 +100,7 @@ class Scene:
     train_losses: list[float | None] = field(default_factory=list)
     val_losses: list[float | None] = field(default_factory=list)
     val_metrics: list[float | None] = field(default_factory=list)
+    metric: str = "accuracy"
     lr: float | None = None
     contest: Contest | None = None
     awake: dict[tuple[str, int | str], Awake] = field(default_factory=dict)
@@ -114,6 +115,8 @@ class Scene:
     def add(self, event: Event) -> None:
         """Take in an event of the session."""
         match event["event"]:
+            case "model":
+                self.metric = event.get("metric") or self.metric
             case "epoch":
                 self.train_losses.append(event["train_loss"])
                 self.val_losses.append(event["val_loss"])

@@ -140,11 +140,11 @@ def _place_in_run(scene: Scene, position: "Position") -> Text:
 def _curves(scene: Scene, width: int) -> Iterator[Text]:
     curves = {"train loss": (scene.train_losses, ".4f"), "held-out loss": (scene.val_losses, ".4f")}
     if any(value is not None for value in scene.val_metrics):
-        curves["accuracy"] = (scene.val_metrics, ".1%")
+        curves[scene.metric] = (scene.val_metrics, ".1%")
     for name, (values, spec) in curves.items():
         newest = number(values[-1] if values else None, spec)
-        curve = sparkline(values, min(CURVE, max(1, width - LABEL - VALUE - 2)), is_log=name != "accuracy")
-        yield Text.assemble((f"{name:<{LABEL}}", _QUIET), (f"{newest:>{VALUE}}  ", "bold"), (curve, _NOW))
+        curve = sparkline(values, min(CURVE, max(1, width - LABEL - VALUE - 2)), is_log=name != scene.metric)
+        yield Text.assemble((f"{name[: LABEL - 1]:<{LABEL}}", _QUIET), (f"{newest:>{VALUE}}  ", "bold"), (curve, _NOW))
 
 
 def _contest(scene: Scene, contest: Contest, position: "Position", width: int, most: int) -> Iterator[Text]:

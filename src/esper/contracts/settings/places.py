@@ -29,7 +29,8 @@ class PlaceSettings:
             shall not run beside them either.
         seeds_per_layer: seeds of each layer, capped at its channels. Blocks, spans and the model have one.
         axis: channel axis (1 or -1) of places whose modules do not tell, by pattern.
-        output_fields: which field of a mapping or dataclass output grafts write, by pattern; else the first tensor.
+        output_fields: which field of a mapping or dataclass output grafts write, by pattern; else the first
+            float tensor of two axes or more.
         telemetry_rows: vectors of channels that each place looks at in one of eight training forward passes; 0 senses
             nothing.
         drift_threshold: ``drift_controlled`` pauses while host weights are further than this from their average,

@@ -64,12 +64,24 @@ def edge_of(layer: nn.Module) -> Edge | None:
             return Edge(layer.num_channels, layer.num_channels, axis=1, is_norm=True)
         case nn.LayerNorm() | nn.RMSNorm() if len(layer.normalized_shape) == 1:
             return Edge(layer.normalized_shape[0], layer.normalized_shape[0], is_norm=True)
+    if is_adapted(type(layer)) and isinstance(inner := getattr(layer, "base_layer", None), nn.Module):
+        return edge_of(inner)
     return None
 
 
 def is_opaque(module: nn.Module) -> bool:
-    """Whether a module must be hosted as a whole: it uses what it holds without calling it."""
-    return isinstance(module, nn.MultiheadAttention | nn.RNNBase)
+    """Whether a module must be hosted as a whole: it uses what it holds without calling it, or takes it apart."""
+    return isinstance(module, nn.MultiheadAttention | nn.RNNBase) or is_adapted(type(module))
+
+
+def is_adapted(kind: type[nn.Module]) -> bool:
+    """Whether it is the class of a layer with adapters of ``peft``: merging throws away what hangs on its parts."""
+    return any(base.__name__ == "BaseTunerLayer" for base in kind.__mro__)
+
+
+def is_around_adapters(kind: type[nn.Module]) -> bool:
+    """Whether it is a class of ``peft`` around a model with adapters: merging them gives the model alone."""
+    return any(base.__name__ in ("PeftModel", "BaseTuner") for base in kind.__mro__)
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:
@@ -89,6 +101,25 @@ def first_and_last(*modules: nn.Module) -> tuple[Edge, Edge] | None:
     if not real or real[0] is None or real[-1] is None:
         return None
     return real[0], real[-1]
+
+
+def known_ends(*modules: nn.Module) -> list[Edge]:
+    """Edges of the first and of the last layer that is known and more than a norm, whatever lies around them; empty if
+    there is none."""
+    edges = [edge_of(layer) for module in modules for layer in layers_of(module)]
+    known = [edge for edge in edges if edge is not None and not edge.is_norm]
+    return [known[0], known[-1]] if known else []
+
+
+def is_linear_like(module: nn.Module, inputs: int, outputs: int) -> bool:
+    """Whether a layer of an unknown class has a parameter that maps so many features to so many channels."""
+    shapes = [list(parameter.shape) for parameter in module.parameters(recurse=False)]
+    for shape in shapes:
+        if inputs in shape:
+            shape.remove(inputs)
+            if outputs in shape:
+                return True
+    return False
 
 
 def outermost(*modules: nn.Module) -> tuple[Edge | None, Edge | None]:

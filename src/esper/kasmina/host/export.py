@@ -1,145 +1,260 @@
-"""The grown model as standard torch modules, with nothing of Esper in it."""
+"""The grown model as standard torch modules, with nothing of Esper in it.
+
+A module that carries fossils stays what it is: its class, attributes and keys. It gets one child, ``grown``, and the
+same object as a forward hook: a ``torch.fx.GraphModule`` that adds the fossils to the module's output. A graph module
+carries its source, so that copying, pickling and loading need no Esper. It runs before the module's own forward hooks
+and after its pre-hooks, where a wrapped module adds its grafts.
+"""
 
 import copy
 import dataclasses
+import functools
 import inspect
 import operator
-from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from esper.contracts.errors import ConfigError
-from esper.kasmina.host.layer import ESPER, KasminaLayer
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.comparing import check_same, run
+from esper.kasmina.host.edges import is_adapted
+from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
+from esper.kasmina.host.measuring import container_of
+from esper.kasmina.host.refusals import refuse_bypassed, walks_children
+from esper.kasmina.host.wrapping import places, to_bare_class
 from esper.kasmina.places.place import Place
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+GROWN = "grown"
+"""Name of the child that holds what a module has grown; further ones are ``grown_2`` and so on."""
+
+INPUTS = "span_inputs"
+"""Attribute of the ends of a span whose container does not run it."""
 
 
-def export(model: nn.Module) -> nn.Module:
-    """A copy of a wrapped model in which fossils are standard modules beside the host's.
+def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Module:
+    """A copy of a wrapped model in which fossils are standard modules below those whose output they change.
 
-    A module that carries fossils becomes a ``torch.fx.GraphModule`` of the host's module and one branch per fossil;
-    where a span carries them, its sequential container does. Everything else keeps its class. Neither the copy nor what
-    ``torch.export`` makes of it needs Esper.
+    Every module keeps its class, attributes and the names of its weights. One that carries fossils has a child
+    ``grown``, which is also its first forward hook. A sequential container in which a span has grown has a forward of
+    its own with the span's fossils; where its steps are called one by one, hooks at the span's ends add them. Neither
+    the copy nor what ``torch.export`` makes of it needs Esper.
 
     Args:
         model: the wrapped model, without live grafts.
+        example: an input on which the copy is compared with the wrapped model, as :func:`esper.wrap` takes it. None is
+            the one that ``wrap`` was given; without one nothing is compared.
+        check: whether to compare, in eval mode.
 
     Returns:
         A new module with the same outputs, in the same mode, on the same device.
 
     Raises:
-        ConfigError: if a graft is still live, or a control blueprint was grown.
+        ConfigError: if a graft is still live, a control blueprint was grown, a module has got a forward of its own, or
+            the copy computes something else.
     """
     live = [place.layer_id for place in places(model) if place.arena.live]
     if live:
         raise ConfigError(
             f"Grafts are still live at {', '.join(map(repr, live))}. Call session.finish(): it keeps or removes them."
         )
-    return _plain(copy.deepcopy(model), {})
+    if example is None and isinstance(model, KasminaLayer):
+        example = model._esper.example
+    copied = _copy(model)
+    refuse_bypassed(copied)
+    for module in copied.modules():
+        if isinstance(module, KasminaLayer):  # what a library has put around it for mixed precision
+            vars(module).pop("forward", None)
+            vars(module).pop("_original_forward", None)
+    if not (check and example is not None and any(place.is_growing for place in places(copied))):
+        return _plain(copied)
+    wanted = run(copied, example)
+    plain = _plain(copied)
+    check_same(wanted, run(plain, example))
+    return plain
 
 
-def _plain(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
-    """The module without Esper, children first; a shared module is done once."""
-    if id(module) in done:
-        return done[id(module)]
-    key = id(module)
-    steps = {name: child for name, child in module._modules.items() if child is not None and name != ESPER}
-    spans = [place for step in steps.values() for place in _places(step, "span")]
-    starts = {name: list(step._esper.feeds) for name, step in steps.items() if isinstance(step, KasminaLayer)}
-    ends = {name: list(_places(step, "span")) for name, step in steps.items()}
-    own = [place for place in _places(module) if place.kind != "span"]
-    for name, child in steps.items():
-        module._modules[name] = _plain(child, done)
-    if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(m, fx.GraphModule) for m in module.modules()):
-        module.activation_relu_or_gelu = 0  # off its fast path, which reads weights and would bypass what grew beneath
-    if isinstance(module, KasminaLayer):
-        del module._modules[ESPER]
-        module.__class__ = module.esper_base  # type: ignore[assignment]
-    if spans:
-        module = _sequential(module, starts, ends)
-    if own:
-        module = _beside(module, own)
-    done[key] = module
-    return module
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy. ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` keep a computed weight as a plain
+    attribute, which deepcopy refuses; it is computed again in the next forward pass."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for held in vars(module).values()
+        for value in (held if isinstance(held, list | tuple) else (held,))
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, computed)
 
 
-def _places(module: nn.Module, kind: str | None = None) -> Iterator[Place]:
-    """Places with fossils that write this module's output."""
-    if isinstance(module, KasminaLayer):
-        yield from (place for place in module._esper if place.is_growing and kind in (None, place.kind))
+def _plain(model: nn.Module) -> nn.Module:
+    """The model without Esper, in place."""
+    anchors: dict[nn.Module, Anchor] = {}
+    for module in list(model.modules()):
+        if isinstance(module, KasminaLayer):
+            anchors[module] = module._esper
+            to_bare_class(module)
+    grown = [(module, place) for module, anchor in anchors.items() for place in anchor if place.is_growing]
+    hosts = {module for module, _ in grown}
+    for module in anchors:
+        if isinstance(module, nn.TransformerEncoder) and not hosts.isdisjoint(module.layers.modules()):
+            module.use_nested_tensor = False  # which fossils cannot read
+    spans: dict[nn.Module, list[Place]] = {}
+    inputs: dict[str, Any] = {}
+    for _, place in reversed(grown):  # each in front of those before it
+        if place.kind == "span":
+            container = container_of(model, place.site.modules)
+            first, last = _ends(container, place)
+            if place.site.is_walked or _is_hooked(first, last):
+                _hook_span(first, last, place, inputs)
+            else:
+                spans.setdefault(container, []).insert(0, place)
+    for container, inside in spans.items():
+        vars(container)["forward"] = _sequential(container, inside).forward
+    for module, place in grown:
+        if place.kind != "span":
+            hook = _hold(module, _beside(module, place))
+            module.register_forward_hook(hook, prepend=True, with_kwargs=True)
+            if is_adapted(type(module)):
+                vars(module)["unload_and_optionally_merge_module"] = _refusal(MERGING)
+    for module in list(model.modules()):
+        if hasattr(module, "save_pretrained") and any(isinstance(one, fx.GraphModule) for one in module.modules()):
+            vars(module)["save_pretrained"] = _refusal(SAVING)
+    return model
 
 
-def _beside(host: nn.Module, own: list[Place]) -> fx.GraphModule:
-    """The host and the fossils of its own places."""
+def _refusal(message: str) -> Any:
+    """A function without Esper that raises an ``AssertionError`` with this message, whatever its arguments are."""
+    graph = fx.Graph()
+    _, kwargs = _placeholders(graph, "*args", "**kwargs")
+    graph.call_function(torch._assert, (kwargs.get("").node, message))
+    graph.output(None)
+    return fx.GraphModule(nn.Module(), graph, "Refusal").forward
+
+
+def _hold(module: nn.Module, grown: fx.GraphModule) -> fx.GraphModule:
+    """Make what grew a child of the module; of its last one that does not walk its children, where it would run it."""
+    holder = _holder(module)
+    if holder is None:
+        raise ConfigError(f"{type(module).__name__} walks its children, and none of them can hold what it has grown.")
+    name, number = GROWN, 1
+    while hasattr(holder, name):
+        number += 1
+        name = f"{GROWN}_{number}"
+    holder.add_module(name, grown)
+    return grown
+
+
+def _holder(module: nn.Module) -> nn.Module | None:
+    if not walks_children(module):
+        return module
+    found = (_holder(child) for child in reversed(list(module.children())))
+    return next((holder for holder in found if holder is not None), None)
+
+
+def _beside(host: nn.Module, place: Place) -> fx.GraphModule:
+    """The fossils of a module's own place as a forward hook of the module."""
     root, graph = nn.Module(), fx.Graph()
-    root.add_module("host", host)
-    args, kwargs = _placeholders(graph, host)
-    output = graph.call_module("host", args, kwargs)
-    for place in own:
-        output = _add_fossils(root, graph, place, [*args, *kwargs.values()][0], output)
-    module = _graph_module(root, graph, output, host, "Grown")
-    # A parent may read them: ``self.linear.weight``, ``layer.self_attn.batch_first``. As plain entries they are neither
-    # parameters nor children a second time.
-    for name, value in {**vars(host), **host._parameters, **host._buffers, **host._modules}.items():
-        if name not in _OF_EVERY_MODULE and not hasattr(module, name):
-            vars(module)[name] = value
-    return module
+    _, args, kwargs, output = _placeholders(graph, "module", "args", "kwargs", "output")
+    x = _argument(args, kwargs, host, place) if place.ports.inputs else None
+    return _graph_module(root, graph, _add_fossils(root, place, x, output), place.training)
 
 
-def _placeholders(graph: fx.Graph, host: nn.Module) -> tuple[tuple[fx.Node, ...], dict[str, Any]]:
-    """Arguments like those of the host's forward; the first one is what grafts read."""
-    args: list[fx.Node] = []
-    kwargs: dict[str, Any] = {}
-    for parameter in inspect.signature(host.forward).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            kind = type(host).__name__
-            raise ConfigError(
-                f"{kind}.forward takes *{parameter.name}, so no graph with fossils beside it can be made. Give its "
-                "forward named arguments."
-            )
-        default = () if parameter.default is parameter.empty else (parameter.default,)
-        node = graph.placeholder(parameter.name, None, *default)
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            kwargs[parameter.name] = node
-        else:
-            args.append(node)
-    return tuple(args), kwargs
+def _argument(args: Any, kwargs: Any, host: nn.Module, place: Place) -> Any:
+    """What grafts read, however it is passed."""
+    read = place.site.argument
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [one.name for one in inspect.signature(host.forward).parameters.values() if one.kind in kinds]
+    if isinstance(read, str):
+        if read not in names:
+            return kwargs[read]
+        read = names.index(read)
+    return operator.add(args[read:], (kwargs.get(names[read]),))[0] if read < len(names) else args[read]
 
 
-def _sequential(host: nn.Module, starts: dict[str, list[Place]], ends: dict[str, list[Place]]) -> fx.GraphModule:
-    """The steps of a sequential container, and the fossils of spans between them."""
+def _sequential(container: nn.Module, spans: list[Place]) -> fx.GraphModule:
+    """The forward of a sequential container, with the fossils of spans between its steps."""
     root, graph = nn.Module(), fx.Graph()
-    y = graph.placeholder("x")
-    inputs: dict[str, fx.Node] = {}
-    for name, step in host._modules.items():  # a step may come twice
+    (y,) = _placeholders(graph, "input")
+    inputs: dict[str, fx.Proxy] = {}
+    for name, step in list(container._modules.items()):  # a step may come twice
         assert step is not None
-        inputs |= {place.layer_id: y for place in starts.get(name, [])}
-        root.add_module(f"step_{name}", step)
-        y = graph.call_module(f"step_{name}", (y,))
-        for place in ends[name]:
-            if place.layer_id in inputs:  # else its last module runs outside the span here
-                y = _add_fossils(root, graph, place, inputs.pop(place.layer_id), y)
-    return _graph_module(root, graph, y, host, "GrownSequential")
+        inputs |= {place.layer_id: y for place in spans if step is _ends(container, place)[0]}
+        root.add_module(name, step)
+        y = fx.Proxy(graph.call_module(name, (y.node,)), y.tracer)
+        for place in spans:
+            if step is _ends(container, place)[1] and place.layer_id in inputs:  # else it runs outside the span here
+                called = f"{name}_{GROWN}_{len(root._modules)}"
+                root.add_module(called, _hold(step, _span(place)))
+                y = fx.Proxy(graph.call_module(called, (y.node, inputs.pop(place.layer_id).node)), y.tracer)
+    return _graph_module(root, graph, y, True)
 
 
-def _graph_module(root: nn.Module, graph: fx.Graph, output: fx.Node, host: nn.Module, name: str) -> fx.GraphModule:
-    graph.output(output)
-    module = fx.GraphModule(root, graph, name)
-    module.training = host.training
+def _ends(container: nn.Module, span: Place) -> tuple[nn.Module, nn.Module]:
+    """First and last step of a span."""
+    first, last = (container._modules[span.site.modules[end].rpartition(".")[2]] for end in (0, -1))
+    assert first is not None
+    assert last is not None
+    return first, last
+
+
+def _is_hooked(first: nn.Module, last: nn.Module) -> bool:
+    """Whether hooks at the ends of a span may change what lies between them and its grafts; those of ``torch.nn.utils``
+    only compute a weight."""
+    hooks = (*first._forward_pre_hooks.values(), *last._forward_hooks.values())
+    return not all(type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
+
+
+def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: dict[str, Any]) -> None:
+    """The fossils of a span as hooks of its first and last module, for a container that does not run them.
+
+    The first hook leaves its input in ``inputs``, a dictionary that both modules have; the last one takes it, if there
+    is any. So such an export may not be called by several threads at a time.
+    """
+    holder = _hold(last, _span(place))
+    path = next(name for name, module in last.named_modules() if module is holder)
+    vars(first)[INPUTS] = vars(last)[INPUTS] = inputs
+    graph = fx.Graph()
+    module, args = _placeholders(graph, "module", "args")
+    getattr(module, INPUTS).update({place.layer_id: (args[0],)})
+    graph.output(None)
+    first.register_forward_pre_hook(fx.GraphModule(nn.Module(), graph, "SpanStart"))
+    graph = fx.Graph()
+    module, _, output = _placeholders(graph, "module", "args", "output")
+    found, add = getattr(module, INPUTS).pop(place.layer_id, ()), module.get_submodule(path)
+    grown = graph.call_function(functools.reduce, (add.node, found.node, output.node))  # nothing outside the span
+    grown.meta["is_wrapped"] = True
+    graph.output(grown)
+    last.register_forward_hook(fx.GraphModule(nn.Module(), graph, "SpanEnd"), prepend=True)
+
+
+def _span(place: Place) -> fx.GraphModule:
+    """The fossils of a span: ``(output, x)`` to the output with them."""
+    root, graph = nn.Module(), fx.Graph()
+    output, x = _placeholders(graph, "output", "x")
+    return _graph_module(root, graph, _add_fossils(root, place, x, output), place.training)
+
+
+def _placeholders(graph: fx.Graph, *names: str) -> list[Any]:
+    """Arguments of a graph, to be computed with."""
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    return [fx.Proxy(graph.placeholder(name), tracer) for name in names]
+
+
+def _graph_module(root: nn.Module, graph: fx.Graph, output: Any, is_training: bool) -> fx.GraphModule:
+    graph.output(output.node)
+    module = fx.GraphModule(root, graph, "Grown")
+    module.training = is_training
     return module
 
 
-def _add_fossils(root: nn.Module, graph: fx.Graph, place: Place, x: fx.Node, output: fx.Node) -> fx.Node:
+def _add_fossils(root: nn.Module, place: Place, x: Any, output: Any) -> Any:
     """The host's output with all fossils of a place, in the form that the host gives it."""
     geometry, (form, *where) = place.site.geometry, place.site.form
-    tracer = fx.proxy.GraphAppendingTracer(graph)
-    proxy: Any = fx.Proxy(output, tracer)
-    y: Any = geometry.channels_last(_written(proxy, form, where))
-    read: Any = geometry.read(fx.Proxy(x, tracer), y) if place.ports.inputs else None  # type: ignore[arg-type]
+    graph, tracer = output.node.graph, output.tracer
+    y: Any = geometry.channels_last(_written(output, form, where))
+    read: Any = geometry.read(x, y) if place.ports.inputs else None
     for index, group in enumerate(place.arena.fossils):
         for graft, params in zip(group, place.arena.fossil_bytes(index), strict=True):
             name = f"graft_{graft.lifecycle}"
@@ -154,25 +269,29 @@ def _add_fossils(root: nn.Module, graph: fx.Graph, place: Place, x: fx.Node, out
                 delta = F.pad(delta, (before, after))
             y = y + delta
     y = geometry.restore(y)
-    return _replaced(proxy, form, where, y.contiguous() if geometry.output_axis == 1 else y)
+    return _replaced(output, form, where, y.contiguous() if geometry.output_axis == 1 else y)
 
 
 def _written(output: Any, form: str, where: list[Any]) -> Any:
     if form == "tensor":
         return output
-    return getattr(output, where[0]) if form == "dataclass" else output[where[0]]
+    return getattr(output, where[0]) if form in ("dataclass", "named") else output[where[0]]
 
 
-def _replaced(output: Any, form: str, where: list[Any], y: Any) -> fx.Node:
-    """As in :func:`esper.kasmina.outputs.with_tensor`, in a graph; a named tuple becomes a plain one."""
-    graph: fx.Graph = output.node.graph
-    if form == "items":
-        index, length = where
-        items = tuple(y.node if one == index else output[one].node for one in range(length))
-        return graph.call_function(tuple, (items,))
-    if form == "mapping":
-        return graph.call_function(operator.or_, (output.node, {where[0]: y.node}))
-    if form == "dataclass":
-        return graph.call_function(dataclasses.replace, (output.node,), {where[0]: y.node})
-    node: fx.Node = y.node
-    return node
+def _replaced(output: Any, form: str, where: list[Any], y: Any) -> Any:
+    """As in :func:`esper.kasmina.outputs.with_tensor`, in a graph."""
+    graph = output.node.graph
+    match form:
+        case "items":
+            return operator.add(output[: where[0]], (y,)) + output[where[0] + 1 :]
+        case "list":
+            return operator.add(output[: where[0]], [y]) + output[where[0] + 1 :]
+        case "named":
+            return output._replace(**{where[0]: y})
+        case "mapping":
+            return output | {where[0]: y}
+        case "dataclass":
+            node = graph.call_function(dataclasses.replace, (output.node,), {where[0]: y.node})
+            node.meta["is_wrapped"] = True  # a call in the source, also where the source is traced to be loaded
+            return fx.Proxy(node, output.tracer)
+    return y

@@ -5,19 +5,33 @@ state is in one child, ``_esper``, an :class:`Anchor`; it holds one :class:`Plac
 this module's output.
 """
 
+import inspect
 from collections import OrderedDict
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.kasmina.grafts.arena import Activity
+from esper.kasmina.host.caches import refuse_continuation
+from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.outputs import first_tensor, with_tensor, written_tensor
 from esper.kasmina.places.place import Place
 
 ESPER = "_esper"
+
+SAVING = (
+    "The model has grown, and save_pretrained would lose what grew. Call "
+    "esper.integrations.transformers.save_pretrained(model, directory)."
+)
+MERGING = (
+    "A layer with adapters has grown, and merging or unloading them would lose what grew. Merge before esper.wrap, or "
+    "keep the adapters."
+)
 
 if TYPE_CHECKING:
     _Host = nn.Module
@@ -33,10 +47,15 @@ class Anchor(nn.Module):
         feeds: places whose span starts here; each is a child of the module where its span ends.
         activity: how many of both have grafts, or seeds that train in isolation.
         senses: whether the seeds look at activations in training.
-        config: the configuration of the whole model; only the root's anchor has it.
+        config: the configuration of the whole model; only the root's anchor has it, and the example.
+        example: the input that the model was wrapped with; it goes where the model goes, and is not copied with it.
+        found: what the whole model was when it was wrapped (``wrapping.layout``); only the root's anchor has it.
+        kin: all anchors of the model.
     """
 
     config: GrowthConfig | None = None
+    example: Any = None
+    found: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +63,17 @@ class Anchor(nn.Module):
         self.feeds: list[Place] = []
         self.activity = Activity()
         self.senses = False
+        self.kin: list[Anchor] = [self]
+        self._writes_all = False
+        self.register_state_dict_post_hook(_leave_out_dormant)
         self.register_load_state_dict_pre_hook(_fill_absent_keys)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "example"}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.example = tree_map_only(Tensor, fn, self.example)
+        return super()._apply(fn, recurse)
 
     def hold(self, key: str, place: Place) -> None:
         """Take a place that writes this module's output."""
@@ -73,16 +102,42 @@ class Anchor(nn.Module):
                 output = with_tensor(output, place.site.field, grown)
         return output
 
+    def whole_state(self, prefix: str) -> dict[str, Any]:
+        """The state dict with all keys, also while the model is dormant."""
+        self._writes_all = True
+        try:
+            return self.state_dict(prefix=prefix)
+        finally:
+            self._writes_all = False
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a state dict has keys of it: once any seed of the model has a graft, or had one that was kept."""
+        return self._writes_all or not all(place.is_dormant for anchor in self.kin for place in anchor)
+
     def __iter__(self) -> Iterator[Place]:
         for place in self.places.values():
             assert isinstance(place, Place)
             yield place
 
 
-def _fill_absent_keys(anchor: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A bare host's checkpoint loads strictly and leaves the seeds as they are."""
+def _leave_out_dormant(anchor: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    """A model that is dormant writes the keys of the bare host."""
+    assert isinstance(anchor, Anchor)
+    for key in [] if anchor.is_written else [key for key in state_dict if key.startswith(prefix)]:
+        del state_dict[key]
+
+
+def _fill_absent_keys(
+    anchor: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
+) -> None:
+    """A bare host's checkpoint loads strictly and leaves the seeds as they are; what a dormant model wrote, which its
+    metadata tell, takes away what has grown since."""
+    assert isinstance(anchor, Anchor)
     if not any(key.startswith(prefix) for key in state_dict):
-        state_dict.update(anchor.state_dict(prefix=prefix))
+        for place in anchor if "version" in metadata else ():
+            place.forget()
+        state_dict.update(anchor.whole_state(prefix))
 
 
 class KasminaLayer(_Host):
@@ -92,11 +147,15 @@ class KasminaLayer(_Host):
     esper_base: type[nn.Module]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        anchor: Any = self._modules[ESPER]  # not self._esper: __getattr__ costs more than the rest
+        anchor: Any = self._modules.get(ESPER)  # not self._esper: __getattr__ costs more than the rest
+        if anchor is None:  # unwrapped: a library has put this method on the instance, with something around it
+            return type(self).forward(self, *args, **kwargs)
+        if kwargs:
+            refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)
         if anchor.activity.places == 0:
             output = super().forward(*args, **kwargs)
             return anchor.serve(output, None) if anchor.senses and self.training else output
-        x = first_tensor(args, kwargs)
+        x = first_tensor(self, args, kwargs)
         for place in anchor.feeds:
             if place.is_busy:
                 place.capture(x)
@@ -166,6 +225,56 @@ class KasminaDict(KasminaLayer):
         return _steps(self).items()
 
 
+class KasminaEncoder(KasminaLayer):
+    """What an ``nn.TransformerEncoder`` needs besides: in eval mode it hands its layers nested tensors where padding is
+    masked, which grafts cannot read. While anything grows in them it does not.
+    """
+
+    layers: nn.ModuleList
+
+    @property
+    def use_nested_tensor(self) -> bool:
+        """What torch asks for before it makes them."""
+        is_busy = any(isinstance(module, Place) and module.is_busy for module in self.layers.modules())
+        return bool(vars(self)["use_nested_tensor"]) and not is_busy
+
+    @use_nested_tensor.setter
+    def use_nested_tensor(self, value: bool) -> None:
+        vars(self)["use_nested_tensor"] = value
+
+
+class KasminaAdapter(KasminaLayer):
+    """What a layer with adapters of ``peft`` needs besides."""
+
+    def unload_and_optionally_merge_module(self, merge: bool, **options: Any) -> nn.Module:
+        """What ``merge_and_unload`` and ``unload`` put in place of the layer."""
+        host: Any = super()
+        if not all(place.is_dormant for place in self._esper):
+            raise ConfigError(MERGING)
+        if hasattr(host, "unload_and_optionally_merge_module"):
+            merged: nn.Module = host.unload_and_optionally_merge_module(merge=merge, **options)
+            return merged
+        if merge:
+            host.merge(**options)
+        bare: nn.Module = host.get_base_layer()
+        return bare
+
+
+class KasminaPretrained(KasminaLayer):
+    """What a model with ``save_pretrained`` needs besides."""
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's, under the name of its class."""
+        if any(isinstance(module, Place) and not module.is_dormant for module in self.modules()):
+            raise ConfigError(SAVING)
+        host: Any = self
+        host.__class__, kind = self.esper_base, type(self)
+        try:
+            return host.save_pretrained(*args, **kwargs)
+        finally:
+            host.__class__ = kind
+
+
 _CLASSES: dict[type[nn.Module], type] = {}
 
 
@@ -177,8 +286,23 @@ def kasmina_class(base: type[nn.Module]) -> type:
             mixin = KasminaSequence
         elif issubclass(base, nn.ModuleDict):
             mixin = KasminaDict
-        _CLASSES[base] = type(f"Kasmina{base.__name__}", (mixin, base), {"esper_base": base})
+        elif issubclass(base, nn.TransformerEncoder):
+            mixin = KasminaEncoder
+        elif hasattr(base, "save_pretrained"):
+            mixin = KasminaPretrained
+        elif is_adapted(base):
+            mixin = KasminaAdapter
+        own = {"esper_base": base, "forward": _forward_like(base)}
+        _CLASSES[base] = type(f"Kasmina{base.__name__}", (mixin, base), own)
     return _CLASSES[base]
+
+
+def _forward_like(base: type[nn.Module]) -> FunctionType:
+    """The forward of a wrapped class, with the host's signature: trainers choose a batch's columns by it."""
+    one = KasminaLayer.forward
+    forward = FunctionType(one.__code__, one.__globals__, one.__name__, one.__defaults__, one.__closure__)
+    vars(forward)["__signature__"] = inspect.signature(base.forward)
+    return forward
 
 
 def _new_kasmina(base: type[nn.Module]) -> Any:

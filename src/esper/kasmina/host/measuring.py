@@ -14,9 +14,19 @@ from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.geometry import Geometry, flat_grid, patch_cells, patch_side
-from esper.kasmina.host.edges import Edge, edge_of, first_and_last, is_opaque, keeps_positions, layers_of, outermost
+from esper.kasmina.host.axes import axes_of
+from esper.kasmina.host.caches import MIXED, decodes_with_cache
+from esper.kasmina.host.edges import (
+    edge_of,
+    first_and_last,
+    is_linear_like,
+    is_opaque,
+    keeps_positions,
+    layers_of,
+    outermost,
+)
 from esper.kasmina.host.stretches import Stretch
-from esper.kasmina.host.tracing import Seen, TracedPlace, watching
+from esper.kasmina.host.tracing import Seen, Trace, TracedPlace, watching
 from esper.kasmina.places.place import Site
 
 
@@ -26,16 +36,18 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     Raises:
         ConfigError: if a named candidate cannot be a place, naming the remedy.
     """
-    is_batch_second = any(is_opaque(module) and not module.batch_first for module in model.modules())
+    is_batch_second = any(is_opaque(module) and not getattr(module, "batch_first", True) for module in model.modules())
+    has_cache = decodes_with_cache(model)
     if example is None:
-        return [_from_layers(one, config, is_batch_second) for one in candidates]
-    inputs, outputs = _run(model, candidates, config, example)
+        return [_without_mixing(_from_layers(one, config, is_batch_second), has_cache) for one in candidates]
+    trace = _run(model, candidates, config, example)
+    has_cache |= trace.has_cache
     found: list[Site | None] = []
     for one in candidates:
         try:
-            found.append(
-                _from_example(one, config, inputs.get(one.layer_id), outputs.get(one.layer_id), is_batch_second)
-            )
+            x, y = trace.inputs.get(one.layer_id), trace.outputs.get(one.layer_id)
+            site = _without_mixing(_from_example(one, config, x, y, is_batch_second), has_cache)
+            found.append(None if site is None else replace(site, is_walked=one.layer_id in trace.walked))
         except ConfigError:
             if one.is_named:
                 raise
@@ -45,8 +57,19 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     return found
 
 
-def shown(site: Site, x: Seen | None, y: Seen) -> Site:
+def container_of(model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The ``nn.Sequential`` in which a span lies."""
+    return model.get_submodule(names[0].rpartition(".")[0])
+
+
+def shown(site: Site, x: Seen | None, y: Seen, *, has_cache: bool = False) -> Site:
     """The site as a run shows it.
+
+    Args:
+        site: as it was known.
+        x: the place's input in the run.
+        y: its output.
+        has_cache: whether the model used a cache in it.
 
     Raises:
         ConfigError: if it reads or writes other widths.
@@ -68,7 +91,18 @@ def shown(site: Site, x: Seen | None, y: Seen) -> Site:
     if inputs != site.ports.inputs:
         got = "nothing" if x is None else tuple(x.shape)
         raise ConfigError(f"{name} read {got}, not {site.ports.inputs} features. {remedy}")
-    return replace(site, ports=ports, geometry=geometry, form=y.form)
+    argument = x.argument if x is not None else site.argument
+    told = replace(site, ports=ports, geometry=geometry, form=y.form, argument=argument)
+    found = _without_mixing(told, has_cache)
+    assert found is not None
+    return found
+
+
+def _without_mixing(site: Site | None, has_cache: bool) -> Site | None:
+    """A site at which nothing that mixes tokens fits, where the model decodes with a cache."""
+    if site is None or not has_cache or site.ports.layout not in MIXED:
+        return site
+    return replace(site, ports=site.ports._replace(layout="features"), uncached=site.ports.layout)
 
 
 def _from_layers(one: Stretch, config: PlaceSettings, is_batch_second: bool) -> Site | None:
@@ -120,9 +154,14 @@ def _from_example(one: Stretch, config: PlaceSettings, x: Seen | None, y: Seen |
             f"{name} runs on packed sequences: its only plain output is its last state, which is no place for a graft. "
             "Name other layers."
         )
+    if one.kind == "model" and y.has_loss:
+        raise ConfigError(
+            "The whole model computes its loss itself, before a graft around it could add anything. Name layers or "
+            "blocks within, or give no labels and compute the loss outside."
+        )
     edges = first_and_last(*one.modules)
     x = x if x is not None and x.is_float and len(x.shape) >= 2 else None
-    input_axis, output_axis = _axes(one, x, y, _matching(config.axis, one.layer_id))
+    input_axis, output_axis = axes_of(one, x, y, _matching(config.axis, one.layer_id))
     layout = _layout(y, output_axis)
     is_batch_first = layout != "tokens" or edges is None or (edges[0].is_batch_first and edges[1].is_batch_first)
     if layout == "tokens" and is_batch_second and is_batch_first:
@@ -139,11 +178,16 @@ def _from_example(one: Stretch, config: PlaceSettings, x: Seen | None, y: Seen |
         has_tokens = "tokens" in (_layout(x, input_axis), _layout(y, output_axis))
         if is_batch_second and has_tokens and geometry.adapter != "same":  # as many tokens as samples: nobody can tell
             inputs, geometry = 0, Geometry(output_axis, output_axis, is_batch_first)
+    is_unknown_layer = one.kind == "layer" and edge_of(one.modules[0]) is None
+    if config.layers is None and is_unknown_layer and not is_linear_like(one.modules[0], inputs, y.shape[output_axis]):
+        raise ConfigError(f"{name} is no layer that maps features to channels.")
     if not one.is_named and one.kind != "layer" and (not inputs or _loses_sharing(one, y, geometry)):
         raise ConfigError(f"{name} is no path that a graft could run beside.")
     field = _matching(config.output_fields, one.layer_id)
     ports = Ports(inputs, y.shape[output_axis], layout, math.prod(_worked_at(geometry, x, y)))
-    return Site(one.layer_id, one.kind, ports, geometry, one.names, field, y.form, one.is_step)
+    argument = x.argument if x is not None else 0
+    lies = Site(one.layer_id, one.kind, ports, geometry, one.names, field, y.form, one.is_step)
+    return replace(lies, argument=argument)
 
 
 def _loses_sharing(one: Stretch, y: Seen, geometry: Geometry) -> bool:
@@ -158,56 +202,6 @@ def _shares_along_positions(one: Stretch) -> bool:
     """Whether layers share weights along positions."""
     edges = (edge_of(layer) for module in one.modules for layer in layers_of(module))
     return any(edge is not None and (edge.positions or edge.layout == "tokens") for edge in edges)
-
-
-def _axes(one: Stretch, x: Seen | None, y: Seen, wanted: int | None) -> tuple[int, int]:
-    """Channel axes of input and output: as asked for, or as the outermost layers tell, norms among them.
-
-    What is asked for is the output's, and the input's too if that has as many axes.
-
-    Raises:
-        ConfigError: if nobody tells the output's.
-    """
-    (before, behind), (first, last) = outermost(*one.modules), first_and_last(*one.modules) or (None, None)
-    input_axis = None
-    if x is not None:
-        input_axis = _axis(x, [(edge, edge.inputs) for edge in (before, first) if edge])
-        input_axis = wanted if wanted and len(x.shape) == len(y.shape) > 2 else input_axis
-    alike = input_axis if x is not None and x.shape == y.shape else None
-    output_axis = wanted or _axis(y, [(edge, edge.outputs) for edge in (behind, last) if edge], alike)
-    if len(y.shape) == 2:
-        output_axis = -1
-    if output_axis is None:
-        name = repr(one.layer_id) if one.layer_id else "The model"
-        raise ConfigError(
-            f"{name} gave a tensor of shape {tuple(y.shape)} and its layers do not tell where the channels are. Say "
-            f"so: GrowthConfig(axis={{{one.layer_id!r}: 1}}), or -1 for the last axis."
-        )
-    return input_axis or output_axis, output_axis
-
-
-def _axis(seen: Seen, told: Sequence[tuple[Edge, int]], alike: int | None = None) -> int | None:
-    """The channel axis of a tensor; None if nobody tells.
-
-    A layer tells it, unless the tensor was transposed behind it: where its width is the size of the other axis, that is
-    the one.
-
-    Args:
-        seen: the tensor.
-        told: edges, with their widths; the outermost first.
-        alike: axis of the place's other end if that has the same shape: it decides where both axes fit.
-    """
-    shape = seen.shape
-    if len(shape) == 2:
-        return -1
-    for edge, width in told:
-        fitting = [axis for axis in (1, -1) if shape[axis] == width]
-        if len(fitting) == 1:
-            return fitting[0]
-        if fitting:
-            is_reshaped = bool(edge.positions) and len(shape) != edge.positions + 2
-            return alike or (None if is_reshaped else edge.axis)
-    return told[-1][0].axis if told else None
 
 
 def _layout(y: Seen, axis: int) -> Layout:
@@ -284,29 +278,34 @@ def _matching(options: Mapping[str, Any] | None, layer_id: str) -> Any:
     return None
 
 
-def _run(
-    model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any
-) -> tuple[dict[str, Seen | None], dict[str, Seen | None]]:
-    """Inputs and outputs of all candidates in one forward pass in eval mode; no random state changes."""
+def _run(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any) -> Trace:
+    """What one forward pass in eval mode shows of all candidates; no random state changes."""
     watched = [
-        TracedPlace(one.layer_id, one.modules[0], one.modules[-1], _matching(config.output_fields, one.layer_id))
+        TracedPlace(
+            one.layer_id,
+            one.modules[0],
+            one.modules[-1],
+            _matching(config.output_fields, one.layer_id),
+            around=container_of(model, one.names) if one.kind == "span" else None,
+        )
         for one in candidates
     ]
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(), watching(model, watched) as trace:
             model.eval()
-            _call(model, example)
+            call(model, example)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return trace.inputs, trace.outputs
+    return trace
 
 
-def _call(model: nn.Module, example: Any) -> None:
+def call(model: nn.Module, example: Any) -> Any:
+    """The model's output for an example as :func:`esper.wrap` takes it."""
     args, kwargs = ((), example) if isinstance(example, Mapping) else (example, {})
     try:
-        model(*(args if isinstance(args, tuple) else (args,)), **kwargs)
+        return model(*(args if isinstance(args, tuple) else (args,)), **kwargs)
     except TypeError as error:
         raise ConfigError(
             f"The model cannot be called on the example ({error}). A tuple gives its positional arguments, a mapping "

@@ -4,7 +4,7 @@ import inspect
 from types import CodeType
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from esper.contracts.errors import ConfigError
 from esper.kasmina.host.layer import KasminaLayer, kasmina_class
@@ -45,10 +45,12 @@ def refuse_unswappable(name: str, module: nn.Module) -> None:
         ConfigError: naming the module and the remedy.
     """
     kind = type(module)
+    if isinstance(getattr(vars(module).get("forward"), "__self__", None), fx.GraphModule):
+        raise ConfigError(f"{name} was exported and runs what a span has grown in it. Go on with the wrapped model.")
     if "forward" in vars(module):
         raise ConfigError(
             f"{name} ({kind.__name__}) has a forward of its own on the instance, which a class swap cannot see. Put it "
-            "into a class."
+            "into a class; where a library set it (Accelerate's mixed precision), call esper.wrap before."
         )
     try:
         kasmina_class(kind)
@@ -57,12 +59,42 @@ def refuse_unswappable(name: str, module: nn.Module) -> None:
             f"{name} ({kind.__name__}) cannot be subclassed ({error}), so it cannot carry seeds. Leave it out of "
             "layers, or let its class take subclasses."
         ) from error
-    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
-    if code is not None and _mentions(code, "_modules"):
+    if _mentioned(kind, "_modules"):
         raise ConfigError(
             f"{name}: {kind.__name__}.forward walks self._modules and would run Esper's own child. Iterate over "
             "self.children() instead."
         )
+
+
+def refuse_bypassed(model: nn.Module) -> None:
+    """Refuse a wrapped model in which a module was given a forward since that goes past its seeds. One that only calls
+    the module's own (mixed precision by Accelerate or the Trainer) does no harm.
+
+    Raises:
+        ConfigError: naming the module and the remedy.
+    """
+    for name, module in model.named_modules():
+        forward = vars(module).get("forward")
+        if isinstance(module, KasminaLayer) and forward is not None:
+            inner = inspect.unwrap(forward)
+            if getattr(inner, "__code__", None) is not KasminaLayer.forward.__code__:
+                raise ConfigError(
+                    f"{repr(name) if name else 'The model'} was given a forward on the instance after esper.wrap, "
+                    "which goes past its seeds. Put it into the class, or del module.forward."
+                )
+
+
+def walks_children(module: nn.Module) -> bool:
+    """Whether a module's code runs whatever its children are."""
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return True
+    return any(_mentioned(type(module), name) for name in ("children", "named_children", "modules", "_modules"))
+
+
+def _mentioned(kind: type[nn.Module], attribute: str) -> bool:
+    """Whether the forward of a class reads an attribute of this name."""
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    return code is not None and _mentions(code, attribute)
 
 
 def _mentions(code: CodeType, attribute: str) -> bool:

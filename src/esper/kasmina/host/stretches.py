@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.errors import ConfigError, closest
-from esper.kasmina.host.edges import edge_of, first_and_last, is_opaque
+from esper.kasmina.host.edges import edge_of, first_and_last, is_adapted, is_around_adapters, is_opaque
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,22 @@ class Stretch:
         return sum(parameter.numel() for parameter in unique)
 
 
-def choose(model: nn.Module, layers: Any, exclude: Sequence[str] = ()) -> list[Stretch]:
+def choose(model: nn.Module, layers: Any, exclude: Sequence[str] = (), *, is_measured: bool = False) -> list[Stretch]:
     """Candidates for ``GrowthConfig.layers``, without those that ``GrowthConfig.exclude`` forbids.
+
+    Args:
+        model: the host.
+        layers: as in ``GrowthConfig``.
+        exclude: likewise.
+        is_measured: whether an example will show what candidates read and write. Modules of any class can be
+            candidates then; else only those whose first and last layer tell.
 
     Raises:
         ConfigError: if a name or pattern means nothing, or nothing can carry seeds.
     """
     modules = dict(model.named_modules())
-    found = _wanted(modules, layers)
+    hosts = {module for module in modules.values() if _can_host(module, is_measured=is_measured)}
+    found = _wanted(modules, layers, hosts)
     places = [one.layer_id for one in found]
     for pattern in exclude:
         if not fnmatch.filter(places, pattern):
@@ -59,14 +67,14 @@ def choose(model: nn.Module, layers: Any, exclude: Sequence[str] = ()) -> list[S
             f"exclude forbids every place that could carry seeds: {', '.join(map(repr, places))}. "
             "Leave one, or set max_rounds=0, which never grows."
         )
-    steps = _steps(modules)
+    steps = _steps(modules, hosts)
     return [replace(one, is_step=True) if one.layer_id in steps else one for one in allowed]
 
 
-def _wanted(modules: dict[str, nn.Module], layers: Any) -> list[Stretch]:
-    """Candidates for ``GrowthConfig.layers``."""
+def _wanted(modules: dict[str, nn.Module], layers: Any, hosts: set[nn.Module]) -> list[Stretch]:
+    """Candidates for ``GrowthConfig.layers``; ``hosts`` are modules that can carry seeds."""
     if layers is None:
-        found = {one.layer_id: one for one in _automatic(modules)}
+        found = {one.layer_id: one for one in _automatic(modules, hosts)}
         if not found:
             raise ConfigError(
                 "No layer of the model is one that Esper knows (Linear, Conv, Embedding, attention, GRU ...). Name the "
@@ -80,36 +88,60 @@ def _wanted(modules: dict[str, nn.Module], layers: Any) -> list[Stretch]:
             raise ConfigError(f"layers must name places as strings, not {pattern!r}.")
         if num_seeds is not None and (not isinstance(num_seeds, int) or num_seeds < 1):
             raise ConfigError(f"layers[{pattern!r}] must be a number of seeds of at least 1, not {num_seeds!r}.")
-        for one in _matching(modules, pattern, num_seeds):
+        for one in _matching(modules, pattern, num_seeds, hosts):
             chosen[one.layer_id] = one
     if not chosen:
         raise ConfigError("layers names no place. Name some, or leave it at None; max_rounds=0 never grows.")
     return list(chosen.values())
 
 
-def _matching(modules: dict[str, nn.Module], pattern: str, num_seeds: int | None) -> Iterator[Stretch]:
+def _matching(
+    modules: dict[str, nn.Module], pattern: str, num_seeds: int | None, hosts: set[nn.Module]
+) -> Iterator[Stretch]:
     if ":" in pattern:
         yield _span(modules, pattern, num_seeds, is_named=True)
         return
-    hosts = [name for name, module in modules.items() if name and _can_host(module)]
     if pattern in modules:
         names = [pattern]
     else:
         inside = _inside_opaque(modules)
-        names = [name for name in hosts if name not in inside and fnmatch.fnmatch(name, pattern)]
+        names = [
+            name
+            for name, module in modules.items()
+            if name and module in hosts and name not in inside and fnmatch.fnmatch(name, pattern)
+        ]
     if not names:
-        raise ConfigError(f"layers: {pattern!r} matches no module that can carry seeds. {closest(pattern, hosts)}")
+        near = closest(pattern, [name for name, module in modules.items() if name and module in hosts])
+        raise ConfigError(f"layers: {pattern!r} matches no module that can carry seeds. {near}")
     for name in names:
+        _refuse_adapters(modules, name)
         if not _is_called(modules[name]):
             kind = type(modules[name]).__name__
             raise ConfigError(f"layers: {name!r} is a {kind}, which is never called. Name what it holds.")
         yield _one(name, modules[name], num_seeds, is_named=name == pattern)
 
 
-def _automatic(modules: dict[str, nn.Module]) -> Iterator[Stretch]:
+def _refuse_adapters(modules: dict[str, nn.Module], name: str) -> None:
+    """Refuse what merging or unloading adapters would throw away."""
+    around = [other for other in modules if name.startswith(f"{other}.") and is_adapted(type(modules[other]))]
+    if around:
+        raise ConfigError(
+            f"layers: {name!r} is a part of {around[0]!r}, a layer with adapters: merging them would throw away what "
+            f"grew there. Name {around[0]!r}."
+        )
+    if is_around_adapters(type(modules[name])):
+        kind = type(modules[name]).__name__
+        raise ConfigError(
+            f"layers: {name!r} is a {kind}, which merging its adapters would throw away with what grew there. Name the "
+            "model in it, 'base_model.model'."
+        )
+
+
+def _automatic(modules: dict[str, nn.Module], hosts: set[nn.Module]) -> Iterator[Stretch]:
     """Layers but norms, blocks that are steps of a container, halves of chains, the whole model."""
     inside = _inside_opaque(modules)
-    if _can_host(modules[""]) and edge_of(modules[""]) is None:
+    whole = modules[""]
+    if _can_host(whole, is_measured=False) and edge_of(whole) is None and not is_around_adapters(type(whole)):
         yield _one("", modules[""])
     for name, module in modules.items():
         if name in inside:
@@ -119,20 +151,24 @@ def _automatic(modules: dict[str, nn.Module]) -> Iterator[Stretch]:
         if edge is not None:
             if not edge.is_norm and _is_called(module):
                 yield _one(name, module)
-        elif name and _is_block(module, parent):
+        elif name and module in hosts and (_is_block(module, parent) or _is_layer(module)):
             yield _one(name, module)
         if type(module) is nn.Sequential:
-            yield from _halves(modules, name, module)
+            yield from _halves(modules, name, module, hosts)
 
 
 def _is_block(module: nn.Module, parent: nn.Module | None) -> bool:
     """Whether a module is a path of its own: a chain, or one of several blocks in a row."""
-    if not _can_host(module):
-        return False
     return isinstance(module, nn.Sequential) or isinstance(parent, nn.Sequential | nn.ModuleList)
 
 
-def _steps(modules: dict[str, nn.Module]) -> set[str]:
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module is a layer: of a class that Esper knows, or one with parameters and no module within."""
+    is_leaf = next(module.children(), None) is None and next(module.parameters(), None) is not None
+    return is_leaf or edge_of(module) is not None
+
+
+def _steps(modules: dict[str, nn.Module], hosts: set[nn.Module]) -> set[str]:
     """Blocks that come in a row of several, and hold no such row themselves."""
     in_rows: set[str] = set()
     for name, module in modules.items():
@@ -141,16 +177,16 @@ def _steps(modules: dict[str, nn.Module]) -> set[str]:
             row = {
                 prefix + step
                 for step, child in module._modules.items()
-                if child is not None and edge_of(child) is None and _can_host(child)
+                if child is not None and child in hosts and not _is_layer(child)
             }
             in_rows |= row if len(row) > 1 else set()
     return {name for name in in_rows if not any(other.startswith(f"{name}.") for other in in_rows)}
 
 
-def _halves(modules: dict[str, nn.Module], name: str, chain: nn.Sequential) -> Iterator[Stretch]:
+def _halves(modules: dict[str, nn.Module], name: str, chain: nn.Sequential, hosts: set[nn.Module]) -> Iterator[Stretch]:
     prefix = f"{name}." if name else ""
     children = ((step, modules.get(prefix + step)) for step in chain._modules)  # None: shared with an earlier one
-    steps = [step for step, child in children if child is not None and _can_host(child) and not _is_norm(child)]
+    steps = [step for step, child in children if child is not None and child in hosts and not _is_norm(child)]
     if len(steps) >= 3:
         middle = steps[len(steps) // 2]
         for first, last in ((steps[0], middle), (middle, steps[-1])):
@@ -162,9 +198,10 @@ def _inside_opaque(modules: dict[str, nn.Module]) -> set[str]:
     return {name for name in modules if name.startswith(opaque)} if opaque else set()
 
 
-def _can_host(module: nn.Module) -> bool:
-    """Whether it is called, and its first and last layer tell what it reads and writes."""
-    return _is_called(module) and first_and_last(module) is not None
+def _can_host(module: nn.Module, *, is_measured: bool) -> bool:
+    """Whether it is called, and what it reads and writes is told by its first and last layer, or will be measured."""
+    is_known = first_and_last(module) is not None
+    return _is_called(module) and (is_known or (is_measured and next(module.parameters(), None) is not None))
 
 
 def _is_called(module: nn.Module) -> bool:
@@ -177,7 +214,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _one(name: str, module: nn.Module, num_seeds: int | None = None, *, is_named: bool = False) -> Stretch:
-    kind = "layer" if edge_of(module) is not None else "block" if name else "model"
+    kind = "layer" if edge_of(module) or (name and _is_layer(module)) else "block" if name else "model"
     return Stretch(name, kind, (name,), (module,), num_seeds, is_named)
 
 

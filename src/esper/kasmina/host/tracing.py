@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Size, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from esper.kasmina.flops import FlopCounter
-from esper.kasmina.outputs import Form, first_tensor, form_of, written_tensor
+from esper.kasmina.host.caches import has_cache
+from esper.kasmina.outputs import Form, first_tensor, first_tensor_at, form_of, holds_scalar, written_tensor
 
 PASSES_NOTHING_BELOW: dict[str, float] = {
     "relu": 0.0,
@@ -24,11 +27,14 @@ PASSES_NOTHING_BELOW: dict[str, float] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """One tensor that a place got or gave, and what it came in."""
+    """One tensor that a place got or gave: in which argument, or in what form of output; and whether a scalar stood
+    beside it."""
 
     shape: Size
     is_float: bool
     form: Form = ("tensor",)
+    has_loss: bool = False
+    argument: int | str = 0
 
 
 @dataclass
@@ -42,6 +48,11 @@ class Trace:
         rows: vectors of channels at which grafts work, over all calls: those that a place wrote, or read.
         thresholds: value at or below which the activation behind a place passes nothing.
         multiply_adds: of the model's forward passes.
+        has_cache: whether the model gave back a cache to go on from, or any place got one.
+        walked: spans whose steps were called one by one, and not by their container.
+
+    What a backward pass runs again, to save memory, is counted only once: calls, rows and multiply-adds are of forward
+    passes.
     """
 
     inputs: dict[str, Seen | None] = field(default_factory=dict)
@@ -50,6 +61,8 @@ class Trace:
     rows: dict[str, int] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     multiply_adds: int = 0
+    has_cache: bool = False
+    walked: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ class TracedPlace:
         field: of the output, see :mod:`esper.kasmina.outputs`.
         outputs: its channels, if known.
         inputs: its features, where grafts work at the positions of the input; else 0.
+        around: the container of a span.
     """
 
     layer_id: str
@@ -71,29 +85,43 @@ class TracedPlace:
     field: str | None = None
     outputs: int | None = None
     inputs: int = 0
+    around: nn.Module | None = None
 
 
 @contextmanager
 def watching(model: nn.Module, watched: Sequence[TracedPlace]) -> Iterator[Trace]:
     """Record what happens at places while forward passes of ``model`` run inside."""
     trace, followers = Trace(), _Followers()
+    entered: set[str] = set()
     with ExitStack() as undo:
         for one in watched:
             trace.calls[one.layer_id] = trace.rows[one.layer_id] = 0
             enter, leave = _hooks(one, trace, followers)
             undo.callback(one.first.register_forward_pre_hook(enter, with_kwargs=True).remove)
             undo.callback(one.last.register_forward_hook(leave).remove)
+            if one.around is not None:
+                undo.callback(one.around.register_forward_pre_hook(partial(_note_call, entered, one.layer_id)).remove)
         counter = undo.enter_context(FlopCounter())
         before: list[int] = []
-        undo.callback(model.register_forward_pre_hook(lambda *_: before.append(counter.flops)).remove)
 
-        def add(*_: Any) -> None:
-            trace.multiply_adds += (counter.flops - before.pop()) // 2
+        def begin(*_: Any) -> None:
+            before.append(counter.flops)
 
+        def add(_: nn.Module, __: Any, output: Any) -> None:
+            flops = counter.flops - before.pop()
+            trace.multiply_adds += 0 if _in_backward() else flops // 2
+            trace.has_cache |= has_cache(output)
+
+        undo.callback(model.register_forward_pre_hook(begin).remove)
         undo.callback(model.register_forward_hook(add).remove)
         undo.enter_context(followers)
         yield trace
+        trace.walked = {one.layer_id for one in watched if one.around is not None} - entered
     trace.thresholds = followers.thresholds
+
+
+def _note_call(entered: set[str], layer_id: str, *_: Any) -> None:
+    entered.add(layer_id)
 
 
 class _Followers(TorchFunctionMode):
@@ -118,16 +146,24 @@ class _Followers(TorchFunctionMode):
 def _hooks(one: TracedPlace, trace: Trace, followers: _Followers) -> tuple[Callable[..., None], Callable[..., None]]:
     read = [0]  # rows of the input of the call under way
 
-    def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
-        x = first_tensor(args, kwargs)
-        trace.inputs.setdefault(one.layer_id, None if x is None else Seen(x.shape, x.is_floating_point()))
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if _in_backward():
+            return
+        trace.has_cache |= has_cache(kwargs)
+        x = first_tensor(module, args, kwargs)
+        where = first_tensor_at(module, args, kwargs) or 0
+        seen = None if x is None else Seen(x.shape, x.is_floating_point(), argument=where)
+        trace.inputs.setdefault(one.layer_id, seen)
         if one.inputs and x is not None:
             read[0] = x.numel() // one.inputs
             trace.rows[one.layer_id] += read[0]
 
     def leave(_: nn.Module, args: Any, output: Any) -> None:
-        y = written_tensor(output, one.field)
-        seen = None if y is None else Seen(y.shape, y.is_floating_point(), form_of(output, one.field))
+        if _in_backward():
+            return
+        y, seen = written_tensor(output, one.field), None
+        if y is not None:
+            seen = Seen(y.shape, y.is_floating_point(), form_of(output, one.field), holds_scalar(output))
         trace.outputs.setdefault(one.layer_id, seen)
         trace.calls[one.layer_id] += 1
         if y is not None:
@@ -138,3 +174,8 @@ def _hooks(one: TracedPlace, trace: Trace, followers: _Followers) -> tuple[Calla
             read[0] = 0
 
     return enter, leave
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass is under way: what runs now is a forward pass that is made again (checkpointing)."""
+    return torch._C._current_graph_task_id() != -1

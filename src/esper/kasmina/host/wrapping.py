@@ -1,18 +1,21 @@
 """Giving a model seeds, and taking them away."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.host.caches import refuse_mixing_alone
 from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
-from esper.kasmina.host.measuring import shown, sites
-from esper.kasmina.host.refusals import refuse_unfit, refuse_unswappable
+from esper.kasmina.host.measuring import container_of, shown, sites
+from esper.kasmina.host.refusals import refuse_bypassed, refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
 from esper.kasmina.places.place import Place, Site
@@ -25,8 +28,14 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         model: the host. Wrap it before the optimizer is built.
         config: where and how much it may grow; see :class:`esper.GrowthConfig`.
         example: an input of the model, from which the widths and axes of places are measured: a tensor, a tuple of
-            positional or a mapping of keyword arguments. Without one they come from the first and last layer of each
-            place, and of blocks only ``nn.Sequential`` are chosen by themselves.
+            positional or a mapping of keyword arguments. Modules of any class can be places then, also by a pattern.
+            Without one widths and axes come from the first and last layer of each place, and of blocks only
+            ``nn.Sequential`` are chosen by themselves. The model keeps it, so that :func:`esper.export` can compare
+            what it makes.
+
+    Where a model decodes with a key-value cache (the example shows one, or ``generate`` would use one), blueprints that
+    mix tokens are not offered, since they keep nothing between calls. ``model.config.use_cache = False`` before this
+    call offers them; generation with a cache is refused then once one of them has grown.
 
     Returns:
         The same object.
@@ -39,10 +48,10 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     for blueprint_id in config.blueprints:
         make_blueprint(blueprint_id, {})
     refuse_unfit(model)
-    candidates = choose(model, config.layers, config.exclude)
+    candidates = choose(model, config.layers, config.exclude, is_measured=example is not None)
     for one in candidates:
         for end in (one.modules[0], one.modules[-1]):
-            refuse_unswappable(f"{one.layer_id!r}", end)
+            refuse_unswappable(repr(one.layer_id) if one.layer_id else "The model", end)
     refuse_unswappable("The model", model)
     like = next(model.parameters())
     found = []
@@ -51,13 +60,21 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             parameter = next(one.modules[-1].parameters(), like)
             place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
             found.append((one, place))
+    refuse_mixing_alone([place.site for _, place in found], config.blueprints)
     _anchor(model).config = config
+    _anchor(model).example = dict(example) if isinstance(example, Mapping) else example
     for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
         _anchor(one.modules[-1]).hold(_key(one), place)
         if one.kind == "span":
             _anchor(one.modules[0]).feed(place)
+    for module in list(model.modules()):
+        if isinstance(module, nn.TransformerEncoder) and next(places(module), None) is not None:
+            _anchor(module)
+    kin = [module._esper for module in _wrapped(model)]
     for module in _wrapped(model):
+        module._esper.kin = kin
         module._esper.train(module.training)
+    _anchor(model).found = _layout(model)
     return model
 
 
@@ -74,9 +91,14 @@ def unwrap(model: nn.Module) -> nn.Module:
             "else. esper.export(model) keeps them; esper.host_state_dict(model) gives the bare host's weights."
         )
     for module in _wrapped(model):
-        del module._modules[ESPER]
-        module.__class__ = module.esper_base  # type: ignore[assignment]
+        to_bare_class(module)
     return model
+
+
+def to_bare_class(module: KasminaLayer) -> None:
+    """Take Esper's part of one module away, in place."""
+    del module._modules[ESPER]
+    module.__class__ = _over(module, module.esper_base)
 
 
 def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -107,7 +129,7 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     """The configuration that a model was wrapped with.
 
     Raises:
-        ConfigError: if it was not wrapped.
+        ConfigError: if it was not wrapped, or a module was given a forward since that goes past its seeds.
     """
     inner = getattr(model, "_orig_mod", getattr(model, "module", None))
     if not isinstance(model, KasminaLayer) and isinstance(inner, KasminaLayer):
@@ -122,7 +144,31 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     if anchor is None or anchor.config is None:
         raise ConfigError("The model carries no seeds. Call esper.wrap(model, config) before anything else.")
     assert isinstance(anchor.config, GrowthConfig)
+    refuse_bypassed(model)
     return anchor.config
+
+
+def refuse_changed(model: nn.Module) -> None:
+    """Refuse a model in which layers were replaced or resized since it was wrapped: their seeds are gone, or measured
+    for another shape.
+
+    Raises:
+        ConfigError: naming the layer and the remedy.
+    """
+    anchor = model._modules[ESPER]
+    assert isinstance(anchor, Anchor)
+    now = _layout(model)
+    for name, was in anchor.found.items():
+        if now.get(name, was) != was or (not was and name not in now):
+            what = (
+                f"was {was} when the model was wrapped and is {now[name]} now"
+                if was
+                else "was replaced since esper.wrap"
+            )
+            raise ConfigError(
+                f"{name!r} {what}, so its seeds are gone or do not fit. Change the model first, then wrap it; "
+                "esper.unwrap(model) takes off the seeds that are left."
+            )
 
 
 def host_parameters(model: nn.Module) -> int:
@@ -156,7 +202,7 @@ def traced(model: nn.Module) -> Iterator[Trace]:
     ends = {place.layer_id: module for module in _wrapped(model) for place in module._esper}
     starts = ends | {place.layer_id: module for module in _wrapped(model) for place in module._esper.feeds}
     found = list(places(model))
-    watched = [_watched(place, starts[place.layer_id], ends[place.layer_id]) for place in found]
+    watched = [_watched(model, place, starts[place.layer_id], ends[place.layer_id]) for place in found]
     with ExitStack() as holding:  # what follows a place, and with it the threshold of its telemetry, is known behind it
         for place in found:
             holding.enter_context(place.telemetry.holding())
@@ -172,12 +218,15 @@ def _show(found: Sequence[Place], trace: Trace) -> None:
             name = repr(place.layer_id) if place.layer_id else "The model"
             raise ConfigError(f"{name} gave no tensor that a graft could be added to. Name other layers.")
         if y is not None:
-            place.show(shown(place.site, x, y), trace.thresholds.get(place.layer_id))
+            site = shown(place.site, x, y, has_cache=trace.has_cache)
+            site = replace(site, is_walked=place.layer_id in trace.walked)
+            place.show(site, trace.thresholds.get(place.layer_id))
 
 
-def _watched(place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:
+def _watched(model: nn.Module, place: Place, first: nn.Module, last: nn.Module) -> TracedPlace:
     inputs = place.ports.inputs if place.site.geometry.adapter == "pool" else 0
-    return TracedPlace(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs)
+    container = container_of(model, place.site.modules) if place.kind == "span" else None
+    return TracedPlace(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs, container)
 
 
 def _num_seeds(one: Stretch, site: Site, config: PlaceSettings) -> int:
@@ -198,11 +247,29 @@ def _wrapped(model: nn.Module) -> list[KasminaLayer]:
 
 def _anchor(module: nn.Module) -> Anchor:
     if not isinstance(module, KasminaLayer):
-        module.__class__ = kasmina_class(type(module))
+        module.__class__ = _over(module, kasmina_class(parametrize.type_before_parametrizations(module)))
         module.add_module(ESPER, Anchor())
     anchor = module._modules[ESPER]
     assert isinstance(anchor, Anchor)
     return anchor
+
+
+def _layout(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of all parameters of the host by name, and no shape for every place that starts or ends in it."""
+    held = [place for module in _wrapped(model) for place in module._esper]
+    fed = {place.layer_id for module in _wrapped(model) for place in module._esper.feeds}
+    whole = [place.layer_id for place in held if place.kind != "span" or place.layer_id in fed]
+    shapes = {name: tuple(one.shape) for name, one in model.named_parameters() if not is_espers(name)}
+    return shapes | dict.fromkeys(whole, ())
+
+
+def _over(module: nn.Module, base: type) -> Any:
+    """The class of a module on another base, below what ``torch.nn.utils.parametrize`` has put on top."""
+    if not parametrize.is_parametrized(module):
+        return base
+    kind = type(module)
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, (base,), own)
 
 
 def _key(one: Stretch) -> str:

@@ -34,9 +34,13 @@ class Site:
         ports: features that grafts read, channels that they write.
         geometry: where both lie in the host's tensors.
         modules: dotted names of the host modules that it covers.
-        field: name of the output field that grafts write, if the output has fields and not the first tensor is meant.
+        field: name of the output field that grafts write, if the output has fields and one was named.
         form: what the output is, see :mod:`esper.kasmina.outputs`.
         is_step: whether it is one of several blocks in a row.
+        uncached: what would lie around the channels if the model did not decode with a cache, where that may not be
+            mixed; None elsewhere.
+        argument: position or name of the argument that grafts read.
+        is_walked: whether it is a span whose steps are called one by one, and not by their container.
     """
 
     layer_id: str
@@ -47,6 +51,9 @@ class Site:
     field: str | None = None
     form: Form = ("tensor",)
     is_step: bool = False
+    uncached: Layout | None = None
+    argument: int | str = 0
+    is_walked: bool = False
 
 
 class Place(nn.Module):
@@ -102,6 +109,11 @@ class Place(nn.Module):
         return len(self.arena.groups) > 0
 
     @property
+    def is_dormant(self) -> bool:
+        """Whether no seed has a graft, be it only germinated, and nothing has grown."""
+        return not self.arena.grafts and not self.arena.fossils
+
+    @property
     def is_busy(self) -> bool:
         """Whether a forward pass has to see the place's input."""
         return self.is_growing or self.incubation.is_active
@@ -139,8 +151,8 @@ class Place(nn.Module):
     def _grow(self, y: Tensor, x: Tensor | None) -> Tensor:
         if y.is_nested:
             raise ConfigError(
-                f"{self.layer_id!r} returned a nested tensor, which grafts cannot be added to. Build "
-                "nn.TransformerEncoder with enable_nested_tensor=False."
+                f"{self.layer_id!r} returned a nested tensor, which grafts cannot be added to. Pad the batch to a "
+                "plain tensor."
             )
         geometry = self.site.geometry
         y_last = geometry.channels_last(y)
@@ -167,6 +179,8 @@ class Place(nn.Module):
             "positions": site.ports.positions,
             "geometry": site.geometry.to_dict(),
             "form": list(site.form),
+            "argument": site.argument,
+            "is_walked": site.is_walked,
             "threshold": threshold,
         }
         self.telemetry.set_threshold(threshold)
@@ -223,9 +237,16 @@ class Place(nn.Module):
             ports = self.ports._replace(layout=saved["layout"], positions=saved["positions"])
             geometry = Geometry.from_dict(saved["geometry"])
             site = replace(self.site, ports=ports, geometry=geometry, form=tuple(saved["form"]))
+            site = replace(site, **{name: saved[name] for name in ("argument", "is_walked") if name in saved})
             self.show(site, saved["threshold"])
         self.arena.regrow(topology["arena"])
         self.incubation.regrow(topology["incubation"])
+
+    def forget(self) -> None:
+        """Be as after ``esper.wrap``: nothing has grown, nothing is known."""
+        self._resize(self.state.num_seeds)
+        self.arena.regrow(Arena(self.ports.outputs, self.arena.slots.dtype, self.arena.slots.device).topology())
+        self.incubation.regrow({"trainees": []})
 
     def rechunk(self, num_seeds: int) -> None:
         """Deal the channels to another number of seeds. Fossils and what the channels have sensed stay.

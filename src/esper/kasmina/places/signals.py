@@ -94,4 +94,5 @@ class SignalReader:
 
 
 def _norm(grad: Tensor) -> Tensor:
+    grad = grad.coalesce().values() if grad.is_sparse else grad
     return torch.linalg.vector_norm(grad, dtype=torch.promote_types(grad.dtype, torch.float32))

@@ -59,7 +59,8 @@ class SlotOptimizer:
         if missing:
             raise ConfigError(
                 f"The optimizer does not hold the grafts of {', '.join(map(repr, missing[:3]))}. Call esper.wrap "
-                "first, then build the optimizer from model.parameters()."
+                "first, then build the optimizer from model.parameters(). If several optimizers share them out, give "
+                "Session all: optimizer=[muon, adamw]."
             )
         self._handle = optimizer.register_step_pre_hook(self._step)
 

@@ -11,7 +11,7 @@ from esper.runtime.costs.costs import Costs
 from esper.runtime.judging.judge import Judge, Measurement
 from esper.runtime.judging.weight_mean import POINTS, WeightMean, batch_norms, renewing, unchanged
 from esper.runtime.record.books import Books, Lifecycle
-from esper.runtime.state.batches import Editing, copy_of
+from esper.runtime.state.batches import copy_of
 from esper.runtime.state.random_state import preserved_random_state
 from esper.runtime.training.trainer import Trainer
 
@@ -26,7 +26,6 @@ class Evaluations:
         trainer: shows it batches.
         costs: counts what that takes.
         books: gives the books.
-        editing: whether training steps edit their batches.
     """
 
     def __init__(
@@ -37,10 +36,9 @@ class Evaluations:
         trainer: Trainer,
         costs: Costs,
         books: Callable[[], Books],
-        editing: Editing,
     ) -> None:
         self._model, self._places, self._judge, self._trainer = model, places, judge, trainer
-        self._costs, self._books, self._editing = costs, books, editing
+        self._costs, self._books = costs, books
 
     def measure(self) -> Measurement:
         """Evaluate the model as it is."""
@@ -68,8 +66,8 @@ class Evaluations:
         with mean.in_place_of(self._model), unchanged(norms), preserved_random_state():
             with renewing(self._model, norms):
                 for batch in batches[-POINTS:]:
-                    fresh = self._editing.fresh(batch)
-                    self._books().judging_flops += self._costs.forward(fresh, self._trainer.look_at, self._rehearse)
+                    own = copy_of(batch)
+                    self._books().judging_flops += self._costs.forward(own, self._trainer.look_at, self._rehearse)
             return self.measure()
 
     def ablated(self, one: Lifecycle) -> Measurement:

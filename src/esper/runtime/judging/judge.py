@@ -39,7 +39,7 @@ class Measurement:
         return float(self.losses[part].mean())
 
     def metric(self, part: Tensor) -> float | None:
-        """Mean of the accuracy-like metric over a part; None if the task has none, or no sample of the part has one."""
+        """Mean of the metric over a part; None if the task has none, or no sample of the part has one."""
         if self.correct is None:
             return None
         if self.counted is not None:
@@ -88,6 +88,7 @@ class Judge:
     finite later does: it is what the model has come to, and no gate is passed with it.
 
     Attributes:
+        metric: its name; None if the task has none.
         num_not_finite: losses that are not finite at the start.
         num_without_metric: samples that are left out of the metric.
 
@@ -96,6 +97,7 @@ class Judge:
     """
 
     _counted: Tensor | None = None
+    metric: str | None = None
 
     def __init__(self, model: nn.Module, evaluate: Callable[[nn.Module], Evaluation], seed: int) -> None:
         self._model, self._evaluate = model, evaluate
@@ -125,7 +127,9 @@ class Judge:
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        return self._checked(result)
+        measured = self._checked(result)
+        self.metric = None if result.correct is None else str(result.metric)
+        return measured
 
     def _checked(self, result: Any) -> Measurement:
         if not isinstance(result, Evaluation):

@@ -1,9 +1,10 @@
 """Batches that are needed once more, within a bound of memory.
 
 They stay in memory as they are up to the bound; what comes after that goes to disk, in blocks. Where the loader can
-draw a batch again by its index, only the index is remembered.
+draw a batch again by its index, only the index is remembered, and checksums: another batch is not taken for it.
 """
 
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,12 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_structure, tree_unflatten
 
+from esper.checkpoint.digests import raw_bytes
 from esper.checkpoint.packed import Packed
-from esper.contracts.errors import CheckpointError
-from esper.runtime.state.batches import num_bytes
+from esper.contracts.errors import CheckpointError, EsperError
+from esper.runtime.state.batches import laid, num_bytes, strides_of
 
 BLOCKS = 8
 """A block on disk has an eighth of the bound: one is gathered, and one that was read again is kept, beside the rest."""
+
+
+class ReplayError(EsperError):
+    """A step that was taken once more, or its batch, was not what it was in the run."""
 
 
 @runtime_checkable
@@ -39,6 +45,7 @@ class _Held(NamedTuple):
 
 class _Drawn(NamedTuple):
     number: int
+    checksums: tuple[int, ...]
 
 
 class _OnDisk(NamedTuple):
@@ -58,7 +65,7 @@ class BatchStore(Sequence[Any]):
     """Batches in the order in which they came.
 
     Args:
-        max_bytes: that may lie in memory, on host and devices together, those that a caller holds anyway among them.
+        max_bytes: that may lie in memory, on host and devices together.
         folder: on whose disk blocks lie; None takes the system's for temporary files.
         loader: where batches come from, if it is known.
         tell: called with a text where the bound cannot be kept.
@@ -83,23 +90,33 @@ class BatchStore(Sequence[Any]):
     @overload
     def __getitem__(self, index: slice) -> list[Any]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        """One batch, or several; those that are in memory are given as they are."""
+        """One batch, or several; those that are in memory are given as they are, and not to be edited.
+
+        Raises:
+            ReplayError: if the loader has drawn another batch than it did in the run.
+        """
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         match self._entries[index]:
             case _Held(batch):
                 return batch
-            case _Drawn(number):
+            case _Drawn(number, checksums):
                 assert self._loader is not None
-                return self._loader.batch_at(number)
+                batch = self._loader.batch_at(number)
+                if checksums and checksums != _checksums(batch):
+                    raise ReplayError(
+                        f"the loader's batch_at({number}) gave another batch than the run was trained on. It must give "
+                        "the same values every time; without batch_at and last_index batches are remembered instead"
+                    )
+                return batch
             case _OnDisk(block, position, form):
                 return _joined(self._leaves_of(block)[position], form)
 
     def add(self, batch: Any) -> None:
-        """Remember one more."""
+        """Remember one more. It must be the store's own from now on, as :func:`copy_of` makes it."""
         index = self._drawn_again(batch)
         if index is not None:
-            self._entries.append(_Drawn(index))
+            self._entries.append(_Drawn(index, _checksums(batch)))
             return
         size = num_bytes(batch)
         self._entries.append(_Held(batch))
@@ -118,8 +135,8 @@ class BatchStore(Sequence[Any]):
         entries: list[dict[str, Any]] = []
         for entry in self._entries:
             match entry:
-                case _Drawn(number):
-                    entries.append({"index": number})
+                case _Drawn(number, checksums):
+                    entries.append({"index": number, "checksums": checksums})
                 case _Held(batch):
                     leaves, form = _taken_apart(batch)
                     entries.append({"leaves": leaves, "form": forms.setdefault(form, len(forms))})
@@ -151,7 +168,7 @@ class BatchStore(Sequence[Any]):
                         "The checkpoint knows batches by their index only. Give Session the loader that it was saved "
                         "with; it must have batch_at and last_index."
                     )
-                self._entries.append(_Drawn(entry["index"]))
+                self._entries.append(_Drawn(entry["index"], tuple(entry.get("checksums", ()))))
             elif "block" in entry:
                 self._entries.append(_OnDisk(entry["block"], entry["position"], forms[entry["form"]]))
             else:
@@ -230,26 +247,24 @@ class LatestBatches:
 
 def _taken_apart(batch: Any) -> tuple[list[Any], _Form]:
     leaves, structure = tree_flatten(batch)
-    return leaves, _Form(structure, tuple(map(_strides, leaves)))
+    return leaves, _Form(structure, tuple(map(strides_of, leaves)))
 
 
 def _joined(leaves: Sequence[Any], form: _Form) -> Any:
-    laid = (_laid(leaf, strides) for leaf, strides in zip(leaves, form.strides, strict=True))
-    return tree_unflatten(laid, form.structure)
+    return tree_unflatten((laid(*pair) for pair in zip(leaves, form.strides, strict=True)), form.structure)
 
 
-def _strides(leaf: Any) -> tuple[int, ...] | None:
-    """Of a dense tensor that is not contiguous: other strides would round differently."""
-    if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided or leaf.is_contiguous():
-        return None
-    like = torch.empty_like(leaf, device="meta")
-    return tuple(leaf.stride()) if like.stride() == leaf.stride() else None
+def _checksums(batch: Any) -> tuple[int, ...]:
+    """Of the tensors of a batch that are on the host: reading others would wait for the device.
+
+    16 MB take 2 ms; a cryptographic digest takes five times as long.
+    """
+    leaves = tree_flatten(batch)[0]
+    return tuple(_checksum(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type == "cpu")
 
 
-def _laid(leaf: Any, strides: tuple[int, ...] | None) -> Any:
-    if strides is None or leaf.stride() == strides:
-        return leaf
-    return torch.empty_strided(leaf.shape, strides, dtype=leaf.dtype, device=leaf.device).copy_(leaf)
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(raw_bytes(tensor).data, zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode()))
 
 
 def _are_equal(batch: Any, other: Any) -> bool:
@@ -262,6 +277,8 @@ def _are_equal(batch: Any, other: Any) -> bool:
 
 def _is_equal(leaf: Any, other: Any) -> bool:
     if isinstance(leaf, Tensor) and isinstance(other, Tensor):
+        if leaf.layout is not torch.strided or other.layout is not torch.strided:
+            return False
         facts = [(one.dtype, one.device, one.shape, one.stride(), one.requires_grad) for one in (leaf, other)]
         return facts[0] == facts[1] and torch.equal(leaf, other)
     return type(leaf) is type(other) and type(leaf) in (int, float, str, bool, type(None)) and leaf == other

@@ -1,4 +1,4 @@
-"""What a batch holds, what kind of batch it is, and whether a training step leaves it as it was."""
+"""What a batch holds, what kind of batch it is, copies of it, and whether a training step leaves it as it was."""
 
 import copy
 from collections.abc import Iterator
@@ -15,6 +15,21 @@ from esper.contracts.errors import CheckpointError, ConfigError
 
 Sizes = tuple[tuple[int, ...], ...]
 """Shapes of all tensors of a batch."""
+
+
+def check_copyable(batch: Any) -> None:
+    """Refuse a batch that cannot be remembered by value.
+
+    Raises:
+        ConfigError: naming its type.
+    """
+    try:
+        copy_of(batch)
+    except (TypeError, RuntimeError, copy.Error) as error:
+        raise ConfigError(
+            f"A batch is a {type(batch).__name__} that cannot be copied ({error}), so that no step could be taken once "
+            "more on it. Make batches of tensors, arrays, numbers and strings in plain lists, tuples and dicts."
+        ) from error
 
 
 def check_storable(batch: Any) -> None:
@@ -51,12 +66,44 @@ def num_bytes(batch: Any) -> int:
 
 
 def copy_of(batch: Any) -> Any:
-    """The same values on the same device, in memory of their own."""
-    return tree_map(_copied, batch)
+    """The same values on the same device, in memory of their own. What is one tensor in the batch is one in the copy.
+
+    Modules, classes and functions in it stay what they are.
+    """
+    tensors: dict[int, Tensor] = {}
+
+    def copied(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            if id(leaf) not in tensors:
+                own = laid(leaf.detach().clone(), strides_of(leaf))
+                tensors[id(leaf)] = own.requires_grad_(leaf.requires_grad)
+            return tensors[id(leaf)]
+        return leaf if isinstance(leaf, nn.Module | type) or callable(leaf) else copy.deepcopy(leaf)
+
+    return tree_map(copied, batch)
+
+
+def strides_of(leaf: Any) -> tuple[int, ...] | None:
+    """Of a tensor that is not contiguous, those that a copy is to have: other ones would round differently.
+
+    None where it is contiguous, or its gaps would take more memory than its values, or values share memory.
+    """
+    if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided or leaf.is_nested or leaf.is_contiguous():
+        return None
+    span = 1 + sum((size - 1) * stride for size, stride in zip(leaf.shape, leaf.stride(), strict=True))
+    is_dense = leaf.numel() <= span <= 2 * leaf.numel() and 0 not in leaf.stride()
+    return tuple(leaf.stride()) if is_dense else None
+
+
+def laid(leaf: Any, strides: tuple[int, ...] | None) -> Any:
+    """A leaf of a batch; a tensor with these strides, unless they are None."""
+    if strides is None or leaf.stride() == strides:
+        return leaf
+    return torch.empty_strided(leaf.shape, strides, dtype=leaf.dtype, device=leaf.device).copy_(leaf)
 
 
 class Editing:
-    """Whether training steps edit their batches. Once one was seen to do so, all that is remembered is copied.
+    """Whether training steps edit their batches. One that a loop of the caller's own has made leaves nothing of them.
 
     An edit is a change in place of a tensor, or of what the batch holds. Arrays that are no tensors are not seen into.
 
@@ -66,10 +113,6 @@ class Editing:
 
     def __init__(self) -> None:
         self.is_known = False
-
-    def fresh(self, batch: Any) -> Any:
-        """The batch, or a copy of it where a step would leave it edited."""
-        return copy_of(batch) if self.is_known else batch
 
     @contextmanager
     def noticed(self, batch: Any) -> Iterator[None]:
@@ -115,9 +158,3 @@ def _strided(leaf: Any) -> list[Tensor]:
 
 def _version(leaf: Any) -> int:
     return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
-
-
-def _copied(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-    return copy.deepcopy(leaf)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
-from esper.kasmina.host.wrapping import is_espers, places
+from esper.kasmina.host.wrapping import host_state_dict, is_espers, places
 from esper.kasmina.places.place import Place
 from esper.runtime.record.journal import Journal
 from esper.runtime.state.random_state import random_state, restore_random_state
@@ -91,7 +91,7 @@ class Snapshots:
                 "model": dict(_tensors(self._model)),
                 "extra_state": self._extra_state(),
                 "grads": grads,
-                "optimizer": self._optimizer.stepping.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
                 "others": {name: item.state_dict() for name, item in self._in_body.items() if item is not None},
             }
         )
@@ -113,10 +113,10 @@ class Snapshots:
                 _put_back(self._model, name, tensor, body["model"][name])
         if body["extra_state"]:
             self._model.load_state_dict(body["extra_state"], strict=False)
-        with _same_objects([*self._optimizer.wrappers, self._optimizer.stepping]):
+        with _same_objects([*self._optimizer.wrappers, *self._optimizer.parts]):
             for name, state in body["others"].items():
                 self._in_body[name].load_state_dict(state)
-            restore_optimizer(self._optimizer.stepping, body["optimizer"])
+            self._optimizer.load_state_dict(body["optimizer"])
         for key, parameter in self._optimizer.named_parameters():
             grad = body["grads"].get(key)
             parameter.grad = None if grad is None else grad.to(parameter.device)
@@ -165,7 +165,7 @@ class Snapshots:
 
     def optimizer_settings(self) -> list[dict[str, Any]]:
         """Parameter groups as they are now, in the form of a state dict."""
-        groups: list[dict[str, Any]] = clone(self._optimizer.stepping.state_dict()["param_groups"])
+        groups: list[dict[str, Any]] = clone(self._optimizer.state_dict()["param_groups"])
         return groups
 
     def _with_later_groups(self, saved: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Snapshots:
         groups = saved["param_groups"]
         if len(groups) >= len(self._optimizer.groups):
             return saved
-        now = clone(self._optimizer.stepping.state_dict())
+        now = clone(self._optimizer.state_dict())
         first = sum(len(group["params"]) for group in groups)
         added = {position: state for position, state in now["state"].items() if position >= first}
         return saved | {
@@ -206,10 +206,12 @@ class Snapshots:
 
     def _extra_state(self) -> dict[str, Any]:
         """What modules keep besides tensors; of places, whose topology comes first, what lies below them."""
-        found = {key: value for key, value in self._model.state_dict().items() if key.endswith("_extra_state")}
+        found = {key: value for key, value in host_state_dict(self._model).items() if key.endswith("_extra_state")}
         for name, module in self._model.named_modules(remove_duplicate=False):  # a state dict has shared ones twice
             if isinstance(module, Place):
-                del found[f"{name}._extra_state"]
+                inner = module.state_dict(prefix=f"{name}.")
+                del inner[f"{name}._extra_state"]
+                found |= {key: value for key, value in inner.items() if key.endswith("_extra_state")}
         return found
 
     def _fixed_shapes(self, there: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -224,8 +226,9 @@ class Snapshots:
 
     def _kinds(self) -> dict[str, str]:
         """Class of every object whose state is captured, by its name in the session."""
-        objects = {"optimizer": self._optimizer.stepping, "scheduler": self._scheduler, **self._in_body}
-        return {name: type(item).__name__ for name, item in objects.items() if item is not None}
+        objects = {"scheduler": self._scheduler, **self._in_body}
+        kinds = {name: type(item).__name__ for name, item in objects.items() if item is not None}
+        return kinds | {"optimizer": ", ".join(type(part).__name__ for part in self._optimizer.parts)}
 
     def _check_fits(self, body: dict[str, Any]) -> None:
         pairs: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -283,17 +286,6 @@ def _put_back(model: nn.Module, name: str, tensor: Tensor, saved: Tensor) -> Non
         return
     path, _, leaf = name.rpartition(".")
     model.get_submodule(path)._buffers[leaf] = saved.to(tensor.device)
-
-
-def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """``load_state_dict`` casts states to their parameter's dtype; here they keep the dtype they were saved with."""
-    optimizer.load_state_dict(saved)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, state in saved["state"].items():
-        current = optimizer.state[parameters[index]]
-        for name, value in state.items():
-            if isinstance(value, Tensor) and current[name].dtype != value.dtype:
-                current[name] = value.to(current[name].device)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The user's optimizer as Esper needs it: which object really steps, what it holds, whether all that is captured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,46 +9,81 @@ from torch.optim import Optimizer
 
 from esper.checkpoint.tree import flatten
 from esper.contracts.errors import ConfigError
+from esper.kasmina.host.wrapping import places
+from esper.kasmina.places.place import Place
+from esper.runtime.training.optimizer_states import divided, merged, restore_optimizer
 
 _ADAM_FAMILY = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)
 
 
 class HostOptimizer:
-    """The user's optimizer, and the torch optimizer within it whose ``step`` moves the parameters.
+    """The user's optimizer, and the torch optimizer within it whose ``step`` moves the parameters; or several of them.
 
     Wrappers (Lookahead, that of ``accelerate``) and optimizers with two phases (SAM) leave the step to another
     optimizer over the same parameters, which they hold as an attribute. That one is hooked; what those around it
-    remember is captured beside its own state.
+    remember is captured beside its own state. Several optimizers (Muon and AdamW) share the parameters out; groups and
+    state are theirs one after the other, as if they were one.
 
     Args:
-        optimizer: the user's.
+        optimizer: the user's, or all of them.
         model: the wrapped model.
         extra: what is captured beside it, by name.
 
     Attributes:
         outer: the user's.
-        stepping: the innermost one.
-        wrappers: those around it, the outermost first.
-        is_adam: whether its updates are as large as the rate: torch's Adam family, and what is named after it.
+        parts: the innermost one of each.
+        stepping: the one of them that holds grafts.
+        wrappers: those around them, the outermost first.
+        is_adam: whether the updates of ``stepping`` are as large as the rate: torch's Adam family, and what is named
+            after it.
 
     Raises:
-        ConfigError: if the steps cannot be seen, a wrapper's state cannot be captured, or the optimizer holds
-            parameters that nobody captures.
+        ConfigError: if the steps cannot be seen, a wrapper's state cannot be captured, the optimizer holds parameters
+            that nobody captures, or two hold the same.
     """
 
-    def __init__(self, optimizer: Optimizer, model: nn.Module, extra: Mapping[str, Any]) -> None:
-        self.outer, self._model, self._extra = optimizer, model, extra
-        *self.wrappers, self.stepping = _chain(optimizer)
-        _refuse_unseen(self.stepping)
-        for wrapper in self.wrappers:
-            _refuse_stateless(wrapper, self.stepping)
+    def __init__(self, optimizer: Optimizer | Sequence[Optimizer], model: nn.Module, extra: Mapping[str, Any]) -> None:
+        self.outer = tuple(optimizer) if isinstance(optimizer, list | tuple) else (optimizer,)
+        if not self.outer:
+            raise ConfigError(
+                "optimizer is an empty list. Give Session one optimizer, or all that share the parameters."
+            )
+        self._model, self._extra = model, extra
+        chains = [_chain(one) for one in self.outer]
+        self.wrappers = [wrapper for chain in chains for wrapper in chain[:-1]]
+        self.parts = tuple(chain[-1] for chain in chains)
+        for *wrappers, part in chains:
+            _refuse_unseen(part)
+            for wrapper in wrappers:
+                _refuse_stateless(wrapper, part)
+        _refuse_shared(self.parts)
+        self.stepping = next((part for part in self.parts if _grafts(part, model)), self.parts[0])
         self.is_adam = _is_adam(self.stepping)
         self.check_captured()
 
     @property
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups, as they are in this moment."""
-        return self.stepping.param_groups
+        return [group for part in self.parts for group in part.param_groups]
+
+    def shares(self) -> Iterator[tuple[Optimizer, list[Place]]]:
+        """Each part, and the places whose grafts it holds; those that none holds fall to the first."""
+        left = list(places(self._model))
+        shares = [_grafts(part, self._model) for part in self.parts]
+        held = {id(place) for share in shares for place in share}
+        shares[0] += [place for place in left if id(place) not in held]
+        yield from zip(self.parts, shares, strict=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all parts, as that of one optimizer over all their parameters."""
+        states = [part.state_dict() for part in self.parts]
+        return states[0] if len(states) == 1 else merged(states)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`. States keep the dtype that they were saved with."""
+        states = [saved] if len(self.parts) == 1 else divided(saved, self.parts)
+        for part, state in zip(self.parts, states, strict=True):
+            restore_optimizer(part, state)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters that it holds."""
@@ -110,6 +145,12 @@ def _chain(optimizer: Optimizer) -> list[Optimizer]:
         chain.append(inner[0])
 
 
+def _grafts(optimizer: Optimizer, model: nn.Module) -> list[Place]:
+    """The places whose grafts an optimizer holds."""
+    held = _held(optimizer)
+    return [place for place in places(model) if id(place.arena.slots) in held]
+
+
 def _is_adam(optimizer: Optimizer) -> bool:
     names = (base.__name__.lower() for base in type(optimizer).__mro__)
     return isinstance(optimizer, _ADAM_FAMILY) or any("adam" in name for name in names)
@@ -128,12 +169,23 @@ def _is_initialised(optimizer: Optimizer) -> bool:
     return True
 
 
+def _refuse_shared(parts: Sequence[Optimizer]) -> None:
+    seen: set[int] = set()
+    for part in parts:
+        if seen & _held(part):
+            raise ConfigError(
+                f"{type(part).__name__} holds parameters that another optimizer of the list holds too. Share them out: "
+                "each parameter to one optimizer."
+            )
+        seen |= _held(part)
+
+
 def _refuse_unseen(optimizer: Optimizer) -> None:
     if not _is_initialised(optimizer):
         raise ConfigError(
             f"{type(optimizer).__name__} has not called torch.optim.Optimizer.__init__, and has no attribute that is "
             "the one torch optimizer over its parameters. So Esper cannot see when it steps. Call super().__init__ in "
-            "it, or give Session the optimizer that really steps."
+            "it, or give Session the optimizer that really steps; of several, all in a list."
         )
 
 

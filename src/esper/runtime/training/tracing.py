@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.events import Note
+from esper.kasmina.host.caches import not_offered
 from esper.kasmina.host.layer import KasminaLayer
-from esper.kasmina.host.wrapping import traced
+from esper.kasmina.host.wrapping import growth_config, places, traced
 from esper.runtime.record.journal import Journal
 
 NEVER_CALLED = "Never called in "
@@ -26,6 +27,7 @@ class Tracing:
         rows: vectors of channels that each place wrote in the traced step; None before it.
         multiply_adds: of the model's forward passes in that step.
         told: places that were not called, and in what.
+        left_out: why places cannot grow, as the first step has shown.
     """
 
     def __init__(self, model: nn.Module, journal: Journal) -> None:
@@ -33,6 +35,7 @@ class Tracing:
         self.rows: dict[str, int] | None = None
         self.multiply_adds = 0
         self.told: list[list[str]] = []
+        self.left_out: dict[str, str] = {}
 
     @contextmanager
     def of_a_step(self) -> Iterator[None]:
@@ -43,6 +46,13 @@ class Tracing:
         with traced(self._model) as trace:
             yield
         self.rows, self.multiply_adds = dict(trace.rows), trace.multiply_adds
+        names = not_offered(places(self._model), growth_config(self._model).blueprints)
+        if names:
+            text = (
+                "The model decodes with a key-value cache. What mixes tokens is not offered: "
+                f"{', '.join(names)}. model.config.use_cache = False before esper.wrap offers it."
+            )
+            self._journal.write(Note(text=text))
         self.tell("a training step", [name for name, calls in trace.calls.items() if not calls])
 
     @contextmanager
@@ -72,8 +82,14 @@ class Tracing:
 
     def state_dict(self) -> dict[str, Any]:
         """What was traced, and what was told."""
-        return {"rows": self.rows, "multiply_adds": self.multiply_adds, "told": self.told}
+        return {
+            "rows": self.rows,
+            "multiply_adds": self.multiply_adds,
+            "told": self.told,
+            "left_out": self.left_out,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self.rows, self.multiply_adds, self.told = state["rows"], state["multiply_adds"], state["told"]
+        self.rows, self.multiply_adds = state["rows"], state["multiply_adds"]
+        self.told, self.left_out = state["told"], state["left_out"]

@@ -84,6 +84,11 @@ class Trainer:
             raise ConfigError(
                 "With train_step your own code clips and accumulates; leave clip_grad_norm and accumulate."
             )
+        if clip_grad_norm is not None and (sparse := _with_sparse_gradients(model)):
+            raise ConfigError(
+                f"{sparse[0]!r} has sparse gradients, whose norm torch cannot clip. Leave clip_grad_norm, or build it "
+                "with sparse=False."
+            )
         if isinstance(scheduler, ReduceLROnPlateau) and (scheduler_every != "epoch" or scheduler.mode != "min"):
             raise ConfigError(
                 "ReduceLROnPlateau is shown the held-out loss after every epoch: give it mode='min' and Session "
@@ -98,20 +103,17 @@ class Trainer:
         self._loss, self._train_step, self._scaler = loss, train_step, scaler
         self.scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
-        stepping = optimizer.stepping
-        self._handles = [stepping.register_step_pre_hook(self._note_settings)]
-        self._slot_optimizer = SlotOptimizer(
-            places(model),
-            stepping,
-            self._graft_lr_in_step,
-            config.graft_weight_decay,
-            by_family=config.graft_lr is None,
-        )
+        self._handles = [part.register_step_pre_hook(self._note_settings) for part in optimizer.parts]
+        by_family, weight_decay = config.graft_lr is None, config.graft_weight_decay
+        self._slot_optimizers = [
+            SlotOptimizer(share, part, self._graft_lr_in_step, weight_decay, by_family=by_family)
+            for part, share in optimizer.shares()
+        ]
         self._rewarming = None if config.rewarm is None else Rewarming(model, config.rewarm)
         if self._rewarming is not None:  # after the others, which are to see the scheduler's rates
-            self._handles.append(stepping.register_step_pre_hook(self._rewarm))
-            self._handles.append(stepping.register_step_post_hook(self._rewarming.restore))
-        self.signals = SignalReader(places(model), covered_parameters(model), stepping)
+            self._handles += [part.register_step_pre_hook(self._rewarm) for part in optimizer.parts]
+            self._handles += [part.register_step_post_hook(self._rewarming.restore) for part in optimizer.parts]
+        self.signals = SignalReader(places(model), covered_parameters(model), optimizer.stepping)
         arenas = {id(place.arena.slots) for place in places(model)}
         groups = (index for index, group in enumerate(optimizer.groups) if arenas & {*map(id, group["params"])})
         self._graft_group, self._num_groups = next(groups, 0), len(optimizer.groups)
@@ -128,12 +130,13 @@ class Trainer:
         """Take the hooks off the optimizer: it is the user's alone again."""
         for handle in self._handles:
             handle.remove()
-        self._slot_optimizer.detach()
+        for slot_optimizer in self._slot_optimizers:
+            slot_optimizer.detach()
         self.signals.detach()
 
     def take_charge(self) -> None:
         """Be the only one who trains this model and steps with this optimizer: the one before steps no more."""
-        for owned in (self._model, self._optimizer.stepping):
+        for owned in (self._model, *self._optimizer.parts):
             reference = _IN_CHARGE.get(owned)
             earlier = None if reference is None else reference()
             if earlier is not None and earlier is not self:
@@ -190,6 +193,16 @@ class Trainer:
             self._has_called = True
         if replayed is not None:
             self._noted = None
+        return loss.detach() if isinstance(loss, Tensor) else loss
+
+    def differentiate(self, batch: Any) -> Tensor | float:
+        """Forward and backward on a batch, to be undone: the optimizer rests. With ``train_step`` a whole step of it.
+
+        Returns:
+            The loss, detached.
+        """
+        with refusing_parallel(self._model):
+            loss = self._backward(batch) if self._train_step is None else self._train_step(batch)
         return loss.detach() if isinstance(loss, Tensor) else loss
 
     @torch.no_grad()
@@ -268,27 +281,37 @@ class Trainer:
         return loss
 
     def _update(self, *, with_scheduler: bool) -> None:
-        optimizer = self._optimizer.outer
+        optimizers = self._optimizer.outer
         if self._clip_grad_norm is not None:
             if self._scaler is not None:
-                self._scaler.unscale_(optimizer)
+                for optimizer in optimizers:
+                    self._scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad_norm)
-        if self._scaler is None:
-            optimizer.step()
-        else:
-            self._scaler.step(optimizer)
+        for optimizer in optimizers:
+            if self._scaler is None:
+                optimizer.step()
+            else:
+                self._scaler.step(optimizer)
+        if self._scaler is not None:
             self._scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         if with_scheduler and self.scheduler is not None and self._scheduler_every == "step":
             self.scheduler.step()
 
     def _note_settings(self, optimizer: Optimizer, *_: Any) -> None:
-        if self.num_groups != self._num_groups:
+        groups = self._optimizer.groups
+        if len(groups) != self._num_groups:
+            if len(self._optimizer.parts) > 1:
+                raise ConfigError(
+                    f"{type(optimizer).__name__} was given another parameter group. Where Session has several "
+                    "optimizers, all groups must be there when it is built."
+                )
             self._optimizer.check_captured()
-            self._num_groups = self.num_groups
-        self._rates.note(optimizer.param_groups)
+            self._num_groups = len(groups)
+        self._rates.note(groups)
         if self.remembers():
-            self._noted = self._notes.take(optimizer.param_groups)
+            self._noted = self._notes.take(groups)
         if self._config.peak_lr is None:
             self.peak_lr = max(self.peak_lr, self._lr_in_step)
 
@@ -302,8 +325,14 @@ class Trainer:
     def _graft_lr(self, lr: float) -> float:
         factor = self._config.graft_lr
         if factor is None:
-            factor = GRAFT_LR if self._optimizer.is_adam else GRAFT_PEAK_LR / max(self.peak_lr, 1e-12)
-        return factor * max(lr, self.peak_lr * self._decay)
+            factor = GRAFT_LR if self._optimizer.is_adam else GRAFT_PEAK_LR / max(self._coming_peak, 1e-12)
+        return factor * max(lr, self._coming_peak * self._decay)
+
+    @property
+    def _coming_peak(self) -> float:
+        """The schedule's peak: the largest rate seen, or that which ``OneCycleLR`` is still to rise to."""
+        told = 0.0 if self._config.peak_lr is not None else self._optimizer.groups[self._graft_group].get("max_lr", 0.0)
+        return max(self.peak_lr, float(told))
 
     @property
     def _lr_in_step(self) -> float:
@@ -328,3 +357,8 @@ class Trainer:
         arenas = {id(place.arena.slots) for place in places(self._model)}
         trained = (one for one in self._optimizer.parameters() if one.requires_grad and id(one) not in arenas)
         return [repr(float(torch.linalg.vector_norm(parameter.detach()))) for parameter in trained]
+
+
+def _with_sparse_gradients(model: nn.Module) -> list[str]:
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module.sparse]

@@ -8,30 +8,22 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from esper.contracts.errors import ConfigError, EsperError
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.judging.weight_mean import WeightMean
 from esper.runtime.record.books import Lifecycle
 from esper.runtime.run import Run
-from esper.runtime.state.batch_store import BatchStore
+from esper.runtime.state.batch_store import BatchStore, ReplayError
+from esper.runtime.state.batches import copy_of
 from esper.runtime.state.module_state import Facts, ModuleHistory, module_facts, set_module_facts
 from esper.runtime.training.loss_sum import summable
 from esper.runtime.training.optimizer_settings import Settings
-from esper.runtime.trying.steps import HAND_A_COPY, Step
+from esper.runtime.trying.steps import Step
 
 CURVE_POINTS = 20
 """Points of an arm's learning curve, at most."""
 
 OTHER_GROUPS = "the optimizer was given parameter groups meanwhile, with which its steps cannot be taken again"
 """Why a window ends without a verdict."""
-
-EDITED = (
-    "a training step changed its batch in place, so that it cannot be taken once more; from now on batches are copied"
-)
-
-
-class ReplayError(EsperError):
-    """A step that was taken once more was not what it was in the run."""
 
 
 @dataclass
@@ -76,7 +68,7 @@ class Window:
     Attributes:
         start: capture of the run before the first of them.
         live: numbers of the lifecycles whose grafts were live there; they must be so to the end.
-        batches: by reference as far as they lie in memory: a loader must not reuse theirs.
+        batches: by value, or drawn again by the loader.
         settings: of the optimizer at every step; None where it rested.
         flops: training FLOPs of the run at every step.
         modules: what they were before every step, besides tensors.
@@ -208,19 +200,16 @@ def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> int:
         Its FLOPs.
 
     Raises:
-        ReplayError: if it is the first, which computes what the run did, and has another loss.
-        ConfigError: if it changes its batch, which nobody could know before.
+        ReplayError: if it is the first, which computes what the run did, and has another loss; or if its batch is not
+            what it was.
     """
     index = window.arm_step
-    batch, settings = run.editing.fresh(window.batches[index]), window.settings[index]
+    batch, settings = copy_of(window.batches[index]), window.settings[index]
     if index < len(window.modules.changes):
         set_module_facts(run.model, window.modules.before(index))
-    was_known = run.editing.is_known
     with run.editing.noticed(batch):
         loss, flops = run.costs.step(batch, partial(run.trainer.train, replayed=(settings,)))
     run.costs.charge(flops, payers)
-    if run.editing.is_known and not was_known:
-        raise ConfigError(HAND_A_COPY)
     if index == 0:
         _check_first(run, window, loss)
     window.arm_step += 1

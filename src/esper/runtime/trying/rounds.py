@@ -14,9 +14,10 @@ from esper.contracts.events import RoundBegun, RoundEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.record.books import Lifecycle, numbers
 from esper.runtime.run import Run
+from esper.runtime.state.batch_store import ReplayError
 from esper.runtime.state.snapshot import Kept
 from esper.runtime.trying.arms import Arms, Outcome
-from esper.runtime.trying.replay import EDITED, OTHER_GROUPS, ReplayError, Round
+from esper.runtime.trying.replay import OTHER_GROUPS, Round
 from esper.runtime.trying.side_by_side import SideBySide
 from esper.runtime.trying.steps import Step
 from esper.runtime.watching.recovery import Recovery
@@ -85,9 +86,6 @@ class Rounds:
         """One step of the twin."""
         now = self.current
         assert now is not None
-        if step.is_edited:
-            self.abandon(EDITED)
-            return
         now.remember(step)
         now.run_mean.after_step(self._run.model, len(now.batches), now.end_step - now.start_step)
         self._abandon_if_void(now)
@@ -132,15 +130,12 @@ class Rounds:
         if now.run is None and self._memorises(now):
             self.abandon("the run memorises its samples", NOT_TRIED)
             return
-        if now.run is None:
-            waiting = self._waiting(now)
-            now.candidates = [one.number for one in waiting]
-            for one in waiting:
-                if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
-                    run.end_incubation(one)
-                    now.start["body"] = run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
-            now.twin = run.evaluations.measure_mean(now.run_mean, now.batches)
-            now.end(run)
+        try:
+            if now.run is None:
+                self._end_window(now)
+        except ReplayError as error:
+            self.abandon(str(error))
+            return
         try:
             try:
                 self._run_arms(now)
@@ -156,6 +151,16 @@ class Rounds:
             self.abandon(f"an arm failed: {error!r}")
             raise
         self.end(now)
+
+    def _end_window(self, now: Round) -> None:
+        run, waiting = self._run, self._waiting(now)
+        now.candidates = [one.number for one in waiting]
+        for one in waiting:
+            if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
+                run.end_incubation(one)
+                now.start["body"] = run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
+        now.twin = run.evaluations.measure_mean(now.run_mean, now.batches)
+        now.end(run)
 
     def _run_arms(self, now: Round) -> None:
         with closing(self._outcomes(now)) as outcomes:

@@ -28,9 +28,10 @@ from esper.checkpoint.packed import Packed
 from esper.contracts.errors import ArmError, ConfigError
 from esper.runtime.record.books import Lifecycle
 from esper.runtime.run import Run
+from esper.runtime.state.batch_store import ReplayError
 from esper.runtime.training.tracing import NEVER_CALLED
 from esper.runtime.trying.arms import Arms, Outcome, arm_name
-from esper.runtime.trying.replay import ReplayError, Round
+from esper.runtime.trying.replay import Round
 
 PULSE_S = 0.25
 """So often the run looks how far the arms have come."""

@@ -7,8 +7,12 @@ from torch import Tensor
 
 from esper.contracts.errors import ConfigError
 from esper.runtime.run import Run
+from esper.runtime.state.batches import copy_of
 from esper.runtime.state.module_state import Facts, module_facts
 from esper.runtime.training.optimizer_settings import Settings
+from esper.runtime.trying.dry_run import dry_run
+
+WHOLE = "It must be as it was before the step: where train_step takes something out of it, hand train_step a copy."
 
 HAND_A_COPY = (
     "A training step changes its batch in place, or takes something out of it. It was made by the loop itself, so that "
@@ -21,12 +25,11 @@ class Step:
     """One training step.
 
     Attributes:
-        batch: as it was before the step, unless ``is_edited``.
+        batch: as it was before the step; a copy where it may be needed once more.
         loss: a detached scalar.
         flops: of the step.
         settings: with which the optimizer stepped; None if it rested.
         facts: of the modules before the step, where it is to be taken once more.
-        is_edited: whether the step has changed its batch, and nobody knew that it would.
     """
 
     batch: Any
@@ -34,7 +37,6 @@ class Step:
     flops: int
     settings: Settings | None
     facts: Facts | None
-    is_edited: bool = False
 
 
 class Steps:
@@ -46,7 +48,6 @@ class Steps:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._is_first = True
 
     def make(self, batch: Any, *, in_window: bool) -> Step:
         """Train on a batch.
@@ -56,23 +57,11 @@ class Steps:
             in_window: whether the step will be taken once more, so that it is noted what the modules are now.
         """
         run = self._run
-        was_known, is_kept = run.editing.is_known, in_window or bool(run.books.alive)
-        kept = run.editing.fresh(batch) if is_kept else batch
+        dry_run(run, batch)
+        kept = self._kept(batch, in_window=in_window)
         facts = module_facts(run.model) if in_window else None
-        if not was_known and (is_kept or self._is_first):
-            with run.editing.noticed(batch):
-                loss, flops = run.costs.step(batch, run.trainer.train)
-        else:
-            loss, flops = run.costs.step(batch, run.trainer.train)
-        self._is_first = False
-        return Step(
-            batch=kept,
-            loss=loss,
-            flops=flops,
-            settings=run.trainer.take_settings(),
-            facts=facts,
-            is_edited=run.editing.is_known and not was_known,
-        )
+        loss, flops = run.costs.step(batch, run.trainer.train)
+        return Step(batch=kept, loss=loss, flops=flops, settings=run.trainer.take_settings(), facts=facts)
 
     def made(self, batch: Any, loss: Tensor | float, *, in_window: bool) -> Step:
         """A step that the caller's own loop has made.
@@ -85,8 +74,18 @@ class Steps:
         run = self._run
         settings = run.trainer.take_settings()
         facts = module_facts(run.model) if in_window else None
-        flops = run.costs.of_step(batch)
+        kept = self._kept(batch, in_window=in_window)
+        try:
+            dry_run(run, batch)
+            flops = run.costs.of_step(batch)
+        except Exception as error:  # passed on
+            error.add_note("Esper has called train_step once more on the batch that after_step was given. " + WHOLE)
+            raise
         if run.editing.is_known:
             raise ConfigError(HAND_A_COPY)
         loss = loss.detach() if isinstance(loss, Tensor) else loss
-        return Step(batch=batch, loss=loss, flops=flops, settings=settings, facts=facts)
+        return Step(batch=kept, loss=loss, flops=flops, settings=settings, facts=facts)
+
+    def _kept(self, batch: Any, *, in_window: bool) -> Any:
+        """The batch by value where it may be needed once more: steps may edit it, and loaders reuse its memory."""
+        return copy_of(batch) if in_window or self._run.books.alive else batch

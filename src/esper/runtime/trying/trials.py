@@ -19,9 +19,9 @@ from esper.runtime.judging.gates import Measured, gate
 from esper.runtime.judging.judge import Measurement, against_twin, without_it
 from esper.runtime.record.books import FALLING, Lifecycle, numbers
 from esper.runtime.run import Run
-from esper.runtime.state.batch_store import BatchStore
+from esper.runtime.state.batch_store import BatchStore, ReplayError
 from esper.runtime.state.snapshot import Kept
-from esper.runtime.trying.replay import EDITED, OTHER_GROUPS, Curve, ReplayError, Window, replay_step
+from esper.runtime.trying.replay import OTHER_GROUPS, Curve, Window, replay_step
 from esper.runtime.trying.steps import Step
 from esper.runtime.watching.recovery import Recovery
 
@@ -109,9 +109,6 @@ class Trials:
         if not self._members(trial):
             self._close(trial, "no graft is left on trial")
         elif trial.window is not None:
-            if step.is_edited:
-                self.abandon(EDITED)
-                return
             trial.window.remember(step)
             self._abandon_if_void(trial)
 

@@ -16,6 +16,7 @@ from esper.runtime.judging.judge import Measurement, without_it
 from esper.runtime.judging.worth import confirm_level, one_sided_p
 from esper.runtime.record.books import FALLING, Lifecycle
 from esper.runtime.run import Run
+from esper.runtime.state.batches import copy_of
 from esper.runtime.training.late import Late
 from esper.runtime.watching.recovery import Entry, Recovery
 
@@ -190,8 +191,7 @@ class Keeping:
         for batch in list(run.recent) * -(-run.ramp_steps // max(1, len(run.recent))):
             if not run.in_state(*FALLING):
                 return
-            fresh = run.editing.fresh(batch)
-            loss, flops = run.costs.step(fresh, partial(run.trainer.train, replayed=(None,)))
+            loss, flops = run.costs.step(copy_of(batch), partial(run.trainer.train, replayed=(None,)))
             run.books.run_flops += flops
             run.trainer.step += 1
             run.advance(loss)

@@ -1,0 +1,1 @@
+"""Where libraries of models meet Esper."""

@@ -1,0 +1,152 @@
+"""Models of Hugging Face transformers, and adapters of PEFT: a folder that loads a grown model without Esper."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import fx, nn
+
+import esper
+from esper.contracts.errors import ConfigError
+from esper.integrations.source import source_of
+from esper.kasmina.host.edges import is_around_adapters
+from esper.kasmina.host.export import GROWN, export
+from esper.kasmina.host.layer import KasminaLayer
+
+CODE, BESIDE, WEIGHTS = "modeling_grown.py", "grown.py", "grown.safetensors"
+
+_FILE = '''\
+"""{base} with the modules that it has grown. Written by Esper {version}; needs torch and transformers alone."""
+
+{imports}
+from {module} import {base}
+
+
+{classes}
+
+class Grown{base}({base}):
+    """{base}, and what it has grown."""
+
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        grow(self)
+'''
+
+_BESIDE = '''\
+"""What a model has grown beside its adapters. Written by Esper {version}; needs torch and safetensors alone."""
+
+from pathlib import Path
+
+{imports}
+from safetensors.torch import load_file
+
+
+{classes}
+
+def attach(model):
+    """Give a model with the adapters of this folder what it has grown."""
+    grow(model)
+    keys = model.load_state_dict(load_file(Path(__file__).with_name("{weights}")), strict=False)
+    assert not keys.unexpected_keys, keys.unexpected_keys
+    return model
+'''
+
+_CARD = """\
+---
+library_name: transformers
+tags:
+- esper
+---
+
+# A {base} that has grown
+
+Trained with Esper {version}, which gave it new modules while it trained. `{code}` builds them with torch alone, so that
+loading has to trust it; without that the plain {base} is loaded, and transformers lists the weights that it leaves out.
+
+```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("PATH", trust_remote_code=True)
+```
+
+| grown at | parameters |
+|---|---|
+{rows}
+"""
+
+
+def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> None:
+    """Write a folder that ``AutoModel.from_pretrained(directory, trust_remote_code=True)`` loads to the same logits.
+
+    Of a ``PeftModel`` it holds adapters as that one writes them, and ``grown.py`` beside them, whose ``attach(model)``
+    gives a model with these adapters what it has grown.
+
+    It holds ``config.json`` and weights as ``save_pretrained`` of the model itself writes them, ``modeling_grown.py``,
+    which builds what has grown and needs no Esper, and a card. A model that has not grown gets no code.
+
+    Args:
+        model: wrapped and finished, or from :func:`esper.export`.
+        directory: where; it is made.
+        options: of the model's own ``save_pretrained``.
+
+    Raises:
+        ConfigError: if it is no model of transformers, or what :func:`esper.export` says.
+    """
+    kind: Any = model.esper_base if isinstance(model, KasminaLayer) else type(model)
+    if kind.__module__.partition(".")[0] not in ("transformers", "peft"):
+        raise ConfigError(
+            f"save_pretrained takes a model whose class transformers or peft brings, not a {kind.__name__}. Keep this "
+            "one by torch.save(esper.export(model), path)."
+        )
+    if options.get("push_to_hub"):
+        raise ConfigError("save_pretrained writes a folder and pushes nothing. Upload the folder as a whole.")
+    plain: Any = export(model) if isinstance(model, KasminaLayer) else model
+    imports, classes = source_of(plain)
+    kind.save_pretrained(plain, directory, **options)
+    if not classes:
+        return
+    if is_around_adapters(kind):
+        _write_beside(Path(directory), plain, imports, classes)
+        return
+    folder, base = Path(directory), kind.__name__
+    names = {"base": base, "module": kind.__module__, "version": esper.__version__, "code": CODE}
+    (folder / CODE).write_text(_FILE.format(imports=imports, classes=classes, **names))
+    autos = _auto_classes(base, plain.config.model_type)
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = [f"Grown{base}"]
+    config["auto_map"] = {auto: f"{CODE.removesuffix('.py')}.Grown{base}" for auto in autos}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    rows = "\n".join(f"| `{path}` | {parameters:,} |" for path, parameters in _grown(plain))
+    (folder / "README.md").write_text(_CARD.format(rows=rows, auto=autos[0], **names))
+
+
+def _write_beside(folder: Path, plain: nn.Module, imports: str, classes: str) -> None:
+    """What has grown, beside adapters."""
+    own = [f"{path}." for path, module in plain.named_modules() if isinstance(module, fx.GraphModule)]
+    named = (*plain.named_parameters(), *plain.named_buffers())
+    save_file({name: one.detach().contiguous() for name, one in named if name.startswith(tuple(own))}, folder / WEIGHTS)
+    text = _BESIDE.format(imports=imports, classes=classes, version=esper.__version__, weights=WEIGHTS)
+    (folder / BESIDE).write_text(text)
+
+
+def _auto_classes(base: str, model_type: str) -> list[str]:
+    """Names of the classes by which transformers finds a class, the most telling first."""
+    from transformers.models.auto import modeling_auto
+
+    found = []
+    for name, auto in vars(modeling_auto).items():
+        if name.startswith("AutoModelFor"):
+            known = auto._model_mapping._model_mapping.get(model_type)
+            if base in (known if isinstance(known, tuple) else (known,)):
+                found.append(name)
+    return [*sorted(found, key=lambda name: name == "AutoModelForPreTraining"), "AutoModel"]
+
+
+def _grown(plain: nn.Module) -> list[tuple[str, int]]:
+    """Where something has grown, and how many parameters."""
+    return [
+        (path.rpartition(".")[0] or "the model", sum(parameter.numel() for parameter in module.parameters()))
+        for path, module in plain.named_modules()
+        if isinstance(module, fx.GraphModule) and path.rpartition(".")[2].partition("_")[0] == GROWN
+    ]

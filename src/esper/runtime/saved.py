@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from esper.checkpoint.packed import Packed
+from esper.checkpoint.store import FORMAT
 from esper.contracts.reports import FieldReport
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.judging.weight_mean import WeightMean
@@ -254,16 +255,18 @@ class SavedSession(TypedDict):
 
 def upgraded(state: Any, format_: int) -> Any:
     """A checkpoint of an older format with what was not remembered then; any other as it is."""
-    if format_ < 8 and isinstance(state, dict) and isinstance(state.get("books"), dict):
-        state["books"]["answers"] = {}
-    growth = state.get("growth") if isinstance(state, dict) else None
-    if format_ > 6 or not isinstance(growth, dict):
+    parts = (state.get("books"), state.get("growth")) if isinstance(state, dict) else ()
+    if format_ == FORMAT or not all(isinstance(part, dict) for part in parts) or not parts:
+        return state
+    books, growth = parts
+    books["answers"] = {}
+    if isinstance(growth.get("tracing"), dict):
+        growth["tracing"] |= {"left_out": {}}
+    if format_ > 6:
         return state
     trial = growth.get("trial")
     for window in (growth.get("round"), trial.get("window") if isinstance(trial, dict) else None):
         if isinstance(window, dict):
             window |= {"modules": [], "first_loss": None, "first_threads": None, "run_facts": None}
     growth |= {"costs": {"counted": {}, "has_told": False}, "edits_batches": False}
-    if isinstance(growth.get("tracing"), dict):
-        growth["tracing"] |= {"left_out": {}}
     return state

@@ -89,8 +89,9 @@ class Budgeted:
     @property
     def forward_flops(self) -> int:
         """Of that network, for the held-out samples."""
+        network = esper.export(self.model)
         with torch.no_grad(), FlopCounter() as counter:
-            esper.export(self.model)(self.held_x)
+            network(self.held_x)
         return counter.flops
 
     def told(self, event: str, key: str) -> list[Any]:

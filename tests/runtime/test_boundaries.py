@@ -71,9 +71,9 @@ def test_an_epoch_is_waited_for_where_its_length_is_known(loader, step):
     assert notes(session)
 
 
-def test_at_the_latest_until_the_end_of_the_growth_window():
+def test_also_where_it_is_longer_than_the_growth_window():
     session = Recipe().build(loader=Long()).session
-    stream(session, 48)
+    stream(session, 60)
     assert not notes(session)
     with pytest.warns(RuntimeWarning, match=TOLD):
         stream(session, 1)

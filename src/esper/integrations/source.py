@@ -37,11 +37,13 @@ def source_of(plain: nn.Module) -> tuple[str, str]:
                 f"{path!r} is an end of a grown span whose steps are called one by one, which cannot be written as "
                 "source. Keep the model by torch.save(esper.export(model), path)."
             )
-        grown = [hook for hook in module._forward_hooks.values() if isinstance(hook, fx.GraphModule)]
+        held = {key: hook for key, hook in module._forward_hooks.items() if isinstance(hook, fx.GraphModule)}
         hooks += [
-            f"{_found(path)}.register_forward_hook({_found(paths[hook])}, prepend=True, with_kwargs=True)"
-            for hook in reversed(grown)
+            f"{_found(path)}.register_forward_hook({_found(paths[hook])}, prepend=True, "
+            f"with_kwargs={key in module._forward_hooks_with_kwargs})"
+            for key, hook in reversed(held.items())
         ]
+        grown = list(held.values())
         whole = getattr(vars(module).get("forward"), "__self__", None)
         if isinstance(whole, fx.GraphModule):
             forwards.append(f"{_found(path)}.forward = {writer.name_of(whole, paths)}(model).forward")

@@ -530,7 +530,7 @@ def _boundary_expected(config: GrowthConfig, planned_steps: int, loader: Any) ->
     """Steps at which a run that has had no boundary is told so, the last time with a warning; none if it needs none.
 
     A note when the loader has given more batches than an epoch has, or half of the growth window is over where nobody
-    knows how many that are; a warning when all of the window is.
+    knows how many that are; a warning when all of the window is, and an epoch as well.
     """
     if config.boundary_steps is not None or not config.max_rounds:
         return ()
@@ -539,7 +539,8 @@ def _boundary_expected(config: GrowthConfig, planned_steps: int, loader: Any) ->
         first = 1 + len(loader)
     except TypeError:  # none, or one whose length nobody knows
         first = end // 2
-    return min(first, end), end
+        return first, end
+    return first, max(first, end)
 
 
 def _together(schedulers: Sequence[Any]) -> Schedulers:

@@ -114,8 +114,9 @@ def _plain(model: nn.Module) -> nn.Module:
         vars(container)["forward"] = _sequential(container, inside).forward
     for module, place in grown:
         if place.kind != "span":
-            hook = _hold(module, _beside(module, place))
-            module.register_forward_hook(hook, prepend=True, with_kwargs=True)
+            takes_names = not _is_called_by_position(module, place)
+            hook = _hold(module, _beside(module, place, takes_names))
+            module.register_forward_hook(hook, prepend=True, with_kwargs=takes_names)
             if is_adapted(type(module)):
                 vars(module)["unload_and_optionally_merge_module"] = _refusal(MERGING)
     for module in list(model.modules()):
@@ -153,11 +154,21 @@ def _holder(module: nn.Module) -> nn.Module | None:
     return next((holder for holder in found if holder is not None), None)
 
 
-def _beside(host: nn.Module, place: Place) -> fx.GraphModule:
+def _is_called_by_position(host: nn.Module, place: Place) -> bool:
+    """Whether a hook needs no names: those of torch's own layers, whose tools (``quantize_dynamic``) put a layer of
+    another class in their place and hand its hooks positions alone."""
+    return type(host).__module__.startswith("torch.nn.modules") and place.site.argument == 0
+
+
+def _beside(host: nn.Module, place: Place, takes_names: bool) -> fx.GraphModule:
     """The fossils of a module's own place as a forward hook of the module."""
     root, graph = nn.Module(), fx.Graph()
-    _, args, kwargs, output = _placeholders(graph, "module", "args", "kwargs", "output")
-    x = _argument(args, kwargs, host, place) if place.ports.inputs else None
+    if takes_names:
+        _, args, kwargs, output = _placeholders(graph, "module", "args", "kwargs", "output")
+        x = _argument(args, kwargs, host, place) if place.ports.inputs else None
+    else:
+        _, args, output = _placeholders(graph, "module", "args", "output")
+        x = args[0] if place.ports.inputs else None
     return _graph_module(root, graph, _add_fossils(root, place, x, output), place.training)
 
 

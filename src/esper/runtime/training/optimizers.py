@@ -114,7 +114,7 @@ class HostOptimizer:
         """
         modules = [self._model, *(module for _, module in _modules(self._extra))]
         captured = {id(parameter) for module in modules for parameter in module.parameters()}
-        missing = [parameter for parameter in self.parameters() if id(parameter) not in captured]
+        missing = [one for one in self.parameters() if one.numel() and id(one) not in captured]
         if not missing:
             return
         others = [item.state_dict() for item in self._extra.values() if not isinstance(item, nn.Module | None)]

@@ -35,7 +35,7 @@ from esper.oona.bus import (
     check_name,
     check_topic,
 )
-from esper.oona.url import shown
+from esper.oona.url import check_reachable, shown
 
 _ANSWER_S = 10.0
 _DEAD = "esper.dead."
@@ -53,6 +53,7 @@ def connect(url: str, bound: int) -> "KafkaBus":
     """
     if "bound=" in url:
         raise BusError("kafka: has no bound: set retention.ms or retention.bytes of its topics.")
+    check_reachable(url, 9092)
     authority = urlsplit(url.partition("?")[0]).netloc
     who, _, servers = authority.rpartition("@")
     options: dict[str, Any] = {"bootstrap.servers": servers, "log_level": 0}

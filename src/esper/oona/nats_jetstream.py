@@ -31,7 +31,7 @@ from esper.oona.bus import (
     check_name,
     check_topic,
 )
-from esper.oona.url import shown
+from esper.oona.url import check_reachable, shown
 
 _ANSWER_S = 5.0
 _NO_WAIT_S = 0.02  # for a fetch that is not to wait
@@ -48,6 +48,7 @@ def connect(url: str, bound: int) -> "NatsBus":
         BusError: if the server refuses user or password, or has no JetStream.
         BusUnavailableError: if it does not answer.
     """
+    check_reachable(url, 4222)
     return NatsBus(url.partition("?")[0], bound)
 
 

@@ -1,10 +1,13 @@
 """Opens the bus that a URL names."""
 
+import socket
 from importlib import import_module
 from urllib.parse import parse_qsl, urlsplit
 
-from esper.contracts.errors import BusError, closest
+from esper.contracts.errors import BusError, BusUnavailableError, closest
 from esper.oona.bus import DEFAULT_BOUND, Bus
+
+_CONNECT_S = 3.0
 
 _TRANSPORTS = {
     "memory": ("memory", None),
@@ -48,6 +51,23 @@ def open_bus(url: str) -> Bus:
         ) from error
     bus: Bus = opened
     return bus
+
+
+def check_reachable(url: str, port: int) -> None:
+    """Refuse a server that no connection can be made to, at once: clients would go on trying.
+
+    Args:
+        url: of the server; of several, the first one counts.
+        port: where the URL names none.
+
+    Raises:
+        BusUnavailableError: if there is none.
+    """
+    host, _, own = urlsplit(url).netloc.rpartition("@")[2].partition(",")[0].partition(":")
+    try:
+        socket.create_connection((host, int(own or port)), _CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise BusUnavailableError(f"{shown(url)} does not serve us: {error}.") from None
 
 
 def shown(url: str) -> str:

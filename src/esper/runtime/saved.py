@@ -255,10 +255,9 @@ class SavedSession(TypedDict):
 
 def upgraded(state: Any, format_: int) -> Any:
     """A checkpoint of an older format with what was not remembered then; any other as it is."""
-    parts = (state.get("books"), state.get("growth")) if isinstance(state, dict) else ()
-    if format_ == FORMAT or not all(isinstance(part, dict) for part in parts) or not parts:
+    books, growth = (state.get(name) if isinstance(state, dict) else None for name in ("books", "growth"))
+    if format_ == FORMAT or not isinstance(books, dict) or not isinstance(growth, dict):
         return state
-    books, growth = parts
     books["answers"] = {}
     if isinstance(growth.get("tracing"), dict):
         growth["tracing"] |= {"left_out": {}}

@@ -76,7 +76,8 @@ class RedisBus:
                 f"{self._name} refuses us: {error}. Check user, password and what the user may do."
             ) from None
         except RedisError as error:
-            raise BusUnavailableError(f"{self._name} does not serve us: {error or type(error).__name__}.") from None
+            told = str(error).rstrip(".") or type(error).__name__
+            raise BusUnavailableError(f"{self._name} does not serve us: {told}.") from None
 
     def publish(self, message: Message) -> None:
         self.publish_batch([message])

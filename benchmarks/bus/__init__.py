@@ -1,0 +1,1 @@
+"""How fast the message bus is, and what becomes of messages when processes die."""

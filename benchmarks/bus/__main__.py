@@ -1,4 +1,4 @@
-"""``python -m benchmarks.bus rates|steps|faults|fuzz``: measures the message bus; results go to ``benchmarks/results/bus``.
+"""``python -m benchmarks.bus rates|steps|faults|fuzz`` measures the bus; results go to ``benchmarks/results/bus``.
 
 ``rates``: messages a second and milliseconds from command to ack, for every transport. ``steps``: what a run pays.
 ``faults``: commands while consumers and broker are killed. ``fuzz``: messages that are noise. Needs redis-server and

@@ -32,7 +32,7 @@ MODES = (
     "hung in the middle",
     "full",
 )
-EPOCHS = 40
+EPOCHS = 100
 HANGS_S = 30.0
 
 

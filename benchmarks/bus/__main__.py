@@ -42,7 +42,9 @@ def rates(seconds: float) -> dict[str, Any]:
                 "256 B": load.throughput(url, 256, count),
                 "reports of 1000 seeds": load.throughput(url, len(load.encoded_report(1000)), count // 10),
                 "command to ack, quiet": load.latency(url, min(seconds, 10.0), 0),
-                "command to ack, 1500 reports of 1000 seeds a second": load.latency(url, seconds, 1500),
+                "command to ack, 1500 reports of 1000 seeds a second": load.latency(
+                    url, seconds if name == "redis" else min(seconds, 10.0), 1500
+                ),
             }
             print(name, json.dumps(found[name]), flush=True)
     return found

@@ -46,7 +46,7 @@ def publish(url: str, topic: str, body_bytes: int, count: int, started: Any) -> 
 
 
 def consume(url: str, topic: str, count: int, ready: Any, result: Any) -> None:
-    """So many messages, acked in batches; tells the seconds from the first one published to the last ack, and counts."""
+    """So many messages, acked in batches; tells the seconds from the first publish to the last ack, and counts."""
     bus = open_bus(url)
     subscription = bus.subscribe(topic, "bench", f"consumer-{os.getpid()}")
     ready.wait()

@@ -282,10 +282,12 @@ def test_commands_from_other_threads_get_one_answer_each_while_training_goes_on(
 def test_of_two_equal_commands_for_a_version_one_is_carried_out():
     trial = Recipe(CONFIG, policy=Script({})).build()
     command = replace(Script({}).command(("2", 1)), version=0)
-    first, second = trial.session.submit(command), trial.session.submit(command)
+    first, second = trial.session.submit(command), trial.session.submit(replace(command, id="another"))
     assert (first.accepted, first.version) == (True, 1)
     assert not second.accepted
     assert "version 1; the command was for version 0" in second.reason
+    assert trial.session.submit(command) == first  # the same one is answered again, and changes nothing
+    assert len(trial.events("transition")) == 1
 
 
 @pytest.mark.parametrize("target", [s for s in State if s not in (State.GERMINATED, State.CULLED, State.CANCELLED)])

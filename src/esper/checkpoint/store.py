@@ -117,7 +117,8 @@ def read_versioned(directory: Path) -> tuple[Any, int]:
         if manifest["format"] not in READABLE:
             raise CheckpointError(
                 f"{source} has format {manifest['format']}; this version of Esper reads "
-                f"{', '.join(map(str, READABLE[:-1]))} and {FORMAT}. Go on with the version that wrote it, or start anew."
+                f"{', '.join(map(str, READABLE[:-1]))} and {FORMAT}. Go on with the version that wrote it, or start "
+                "anew."
             )
         # cloned: where a file puts a tensor decides its alignment, and unaligned batches sum in another order
         tensors = {name: tensor.clone() for name, tensor in load_file(source / TENSORS).items()}

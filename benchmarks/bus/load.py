@@ -11,6 +11,7 @@ from esper.oona.bus import Message
 from esper.oona.codec import Codec
 from esper.oona.messages import CommandAck, LayerHealthReport, RollbackCommand, column
 from esper.oona.url import open_bus
+from esper.runtime.link.publisher import TelemetryPublisher
 
 CONTEXT = multiprocessing.get_context("spawn")
 BATCH = 500
@@ -148,6 +149,37 @@ def latency(url: str, seconds: float, reports_per_second: float, seeds: int = 10
         "worst_ms": round(1e3 * waits[-1], 2),
         "reports_per_second": round(rate[0]),
         "busy_share_of_the_publisher": round(rate[1], 3),
+    }
+
+
+def peak(url: str, lines_per_second: float, seconds: float, places: int = 200, seeds: int = 1000) -> dict[str, Any]:
+    """What a run with so many seeds hands to its publisher at a rate, and what becomes of it: all is counted."""
+    values = [1e-3 * (number * 7919 % 1000) for number in range(seeds)]
+    line = {
+        "event": "telemetry",
+        "step": 1,
+        "epoch": 1,
+        "places": {f"layer{index}": dict.fromkeys(COLUMNS, values) | {"awake": {}} for index in range(places)},
+    }
+    publisher = TelemetryPublisher(lambda: open_bus(url), Codec(), "bench", bound=20)
+    begun, handed, longest = time.perf_counter(), 0, 0.0
+    while (now := time.perf_counter() - begun) < seconds:
+        if handed > now * lines_per_second:
+            time.sleep(0.001)
+            continue
+        start = time.perf_counter()
+        publisher(line)
+        longest = max(longest, time.perf_counter() - start)
+        handed += 1
+    all_published = publisher.close(60.0)
+    counted = publisher.statistics
+    return {
+        "reports_per_second": round(places * lines_per_second),
+        "reports_handed_over": handed * places,
+        "published": counted.published,
+        "dropped": counted.dropped * places,
+        "all_accounted_for": all_published and counted.published + counted.dropped * places == handed * places,
+        "longest_call_ms": round(1e3 * longest, 2),
     }
 
 

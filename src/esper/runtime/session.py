@@ -1,6 +1,5 @@
 """The session: where a run's loop and its growth meet."""
 
-import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,16 +9,15 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.contracts.commands import Answer, Command, SeedId
-from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.events import Finished, Model, Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.host.summary import anatomy
-from esper.kasmina.host.wrapping import growth_config, places, refuse_changed
+from esper.kasmina.host.wrapping import growth_config, refuse_changed
+from esper.runtime.arguments import NO_BOUNDARY, boundary_expected, check_run, together
 from esper.runtime.checkpoints import FOLDER, Checkpoints
 from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
@@ -31,17 +29,9 @@ from esper.runtime.state.batches import check_copyable, check_storable
 from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import refuse_ranks
-from esper.runtime.training.schedulers import Schedulers
 from esper.runtime.training.trainer import Trainer
-from esper.runtime.trying.side_by_side import check_can_fork
 from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
-
-NO_BOUNDARY = (
-    "Nothing was evaluated in the first {steps} steps ({share:.0%} of planned_steps): no epoch has ended, and "
-    "boundary_steps is not set. Nothing can grow until then, or after grow_until. Call session.after_epoch() after "
-    "every epoch; for a stream, or epochs as long as that, set GrowthConfig(boundary_steps=...)."
-)
 
 
 class Session:
@@ -119,24 +109,8 @@ class Session:
         refuse_ranks()
         config = growth_config(model)
         refuse_changed(model)
-        if config.arms == "side_by_side":
-            check_can_fork(model)
-        if not isinstance(planned_steps, int) or planned_steps < 1:
-            raise ConfigError(f"planned_steps must be a whole number of at least 1, not {planned_steps!r}.")
-        if not flops:
-            _refuse_flops(config)
-        for name, item in {"loader": loader, **(extra or {})}.items():
-            if item is not None and not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
-                raise ConfigError(
-                    f"{name} is a {type(item).__name__} without a state_dict. Leave it out, or give it one."
-                )
-            if isinstance(item, nn.Module) and config.max_rounds and next(places(item), None) is not None:
-                raise ConfigError(
-                    f"{name} is a {type(item).__name__} with a copy of the wrapped model, which cannot follow it when "
-                    "it grows. Average its state dict by name instead, or set max_rounds=0."
-                )
-        if isinstance(scheduler, list | tuple):
-            scheduler = _together(scheduler)
+        check_run(model, config, planned_steps, counts_flops=flops, keeping={"loader": loader, **(extra or {})})
+        scheduler = together(scheduler) if isinstance(scheduler, list | tuple) else scheduler
         host_optimizer = HostOptimizer(optimizer, model, extra or {})
         trainer = Trainer(
             model,
@@ -176,7 +150,7 @@ class Session:
             )
             undo.callback(self._run.given_up.detach)
             self._steps = Steps(self._run)
-            self._boundary_expected = _boundary_expected(config, planned_steps, loader)
+            self._boundary_expected = boundary_expected(config, planned_steps, loader)
             policy = policy or HeuristicPolicy(config)
             self._growth = Growth(self._run, policy, lambda: self._checkpoints.write(), checkpoint_steps)
             identity = Identity(self._run, policy, loader)
@@ -524,45 +498,3 @@ class Session:
         self._refuse_if_replaced()
         if self._run.is_finished:
             raise ConfigError("The session is finished. Build a new one to train further.")
-
-
-def _boundary_expected(config: GrowthConfig, planned_steps: int, loader: Any) -> tuple[int, ...]:
-    """Steps at which a run that has had no boundary is told so, the last time with a warning; none if it needs none.
-
-    A note when the loader has given more batches than an epoch has, or half of the growth window is over where nobody
-    knows how many that are; a warning when all of the window is, and an epoch as well.
-    """
-    if config.boundary_steps is not None or not config.max_rounds:
-        return ()
-    end = max(2, 1 + math.floor(config.grow_until * planned_steps))
-    try:
-        first = 1 + len(loader)
-    except TypeError:  # none, or one whose length nobody knows
-        first = end // 2
-        return first, end
-    return first, max(first, end)
-
-
-def _together(schedulers: Sequence[Any]) -> Schedulers:
-    """Several schedulers as one, if they can be."""
-    for scheduler in schedulers:
-        if isinstance(scheduler, ReduceLROnPlateau) or not hasattr(scheduler, "state_dict"):
-            raise ConfigError(
-                f"One of the schedulers is a {type(scheduler).__name__}. In a list each must have a state_dict and be "
-                "stepped without a value."
-            )
-    return Schedulers(schedulers)
-
-
-def _refuse_flops(config: GrowthConfig) -> None:
-    """Refuse settings that need FLOPs, where they are not counted."""
-    if config.compare == "flops":
-        raise ConfigError(
-            "compare is 'flops', but with flops=False none are counted. Set compare='steps' in GrowthConfig, which "
-            "gives an arm as many steps as the run took and is less protection, or leave flops=True."
-        )
-    if config.max_train_flops is not None:
-        raise ConfigError(
-            f"max_train_flops is {config.max_train_flops:g}, but with flops=False none are counted. Leave it out, or "
-            "leave flops=True."
-        )

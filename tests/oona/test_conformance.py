@@ -1,6 +1,7 @@
 """One suite that every transport passes, against the real broker."""
 
 import itertools
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -237,3 +238,54 @@ class TestWhatIsGone:
             bounded.publish_batch(messages(topic, 100))
             subscription.ack(received(subscription, 100))
         assert (bounded.statistics.lost, bounded.statistics.acked) == (0, 1000)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_is_done_in_whatever_order_each_group_comes_to_each_message_once(url, topic, seed):
+    """Publishers and consumers come, work, forget to answer and go at random; at the end a patient one takes the rest.
+
+    Acked is each message once; what is delivered again was not acked before. Kafka's positions may bring back what was
+    acked behind something that was not.
+    """
+    chance, bus = random.Random(seed), open_bus(url)
+    sent: list[bytes] = []
+    acked: dict[str, list[bytes]] = {"a": [], "b": []}
+    rejected: dict[str, list[bytes]] = {"a": [], "b": []}
+    consumers = {group: bus.subscribe(topic, group, "first", redeliver_after_s=0.3) for group in acked}
+
+    def answer(group: str, deliveries: list[Delivery]) -> None:
+        for one in deliveries:
+            done = acked[group] + rejected[group]
+            assert one.message.body not in done or url.startswith("kafka")
+            match chance.choice(["ack", "ack", "ack", "reject", "forget"]):
+                case "ack":
+                    consumers[group].ack([one])
+                    acked[group].append(one.message.body)
+                case "reject":
+                    consumers[group].reject(one, "by chance")
+                    rejected[group].append(one.message.body)
+
+    for turn in range(30):
+        group = chance.choice(["a", "b"])
+        match chance.choice(["publish", "publish", "receive", "receive", "receive", "leave"]):
+            case "publish":
+                bodies = [f"{turn}-{number}".encode() for number in range(chance.randint(1, 9))]
+                bus.publish_batch([Message(topic, chance.choice("xyz"), body) for body in bodies])
+                sent += bodies
+            case "receive":
+                answer(group, consumers[group].receive(chance.randint(1, 9), timeout_s=0.05))
+            case "leave" if not url.startswith("kafka"):  # whose groups take seconds to notice
+                consumers[group].close()
+                consumers[group] = bus.subscribe(topic, group, f"turn{turn}", redeliver_after_s=0.3)
+    for group, consumer in consumers.items():
+        deadline = time.monotonic() + 60
+        while set(acked[group] + rejected[group]) != set(sent) and time.monotonic() < deadline:
+            rest = consumer.receive(50, timeout_s=0.5)
+            consumer.ack(rest)
+            acked[group] += [one.message.body for one in rest]
+        assert set(acked[group]) | set(rejected[group]) == set(sent)
+        if not url.startswith("kafka"):
+            assert len(acked[group] + rejected[group]) == len(sent)
+    letters = sorted(letter.message.body for letter in bus.dead_letters(topic))
+    assert letters == sorted(rejected["a"] + rejected["b"])
+    bus.close()

@@ -38,10 +38,11 @@ def left(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("url", ["memory:///", "file://{folder}"])
+@pytest.mark.parametrize("kind", ["memory", "file", "redis"])
 @pytest.mark.parametrize("signing", [None, KEYS], ids=["plain", "signed"])
-def test_a_large_payload_is_given_back_and_a_small_one_goes_along(folder, url, signing):
-    codec = Codec(signing, Claims(url.format(folder=folder)))
+def test_a_large_payload_is_given_back_and_a_small_one_goes_along(folder, kind, signing, request):
+    url = {"memory": "memory:///", "file": f"file://{folder}"}.get(kind) or request.getfixturevalue("redis_url")
+    codec = Codec(signing, Claims(url))
     large, small = codec.encode(LARGE, "run"), codec.encode(SMALL, "run")
     assert (large.body, CLAIM in large.headers, CLAIM in small.headers) == (b"", True, False)
     assert (codec.decode(large), codec.decode(small)) == (LARGE, SMALL)
@@ -94,7 +95,7 @@ class TestRefused:
         with pytest.raises(UnreadableError, match=r"another than the one that was left|bytes, not"):
             codec.decode(swapped)
 
-    @pytest.mark.parametrize("name", ["", "esper-claims/", "esper-claims/../secret", "/etc/passwd", "secret"])
+    @pytest.mark.parametrize("name", ["", "../secret", "/etc/passwd", "a b", "a/b"])
     def test_a_claim_that_leads_elsewhere(self, codec, folder, name):
         (folder / "secret").write_bytes(b"s")
         message = codec.encode(LARGE, "run")
@@ -126,18 +127,32 @@ def test_a_store_that_takes_nothing_is_told_without_its_secrets():
         client_options={"allow_http": True},
         retry_config={"max_retries": 0},
     )
-    with pytest.raises(BusUnavailableError, match="does not take one") as caught:
+    with pytest.raises(BusUnavailableError, match="does not serve us") as caught:
         Codec(claims=claims).encode(LARGE, "run")
     assert "verysecret" not in str(caught.value)
 
 
-def test_old_payloads_are_swept_away(folder):
-    claims = Claims(f"file://{folder}", lifetime_s=100.0)
-    codec = Codec(claims=claims)
-    codec.encode(LARGE, "run")
+def test_old_payloads_are_swept_away_by_whoever_leaves_another(folder):
+    Codec(claims=Claims(f"file://{folder}", lifetime_s=100.0)).encode(LARGE, "run")
     (old,) = left(folder)
     os.utime(old, (time.time() - 200, time.time() - 200))
+    codec = Codec(claims=Claims(f"file://{folder}", lifetime_s=100.0))
     young = codec.encode(LARGE, "run")
-    assert claims.sweep() == 1
     assert not old.exists()
     assert codec.decode(young) == LARGE
+
+
+def test_redis_takes_them_away_by_itself(redis_url):
+    codec = Codec(claims=Claims(redis_url, lifetime_s=0.05))
+    message = codec.encode(LARGE, "run")
+    time.sleep(0.1)
+    message = replace(message, headers={**message.headers, "claim-until": repr(time.time() + 100)})
+    with pytest.raises(UnreadableError, match="payload is missing"):
+        codec.decode(message)
+
+
+def test_a_redis_that_is_not_there_is_told_without_its_password():
+    claims = Claims("redis://:verysecret@127.0.0.1:9")
+    with pytest.raises(BusUnavailableError, match="does not serve us") as caught:
+        Codec(claims=claims).encode(LARGE, "run")
+    assert "verysecret" not in str(caught.value)

@@ -10,30 +10,26 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import obstore
-from obstore.exceptions import BaseError as StoreError
-from obstore.store import from_url
-
-from esper.contracts.errors import BusUnavailableError
 from esper.oona.bus import Message, UnreadableError
+from esper.oona.stores import open_store
 
 CLAIM, DIGEST, SIZE, UNTIL = "claim", "claim-digest", "claim-bytes", "claim-until"
-_FOLDER = "esper-claims/"
 
 
 class Claims:
     """Puts large payloads into a store and fetches them back.
 
     Args:
-        url: of the store: ``memory:///``, ``file:///FOLDER``, ``s3://BUCKET/FOLDER`` and whatever else obstore knows.
+        url: of the store: ``file:///FOLDER``, ``s3://BUCKET/FOLDER`` and whatever else obstore knows, or ``redis://``.
         from_bytes: size of a payload from which on it goes there.
-        lifetime_s: after which a payload is refused, and may be swept away.
-        options: credentials and the like of the store; never told in errors.
+        lifetime_s: after which a payload is refused, and is swept away by whoever leaves another one.
+        options: credentials and the like of an object store; never told in errors.
     """
 
     def __init__(self, url: str, from_bytes: int = 2**20, lifetime_s: float = 300.0, **options: Any) -> None:
-        self._store: Any = from_url(url, **options)
+        self._store = open_store(url, lifetime_s, **options)
         self._from_bytes, self._lifetime_s = from_bytes, lifetime_s
+        self._next_sweep = 0.0  # time.monotonic()
 
     def check_in(self, message: Message) -> Message:
         """The message, with a large payload left in the store.
@@ -43,11 +39,11 @@ class Claims:
         """
         if len(message.body) < self._from_bytes:
             return message
-        name = _FOLDER + secrets.token_hex(16)
-        try:
-            obstore.put(self._store, name, message.body)
-        except StoreError as error:
-            raise BusUnavailableError(f"The store of large payloads does not take one: {_kind(error)}.") from None
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + self._lifetime_s
+            self._store.sweep()
+        name = secrets.token_hex(16)
+        self._store.put(name, message.body)
         claim = {
             CLAIM: name,
             DIGEST: hashlib.sha256(message.body).hexdigest(),
@@ -69,37 +65,21 @@ class Claims:
         """
         headers = dict(message.headers)
         name, digest, size, until = (headers.pop(one, "") for one in (CLAIM, DIGEST, SIZE, UNTIL))
-        if not name.startswith(_FOLDER) or not name.removeprefix(_FOLDER).isalnum() or not size.isdecimal():
+        if not name.isalnum() or not size.isdecimal():
             raise UnreadableError("its claim names nothing that a store could hold")
         if int(size) > most_bytes:
             raise UnreadableError(f"its payload has {size[:20]} bytes; at most {most_bytes} are read")
         if not _is_later(until):
             raise UnreadableError("its payload is late")
         try:
-            found = obstore.head(self._store, name)["size"]
-            if found != int(size):
+            if (found := self._store.size(name)) != int(size):
                 raise UnreadableError(f"its payload has {found} bytes, not {size}")
-            body = bytes(obstore.get(self._store, name).bytes())
+            body = self._store.get(name)
         except FileNotFoundError:
             raise UnreadableError("its payload is missing") from None
-        except StoreError as error:
-            raise BusUnavailableError(f"The store of large payloads does not answer: {_kind(error)}.") from None
         if hashlib.sha256(body).hexdigest() != digest:
             raise UnreadableError("its payload is another than the one that was left")
         return replace(message, body=body, headers=headers)
-
-    def sweep(self) -> int:
-        """Take away payloads that are older than their lifetime.
-
-        Returns:
-            How many.
-        """
-        now, old = time.time(), []
-        for page in obstore.list(self._store, prefix=_FOLDER):
-            old += [one["path"] for one in page if now - one["last_modified"].timestamp() > self._lifetime_s]
-        if old:
-            obstore.delete(self._store, old)
-        return len(old)
 
 
 def _is_later(until: str) -> bool:
@@ -107,8 +87,3 @@ def _is_later(until: str) -> bool:
         return float(until) > time.time()
     except ValueError:
         return False
-
-
-def _kind(error: Exception) -> str:
-    """Its text may quote credentials."""
-    return type(error).__name__

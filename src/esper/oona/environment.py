@@ -34,6 +34,8 @@ def codec(environment: Mapping[str, str]) -> Codec:
     if url := environment.get(STORE):
         try:
             claims = Claims(url)
+        except ModuleNotFoundError as error:
+            raise BusError(f"{STORE} needs {error.name}, which is not installed.") from None
         except (ValueError, StoreError) as error:
             raise BusError(f"{STORE} is no URL of a store: {type(error).__name__}.") from None
     return Codec(signing, claims)

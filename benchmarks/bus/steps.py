@@ -37,7 +37,7 @@ HANGS_S = 30.0
 
 
 def run(url: str | None, mode: str, pid: int | None, result: Any) -> None:
-    """One run; tells seconds of its steps, digest of its weights and what the publisher counted."""
+    """One run; tells seconds of its steps and of the processor in all its threads meanwhile, its weights and counts."""
     torch.set_num_threads(1)
     task = load_task("digits", 0, "mlp")
     link = None if url is None else Link(url, "bench")
@@ -53,14 +53,15 @@ def run(url: str | None, mode: str, pid: int | None, result: Any) -> None:
     )
     if link is not None:
         link.follow(growth.session)
-    seconds = 0.0
+    seconds = processor_seconds = 0.0
     for epoch in range(EPOCHS):
         if pid is not None and epoch == EPOCHS // 3:
             trouble(mode, pid)
         for batch in growth.loader:
-            start = time.perf_counter()
+            start, processor_start = time.perf_counter(), time.process_time()
             growth.session.step(batch)
             seconds += time.perf_counter() - start
+            processor_seconds += time.process_time() - processor_start
         growth.session.after_epoch()
     growth.session.finish()
     weights = b"".join(tensor.numpy().tobytes() for tensor in growth.model.state_dict().values())
@@ -70,7 +71,7 @@ def run(url: str | None, mode: str, pid: int | None, result: Any) -> None:
         counts = {"all_published": link.close(within_s=2.0), "close_s": round(time.perf_counter() - start, 2)}
         statistics_ = link.publisher.statistics
         counts |= {name: getattr(statistics_, name) for name in ("published", "dropped", "failures")}
-    result.put((seconds, hashlib.sha256(weights).hexdigest()[:16], counts))
+    result.put((seconds, processor_seconds, hashlib.sha256(weights).hexdigest()[:16], counts))
     result.close()
     result.join_thread()
     os._exit(0)  # threads that hang with the broker are not waited for
@@ -111,9 +112,15 @@ def broker(mode: str) -> Iterator[tuple[str | None, int | None]]:
                 os.kill(process.pid, signal.SIGCONT)
 
 
+def _ratios(some: list[float], others: list[float]) -> list[float]:
+    """Of runs next to each other, from the lowest on; the middle one is the median."""
+    return sorted(round(one / other, 4) for one, other in zip(some, others, strict=True))
+
+
 def measure(repeats: int) -> dict[str, Any]:
     """Seconds of all modes, in turn, and their ratios to the run that is on no bus."""
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
+    processor: dict[str, list[float]] = {mode: [] for mode in MODES}
     digests: set[str] = set()
     counts: dict[str, Any] = {}
     for _ in range(repeats):
@@ -122,18 +129,19 @@ def measure(repeats: int) -> dict[str, Any]:
                 result = CONTEXT.Queue()
                 process = CONTEXT.Process(target=run, args=(url, mode, pid, result))
                 process.start()
-                taken, digest, counts[mode] = result.get(timeout=600)
+                taken, worked, digest, counts[mode] = result.get(timeout=600)
                 process.join()
             seconds[mode].append(taken)
+            processor[mode].append(worked)
             digests.add(digest)
     assert len(digests) == 1, digests
     table = {}
     for mode in MODES:
-        ratios = [one / off for one, off in zip(seconds[mode], seconds["off"], strict=True)]
         table[mode] = {
             "median_s": round(statistics.median(seconds[mode]), 3),
-            "ratio": round(statistics.median(ratios), 4),
-            "ratios": [round(ratio, 4) for ratio in sorted(ratios)],
+            "ratios": _ratios(seconds[mode], seconds["off"]),
+            "processor_median_s": round(statistics.median(processor[mode]), 3),
+            "processor_ratios": _ratios(processor[mode], processor["off"]),
             **counts[mode],
         }
     return {"epochs": EPOCHS, "repeats": repeats, "weights": digests.pop(), "modes": table}

@@ -58,7 +58,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["rates", "steps", "faults", "fuzz"])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each latency under load")
-    parser.add_argument("--repeats", type=int, default=5, help="of every kind of run in steps")
     parser.add_argument("--commands", type=int, default=30_000)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--broker-kills", type=int, default=50)
@@ -68,7 +67,7 @@ def main() -> None:
         case "rates":
             found = rates(options.seconds)
         case "steps":
-            found = steps.measure(options.repeats)
+            found = steps.measure()
         case "fuzz":
             found = fuzz.measure()
         case _:

@@ -1,6 +1,6 @@
-"""What a run pays for being on a bus: seconds of its steps, with the broker well, away, hung and without memory.
+"""What a run pays for being on a bus: its steps beside those of an equal run that is on none, epoch by epoch.
 
-Each is a growing run on the digits in a process of its own, in turn; weights must end with the same bytes.
+The broker is well, away, hung or without memory; weights must end with the same bytes.
 """
 
 import hashlib
@@ -19,12 +19,11 @@ import torch
 from benchmarks.bus.brokers import redis_server
 from benchmarks.bus.load import CONTEXT
 from esper.contracts.config import GrowthConfig
-from esper.evaluation.growing import growing
+from esper.evaluation.growing import Growing, growing
 from esper.runtime.link.link import Link
 from esper.tasks.catalogue import load_task
 
 MODES = (
-    "off",
     "on",
     "down from the start",
     "killed in the middle",
@@ -32,49 +31,65 @@ MODES = (
     "hung in the middle",
     "full",
 )
-EPOCHS = 100
+EPOCHS = 120
 HANGS_S = 30.0
 
 
-def run(url: str | None, mode: str, pid: int | None, result: Any) -> None:
-    """One run; tells seconds of its steps and of the processor in all its threads meanwhile, its weights and counts."""
-    torch.set_num_threads(1)
-    task = load_task("digits", 0, "mlp")
-    link = None if url is None else Link(url, "bench")
-    growth = growing(
-        task,
-        GrowthConfig(),
-        epochs=EPOCHS,
-        batch_size=32,
-        lr=5e-3,
-        schedule="cosine",
-        seed=0,
-        on_event=link,
-    )
+def session(link: Link | None) -> Growing:
+    """A growing run on the digits."""
+    task, config = load_task("digits", 0, "mlp"), GrowthConfig()
+    growth = growing(task, config, epochs=EPOCHS, batch_size=32, lr=5e-3, schedule="cosine", seed=0, on_event=link)
     if link is not None:
         link.follow(growth.session)
-    seconds = processor_seconds = 0.0
-    for epoch in range(EPOCHS):
-        if pid is not None and epoch == EPOCHS // 3:
-            trouble(mode, pid)
-        for batch in growth.loader:
-            start, processor_start = time.perf_counter(), time.process_time()
-            growth.session.step(batch)
-            seconds += time.perf_counter() - start
-            processor_seconds += time.process_time() - processor_start
-        growth.session.after_epoch()
-    growth.session.finish()
-    weights = b"".join(tensor.numpy().tobytes() for tensor in growth.model.state_dict().values())
-    counts: dict[str, Any] = {}
-    if link is not None:
+    return growth
+
+
+def epoch(growth: Growing) -> float:
+    """Seconds of the steps of one epoch, the first one left out, and its boundary behind them."""
+    seconds = []
+    for batch in growth.loader:
         start = time.perf_counter()
-        counts = {"all_published": link.close(within_s=2.0), "close_s": round(time.perf_counter() - start, 2)}
-        statistics_ = link.publisher.statistics
-        counts |= {name: getattr(statistics_, name) for name in ("published", "dropped", "failures")}
-    result.put((seconds, processor_seconds, hashlib.sha256(weights).hexdigest()[:16], counts))
+        growth.session.step(batch)
+        seconds.append(time.perf_counter() - start)
+    growth.session.after_epoch()
+    return statistics.median(seconds[1:])
+
+
+def run(url: str, mode: str, pid: int, result: Any) -> None:
+    """Two equal runs that take turns in one process, one on the bus; tells ratios of their steps, weights and counts.
+
+    Each makes two epochs in a row. The second is measured: what its first one told is published meanwhile.
+    """
+    torch.set_num_threads(1)
+    link = Link(url, "bench")
+    linked, alone = session(link), session(None)
+    ratios = []
+    for number in range(0, EPOCHS, 2):
+        if number == EPOCHS // 4:
+            trouble(mode, pid)
+        epoch(linked)
+        with_bus = epoch(linked)
+        time.sleep(0.05)
+        epoch(alone)
+        ratios.append(with_bus / epoch(alone))
+    for growth in (linked, alone):
+        growth.session.finish()
+    assert digest(linked) == digest(alone), "the bus has changed the run"
+    start = time.perf_counter()
+    counts: dict[str, Any] = {"all_published": link.close(within_s=2.0)}
+    counts["seconds_to_close"] = round(time.perf_counter() - start, 2)
+    counted = link.publisher.statistics
+    counts |= {name: getattr(counted, name) for name in ("published", "dropped", "failures")}
+    result.put((ratios, digest(linked), counts))
     result.close()
     result.join_thread()
     os._exit(0)  # threads that hang with the broker are not waited for
+
+
+def digest(growth: Growing) -> str:
+    """Of all weights."""
+    weights = b"".join(tensor.numpy().tobytes() for tensor in growth.model.state_dict().values())
+    return hashlib.sha256(weights).hexdigest()[:16]
 
 
 def trouble(mode: str, pid: int) -> None:
@@ -94,11 +109,8 @@ def hang(pid: int) -> None:
 
 
 @contextmanager
-def broker(mode: str) -> Iterator[tuple[str | None, int | None]]:
+def broker(mode: str) -> Iterator[tuple[str, int]]:
     """URL and process id of a broker for a mode."""
-    if mode == "off":
-        yield None, None
-        return
     with tempfile.TemporaryDirectory() as folder, redis_server(folder, full=mode == "full") as (url, process):
         if mode == "down from the start":
             process.kill()
@@ -112,36 +124,19 @@ def broker(mode: str) -> Iterator[tuple[str | None, int | None]]:
                 os.kill(process.pid, signal.SIGCONT)
 
 
-def _ratios(some: list[float], others: list[float]) -> list[float]:
-    """Of runs next to each other, from the lowest on; the middle one is the median."""
-    return sorted(round(one / other, 4) for one, other in zip(some, others, strict=True))
-
-
-def measure(repeats: int) -> dict[str, Any]:
-    """Seconds of all modes, in turn, and their ratios to the run that is on no bus."""
-    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
-    processor: dict[str, list[float]] = {mode: [] for mode in MODES}
-    digests: set[str] = set()
-    counts: dict[str, Any] = {}
-    for _ in range(repeats):
-        for mode in MODES:
-            with broker(mode) as (url, pid):
-                result = CONTEXT.Queue()
-                process = CONTEXT.Process(target=run, args=(url, mode, pid, result))
-                process.start()
-                taken, worked, digest, counts[mode] = result.get(timeout=600)
-                process.join()
-            seconds[mode].append(taken)
-            processor[mode].append(worked)
-            digests.add(digest)
-    assert len(digests) == 1, digests
-    table = {}
+def measure() -> dict[str, Any]:
+    """How much longer steps take on a bus, in every mode: the median of pairs of epochs, and their quartiles."""
+    table, digests = {}, set()
     for mode in MODES:
-        table[mode] = {
-            "median_s": round(statistics.median(seconds[mode]), 3),
-            "ratios": _ratios(seconds[mode], seconds["off"]),
-            "processor_median_s": round(statistics.median(processor[mode]), 3),
-            "processor_ratios": _ratios(processor[mode], processor["off"]),
-            **counts[mode],
-        }
-    return {"epochs": EPOCHS, "repeats": repeats, "weights": digests.pop(), "modes": table}
+        with broker(mode) as (url, pid):
+            result = CONTEXT.Queue()
+            process = CONTEXT.Process(target=run, args=(url, mode, pid, result))
+            process.start()
+            ratios, weights, counts = result.get(timeout=600)
+            process.join()
+        low, middle, high = (round(one, 4) for one in statistics.quantiles(ratios, n=4))
+        table[mode] = {"ratio": middle, "quartiles": [low, high], "pairs": len(ratios), **counts}
+        digests.add(weights)
+        print(mode, table[mode], flush=True)
+    assert len(digests) == 1, digests
+    return {"epochs": EPOCHS, "weights": digests.pop(), "modes": table}

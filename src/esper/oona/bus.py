@@ -237,7 +237,18 @@ def check_topic(topic: str) -> None:
         )
 
 
-def check_name(what: str, name: str) -> None:
+def check_joining(topic: str, group: str, consumer: str) -> None:
+    """Refuse to join under what is no name.
+
+    Raises:
+        BusError: saying what a name is.
+    """
+    check_topic(topic)
+    _check_name("group", group)
+    _check_name("consumer", consumer)
+
+
+def _check_name(what: str, name: str) -> None:
     """Refuse what is no name of a group or consumer.
 
     Raises:

@@ -31,8 +31,8 @@ from esper.oona.bus import (
     Message,
     Start,
     Statistics,
+    check_joining,
     check_messages,
-    check_name,
     check_topic,
 )
 from esper.oona.url import check_reachable, shown
@@ -156,9 +156,7 @@ class KafkaBus:
     def subscribe(
         self, topic: str, group: str, consumer: str, *, start: Start = "new", redeliver_after_s: float = 30.0
     ) -> "KafkaSubscription":
-        check_topic(topic)
-        check_name("group", group)
-        check_name("consumer", consumer)
+        check_joining(topic, group, consumer)
         self.ensure(_TOPIC + topic)
         return KafkaSubscription(self, topic, group, start, redeliver_after_s)
 

@@ -13,8 +13,8 @@ from esper.oona.bus import (
     Message,
     Start,
     Statistics,
+    check_joining,
     check_messages,
-    check_name,
     check_topic,
 )
 
@@ -90,9 +90,7 @@ class MemoryBus:
     def subscribe(
         self, topic: str, group: str, consumer: str, *, start: Start = "new", redeliver_after_s: float = 30.0
     ) -> "MemorySubscription":
-        check_topic(topic)
-        check_name("group", group)
-        check_name("consumer", consumer)
+        check_joining(topic, group, consumer)
         with self._store.changed:
             of_topic = self._topic(topic)
             joined = of_topic.groups.setdefault(group, _Group(of_topic.end if start == "new" else of_topic.first))

@@ -27,8 +27,8 @@ from esper.oona.bus import (
     Message,
     Start,
     Statistics,
+    check_joining,
     check_messages,
-    check_name,
     check_topic,
 )
 from esper.oona.url import check_reachable, shown
@@ -135,9 +135,7 @@ class NatsBus:
     def subscribe(
         self, topic: str, group: str, consumer: str, *, start: Start = "new", redeliver_after_s: float = 30.0
     ) -> "NatsSubscription":
-        check_topic(topic)
-        check_name("group", group)
-        check_name("consumer", consumer)
+        check_joining(topic, group, consumer)
         return NatsSubscription(self, topic, group, start, redeliver_after_s)
 
     async def join(self, topic: str, group: str, start: Start, redeliver_after_s: float) -> Any:

@@ -20,8 +20,8 @@ from esper.oona.bus import (
     Message,
     Start,
     Statistics,
+    check_joining,
     check_messages,
-    check_name,
     check_topic,
 )
 from esper.oona.url import shown
@@ -94,9 +94,7 @@ class RedisBus:
     def subscribe(
         self, topic: str, group: str, consumer: str, *, start: Start = "new", redeliver_after_s: float = 30.0
     ) -> "RedisSubscription":
-        check_topic(topic)
-        check_name("group", group)
-        check_name("consumer", consumer)
+        check_joining(topic, group, consumer)
         with self.asking():
             self.join(topic, group, start)
         return RedisSubscription(self, topic, group, consumer, redeliver_after_s)

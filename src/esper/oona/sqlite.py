@@ -20,8 +20,8 @@ from esper.oona.bus import (
     Message,
     Start,
     Statistics,
+    check_joining,
     check_messages,
-    check_name,
     check_topic,
 )
 
@@ -137,9 +137,7 @@ class SqliteBus:
     def subscribe(
         self, topic: str, group: str, consumer: str, *, start: Start = "new", redeliver_after_s: float = 30.0
     ) -> "SqliteSubscription":
-        check_topic(topic)
-        check_name("group", group)
-        check_name("consumer", consumer)
+        check_joining(topic, group, consumer)
         with self.writing() as database:
             first, end = _topic(database, topic)
             joined = (topic, group, end if start == "new" else first)

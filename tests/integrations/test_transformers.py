@@ -125,9 +125,9 @@ def host(name: str) -> nn.Module:
     return MODELS[name][0]().eval()
 
 
-def grown(name: str) -> nn.Module:
+def grown(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """With a fossil at every place."""
-    model = host(name)
+    model = host(name).to(dtype)
     config = esper.GrowthConfig(layers=MODELS[name][1], seeds_per_layer=1, axis={"*": -1})
     esper.wrap(model, config, example=MODELS[name][2])
     for number, layer_id in enumerate(MODELS[name][1], start=1):
@@ -186,6 +186,16 @@ def test_what_was_saved_loads_to_the_same_bits_without_esper(tmp_path):
         "mamba GrownMambaForCausalLM AutoModel AutoModelForCausalLM AutoModelForPreTraining",
         "whisper GrownWhisperForConditionalGeneration AutoModel AutoModelForSpeechSeq2Seq",
     ], done.stderr
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_what_was_saved_loads_in_another_dtype(name, saved, loaded, tmp_path):
+    save_pretrained(grown(name, saved), tmp_path)
+    model = transformers.AutoModel.from_pretrained(tmp_path, trust_remote_code=True, dtype=loaded)
+    wanted = grown(name, saved).to(loaded)
+    assert next(model.parameters()).dtype == loaded
+    torch.testing.assert_close(logits(model, name), logits(wanted, name), rtol=0, atol=0.1)
 
 
 def test_the_folder_tells_what_has_grown_and_how_to_load_it(tmp_path):
@@ -248,10 +258,10 @@ def test_a_grown_span_is_saved_too(tmp_path):
     model.transformer.h[0].mlp = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
     esper.wrap(model, esper.GrowthConfig(layers=["transformer.h.0.mlp.0:transformer.h.0.mlp.2"]), example=TEXT)
     grow(next(places(model)), "all", State.FOSSILIZED, hidden=3)
-    _, classes = source_of(esper.export(model))
-    other, scope = host("gpt2"), {"torch": torch, "nn": nn}
+    imports, classes = source_of(esper.export(model))
+    other, scope = host("gpt2"), {}
     other.transformer.h[0].mlp = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
-    exec(classes, scope)
+    exec(f"{imports}\n{classes}", scope)
     scope["grow"](other)
     other.load_state_dict(esper.export(model).state_dict())
     assert torch.equal(logits(other, "gpt2"), logits(model, "gpt2"))

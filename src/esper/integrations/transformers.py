@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import fx, nn
+from torch import nn
 
 import esper
 from esper.contracts.errors import ConfigError
-from esper.integrations.source import source_of
+from esper.integrations.source import grown_in, source_of
 from esper.kasmina.host.edges import is_around_adapters
-from esper.kasmina.host.export import GROWN, export
+from esper.kasmina.host.export import export
 from esper.kasmina.host.layer import KasminaLayer
 
 CODE, BESIDE, WEIGHTS = "modeling_grown.py", "grown.py", "grown.safetensors"
@@ -45,8 +45,14 @@ from safetensors.torch import load_file
 {classes}
 
 def attach(model):
-    """Give a model with the adapters of this folder what it has grown."""
-    grow(model)
+    """Give a model with the adapters of this folder what it has grown, of the model's dtype."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(model.dtype)
+    try:
+        with model.device:
+            grow(model)
+    finally:
+        torch.set_default_dtype(default)
     keys = model.load_state_dict(load_file(Path(__file__).with_name("{weights}")), strict=False)
     assert not keys.unexpected_keys, keys.unexpected_keys
     return model
@@ -123,7 +129,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
 
 def _write_beside(folder: Path, plain: nn.Module, imports: str, classes: str) -> None:
     """What has grown, beside adapters."""
-    own = [f"{path}." for path, module in plain.named_modules() if isinstance(module, fx.GraphModule)]
+    own = [f"{path}." for path in grown_in(plain)]
     named = (*plain.named_parameters(), *plain.named_buffers())
     save_file({name: one.detach().contiguous() for name, one in named if name.startswith(tuple(own))}, folder / WEIGHTS)
     text = _BESIDE.format(imports=imports, classes=classes, version=esper.__version__, weights=WEIGHTS)
@@ -147,6 +153,5 @@ def _grown(plain: nn.Module) -> list[tuple[str, int]]:
     """Where something has grown, and how many parameters."""
     return [
         (path.rpartition(".")[0] or "the model", sum(parameter.numel() for parameter in module.parameters()))
-        for path, module in plain.named_modules()
-        if isinstance(module, fx.GraphModule) and path.rpartition(".")[2].partition("_")[0] == GROWN
+        for path, module in grown_in(plain).items()
     ]

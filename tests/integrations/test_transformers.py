@@ -1,5 +1,6 @@
 """Models of transformers, from configurations: what has grown is exported, saved and loaded without Esper."""
 
+import copy
 import runpy
 import subprocess
 import sys
@@ -198,6 +199,70 @@ def test_what_was_saved_loads_in_another_dtype(name, saved, loaded, tmp_path):
     torch.testing.assert_close(logits(model, name), logits(wanted, name), rtol=0, atol=0.1)
 
 
+NEOX = transformers.GPTNeoXConfig(
+    vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+)
+MIXTRAL = transformers.MixtralConfig(
+    vocab_size=31,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    num_local_experts=2,
+)
+RENAMED = {
+    "a head": (transformers.GPTNeoXForCausalLM, NEOX, TEXT, "gpt_neox.layers.0.mlp"),
+    "layers": (transformers.ViTModel, MODELS["vit"][0]().config, IMAGES, "layers.0.mlp"),
+    "experts": (transformers.MixtralForCausalLM, MIXTRAL, TEXT, "model.norm"),
+}
+"""Models of which transformers writes and reads some keys under other names."""
+
+
+def renamed(name: str) -> tuple[nn.Module, nn.Module]:
+    """Without and with a fossil."""
+    kind, config, example, layer_id = RENAMED[name]
+    torch.manual_seed(0)
+    bare = kind(config).eval()
+    model = copy.deepcopy(bare)
+    esper.wrap(model, esper.GrowthConfig(layers=[layer_id], seeds_per_layer=1), example=example)
+    grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3)
+    return bare, model
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_class_whose_keys_transformers_renames_is_saved_too(name, tmp_path):
+    bare, model = renamed(name)
+    save_pretrained(model, tmp_path)
+    autos = transformers.AutoConfig.from_pretrained(tmp_path).auto_map
+    auto = getattr(transformers, next(one for one in autos if one != "AutoModel" or len(autos) == 1))
+    example = RENAMED[name][2]
+    for trusting, wanted in ((True, model), (False, bare)):
+        loaded = auto.from_pretrained(tmp_path, trust_remote_code=trusting).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(**example)[0], wanted(**example)[0])
+
+
+def test_a_folder_that_loads_other_weights_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"loads other weights, at 'lm_head\.weight'.*torch\.save"):
+        save_pretrained(renamed("a head")[1], tmp_path, save_original_format=True)
+
+
+@pytest.mark.parametrize("blueprint", ["sliding_conv", "mini_attention"])
+def test_what_mixes_tokens_generates_without_a_cache_once_exported_or_loaded(blueprint, tmp_path):
+    model = host("llama")
+    model.config.use_cache = False
+    esper.wrap(model, esper.GrowthConfig(layers=["model.layers.0.mlp"], seeds_per_layer=1), example=MASKED)
+    grow(place_of(model, "model.layers.0.mlp"), "all", State.FOSSILIZED, blueprint=blueprint)
+    save_pretrained(model, tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+    options = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    wanted = torch.stack(model.generate(TOKENS, use_cache=False, **options).logits)
+    for one in (esper.export(model), loaded.eval()):
+        torch.testing.assert_close(torch.stack(one.generate(TOKENS, **options).logits), wanted)
+    assert model.generation_config.use_cache
+
+
 def test_the_folder_tells_what_has_grown_and_how_to_load_it(tmp_path):
     save_pretrained(grown("llama"), tmp_path)
     card = (tmp_path / "README.md").read_text()
@@ -286,6 +351,11 @@ def test_a_class_that_transformers_does_not_bring_is_refused_with_the_remedy(tmp
     model = esper.wrap(nn.Sequential(nn.Linear(3, 2)))
     with pytest.raises(ConfigError, match=r"not a Sequential.*torch\.save\(esper\.export"):
         save_pretrained(model, tmp_path)
+
+
+def test_no_other_weights_are_written(tmp_path):
+    with pytest.raises(ConfigError, match="Leave out state_dict"):
+        save_pretrained(grown("gpt2"), tmp_path, state_dict={})
 
 
 def test_nothing_is_pushed(tmp_path):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.host.caches import mixes_tokens
 from esper.kasmina.host.comparing import check_same, run
 from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
@@ -48,7 +49,8 @@ def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Modu
     Every module keeps its class, attributes and the names of its weights. One that carries fossils has a child
     ``grown``, which is also its first forward hook. A sequential container in which a span has grown has a forward of
     its own with the span's fossils; where other code may call its steps one by one, hooks at the span's ends add them.
-    Neither the copy nor what ``torch.export`` makes of it needs Esper.
+    Neither the copy nor what ``torch.export`` makes of it needs Esper. It generates without a key-value cache where a
+    graft that mixes tokens has grown.
 
     Args:
         model: the wrapped model, without live grafts.
@@ -105,6 +107,8 @@ def _plain(model: nn.Module) -> nn.Module:
             anchors[module] = module._esper
             to_bare_class(module)
     grown = [(module, place) for module, anchor in anchors.items() for place in anchor if place.is_growing]
+    if any(mixes_tokens(fossil) for _, place in grown for group in place.arena.fossils for fossil in group):
+        _decode_without_cache(model)
     hosts = {module for module, _ in grown}
     for module in anchors:
         if isinstance(module, nn.TransformerEncoder) and not hosts.isdisjoint(module.layers.modules()):
@@ -132,6 +136,14 @@ def _plain(model: nn.Module) -> nn.Module:
         if hasattr(module, "save_pretrained") and any(isinstance(one, fx.GraphModule) for one in module.modules()):
             vars(module)["save_pretrained"] = _refusal(SAVING)
     return model
+
+
+def _decode_without_cache(model: nn.Module) -> None:
+    """Whatever ``generate`` goes by, its own settings or those of a model."""
+    for module in model.modules():
+        for settings in (getattr(module, "config", None), getattr(module, "generation_config", None)):
+            if hasattr(settings, "use_cache"):
+                settings.use_cache = False
 
 
 def _refusal(message: str) -> Any:

@@ -142,7 +142,7 @@ def _decode_without_cache(model: nn.Module) -> None:
     """Whatever ``generate`` goes by, its own settings or those of a model."""
     for module in model.modules():
         for settings in (getattr(module, "config", None), getattr(module, "generation_config", None)):
-            if hasattr(settings, "use_cache"):
+            if settings is not None and hasattr(settings, "use_cache"):
                 settings.use_cache = False
 
 

@@ -332,6 +332,20 @@ def test_a_grown_span_is_saved_too(tmp_path):
     assert torch.equal(logits(other, "gpt2"), logits(model, "gpt2"))
 
 
+def test_a_span_whose_steps_transformers_walks_is_saved_too(tmp_path):
+    """The steps of a stage of a ResNet are called one by one."""
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[3], layer_type="basic", num_labels=3)
+    model = transformers.ResNetForImageClassification(config).eval()
+    layer_id = "resnet.encoder.stages.0.layers.0:resnet.encoder.stages.0.layers.1"
+    esper.wrap(model, esper.GrowthConfig(layers=[layer_id]), example=IMAGES)
+    grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3)
+    save_pretrained(model, tmp_path)
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**IMAGES).logits, model(**IMAGES).logits)
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_adapters_are_saved_with_what_has_grown_beside_them(tmp_path):
     adapters = peft.LoraConfig(r=2, target_modules=["c_fc"], init_lora_weights=False, fan_in_fan_out=True)

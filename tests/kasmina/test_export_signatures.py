@@ -305,6 +305,18 @@ def test_an_export_computes_the_same_however_the_span_is_called_later(how):
         assert torch.equal(one(X), model(X))
 
 
+def test_an_export_in_which_a_span_has_grown_is_wrapped_grown_and_exported_again():
+    """At the same span, and at one that shares its end."""
+    plain, spans = Walking("iteration"), ["body.0:body.2", "body.2:body.4"]
+    for times in (1, 2):
+        model = esper.wrap(plain, esper.GrowthConfig(layers=spans), example=X)
+        for layer_id in spans:
+            grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3, lifecycle=times)
+        plain = esper.export(model)
+        for one in (plain, reloaded(plain)):
+            assert torch.equal(one(X), model(X))
+
+
 @pytest.mark.parametrize("how", ["called", "iteration"])
 def test_an_exported_span_serves_several_threads_and_torch_export(how):
     model = esper.wrap(Walking(how), esper.GrowthConfig(layers=["body.0:body.2"]), example=X).eval()

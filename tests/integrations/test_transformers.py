@@ -359,6 +359,9 @@ def test_adapters_are_saved_with_what_has_grown_beside_them(tmp_path):
     again = peft.PeftModel.from_pretrained(host("gpt2"), tmp_path).eval()
     assert not torch.equal(logits(again, "gpt2"), logits(model, "gpt2"))
     assert torch.equal(logits(scope["attach"](again), "gpt2"), logits(model, "gpt2"))
+    half = peft.PeftModel.from_pretrained(host("gpt2").bfloat16(), tmp_path, autocast_adapter_dtype=False).eval()
+    assert {parameter.dtype for parameter in scope["attach"](half).parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(logits(half, "gpt2").float(), logits(model, "gpt2"), rtol=0, atol=0.1)
 
 
 def test_a_class_that_transformers_does_not_bring_is_refused_with_the_remedy(tmp_path):

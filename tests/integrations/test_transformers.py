@@ -1,5 +1,6 @@
 """Models of transformers, from configurations: what has grown is exported, saved and loaded without Esper."""
 
+import copy
 import runpy
 import subprocess
 import sys
@@ -125,9 +126,9 @@ def host(name: str) -> nn.Module:
     return MODELS[name][0]().eval()
 
 
-def grown(name: str) -> nn.Module:
+def grown(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """With a fossil at every place."""
-    model = host(name)
+    model = host(name).to(dtype)
     config = esper.GrowthConfig(layers=MODELS[name][1], seeds_per_layer=1, axis={"*": -1})
     esper.wrap(model, config, example=MODELS[name][2])
     for number, layer_id in enumerate(MODELS[name][1], start=1):
@@ -186,6 +187,80 @@ def test_what_was_saved_loads_to_the_same_bits_without_esper(tmp_path):
         "mamba GrownMambaForCausalLM AutoModel AutoModelForCausalLM AutoModelForPreTraining",
         "whisper GrownWhisperForConditionalGeneration AutoModel AutoModelForSpeechSeq2Seq",
     ], done.stderr
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_what_was_saved_loads_in_another_dtype(name, saved, loaded, tmp_path):
+    save_pretrained(grown(name, saved), tmp_path)
+    model = transformers.AutoModel.from_pretrained(tmp_path, trust_remote_code=True, dtype=loaded)
+    wanted = grown(name, saved).to(loaded)
+    assert next(model.parameters()).dtype == loaded
+    torch.testing.assert_close(logits(model, name), logits(wanted, name), rtol=0, atol=0.1)
+
+
+NEOX = transformers.GPTNeoXConfig(
+    vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+)
+MIXTRAL = transformers.MixtralConfig(
+    vocab_size=31,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    num_local_experts=2,
+)
+RENAMED = {
+    "a head": (transformers.GPTNeoXForCausalLM, NEOX, TEXT, "gpt_neox.layers.0.mlp"),
+    "layers": (transformers.ViTModel, MODELS["vit"][0]().config, IMAGES, "layers.0.mlp"),
+    "experts": (transformers.MixtralForCausalLM, MIXTRAL, TEXT, "model.norm"),
+}
+"""Models of which transformers writes and reads some keys under other names."""
+
+
+def renamed(name: str) -> tuple[nn.Module, nn.Module]:
+    """Without and with a fossil."""
+    kind, config, example, layer_id = RENAMED[name]
+    torch.manual_seed(0)
+    bare = kind(config).eval()
+    model = copy.deepcopy(bare)
+    esper.wrap(model, esper.GrowthConfig(layers=[layer_id], seeds_per_layer=1), example=example)
+    grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3)
+    return bare, model
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_class_whose_keys_transformers_renames_is_saved_too(name, tmp_path):
+    bare, model = renamed(name)
+    save_pretrained(model, tmp_path)
+    autos = transformers.AutoConfig.from_pretrained(tmp_path).auto_map
+    auto = getattr(transformers, next(one for one in autos if one != "AutoModel" or len(autos) == 1))
+    example = RENAMED[name][2]
+    for trusting, wanted in ((True, model), (False, bare)):
+        loaded = auto.from_pretrained(tmp_path, trust_remote_code=trusting).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(**example)[0], wanted(**example)[0])
+
+
+def test_a_folder_that_loads_other_weights_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"loads other weights, at 'lm_head\.weight'.*torch\.save"):
+        save_pretrained(renamed("a head")[1], tmp_path, save_original_format=True)
+
+
+@pytest.mark.parametrize("blueprint", ["sliding_conv", "mini_attention"])
+def test_what_mixes_tokens_generates_without_a_cache_once_exported_or_loaded(blueprint, tmp_path):
+    model = host("llama")
+    model.config.use_cache = False
+    esper.wrap(model, esper.GrowthConfig(layers=["model.layers.0.mlp"], seeds_per_layer=1), example=MASKED)
+    grow(place_of(model, "model.layers.0.mlp"), "all", State.FOSSILIZED, blueprint=blueprint)
+    save_pretrained(model, tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+    options = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    wanted = torch.stack(model.generate(TOKENS, use_cache=False, **options).logits)
+    for one in (esper.export(model), loaded.eval()):
+        torch.testing.assert_close(torch.stack(one.generate(TOKENS, **options).logits), wanted)
+    assert model.generation_config.use_cache
 
 
 def test_the_folder_tells_what_has_grown_and_how_to_load_it(tmp_path):
@@ -248,13 +323,27 @@ def test_a_grown_span_is_saved_too(tmp_path):
     model.transformer.h[0].mlp = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
     esper.wrap(model, esper.GrowthConfig(layers=["transformer.h.0.mlp.0:transformer.h.0.mlp.2"]), example=TEXT)
     grow(next(places(model)), "all", State.FOSSILIZED, hidden=3)
-    _, classes = source_of(esper.export(model))
-    other, scope = host("gpt2"), {"torch": torch, "nn": nn}
+    imports, classes = source_of(esper.export(model))
+    other, scope = host("gpt2"), {}
     other.transformer.h[0].mlp = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
-    exec(classes, scope)
+    exec(f"{imports}\n{classes}", scope)
     scope["grow"](other)
     other.load_state_dict(esper.export(model).state_dict())
     assert torch.equal(logits(other, "gpt2"), logits(model, "gpt2"))
+
+
+def test_a_span_whose_steps_transformers_walks_is_saved_too(tmp_path):
+    """The steps of a stage of a ResNet are called one by one."""
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[3], layer_type="basic", num_labels=3)
+    model = transformers.ResNetForImageClassification(config).eval()
+    layer_id = "resnet.encoder.stages.0.layers.0:resnet.encoder.stages.0.layers.1"
+    esper.wrap(model, esper.GrowthConfig(layers=[layer_id]), example=IMAGES)
+    grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3)
+    save_pretrained(model, tmp_path)
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**IMAGES).logits, model(**IMAGES).logits)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -270,12 +359,20 @@ def test_adapters_are_saved_with_what_has_grown_beside_them(tmp_path):
     again = peft.PeftModel.from_pretrained(host("gpt2"), tmp_path).eval()
     assert not torch.equal(logits(again, "gpt2"), logits(model, "gpt2"))
     assert torch.equal(logits(scope["attach"](again), "gpt2"), logits(model, "gpt2"))
+    half = peft.PeftModel.from_pretrained(host("gpt2").bfloat16(), tmp_path, autocast_adapter_dtype=False).eval()
+    assert {parameter.dtype for parameter in scope["attach"](half).parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(logits(half, "gpt2").float(), logits(model, "gpt2"), rtol=0, atol=0.1)
 
 
 def test_a_class_that_transformers_does_not_bring_is_refused_with_the_remedy(tmp_path):
     model = esper.wrap(nn.Sequential(nn.Linear(3, 2)))
     with pytest.raises(ConfigError, match=r"not a Sequential.*torch\.save\(esper\.export"):
         save_pretrained(model, tmp_path)
+
+
+def test_no_other_weights_are_written(tmp_path):
+    with pytest.raises(ConfigError, match="Leave out state_dict"):
+        save_pretrained(grown("gpt2"), tmp_path, state_dict={})
 
 
 def test_nothing_is_pushed(tmp_path):

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import io
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import NamedTuple
 
 import pytest
@@ -286,8 +288,47 @@ def test_the_last_module_of_a_span_runs_outside_it_too():
     plain = esper.export(model)
     assert torch.equal(plain(X), model(X))
     assert torch.equal(reloaded(plain)(X), model(X))
-    with pytest.raises(ConfigError, match=r"'body\.0' is an end of a grown span.*torch\.save"):
-        source_of(plain)
+
+
+@pytest.mark.parametrize("how", ["called", *WALKS])
+def test_an_export_computes_the_same_however_the_span_is_called_later(how):
+    model = esper.wrap(Walking("called"), esper.GrowthConfig(layers=["body.0:body.2", "body.2:body.4"]), example=X)
+    for layer_id in ("body.0:body.2", "body.2:body.4"):
+        grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3)
+    plain = esper.export(model)
+    written, scope = Walking(how), {}
+    exec("\n".join(source_of(plain)), scope)
+    scope["grow"](written)
+    written.load_state_dict(plain.state_dict())
+    model.how = plain.how = how
+    for one in (plain, copy.deepcopy(plain), reloaded(plain), written):
+        assert torch.equal(one(X), model(X))
+
+
+def test_an_export_in_which_a_span_has_grown_is_wrapped_grown_and_exported_again():
+    """At the same span, and at one that shares its end."""
+    plain, spans = Walking("iteration"), ["body.0:body.2", "body.2:body.4"]
+    for times in (1, 2):
+        model = esper.wrap(plain, esper.GrowthConfig(layers=spans), example=X)
+        for layer_id in spans:
+            grow(place_of(model, layer_id), "all", State.FOSSILIZED, hidden=3, lifecycle=times)
+        plain = esper.export(model)
+        for one in (plain, reloaded(plain)):
+            assert torch.equal(one(X), model(X))
+
+
+@pytest.mark.parametrize("how", ["called", "iteration"])
+def test_an_exported_span_serves_several_threads_and_torch_export(how):
+    model = esper.wrap(Walking(how), esper.GrowthConfig(layers=["body.0:body.2"]), example=X).eval()
+    grow(place_of(model, "body.0:body.2"), "all", State.FOSSILIZED, hidden=3)
+    plain = reloaded(esper.export(model))
+    rendezvous = Barrier(2)
+    plain.body[1].register_forward_hook(lambda *_: (rendezvous.wait(), None)[1])
+    with ThreadPoolExecutor(2) as threads:
+        assert all(map(torch.equal, threads.map(plain, (X, -X)), map(model, (X, -X))))
+    plain = esper.export(model)
+    assert torch.equal(torch.export.export(plain, (X,)).module()(X), model(X))
+    assert torch.equal(plain(X), model(X))
 
 
 @pytest.mark.parametrize("how", ["called", "all children", *WALKS])

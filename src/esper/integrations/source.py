@@ -8,7 +8,7 @@ from torch.fx.graph_module import _format_import_block
 from torch.package.importer import sys_importer
 
 from esper.contracts.errors import ConfigError
-from esper.kasmina.host.export import INPUTS
+from esper.kasmina.host.export import GROWN, INPUTS
 
 FUNCTION = '''\
 def grow(model):
@@ -29,33 +29,42 @@ def source_of(plain: nn.Module) -> tuple[str, str]:
     """
     writer, paths = _Writer(), {module: path for path, module in plain.named_modules()}
     children: list[str] = []
+    inputs: list[str] = []
     hooks: list[str] = []
     forwards: list[str] = []
+    for path, one in grown_in(plain).items():
+        holder, _, name = path.rpartition(".")
+        children.append(f"{_found(holder)}.add_module({name!r}, {writer.name_of(one)}())")
     for module, path in paths.items():
         if INPUTS in vars(module):
-            raise ConfigError(
-                f"{path!r} is an end of a grown span whose steps are called one by one, which cannot be written as "
-                "source. Keep the model by torch.save(esper.export(model), path)."
-            )
+            writer.imports |= {"import threading", "from collections import UserDict"}
+            inputs = inputs or ["inputs = UserDict()", "inputs.thread = threading.get_ident"]
+            inputs.append(f"{_found(path)}.{INPUTS} = inputs")
+        starts = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, fx.GraphModule)]
+        hooks += [f"{_found(path)}.register_forward_pre_hook({writer.name_of(hook)}())" for hook in starts]
         held = {key: hook for key, hook in module._forward_hooks.items() if isinstance(hook, fx.GraphModule)}
         hooks += [
-            f"{_found(path)}.register_forward_hook({_found(paths[hook])}, prepend=True, "
+            f"{_found(path)}.register_forward_hook("
+            f"{_found(paths[hook]) if hook in paths else f'{writer.name_of(hook)}()'}, prepend=True, "
             f"with_kwargs={key in module._forward_hooks_with_kwargs})"
             for key, hook in reversed(held.items())
         ]
-        grown = list(held.values())
         whole = getattr(vars(module).get("forward"), "__self__", None)
         if isinstance(whole, fx.GraphModule):
             forwards.append(f"{_found(path)}.forward = {writer.name_of(whole, paths)}(model).forward")
-            grown += [step for step in whole.children() if isinstance(step, fx.GraphModule) and step not in grown]
-        for one in grown:
-            holder, _, name = paths[one].rpartition(".")
-            line = f"{_found(holder)}.add_module({name!r}, {writer.name_of(one)}())"
-            children += [] if line in children else [line]
     if not children:
         return "", ""
-    body = FUNCTION.format(lines="\n    ".join([*children, *hooks, *forwards]))
+    body = FUNCTION.format(lines="\n    ".join([*children, *inputs, *hooks, *forwards]))
     return "\n".join(sorted(writer.imports)), "\n\n".join([*writer.classes, body])
+
+
+def grown_in(plain: nn.Module) -> dict[str, fx.GraphModule]:
+    """What an exported model has grown, by its dotted name."""
+    return {
+        path: module
+        for path, module in plain.named_modules()
+        if isinstance(module, fx.GraphModule) and re.fullmatch(rf"(.*\.)?{GROWN}(_\d+)?", path)
+    }
 
 
 def _found(path: str) -> str:
@@ -85,7 +94,8 @@ class _Writer:
         lines = ["def __init__(self, model):" if paths else "def __init__(self):", "    super().__init__()"]
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             assert tensor is not None
-            empty = f"torch.empty({tuple(tensor.shape)}, dtype={tensor.dtype})"
+            dtype = "" if tensor.is_floating_point() else f", dtype={tensor.dtype}"  # else as what is built around it
+            empty = f"torch.empty({tuple(tensor.shape)}{dtype})"
             is_parameter = isinstance(tensor, nn.Parameter)
             value = f"register_parameter({name!r}, nn.Parameter({empty}))" if is_parameter else ""
             lines.append(f"    self.{value or f'register_buffer({name!r}, {empty})'}")

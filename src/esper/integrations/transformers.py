@@ -1,17 +1,19 @@
 """Models of Hugging Face transformers, and adapters of PEFT: a folder that loads a grown model without Esper."""
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
-from torch import fx, nn
+from torch import Tensor, nn
 
 import esper
 from esper.contracts.errors import ConfigError
-from esper.integrations.source import source_of
+from esper.integrations.source import grown_in, source_of
 from esper.kasmina.host.edges import is_around_adapters
-from esper.kasmina.host.export import GROWN, export
+from esper.kasmina.host.export import export
 from esper.kasmina.host.layer import KasminaLayer
 
 CODE, BESIDE, WEIGHTS = "modeling_grown.py", "grown.py", "grown.safetensors"
@@ -45,8 +47,14 @@ from safetensors.torch import load_file
 {classes}
 
 def attach(model):
-    """Give a model with the adapters of this folder what it has grown."""
-    grow(model)
+    """Give a model with the adapters of this folder what it has grown, of the model's dtype."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(model.dtype)
+    try:
+        with model.device:
+            grow(model)
+    finally:
+        torch.set_default_dtype(default)
     keys = model.load_state_dict(load_file(Path(__file__).with_name("{weights}")), strict=False)
     assert not keys.unexpected_keys, keys.unexpected_keys
     return model
@@ -82,8 +90,9 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
     Of a ``PeftModel`` it holds adapters as that one writes them, and ``grown.py`` beside them, whose ``attach(model)``
     gives a model with these adapters what it has grown.
 
-    It holds ``config.json`` and weights as ``save_pretrained`` of the model itself writes them, ``modeling_grown.py``,
-    which builds what has grown and needs no Esper, and a card. A model that has not grown gets no code.
+    It holds ``config.json``, weights under the names that they have in the model, ``modeling_grown.py``, which builds
+    what has grown and needs no Esper, and a card. It is loaded once, to see that it gives these weights. A model that
+    has not grown is written as its own ``save_pretrained`` does.
 
     Args:
         model: wrapped and finished, or from :func:`esper.export`.
@@ -91,7 +100,8 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
         options: of the model's own ``save_pretrained``.
 
     Raises:
-        ConfigError: if it is no model of transformers, or what :func:`esper.export` says.
+        ConfigError: if it is no model of transformers, an option is refused, what was written loads other weights, or
+            what :func:`esper.export` says.
     """
     kind: Any = model.esper_base if isinstance(model, KasminaLayer) else type(model)
     if kind.__module__.partition(".")[0] not in ("transformers", "peft"):
@@ -101,8 +111,12 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
         )
     if options.get("push_to_hub"):
         raise ConfigError("save_pretrained writes a folder and pushes nothing. Upload the folder as a whole.")
+    if options.get("state_dict") is not None:
+        raise ConfigError("save_pretrained writes the model's own weights. Leave out state_dict, or load it before.")
     plain: Any = export(model) if isinstance(model, KasminaLayer) else model
     imports, classes = source_of(plain)
+    if classes and not is_around_adapters(kind):
+        options = {"save_original_format": False} | options  # transformers renames keys back for classes of its own
     kind.save_pretrained(plain, directory, **options)
     if not classes:
         return
@@ -119,11 +133,36 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     rows = "\n".join(f"| `{path}` | {parameters:,} |" for path, parameters in _grown(plain))
     (folder / "README.md").write_text(_CARD.format(rows=rows, auto=autos[0], **names))
+    _check_loads(folder, plain, f"Grown{base}", options.get("variant"))
+
+
+def _check_loads(folder: Path, plain: nn.Module, name: str, variant: str | None) -> None:
+    """Load what was written once, in memory.
+
+    Raises:
+        ConfigError: if weights are absent or others.
+    """
+    loaded, told = runpy.run_path(str(folder / CODE))[name].from_pretrained(
+        folder, variant=variant, output_loading_info=True
+    )
+    state = loaded.state_dict()
+    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in told[kind]]
+    wrong += [key for key, one in plain.state_dict().items() if key not in state or not _is_same(one, state[key])]
+    if wrong:
+        raise ConfigError(
+            f"What was written to {folder} loads other weights, at {wrong[0]!r} among others: transformers renames or "
+            "converts them for this class. Keep the model by torch.save(esper.export(model), path)."
+        )
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    here = one.detach().to(other.device, other.dtype)
+    return here.shape == other.shape and torch.allclose(here, other.detach(), rtol=0, atol=0, equal_nan=True)
 
 
 def _write_beside(folder: Path, plain: nn.Module, imports: str, classes: str) -> None:
     """What has grown, beside adapters."""
-    own = [f"{path}." for path, module in plain.named_modules() if isinstance(module, fx.GraphModule)]
+    own = [f"{path}." for path in grown_in(plain)]
     named = (*plain.named_parameters(), *plain.named_buffers())
     save_file({name: one.detach().contiguous() for name, one in named if name.startswith(tuple(own))}, folder / WEIGHTS)
     text = _BESIDE.format(imports=imports, classes=classes, version=esper.__version__, weights=WEIGHTS)
@@ -147,6 +186,5 @@ def _grown(plain: nn.Module) -> list[tuple[str, int]]:
     """Where something has grown, and how many parameters."""
     return [
         (path.rpartition(".")[0] or "the model", sum(parameter.numel() for parameter in module.parameters()))
-        for path, module in plain.named_modules()
-        if isinstance(module, fx.GraphModule) and path.rpartition(".")[2].partition("_")[0] == GROWN
+        for path, module in grown_in(plain).items()
     ]

@@ -11,6 +11,8 @@ import dataclasses
 import functools
 import inspect
 import operator
+import threading
+from collections import UserDict
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.host.caches import mixes_tokens
 from esper.kasmina.host.comparing import check_same, run
 from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
@@ -30,7 +33,14 @@ GROWN = "grown"
 """Name of the child that holds what a module has grown; further ones are ``grown_2`` and so on."""
 
 INPUTS = "span_inputs"
-"""Attribute of the ends of a span whose container does not run it."""
+"""Attribute of the ends of a span whose container may not run it."""
+
+
+def new_inputs() -> "UserDict[Any, Any]":
+    """Where the inputs of spans are kept, by thread. Not a dict, which torch.export takes for data and copies."""
+    inputs: UserDict[Any, Any] = UserDict()
+    vars(inputs)["thread"] = threading.get_ident
+    return inputs
 
 
 def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Module:
@@ -38,8 +48,9 @@ def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Modu
 
     Every module keeps its class, attributes and the names of its weights. One that carries fossils has a child
     ``grown``, which is also its first forward hook. A sequential container in which a span has grown has a forward of
-    its own with the span's fossils; where its steps are called one by one, hooks at the span's ends add them. Neither
-    the copy nor what ``torch.export`` makes of it needs Esper.
+    its own with the span's fossils; where other code may call its steps one by one, hooks at the span's ends add them.
+    Neither the copy nor what ``torch.export`` makes of it needs Esper. It generates without a key-value cache where a
+    graft that mixes tokens has grown.
 
     Args:
         model: the wrapped model, without live grafts.
@@ -96,17 +107,19 @@ def _plain(model: nn.Module) -> nn.Module:
             anchors[module] = module._esper
             to_bare_class(module)
     grown = [(module, place) for module, anchor in anchors.items() for place in anchor if place.is_growing]
+    if any(mixes_tokens(fossil) for _, place in grown for group in place.arena.fossils for fossil in group):
+        _decode_without_cache(model)
     hosts = {module for module, _ in grown}
     for module in anchors:
         if isinstance(module, nn.TransformerEncoder) and not hosts.isdisjoint(module.layers.modules()):
             module.use_nested_tensor = False  # which fossils cannot read
     spans: dict[nn.Module, list[Place]] = {}
-    inputs: dict[str, Any] = {}
+    inputs = next((vars(module)[INPUTS] for module in model.modules() if INPUTS in vars(module)), new_inputs())
     for _, place in reversed(grown):  # each in front of those before it
         if place.kind == "span":
             container = container_of(model, place.site.modules)
             first, last = _ends(container, place)
-            if place.site.is_walked or _is_hooked(first, last):
+            if place.site.is_walked or not _runs_whole(model, place) or _is_hooked(first, last):
                 _hook_span(first, last, place, inputs)
             else:
                 spans.setdefault(container, []).insert(0, place)
@@ -123,6 +136,14 @@ def _plain(model: nn.Module) -> nn.Module:
         if hasattr(module, "save_pretrained") and any(isinstance(one, fx.GraphModule) for one in module.modules()):
             vars(module)["save_pretrained"] = _refusal(SAVING)
     return model
+
+
+def _decode_without_cache(model: nn.Module) -> None:
+    """Whatever ``generate`` goes by, its own settings or those of a model."""
+    for module in model.modules():
+        for settings in (getattr(module, "config", None), getattr(module, "generation_config", None)):
+            if settings is not None and hasattr(settings, "use_cache"):
+                settings.use_cache = False
 
 
 def _refusal(message: str) -> Any:
@@ -210,6 +231,14 @@ def _ends(container: nn.Module, span: Place) -> tuple[nn.Module, nn.Module]:
     return first, last
 
 
+def _runs_whole(model: nn.Module, span: Place) -> bool:
+    """Whether nobody walks the span's container: it is the model itself, or lies in chains of torch alone. Other code
+    may call it whole today and its steps one by one tomorrow."""
+    names = span.site.modules[0].split(".")[:-1]
+    around = (model.get_submodule(".".join(names[:depth])) for depth in range(len(names)))
+    return all(type(module).forward is nn.Sequential.forward for module in around)
+
+
 def _is_hooked(first: nn.Module, last: nn.Module) -> bool:
     """Whether hooks at the ends of a span may change what lies between them and its grafts; those of ``torch.nn.utils``
     only compute a weight."""
@@ -217,23 +246,25 @@ def _is_hooked(first: nn.Module, last: nn.Module) -> bool:
     return not all(type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
 
 
-def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: dict[str, Any]) -> None:
-    """The fossils of a span as hooks of its first and last module, for a container that does not run them.
+def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: Any) -> None:
+    """The fossils of a span as hooks of its first and last module, whoever calls them.
 
-    The first hook leaves its input in ``inputs``, a dictionary that both modules have; the last one takes it, if there
-    is any. So such an export may not be called by several threads at a time.
+    The first hook leaves its input in ``inputs``, which both modules have, under the thread's own key; the last one
+    takes it, if there is any.
     """
     holder = _hold(last, _span(place))
     path = next(name for name, module in last.named_modules() if module is holder)
     vars(first)[INPUTS] = vars(last)[INPUTS] = inputs
     graph = fx.Graph()
     module, args = _placeholders(graph, "module", "args")
-    getattr(module, INPUTS).update({place.layer_id: (args[0],)})
+    kept = getattr(module, INPUTS)
+    kept.update([((place.layer_id, path, kept.thread()), (args[0],))])
     graph.output(None)
     first.register_forward_pre_hook(fx.GraphModule(nn.Module(), graph, "SpanStart"))
     graph = fx.Graph()
     module, _, output = _placeholders(graph, "module", "args", "output")
-    found, add = getattr(module, INPUTS).pop(place.layer_id, ()), module.get_submodule(path)
+    kept, add = getattr(module, INPUTS), module.get_submodule(path)
+    found = kept.pop((place.layer_id, path, kept.thread()), ())
     grown = graph.call_function(functools.reduce, (add.node, found.node, output.node))  # nothing outside the span
     grown.meta["is_wrapped"] = True
     graph.output(grown)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.events import Note
-from esper.kasmina.host.caches import not_offered
+from esper.kasmina.host.caches import not_offered, use_none
 from esper.kasmina.host.layer import KasminaLayer
 from esper.kasmina.host.wrapping import growth_config, places, traced
 from esper.runtime.record.journal import Journal
@@ -50,7 +50,7 @@ class Tracing:
         if names:
             text = (
                 "The model decodes with a key-value cache. What mixes tokens is not offered: "
-                f"{', '.join(names)}. model.config.use_cache = False before esper.wrap offers it."
+                f"{', '.join(names)}. {use_none(self._model)} before esper.wrap offers it."
             )
             self._journal.write(Note(text=text))
         self.tell("a training step", [name for name, calls in trace.calls.items() if not calls])

@@ -55,6 +55,7 @@ def test_the_result_has_its_schema(result):
     assert {"seed", "task", "metric", "rows", "lifecycles", "probe_flops"} <= set(result)
     assert (result["seed"], result["task"], result["host"], result["metric"]) == (0, "digits", "mlp", "accuracy")
     assert set(result["rows"]) == {"grown", "host_on", "static"}
+    assert 0 < result["held_out"]["select"] < result["held_out"]["samples"]
     assert all(set(row) >= ROW for row in result["rows"].values())
     assert "FOSSILIZED" in [one["outcome"] for one in result["lifecycles"]]
     assert all({"layer_id", "seed_id", "blueprint", "outcome"} <= set(one) for one in result["lifecycles"])

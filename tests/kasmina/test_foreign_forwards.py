@@ -160,3 +160,9 @@ def test_what_a_dormant_model_wrote_takes_away_what_grew_since_and_a_bare_state_
     model.load_state_dict(torch.load(file, weights_only=True), strict=True)
     assert torch.equal(model(X), before)
     assert list(model.state_dict()) == list(mlp(6, 6, 3).state_dict())
+
+
+def test_adapters_that_are_added_around_a_wrapped_model_are_refused():
+    model = get_peft_model(esper.wrap(mlp(6, 5, 2), example=X), LoraConfig(r=2, target_modules=["2"]))
+    with pytest.raises(esper.ConfigError, match=r"PeftModel around a wrapped model\. Add adapters"):
+        esper.Session(model, torch.optim.SGD(model.parameters()), loss=None, evaluate=None, planned_steps=1)

@@ -1,9 +1,11 @@
 """Decoding with a key-value cache: grafts that mix tokens keep nothing between calls."""
 
+import re
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import esper
@@ -63,6 +65,33 @@ def test_where_nothing_else_may_grow_the_model_is_refused(blueprints):
     with pytest.raises(esper.ConfigError, match=r"all of blueprints mix tokens.*use_cache = False before"):
         wrapped("llama", blueprints=blueprints)
     assert list(places(wrapped("llama", use_cache=False, blueprints=blueprints)))
+
+
+def encoder_decoder() -> nn.Module:
+    sizes = {"vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertConfig(**sizes, intermediate_size=24, max_position_embeddings=32)
+    both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(bert, bert)
+    return transformers.EncoderDecoderModel(both).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "layer_id", "inputs"),
+    [
+        (lambda: host("llama"), "model.layers.0", ["input_ids"]),
+        (lambda: host("t5"), "decoder.block.0", ["input_ids", "decoder_input_ids"]),
+        (lambda: Wrapper(host("t5")), "model.decoder.block.0", ["input_ids", "decoder_input_ids"]),
+        (encoder_decoder, "decoder.bert.encoder.layer.0", ["input_ids", "decoder_input_ids"]),
+    ],
+)
+def test_the_refusal_says_what_offers_them(make, layer_id, inputs):
+    """Some models decode by a configuration of a part."""
+    model, example = make(), dict.fromkeys(inputs, ids(8, 5))
+    config = esper.GrowthConfig(layers=[layer_id], blueprints=("sliding_conv",))
+    with pytest.raises(esper.ConfigError) as refusal:
+        esper.wrap(model, config, example)
+    remedy = re.search(r"Set (model.* = False) before esper.wrap", str(refusal.value))
+    exec(remedy[1], {"model": model})
+    assert list(places(esper.wrap(model, config, example)))
 
 
 @decoding

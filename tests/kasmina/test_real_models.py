@@ -158,3 +158,14 @@ def test_the_input_that_is_read_does_not_depend_on_the_order_of_keywords():
     expected = model(x, mask)
     assert torch.equal(model(attention_mask=mask, hidden_states=x), expected)
     assert torch.equal(model(hidden_states=x, attention_mask=mask), expected)
+
+
+def test_a_pattern_of_blocks_without_an_example_asks_for_one():
+    with pytest.raises(esper.ConfigError, match=r"\(LlamaDecoderLayer\) does not tell its widths\. Pass example=batch"):
+        esper.wrap(build(REAL["llama"]), esper.GrowthConfig(layers=["model.layers.?"]))
+
+
+def test_a_module_without_parameters_is_no_place():
+    config = esper.GrowthConfig(layers=["model.rotary_emb"])
+    with pytest.raises(esper.ConfigError, match=r"LlamaRotaryEmbedding\) has no parameters, so it is no place to grow"):
+        esper.wrap(build(REAL["llama"]), config, REAL["llama"].example())

@@ -97,3 +97,9 @@ def test_further_measures_have_a_column_and_units_a_note():
     assert "gain in test loss" in shown.headings
     for one in (whole, whole | {"gains": {}}):
         assert text(one).endswith("in the units of what is predicted.")
+
+
+@pytest.mark.parametrize("gains", [GAINS, {}])
+def test_over_how_many_samples_held_out_columns_are_is_said(gains):
+    whole = _result(held_out={"samples": 96, "select": 19}, gains=gains)
+    assert "Held-out columns are over the 19 of the 96 held-out samples" in text(whole).splitlines()[-1]

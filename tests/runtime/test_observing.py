@@ -123,6 +123,47 @@ def test_a_place_that_is_never_called_is_told_by_name():
     ]
 
 
+class Skipping(nn.Module):
+    """Skips a layer in its first calls, as layers that are dropped at random may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(toy.FEATURES, toy.CLASSES)
+        self.skipped = nn.Linear(toy.CLASSES, toy.CLASSES)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        y = self.body(x)
+        return y if self.calls < 4 else self.skipped(y)
+
+
+@pytest.mark.parametrize("telemetry_rows", [0, 16])
+def test_no_arm_is_trained_at_a_place_that_no_step_calls(telemetry_rows):
+    config = growing(layers=["body", "never"], telemetry_rows=telemetry_rows)
+    trial = Recipe(config, model=Sometimes, policy=Script({1: ["never"]}, hidden=2)).build().train(4)
+    assert not trial.events("round_begun")
+    assert [place.layer_id for place in trial.growth.observer.observe().places] == ["body"]
+    answer = trial.session.submit(Script({}).command("never"))
+    assert answer.reason == "'never' cannot grow: no training step calls it."
+
+
+def test_what_was_germinated_there_before_the_first_step_is_taken_back():
+    trial = Recipe(growing(layers=["body", "never"]), model=Sometimes).build()
+    assert trial.session.submit(Script({}).command("never")).accepted
+    trial.train(4)
+    assert not trial.events("round_begun")
+    reasons = [event["reason"] for event in trial.events("transition")]
+    assert "'never' cannot grow: no training step calls it" in reasons
+
+
+def test_a_place_that_a_later_step_calls_may_grow():
+    config = growing(layers=["body", "skipped"], telemetry_rows=16)
+    trial = Recipe(config, model=Skipping, policy=Script({1: ["skipped"]}, hidden=2)).build().train(4)
+    assert "Never called in a training step" in trial.events("note")[-1]["text"]
+    assert trial.events("round_begun")
+
+
 def test_a_resumed_run_shows_the_same(tmp_path):
     trial, _ = run(epochs=2)
     for batch in list(toy.batches(2))[:5]:

@@ -164,7 +164,7 @@ BAD_ARRAYS = {
         {"x": X, "y": np.column_stack([Y * 0, Y % 2])},
         "'label 0' is the same in all 200 samples",
     ),
-    "a quantity that never changes": ({"x": X, "y": np.full(200, 0.5)}, "Say --task"),
+    "a quantity that never changes": ({"x": X, "y": np.full(200, 0.5)}, "y is constant: 0.5 in all 200 samples"),
     "a quantity that is too large": (
         {"x": X, "y": np.append(np.arange(199) / 8, 1e308)},
         "too large to be standardised",

@@ -242,13 +242,15 @@ def test_classes_have_the_names_that_the_first_line_gives(tmp_path):
         (("999,5", "1.234"), 1234.0),
         (("0.5", "1,234.5"), 1234.5),
         (("1.234.567", "3"), 1234567.0),
+        (("1,00,000", "50,000"), 100000.0),
+        (("\N{MINUS SIGN}0.53", "0.25"), -0.53),
     ],
 )
 def test_signs_between_thousands_are_told_from_decimals_by_the_other_cells(write, cells, value):
     rows = [f"{cells[index % 2]};{index % 3};{'ab'[index % 2]}" for index in range(ROWS)]
     task = load_task(write("t.csv", "size;n;kind\n" + "\n".join(rows)), 0)
     raw = task.train.x[:, 0] * task.std[0] + task.mean[0]
-    assert ((raw - value).abs() < 1e-3 * value).any()
+    assert ((raw - value).abs() < 1e-3 * abs(value)).any()
 
 
 BAD = {
@@ -259,6 +261,11 @@ BAD = {
     "months": (["2021_03", "2021_04"], "'2021_03' is a date or a time"),
     "days with a point": (["03.04.2021", "04.04.2021"], "is a date or a time"),
     "times": (["12:30", "13:45"], "is a date or a time"),
+    "days with a month's name": (["Jan 5 2020", "march 12, 2021"], "'Jan 5 2020' is a date or a time"),
+    "months with a name": (["Jan 2020", "Sept. 2021"], "'Jan 2020' is a date or a time"),
+    "quarters": (["2020Q1", "2021-Q4"], "'2020Q1' is a date or a time"),
+    "weeks": (["2020-W01", "2020-W52"], "'2020-W01' is a date or a time"),
+    "below zero by brackets": (["0.25", "(0.53)"], r"line 3, column 1 \('size'\): '\(0.53\)' is a number in brackets"),
 }
 
 
@@ -292,6 +299,45 @@ def test_a_first_line_of_texts_whose_levels_come_again_is_a_sample(write):
 def test_a_delimiter_at_the_end_of_every_line_is_no_column(write):
     rows = "\n".join(f"{index / 7:.3f},{index % 5},{'ab'[index % 2]}," for index in range(ROWS))
     assert load_task(write("t.csv", f"a,b,kind,\n{rows}"), 0).labels == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("t.csv", _kinds().to_csv(), "column 1 (it has no name)"),
+        ("t.csv", _kinds().to_csv(index=False).replace("\n", ",\n"), "column 5 (it is empty, and has no name)"),
+        ("t.parquet", _kinds().set_index("a").to_parquet(), "'a' (the file's index)"),
+        ("t.parquet", _kinds().sample(frac=1.0, random_state=0).to_parquet(), "the file's index"),
+    ],
+)
+def test_a_column_that_is_no_feature_is_told(write, name, data, says):
+    assert load_task(write(name, data), 0).told[1:] == (f"left out: {says}",)
+
+
+def test_words_that_begin_like_a_month_are_categories(write):
+    rows = [f"{('marble 20', 'sepia 1900')[index % 2]},{index % 7},{'ab'[index % 2]}" for index in range(ROWS)]
+    task = load_task(write("t.csv", "size,n,kind\n" + "\n".join(rows)), 0)
+    assert {"size is marble 20", "size is sepia 1900"} <= set(task.features)
+
+
+@pytest.mark.parametrize(("constant", "task"), [(5.5, "auto"), (5, "auto"), (5.5, "regression"), ("up", "auto")])
+def test_a_target_that_is_the_same_everywhere_is_called_constant(write, constant, task):
+    table = _numbers().assign(target=constant)
+    with pytest.raises(DataError, match=f"target is constant: .*{constant}"):
+        load_task(write("t.csv", table.to_csv(index=False)), 0, task=task)
+
+
+def test_dates_are_classes_only_where_that_is_said(write):
+    path = write("t.csv", _numbers().assign(day=[f"Jan {index % 9 + 1} 2020" for index in range(ROWS)]).to_csv())
+    with pytest.raises(DataError, match=r"'Jan 1 2020' is a date or a time.*--task classification"):
+        load_task(path, 0, label="day")
+    assert len(load_task(path, 0, label="day", task="classification").labels) == 9
+
+
+def test_a_missing_label_is_quoted(write):
+    table = _kinds().to_csv(index=False).replace("up\n", "nan\n", 1)
+    with pytest.raises(DataError, match=r"the label is missing \('nan'\)"):
+        load_task(write("t.csv", table), 0)
 
 
 def test_the_passengers_of_a_ship_are_learned_from(write):

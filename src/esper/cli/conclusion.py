@@ -30,6 +30,7 @@ from esper.evaluation.samples_file import read_samples, write_samples
 from esper.kasmina.host.export import export
 from esper.observability import report, rows, story
 from esper.observability.record import read_result
+from esper.runtime.judging.worth import split_samples
 from esper.tasks.task import Task
 
 CONTROLS = ("host_on", "static")
@@ -133,6 +134,7 @@ class Conclusion:
 
     def _result(self) -> dict[str, Any]:
         options, task, session = self._options, self._task, self._growth.session
+        split = split_samples(len(task.held_out.y), task.groups, options.growth.seed)
         return {
             "seed": options.seed,
             "task": task.name,
@@ -149,6 +151,7 @@ class Conclusion:
                 for name in CONTROLS
             },
             "test_set": fingerprint(task.test),
+            "held_out": {"samples": len(task.held_out.y), "select": len(split.select)},
             "lifecycles": [one.to_dict() for one in session.field_reports],
             "probe_flops": session.probe_flops,
             "planned_steps": self._growth.epochs * len(self._growth.loader),

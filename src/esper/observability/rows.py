@@ -54,7 +54,7 @@ def table(result: dict[str, Any]) -> Table:
     headings += ["held-out loss", *of_metric, "learning rate"]
     document = result_document(result)
     rows = tuple(_row(document, name, bool(metric), more, with_gains) for name in ("grown", "host_on", "static"))
-    notes = [GAINS] * with_gains + [NOTE] * (RMSE in more)
+    notes = [GAINS] * with_gains + [NOTE] * (RMSE in more) + _steered_by(result.get("held_out"))
     return Table(tuple(headings), rows, " ".join(notes))
 
 
@@ -69,6 +69,14 @@ def text(result: dict[str, Any]) -> str:
     names = ["", *(name for name, gain in zip(whole.headings, is_gain, strict=True) if gain)]
     others = [(row, _columns(row, is_gain, True)) for row in whole.rows if row.name != "grown"]
     return f"{first}\n\n{aligned(names, others)}\n{whole.note}"
+
+
+def _steered_by(held_out: dict[str, int] | None) -> list[str]:
+    """Of which samples the held-out columns are, where the result tells."""
+    if held_out is None:
+        return []
+    what = f"{held_out['select']:,} of the {held_out['samples']:,} held-out samples"
+    return [f"Held-out columns are over the {what}: those that a run steers by. The others judge what grows."]
 
 
 def _columns(row: TableRow, is_gain: Sequence[bool], wanted: bool) -> list[Words]:

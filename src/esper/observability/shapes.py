@@ -220,5 +220,6 @@ RESULT_OPTIONAL: dict[str, Shape] = {
     "gains": lambda value: isinstance(value, dict) and all(map(_gain, value.values())),
     "target": is_text,
     "test_set": fields({"samples": is_whole, "digest": is_text}),
+    "held_out": fields({"samples": is_whole, "select": is_whole}),
 }
 """Fields that it may have."""

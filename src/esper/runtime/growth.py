@@ -321,13 +321,16 @@ class Growth:
             misfit = graft.blueprint.misfit(graft.ports._replace(layout=place.layout_for(graft.blueprint.reads)))
             if misfit is not None:
                 run.seeds.move(one, State.CULLED, f"{one.blueprint} does not fit: {misfit}")
+            elif (reason := run.tracing.why_not(place)) is not None:
+                run.seeds.move(one, State.CULLED, f"{one.layer_id!r} cannot grow: {reason}")
 
     def _veto(self, command: Command) -> str | None:
-        left_out = self._run.tracing.left_out
+        run = self._run
         for layer_id, _ in command.addresses:
-            if layer_id in left_out:
-                return f"{layer_id!r} cannot grow: {left_out[layer_id]}."
-        return shield.veto(command, self.observer.observe_for(command), self._run.config)
+            reason = run.tracing.why_not(run.places[layer_id]) if layer_id in run.places else None
+            if reason is not None:
+                return f"{layer_id!r} cannot grow: {reason}."
+        return shield.veto(command, self.observer.observe_for(command), run.config)
 
     def _refuse_in_arms(self) -> None:
         if self._run.is_finished:

@@ -14,16 +14,28 @@ Mark = Literal["point", "comma"]
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
 _PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
+_LAKHS = re.compile(r"[+-]?[1-9]\d?(?:,\d{2})+,\d{3}(?:\.\d*)?", re.ASCII)
 _ONLY_PLAIN_SIGNS = re.compile(r"[0-9.eE+\-\n]*")
 _WHOLE = re.compile(r"-?(?:0|[1-9]\d*)", re.ASCII)
 _WHOLE_WITH_POINT = re.compile(r"-?(?:0|[1-9]\d*)[.,]0+", re.ASCII)
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)\.?"
+)
 _DATE = re.compile(
     r"\d{4}[-/._]\d{1,2}(?:[-/._]\d{1,2})?(?:[T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}(?:[T ].*)?"
-    r"|\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?(?: ?[ap]m)?|\d{1,2}[- ][a-z]{3,9}[- ]\d{2,4}|[a-z]{3,9} \d{1,2}, \d{4}",
+    r"|\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?(?: ?[ap]m)?|\d{1,2}[- ][a-z]{3,9}[- ]\d{2,4}|[a-z]{3,9} \d{1,2}, \d{4}"
+    rf"|{_MONTH}[- ]\d{{1,2}},?[- ]\d{{4}}(?: .*)?|{_MONTH}[- ]\d{{2,4}}|\d{{4}}[- ]{_MONTH}(?:[- ]\d{{1,2}})?"
+    r"|(?:19|20)\d{2}[-/ ]?(?:Q[1-4]|W[0-5]?\d)|(?:Q[1-4]|W[0-5]?\d)[-/ ]?(?:19|20)\d{2}",
     re.ASCII | re.IGNORECASE,
 )
-_MEASURE = re.compile(r"(?:[$€£] ?)?[+-]?(?:\d{1,3}(?:[., ]\d{3})+|\d+)(?:[.,]\d+)?(?: ?(?:[$€£%°]|[a-zA-Z]{1,3}))?")
+_MEASURE = re.compile(
+    r"(?:[$€£] ?)?[+-]?(?:\d{1,3}(?:[., '\u00a0\u202f]\d{3})+|\d+)(?:[.,]\d+)?(?: ?(?:[$€£%°]|[a-zA-Z]{1,3}))?"
+)
+_IN_BRACKETS = re.compile(r"\([$€£]?[\d.,]*\d[\d.,]*\)", re.ASCII)
 _SWAP = str.maketrans(",.", ".,")
+_MINUS = "\N{MINUS SIGN}"
+"""What word processors and reports write for a hyphen before a number."""
 
 
 def is_missing(cell: str) -> bool:
@@ -44,6 +56,11 @@ def is_date(cell: str) -> bool:
 def is_measure(cell: str) -> bool:
     """Whether it is a number with a unit, a currency or blanks between thousands."""
     return _MEASURE.fullmatch(cell) is not None
+
+
+def is_in_brackets(cell: str) -> bool:
+    """Whether it is a number in brackets, which in accounts is below zero."""
+    return _IN_BRACKETS.fullmatch(cell) is not None
 
 
 def readings(cells: Sequence[str]) -> dict[Mark, Array]:
@@ -94,6 +111,7 @@ def marks_of(columns: Iterable[Sequence[str]], *, is_comma_likely: bool) -> Mark
 
 def codes(cells: Sequence[str]) -> list[int] | None:
     """Whole numbers if all cells are, each written in the one plain way; else None: ``1E1`` and ``10`` differ."""
+    cells = [cell.replace(_MINUS, "-") for cell in cells]
     for pattern in (_WHOLE, _WHOLE_WITH_POINT):
         if all(pattern.fullmatch(cell) for cell in cells):
             return [int(re.split("[.,]", cell)[0]) for cell in cells]
@@ -121,7 +139,8 @@ def _values(cells: Sequence[str], mark: Mark) -> Array | None:
 
 
 def _value(cell: str, mark: Mark) -> float | None:
+    cell = cell.replace(_MINUS, "-")
     text = cell.translate(_SWAP) if mark == "comma" else cell
-    if _GROUPED.fullmatch(text):
+    if _GROUPED.fullmatch(text) or (mark == "point" and _LAKHS.fullmatch(text)):
         return float(text.replace(",", ""))
     return float(text) if _PLAIN.fullmatch(text) else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from esper.contracts.errors import DataError
-from esper.tasks.cells import Array, Marks, is_date, is_measure, is_missing, is_number
+from esper.tasks.cells import Array, Marks, is_date, is_in_brackets, is_measure, is_missing, is_number
 from esper.tasks.table_file import Cells
 
 MOST_LEVELS = 32
@@ -117,7 +117,7 @@ def columns_of(table: Cells, indices: Sequence[int], marks: Marks) -> Columns:
     Raises:
         DataError: naming the column, or the cell, that cannot be used.
     """
-    kept, left_out, filled = list[Number | Category](), list[str](), list[str]()
+    kept, left_out, filled = list[Number | Category](), list(table.left_out), list[str]()
     for index in indices:
         cells, name = table.columns[index], table.name(index)
         if all(map(is_missing, cells)):
@@ -168,6 +168,11 @@ def _numbers(table: Cells, index: int, marks: Marks) -> Array | None:
         raise DataError(
             f"{table.where(first, index)}: {cells[first][:40]!r} is a date or a time. Write what matters of it as a "
             "number (days since a day, the month, the hour), or leave the column out."
+        )
+    if all(is_in_brackets(cells[row]) for row in rest):
+        raise DataError(
+            f"{table.where(first, index)}: {cells[first][:40]!r} is a number in brackets. Write it with a minus sign "
+            "if it is below zero, else without brackets."
         )
     if len(set(cells)) > MOST_LEVELS and all(is_measure(cells[row]) for row in rest):
         raise DataError(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from esper.contracts.errors import DataError, closest
-from esper.tasks.cells import Marks, codes, is_missing, is_number, marks_of
+from esper.tasks.cells import Marks, codes, is_date, is_missing, is_number, marks_of
 from esper.tasks.columns import columns_of
 from esper.tasks.dealing import check_enough, deal
 from esper.tasks.table_file import LABEL_NAMES, Cells, read_cells
@@ -85,7 +85,8 @@ def _target(cells: Cells, column: int, marks: Marks, task: Wanted) -> Target:
     for row, text in enumerate(texts):
         if text.lower() in MISSING_LABEL:
             raise DataError(
-                f"{cells.path}, line {cells.lines[row]}: the label is missing. Fill it in or leave the line out."
+                f"{cells.path}, line {cells.lines[row]}: the label is missing{f' ({text!r})' if text else ''}. Fill it "
+                "in or leave the line out."
             )
     values = None
     if not any(map(is_missing, texts)):
@@ -100,6 +101,12 @@ def _target(cells: Cells, column: int, marks: Marks, task: Wanted) -> Target:
         odd = [row for row, text in enumerate(texts) if is_missing(text) or not is_number(text)]
         if not odd:
             raise DataError(f"{where} has decimals with a comma beside others with a point. Write all with a point.")
+        dates = [row for row in odd if is_date(texts[row])]
+        if len(dates) > len(texts) / 2:
+            raise DataError(
+                f"{cells.where(dates[0], column)}: {texts[dates[0]][:40]!r} is a date or a time. Write what is to be "
+                "predicted as a number; if the column holds classes, say --task classification."
+            )
         if task == "regression" or (len(odd) < len(texts) / 2 and len(set(texts)) > FEW):
             raise DataError(
                 f"{cells.where(odd[0], column)}: {texts[odd[0]][:40]!r} is no number, and a quantity must be numbers. "

@@ -29,6 +29,7 @@ class Cells:
         classes: names of the label's codes, where the first line tells them.
         has_semicolons: whether they part the columns.
         first: number of the first column in the file, from 1.
+        left_out: columns of the file that are not among them, each with the reason.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Cells:
     classes: tuple[str, ...] = ()
     has_semicolons: bool = False
     first: int = 1
+    left_out: tuple[str, ...] = ()
 
     def where(self, row: int, column: int) -> str:
         """What a message calls a cell."""
@@ -101,7 +103,10 @@ def _parquet(path: Path) -> Cells:
     for index in range(frame.shape[1]):
         column = frame.iloc[:, index].astype(object)
         columns.append(["" if pandas.api.types.is_scalar(v) and pandas.isna(v) else str(v).strip() for v in column])
-    return Cells(path, columns, [str(name).strip() for name in frame.columns], range(1, len(frame) + 1))
+    names, index = [str(name).strip() for name in frame.columns], frame.index.names
+    is_told = index != [None] or not isinstance(frame.index, pandas.RangeIndex)
+    left_out = [f"{name!r} (the file's index)" if name is not None else "the file's index" for name in index]
+    return Cells(path, columns, names, range(1, len(frame) + 1), left_out=tuple(left_out * is_told))
 
 
 def _text(path: Path) -> Cells:
@@ -116,7 +121,9 @@ def _text(path: Path) -> Cells:
             lines.append(line)
     if not rows:
         raise DataError(f"{path} holds no lines. It must hold one sample per line.")
+    left_out: tuple[str, ...] = ()
     if width > 2 and all(len(row) == width and not row[-1] for row in rows):  # every line ends with a delimiter
+        left_out = (f"column {width} (it is empty, and has no name)",)
         rows, width = [row[:-1] for row in rows], width - 1
     counts, is_semicolon = _counts(rows), delimiter == ";"
     for line, row in list(zip(lines, rows, strict=True))[counts is not None :]:
@@ -124,11 +131,12 @@ def _text(path: Path) -> Cells:
             raise DataError(
                 f"{path}, line {line}: {len(row)} columns, where the first line has {width}. Give every sample as many."
             )
+    told: dict[str, Any] = {"has_semicolons": is_semicolon, "left_out": left_out}
     if counts is not None:
-        return Cells(path, _turned(rows[1:]), [], lines[1:], counts, is_semicolon)
+        return Cells(path, _turned(rows[1:]), [], lines[1:], counts, **told)
     if _is_header(rows):
-        return Cells(path, _turned(rows[1:]), rows[0], lines[1:], has_semicolons=is_semicolon)
-    return Cells(path, _turned(rows), [], lines, has_semicolons=is_semicolon)
+        return Cells(path, _turned(rows[1:]), rows[0], lines[1:], **told)
+    return Cells(path, _turned(rows), [], lines, **told)
 
 
 def _frame(path: Path, delimiter: str, rows: int | None) -> Any:
@@ -212,7 +220,8 @@ def _without_index(cells: Cells) -> Cells:
     """A first column without a name, as pandas writes for its index, is left out."""
     if len(cells.names) < 3 or cells.names[0]:
         return cells
-    return replace(cells, columns=cells.columns[1:], names=cells.names[1:], first=2)
+    left_out = ("column 1 (it has no name)", *cells.left_out)
+    return replace(cells, columns=cells.columns[1:], names=cells.names[1:], first=2, left_out=left_out)
 
 
 def _turned(rows: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -66,7 +66,7 @@ def is_quantity(where: str, values: Array, wanted: Wanted, few: int = FEW) -> bo
     if wanted != "auto":
         return wanted == "regression"
     different, is_whole = len(np.unique(values)), bool((values == np.floor(values)).all())
-    if is_whole == (different <= (few if is_whole else FEW)):
+    if different == 1 or is_whole == (different <= (few if is_whole else FEW)):
         return not is_whole
     what = "whole numbers" if is_whole else "numbers, not all of them whole"
     raise DataError(
@@ -82,8 +82,8 @@ def quantity(where: str, values: Array, name: str) -> Target:
         DataError: if all are the same, or too large.
     """
     if (values == values[:1]).all():
-        told = f" in all {len(values)} samples" if len(values) else ""
-        raise DataError(f"{where} is {values[0] if len(values) else 'empty'}{told}: there is nothing to predict.")
+        what = f"constant: {values[0]:g} in all {len(values)} samples" if len(values) else "empty"
+        raise DataError(f"{where} is {what}. There is nothing to predict.")
     with np.errstate(over="ignore"):
         if not np.isfinite(values.std()):
             raise DataError(f"{where} is too large to be standardised (up to {np.abs(values).max():.3g}). Scale it.")
@@ -105,7 +105,7 @@ def classes(where: str, values: Sequence[Label], name: str, names: Sequence[str]
     found = sorted(set(values), key=lambda label: (isinstance(label, str), label))
     if len(found) == 1:
         raise DataError(
-            f"{where}: all {len(values)} labels are {found[0]!r}. To tell classes apart, there must be two or more."
+            f"{where} is constant: all {len(values)} labels are {found[0]!r}. There must be two or more to tell apart."
         )
     if len(found) > len(values) // 2:
         raise DataError(

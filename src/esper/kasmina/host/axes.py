@@ -32,6 +32,9 @@ def axes_of(one: Stretch, x: Seen | None, y: Seen, wanted: int | None) -> tuple[
         output_axis = alike or _axis_of_parameters(one, y)
     if output_axis is None:
         name = repr(one.layer_id) if one.layer_id else "The model"
+        if not any(True for module in one.modules for _ in module.parameters()):
+            kind = type(one.modules[-1]).__name__
+            raise ConfigError(f"{name} ({kind}) has no parameters, so it is no place to grow. Name layers or blocks.")
         raise ConfigError(
             f"{name} gave a tensor of shape {tuple(y.shape)} and its layers do not tell where the channels are. Say "
             f"so: GrowthConfig(axis={{{one.layer_id!r}: 1}}), or -1 for the last axis."

@@ -28,12 +28,22 @@ def decodes_with_cache(model: nn.Module) -> bool:
     return any(getattr(config, "use_cache", False) for config in generating)
 
 
+def use_none(model: nn.Module) -> str:
+    """What tells a model to use no cache, as code: every configuration in it that says to use one is set."""
+    seen: dict[int, str] = {}
+    for name, module in model.named_modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", False) is True:
+            seen.setdefault(id(config), ".".join(filter(None, ("model", name, "config.use_cache"))))
+    return " = ".join([*(seen.values() or ["model.config.use_cache"]), "False"])
+
+
 def has_cache(values: Any) -> bool:
     """Whether there is a cache among keyword arguments, or in an output."""
     return isinstance(values, Mapping) and any(values.get(name) is not None for name in NAMES)
 
 
-def refuse_mixing_alone(sites: Sequence[Site], blueprints: Sequence[str]) -> None:
+def refuse_mixing_alone(model: nn.Module, sites: Sequence[Site], blueprints: Sequence[str]) -> None:
     """Refuse a model that decodes with a cache where only blueprints that mix tokens may grow.
 
     Raises:
@@ -43,8 +53,8 @@ def refuse_mixing_alone(sites: Sequence[Site], blueprints: Sequence[str]) -> Non
     if any(site.uncached for site in sites) and not any(site.ports.layout in layouts for site in sites):
         raise ConfigError(
             "The model decodes with a key-value cache, where a graft that mixes tokens would not see earlier ones, and "
-            f"all of blueprints mix tokens: {', '.join(blueprints)}. Set model.config.use_cache = False before "
-            "esper.wrap, or add 'bottleneck_mlp' to blueprints."
+            f"all of blueprints mix tokens: {', '.join(blueprints)}. Set {use_none(model)} before esper.wrap, or add "
+            "'bottleneck_mlp' to blueprints."
         )
 
 

@@ -111,6 +111,13 @@ def _matching(
             if name and module in hosts and name not in inside and fnmatch.fnmatch(name, pattern)
         ]
     if not names:
+        matched = [modules[name] for name in fnmatch.filter(filter(None, modules), pattern) if name not in inside]
+        kinds = {type(module).__name__ for module in matched if _can_host(module, is_measured=True)}
+        if kinds:
+            raise ConfigError(
+                f"layers: what {pattern!r} matches ({', '.join(sorted(kinds))}) does not tell its widths. Pass "
+                "example=batch to esper.wrap."
+            )
         near = closest(pattern, [name for name, module in modules.items() if name and module in hosts])
         raise ConfigError(f"layers: {pattern!r} matches no module that can carry seeds. {near}")
     for name in names:

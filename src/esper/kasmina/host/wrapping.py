@@ -35,7 +35,8 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
 
     Where a model decodes with a key-value cache (the example shows one, or ``generate`` would use one), blueprints that
     mix tokens are not offered, since they keep nothing between calls. ``model.config.use_cache = False`` before this
-    call offers them; generation with a cache is refused then once one of them has grown.
+    call offers them (some models decode by further configurations, as T5 by ``model.decoder.config``); generation with
+    a cache is refused then once one of them has grown.
 
     Returns:
         The same object.
@@ -60,7 +61,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             parameter = next(one.modules[-1].parameters(), like)
             place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
             found.append((one, place))
-    refuse_mixing_alone([place.site for _, place in found], config.blueprints)
+    refuse_mixing_alone(model, [place.site for _, place in found], config.blueprints)
     _anchor(model).config = config
     _anchor(model).example = dict(example) if isinstance(example, Mapping) else example
     for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
@@ -129,7 +130,8 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     """The configuration that a model was wrapped with.
 
     Raises:
-        ConfigError: if it was not wrapped, or a module was given a forward since that goes past its seeds.
+        ConfigError: if it was not wrapped, something was put around it since, or a module was given a forward that goes
+            past its seeds.
     """
     inner = getattr(model, "_orig_mod", getattr(model, "module", None))
     if not isinstance(model, KasminaLayer) and isinstance(inner, KasminaLayer):
@@ -140,7 +142,12 @@ def growth_config(model: nn.Module) -> GrowthConfig:
             f"The model is a {type(model).__name__} around a wrapped model. Give Session the wrapped model itself and "
             f"{remedy}."
         )
-    anchor = getattr(model, ESPER, None)
+    if not isinstance(model, KasminaLayer) and _wrapped(model):
+        raise ConfigError(
+            f"The model is a {type(model).__name__} around a wrapped model. Add adapters, or whatever else goes around "
+            "it, first; then call esper.wrap on the whole."
+        )
+    anchor = model._modules.get(ESPER)
     if anchor is None or anchor.config is None:
         raise ConfigError("The model carries no seeds. Call esper.wrap(model, config) before anything else.")
     assert isinstance(anchor.config, GrowthConfig)

@@ -7,11 +7,13 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.events import Note
-from esper.kasmina.host.caches import not_offered
+from esper.kasmina.host.caches import not_offered, use_none
 from esper.kasmina.host.layer import KasminaLayer
 from esper.kasmina.host.wrapping import growth_config, places, traced
+from esper.kasmina.places.place import Place
 from esper.runtime.record.journal import Journal
 
+A_STEP = "a training step"
 NEVER_CALLED = "Never called in "
 """How a note begins that tells of places that were not called."""
 
@@ -50,10 +52,10 @@ class Tracing:
         if names:
             text = (
                 "The model decodes with a key-value cache. What mixes tokens is not offered: "
-                f"{', '.join(names)}. model.config.use_cache = False before esper.wrap offers it."
+                f"{', '.join(names)}. {use_none(self._model)} before esper.wrap offers it."
             )
             self._journal.write(Note(text=text))
-        self.tell("a training step", [name for name, calls in trace.calls.items() if not calls])
+        self.tell(A_STEP, [name for name, calls in trace.calls.items() if not calls])
 
     @contextmanager
     def of_evaluation(self) -> Iterator[None]:
@@ -71,6 +73,15 @@ class Tracing:
                 undo.callback(module.register_forward_hook(lambda *_, name=name: called.add(name)).remove)
             yield
         self.tell("evaluate", [name for name in ends if name not in called])
+
+    def why_not(self, place: Place) -> str | None:
+        """Why a place cannot grow now, None if it can: it failed at the first step, or was called neither in it nor
+        since the last boundary (layers may be skipped at random)."""
+        if place.layer_id in self.left_out:
+            return self.left_out[place.layer_id]
+        if [A_STEP, place.layer_id] in self.told and not any(place.telemetry.turns):
+            return "no training step calls it"
+        return None
 
     def tell(self, where: str, names: list[str]) -> None:
         """Write down which places were not called, but for those that were told before."""

@@ -42,8 +42,8 @@ class Observer:
 
     def observe(self) -> Observation:
         """What the controller sees now; reads from the device. Budgets that leave no room for anything are told."""
-        left_out = self._run.tracing.left_out
-        seen = self._observation(self._reports([p for name, p in self._run.places.items() if name not in left_out]))
+        why_not = self._run.tracing.why_not
+        seen = self._observation(self._reports([p for p in self._run.places.values() if why_not(p) is None]))
         self._tell_if_too_small(seen)
         return seen
 

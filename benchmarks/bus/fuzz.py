@@ -10,7 +10,7 @@ import torch
 
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.growing import growing
-from esper.oona.bus import Message
+from esper.oona.bus import Message, UnreadableError
 from esper.oona.codec import Codec
 from esper.oona.messages import GerminationCommand, RemovalCommand, RollbackCommand
 from esper.oona.url import open_bus
@@ -49,7 +49,7 @@ def is_readable(codec: Codec, message: Message) -> bool:
     """Whether a message is a command after all."""
     try:
         codec.decode(message)
-    except Exception:  # whatever it is, the handler must cope with it
+    except UnreadableError:
         return False
     return True
 

@@ -261,6 +261,27 @@ class TestCommands:
         assert all(letter.reason for letter in letters)
         assert linked.handler.statistics.unreadable == 2
 
+    def test_while_arms_run_one_waits_and_is_not_refused_again_and_again(self, bus, url):
+        config = growing(layers=["", "2"], choice="best")
+        trial = Recipe(config, epochs=400, policy=Script({1: [""]})).build()
+        linked = Linked(bus, url)
+        linked.trial = trial
+        linked.listen()
+        asked_in: list[str | None] = []
+
+        def ask(line) -> None:
+            if line["event"] == "transition" and line["arm"] is not None and not asked_in:
+                asked_in.append(line["arm"])
+                bus.publish(CODEC.encode(germination("late"), "run"))
+                time.sleep(0.2)  # it has heard it by now
+
+        trial.session.subscribe(ask)
+        linked.train_until_answered("late")
+        assert asked_in
+        assert [one.accepted for one in linked.acks()["late"]] == [True]
+        assert len(trial.events("refused")) <= 1
+        linked.close()
+
     def test_a_rollback_is_done_once(self, linked):
         linked.bus.publish(CODEC.encode(RollbackCommand(run_id="run", command_id="back"), "run"))
         linked.train_until_answered("back")

@@ -193,6 +193,11 @@ class Session:
         return self._growth.position
 
     @property
+    def is_finished(self) -> bool:
+        """Whether :meth:`finish` is over. Any thread may ask."""
+        return self._run.is_finished
+
+    @property
     def train_flops(self) -> int:
         """FLOPs of the run, of all arms and of the judging: what growth is compared with at equal cost.
 

@@ -148,13 +148,15 @@ class ControlCommandHandler:
         for one in self._waiting.values():
             if one.is_answered:
                 continue
+            if self._session.position.arm is not None:  # it would be refused, and that written down, at every step
+                return
             is_new = self._session.answer_to(one.asked.command_id) is None
             try:
                 answer = self._ask(one.asked)
             except (TransitionError, EsperError) as error:
                 answer = Answer(False, str(error), command_id=one.asked.command_id)
-            if self._session.answer_to(one.asked.command_id) is None and not self._is_over:
-                return  # arms run: it keeps its turn
+            if self._session.answer_to(one.asked.command_id) is None and not self._session.is_finished:
+                return  # arms have just begun: it keeps its turn
             one.is_answered = True
             if not is_new:
                 self.statistics.repeated += 1
@@ -163,11 +165,6 @@ class ControlCommandHandler:
             else:
                 self.statistics.refused += 1
             self._publisher.put(self._ack(one.asked, answer))
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether the run will answer nothing any more."""
-        return any(line["event"] == "finished" for line in self._session.events[-1:])
 
     def _ask(self, asked: Asked) -> Answer:
         if isinstance(asked, RollbackCommand):
@@ -189,7 +186,8 @@ class ControlCommandHandler:
         done = [
             id_
             for id_, one in self._waiting.items()
-            if one.is_answered and (self._is_over or self._session.answer_to(id_, is_durable=True) is not None)
+            if one.is_answered
+            and (self._session.is_finished or self._session.answer_to(id_, is_durable=True) is not None)
         ]
         if done:
             subscription.ack([self._waiting[id_].delivery for id_ in done])

@@ -282,12 +282,23 @@ def test_commands_from_other_threads_get_one_answer_each_while_training_goes_on(
 def test_of_two_equal_commands_for_a_version_one_is_carried_out():
     trial = Recipe(CONFIG, policy=Script({})).build()
     command = replace(Script({}).command(("2", 1)), version=0)
-    first, second = trial.session.submit(command), trial.session.submit(replace(command, id="another"))
+    first, second = trial.session.submit(command), trial.session.submit(command)
     assert (first.accepted, first.version) == (True, 1)
     assert not second.accepted
     assert "version 1; the command was for version 0" in second.reason
-    assert trial.session.submit(command) == first  # the same one is answered again, and changes nothing
+
+
+def test_one_that_is_submitted_once_is_answered_again_and_changes_nothing(tmp_path):
+    trial = Recipe(CONFIG, policy=Script({})).build()
+    command = replace(Script({}).command(("2", 1)), version=0)
+    first = trial.session.submit_once(command)
+    assert trial.session.submit_once(command) == trial.session.answer_to(command.id) == first
     assert len(trial.events("transition")) == 1
+    trial.session.save(tmp_path)
+    other = Recipe(CONFIG, policy=Script({})).build()
+    other.session.load(tmp_path)
+    assert other.session.submit_once(command) == first
+    assert not other.session.submit(command).accepted
 
 
 @pytest.mark.parametrize("target", [s for s in State if s not in (State.GERMINATED, State.CULLED, State.CANCELLED)])

@@ -84,6 +84,7 @@ class KafkaBus:
         self._producer = Producer(self._options | {"linger.ms": 2, "delivery.timeout.ms": int(1000 * _ANSWER_S)})
         self._admin = AdminClient(self._options)
         self._known: set[str] = set()  # topics that are there
+        self._subscriptions: list[KafkaSubscription] = []  # to be closed: clients must not be left to the collector
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -158,7 +159,9 @@ class KafkaBus:
     ) -> "KafkaSubscription":
         check_joining(topic, group, consumer)
         self.ensure(_TOPIC + topic)
-        return KafkaSubscription(self, topic, group, start, redeliver_after_s)
+        joined = KafkaSubscription(self, topic, group, start, redeliver_after_s)
+        self._subscriptions.append(joined)
+        return joined
 
     def forget(self, topic: str, group: str) -> None:
         check_topic(topic)
@@ -206,6 +209,9 @@ class KafkaBus:
         return len(found)
 
     def close(self) -> None:
+        for one in self._subscriptions:
+            one.close()
+        self._subscriptions.clear()
         self._producer.flush(_ANSWER_S)
 
 
@@ -214,7 +220,7 @@ class KafkaSubscription:
 
     def __init__(self, bus: KafkaBus, topic: str, group: str, start: Start, redeliver_after_s: float) -> None:
         self._bus, self._topic, self._name, self._group = bus, topic, _TOPIC + topic, group
-        self._redeliver_after_s = redeliver_after_s
+        self._redeliver_after_s, self._is_closed = redeliver_after_s, False
         self._held: dict[str, tuple[Delivery, float]] = {}
         self._done: dict[int, set[int]] = {}  # by partition: acked offsets that are not committed
         self._next: dict[int, int] = {}  # by partition: the offset that is committed next
@@ -310,7 +316,9 @@ class KafkaSubscription:
         self._bus.statistics.rejected += 1
 
     def close(self) -> None:
-        self._client.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._client.close()
 
 
 @contextmanager

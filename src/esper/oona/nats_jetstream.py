@@ -254,7 +254,7 @@ class NatsSubscription:
         self._bus, self._topic, self._group = bus, topic, group
         self._redeliver_after_s = redeliver_after_s
         self._pull = bus.ask(bus.join(topic, group, start, redeliver_after_s))
-        self._held: dict[str, Msg] = {}
+        self._held: dict[str, tuple[Msg, int]] = {}  # with the attempt that it was
 
     def receive(self, most: int = 100, timeout_s: float = 0.0) -> list[Delivery]:
         missed = self._bus.ask(self._bus.missed(self._topic, self._group))
@@ -266,9 +266,11 @@ class NatsSubscription:
             self._bus.statistics.lost += missed
         found = []
         for message in self._bus.ask(self._fetch(most, timeout_s), timeout_s + 2 * _ANSWER_S):
-            number, attempt = message.metadata.sequence.stream, message.metadata.num_delivered or 1
-            self._held[str(number)] = message
-            found.append(Delivery(_message(self._topic, message.data, message.headers or {}), str(number), attempt))
+            number, attempt = str(message.metadata.sequence.stream), message.metadata.num_delivered or 1
+            if number in self._held:  # the server does not count a delivery to a request that had just expired
+                attempt = max(attempt, self._held[number][1] + 1)
+            self._held[number] = message, attempt
+            found.append(Delivery(_message(self._topic, message.data, message.headers or {}), number, attempt))
         self._bus.statistics.count(found)
         return found
 
@@ -284,7 +286,7 @@ class NatsSubscription:
                 await message.ack()
             await self._bus.flush()
 
-        held = [message for one in deliveries if (message := self._held.pop(one.id, None)) is not None]
+        held = [known[0] for one in deliveries if (known := self._held.pop(one.id, None)) is not None]
         self._bus.ask(answer())
         self._bus.statistics.acked += len(held)
 
@@ -293,11 +295,11 @@ class NatsSubscription:
             await message.term()
             await self._bus.flush()
 
-        message = self._held.pop(delivery.id, None)
-        if message is None:
+        known = self._held.pop(delivery.id, None)
+        if known is None:
             return
         self._bus.bury(delivery, self._group, reason)
-        self._bus.ask(end(message))
+        self._bus.ask(end(known[0]))
         self._bus.statistics.rejected += 1
 
     def close(self) -> None:

@@ -235,6 +235,8 @@ class RedisSubscription:
     def reject(self, delivery: Delivery, reason: str) -> None:
         letter = _fields(delivery.message) | {"group": self._group, "reason": reason, "time": repr(time.time())}
         with self._bus.asking():
+            if not self._client.xpending_range(self._key, self._group, delivery.id, delivery.id, 1):
+                return  # answered before
             pipeline = self._client.pipeline(transaction=True)
             pipeline.xadd(_DEAD + self._topic, letter)
             pipeline.xack(self._key, self._group, delivery.id)

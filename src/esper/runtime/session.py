@@ -297,19 +297,27 @@ class Session:
         Any thread may call this while another one trains. It is answered at the end of that step, between two steps of
         an arm (where every command is refused, a cancellation as well), or at once if nobody trains. In the middle of
         a step (in ``loss``, ``evaluate``, ``policy.decide``) it is refused; a listener may call it.
+        """
+        return self._submit(command, partial(self._run.seeds.submit, command))
 
-        A command is carried out once: if one of its ``id`` was answered before, as in the run whose checkpoint was
-        loaded, that answer is given again. What was refused in the middle of a step, or because arms ran, may be asked
-        again.
+    def submit_once(self, command: Command) -> Answer:
+        """As :meth:`submit`, for one who may have to ask again: a command whose ``id`` was answered before gets that
+        answer again, and nothing is done.
+
+        Answers stand in checkpoints, so that this holds in a run that goes on from one. What was refused in the middle
+        of a step, or because arms ran, counts as not answered.
         """
         seeds = self._run.seeds
+        return self._submit(command, partial(seeds.submit_once, command.id, partial(seeds.submit, command)))
+
+    def _submit(self, command: Command, request: Callable[[], Answer]) -> Answer:
         try:
-            return self._run.inbox.ask(partial(seeds.submit_once, command.id, partial(seeds.submit, command)))
-        except TransitionError as error:  # seeds.submit raises none: it was asked in the middle of a step
-            return seeds.refuse(command, str(error))
+            return self._run.inbox.ask(request)
+        except TransitionError as error:  # none of the seeds': it was asked in the middle of a step
+            return self._run.seeds.refuse(command, str(error))
 
     def answer_to(self, command_id: str, *, is_durable: bool = False) -> Answer | None:
-        """The answer that a submitted command got; None if there is none yet. Any thread may ask.
+        """The answer of :meth:`submit_once` to a command; None if there is none yet. Any thread may ask.
 
         Args:
             command_id: :attr:`Command.id`.
@@ -389,7 +397,7 @@ class Session:
         """Go back to the last good state: parameters, buffers, optimizer, scheduler, scaler, grafts, controller.
 
         Args:
-            command_id: of the command that asks for it: it is done once for each, as :meth:`submit` says.
+            command_id: of the command that asks for it: it is done once for each, as :meth:`submit_once` says.
 
         Grafts that were not live then are ROLLED_BACK and their seeds rest; what is on trial ends. The position in the
         data, the random streams, the audit log and the books are not restored.

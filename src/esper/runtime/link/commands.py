@@ -169,7 +169,7 @@ class ControlCommandHandler:
     def _ask(self, asked: Asked) -> Answer:
         if isinstance(asked, RollbackCommand):
             return self._session.rollback(asked.command_id)
-        return self._session.submit(command_of(asked))
+        return self._session.submit_once(command_of(asked))
 
     def _ack(self, asked: Asked, answer: Answer) -> CommandAck:
         return CommandAck(

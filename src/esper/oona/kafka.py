@@ -225,9 +225,13 @@ class KafkaSubscription:
         self._done: dict[int, set[int]] = {}  # by partition: acked offsets that are not committed
         self._next: dict[int, int] = {}  # by partition: the offset that is committed next
         self._client = bus.consumer(f"{topic}.{group}", **{"session.timeout.ms": _SESSION_MS})
-        with bus.asking():
-            self._begin(start)
-            self._client.subscribe([self._name], on_revoke=self._forget, on_lost=self._forget)
+        try:
+            with bus.asking():
+                self._begin(start)
+                self._client.subscribe([self._name], on_revoke=self._forget, on_lost=self._forget)
+        except BusError:
+            self.close()
+            raise
 
     def _begin(self, start: Start) -> None:
         """Give a group that is new its first position."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from esper.contracts.errors import BusUnavailableError
+from esper.contracts.errors import BusError, BusUnavailableError
 from esper.contracts.lifecycle import State
 from esper.oona.bus import Bus, Delivery, Message
 from esper.oona.codec import Codec
@@ -130,7 +130,52 @@ class Broken:
         pass
 
 
+class Forgetful(Codec):
+    """A codec whose store of large payloads is away for a while."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._left = times
+
+    def encode(self, body, key):
+        if self._left:
+            self._left -= 1
+            raise BusUnavailableError("the store is away")
+        return super().encode(body, key)
+
+
+class Forbidden:
+    """A bus that lets nobody join."""
+
+    def subscribe(self, *_, **__):
+        raise BusError("refuses us")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_bus_that_lets_nobody_hear_commands_is_told(bus):
+    told: list[str] = []
+    publisher = TelemetryPublisher(lambda: bus, CODEC, "run")
+    handler = ControlCommandHandler(Forbidden, CODEC, "run", Recipe(growing()).build().session, publisher, told.append)
+    assert eventually(lambda: told == ["No commands are heard any more: refuses us"], within_s=30)
+    handler.close()
+    publisher.close()
+
+
 class TestABusThatIsAway:
+    def test_nothing_is_lost_while_the_store_of_large_payloads_is_away(self, bus):
+        publisher = TelemetryPublisher(lambda: bus, Forgetful(2), "run")
+        acks = [
+            CommandAck(run_id="run", command_id=str(number), accepted=True, reason="", versions=[], step=1)
+            for number in range(5)
+        ]
+        for ack in acks:
+            publisher.put(ack)
+        assert eventually(lambda: publisher.statistics.published == 5, within_s=30)
+        assert publisher.close()
+        assert heard(bus, CommandAck.topic) == acks
+
     def test_telemetry_is_dropped_and_counted_and_all_else_waits(self, bus):
         publisher = TelemetryPublisher(lambda: Broken(bus, 10**9), CODEC, "run", bound=5)
         trial = Recipe(growing()).build()
@@ -280,6 +325,15 @@ class TestCommands:
         assert asked_in
         assert [one.accepted for one in linked.acks()["late"]] == [True]
         assert len(trial.events("refused")) <= 1
+        linked.close()
+
+    def test_a_rollback_that_cannot_be_is_refused_once_and_holds_nothing_up(self, bus, url):
+        linked = Linked(bus, url)
+        linked.listen()  # nothing was trained: there is no state to go back to
+        bus.publish(CODEC.encode(RollbackCommand(run_id="run", command_id="back"), "run"))
+        bus.publish(CODEC.encode(germination("a"), "run"))
+        assert eventually(lambda: {"back", "a"} <= set(linked.acks()), within_s=30)
+        assert [one.accepted for one in linked.acks()["back"]] == [False]
         linked.close()
 
     def test_a_rollback_is_done_once(self, linked):

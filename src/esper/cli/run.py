@@ -103,7 +103,7 @@ def _joined(link: "Link | None", growth: Growing, shown: Presentation) -> Iterat
     if link is None:
         yield
         return
-    link.follow(growth.session)
+    link.follow(growth.session, lambda text: shown.say("note", text))
     try:
         yield
     finally:

@@ -397,7 +397,8 @@ class Session:
         """Go back to the last good state: parameters, buffers, optimizer, scheduler, scaler, grafts, controller.
 
         Args:
-            command_id: of the command that asks for it: it is done once for each, as :meth:`submit_once` says.
+            command_id: of the command that asks for it: it is done once for each, as :meth:`submit_once` says, and a
+                refusal is an answer then.
 
         Grafts that were not live then are ROLLED_BACK and their seeds rest; what is on trial ends. The position in the
         data, the random streams, the audit log and the books are not restored.

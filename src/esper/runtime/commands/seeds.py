@@ -89,12 +89,16 @@ class Seeds:
     def submit_once(self, command_id: str, request: Callable[[], Answer]) -> Answer:
         """Do what a command asks, unless one of this id was answered before: then give that answer again.
 
-        While arms run nothing is remembered: what is refused then may be asked again.
+        A refusal is an answer too, also one that the request raises. While arms run nothing is remembered: what is
+        refused then may be asked again.
         """
         answers = self._now.books.answers
         if command_id in answers:
             return answers[command_id]
-        answer = request()
+        try:
+            answer = request()
+        except (TransitionError, ConfigError) as error:
+            answer = Answer(False, str(error), command_id=command_id)
         if self._now.arm is None:
             answers[command_id] = answer
         return answer

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from esper.contracts.commands import Answer, Command
 from esper.contracts.commands import SeedIds as CommandSeedIds
-from esper.contracts.errors import BusUnavailableError, EsperError, TransitionError
+from esper.contracts.errors import BusError, BusUnavailableError, EsperError
 from esper.contracts.lifecycle import State
 from esper.oona.bus import Bus, Delivery, Subscription, UnreadableError
 from esper.oona.codec import Codec
@@ -62,6 +62,7 @@ class ControlCommandHandler:
         run_id: of the run: the name of its group, and the key of its commands.
         session: carries them out, where nothing is half done.
         publisher: tells the answers.
+        tell: called, in this object's thread, with a sentence if the bus will never serve us.
 
     Attributes:
         statistics: what became of them.
@@ -74,10 +75,11 @@ class ControlCommandHandler:
         run_id: str,
         session: Session,
         publisher: TelemetryPublisher,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._connect, self._codec, self._run_id = connect, codec, run_id
         self._bus: Bus | None = None
-        self._session, self._publisher = session, publisher
+        self._session, self._publisher, self._tell = session, publisher, tell
         self.statistics = HandlerStatistics()
         self._waiting: dict[str, _Waiting] = {}
         self._subscription: Subscription | None = None
@@ -119,6 +121,9 @@ class ControlCommandHandler:
                 self._let_go(subscription)
             except BusUnavailableError:
                 self._is_closing.wait(_WAIT_S)
+            except BusError as error:  # it will never serve us
+                self._tell(f"No commands are heard any more: {error}")
+                return
             if is_last:
                 return
             if self._waiting:
@@ -153,7 +158,7 @@ class ControlCommandHandler:
             is_new = self._session.answer_to(one.asked.command_id) is None
             try:
                 answer = self._ask(one.asked)
-            except (TransitionError, EsperError) as error:
+            except EsperError as error:  # another session has taken over, or we asked in the middle of a step
                 answer = Answer(False, str(error), command_id=one.asked.command_id)
             if self._session.answer_to(one.asked.command_id) is None and not self._session.is_finished:
                 return  # arms have just begun: it keeps its turn

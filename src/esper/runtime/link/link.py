@@ -41,6 +41,7 @@ class Link:
         self.run_id = run_id
         self.publisher = TelemetryPublisher(self._connect, self._codec, run_id)
         self.handler: ControlCommandHandler | None = None
+        self._policy: RemotePolicy | None = None
 
     def __call__(self, line: Mapping[str, Any]) -> None:
         """Take a line of the run's log."""
@@ -54,14 +55,20 @@ class Link:
         tell: Callable[[str], None] = lambda text: None,
     ) -> RemotePolicy:
         """One that asks a controller elsewhere; arguments as of :class:`RemotePolicy`."""
-        return RemotePolicy(
+        self._policy = RemotePolicy(
             self._connect, self._codec, self.run_id, config, timeout_s=timeout_s, otherwise=otherwise, tell=tell
         )
+        return self._policy
 
-    def follow(self, session: Session) -> None:
-        """Tell where this session stands, and let it hear commands. Call it once a checkpoint has been loaded."""
+    def follow(self, session: Session, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Tell where this session stands, and let it hear commands. Call it once a checkpoint has been loaded.
+
+        Args:
+            session: of the run.
+            tell: called with a sentence, by another thread, if the bus will never bring commands.
+        """
         self.publisher.follow(session)
-        self.handler = ControlCommandHandler(self._connect, self._codec, self.run_id, session, self.publisher)
+        self.handler = ControlCommandHandler(self._connect, self._codec, self.run_id, session, self.publisher, tell)
 
     def close(self, within_s: float = 10.0) -> bool:
         """Take no more commands and publish what waits, as far as the bus takes it in time.
@@ -71,4 +78,6 @@ class Link:
         """
         if self.handler is not None:
             self.handler.close(within_s)
+        if self._policy is not None:
+            self._policy.close()
         return self.publisher.close(within_s)

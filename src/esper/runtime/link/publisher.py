@@ -71,6 +71,7 @@ class TelemetryPublisher:
         self.statistics = PublisherStatistics()
         self._telemetry: deque[Mapping[str, Any]] = deque()
         self._kept: deque[Mapping[str, Any] | Body] = deque()
+        self._unencoded: deque[Body] = deque()
         self._unsent: list[Message] = []
         self._losses: tuple[float | None, float | None] = None, None
         self._session: Session | None = None
@@ -112,7 +113,7 @@ class TelemetryPublisher:
         self._is_closing.set()
         self._wake.set()
         self._thread.join(within_s)
-        return not (self._kept or self._telemetry or self._unsent)
+        return not (self._kept or self._telemetry or self._unencoded or self._unsent)
 
     def _work(self) -> None:
         try:
@@ -147,7 +148,10 @@ class TelemetryPublisher:
     def _publish_some(self, *, is_last: bool) -> bool:
         """Publish a batch; False if there was nothing."""
         if not self._unsent:
-            self._unsent = [self._codec.encode(body, self._run_id) for body in self._next(is_last=is_last)]
+            self._unencoded.extend([] if self._unencoded else self._next(is_last=is_last))
+            while self._unencoded:  # a store of large payloads may be away: nothing is taken off before it is encoded
+                self._unsent.append(self._codec.encode(self._unencoded[0], self._run_id))
+                self._unencoded.popleft()
         if not self._unsent:
             return False
         if self._bus is None:

@@ -98,6 +98,12 @@ class RemotePolicy:
         self._tell(f"No decision came within {self._timeout_s:g} s at step {question.observation.step}.")
         return None
 
+    def close(self) -> None:
+        """Let the connection go."""
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = self._subscription = None
+
     def answered(self, answer: Answer) -> None:
         """Goes out with the next question."""
         self._answers.append(answer)

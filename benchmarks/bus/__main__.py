@@ -1,8 +1,8 @@
-"""``python -m benchmarks.bus rates|steps|faults|fuzz`` measures the bus; results go to ``benchmarks/results/bus``.
+"""``python -m benchmarks.bus WHAT`` measures the message bus; results go to ``benchmarks/results/bus``.
 
 ``rates``: messages a second and milliseconds from command to ack, for every transport. ``steps``: what a run pays.
-``faults``: commands while consumers and broker are killed. ``fuzz``: messages that are noise. Needs redis-server and
-nats-server.
+``faults``: commands while consumers and broker are killed. ``fuzz``: messages that are noise. ``compression``: what
+zstd takes off. Needs redis-server and nats-server.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def rates(seconds: float) -> dict[str, Any]:
 def main() -> None:
     """Measure one thing and keep it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["rates", "steps", "faults", "fuzz"])
+    parser.add_argument("what", choices=["rates", "steps", "faults", "fuzz", "compression"])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each latency under load")
     parser.add_argument("--commands", type=int, default=30_000)
     parser.add_argument("--kills", type=int, default=300)
@@ -68,6 +68,8 @@ def main() -> None:
             found = rates(options.seconds)
         case "steps":
             found = steps.measure()
+        case "compression":
+            found = load.compression()
         case "fuzz":
             found = fuzz.measure()
         case _:

@@ -19,105 +19,27 @@ from esper.integrations.transformers import save_pretrained
 from esper.kasmina.host.layer import KasminaLayer
 from esper.kasmina.host.wrapping import places
 from tests.kasmina.growing import grow, place_of
+from tests.kasmina.zoo import HIDDEN, REAL, VOCABULARY, real
 
-TOKENS = torch.arange(1, 15).view(2, 7)
+TOKENS = torch.arange(1, 15).view(2, 7) % VOCABULARY
 TEXT = {"input_ids": TOKENS}
 MASKED = {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}
 BOTH = {"input_ids": TOKENS, "decoder_input_ids": TOKENS}
-SOUND = {"input_features": torch.linspace(-1, 1, 2 * 8 * 20).view(2, 8, 20), "decoder_input_ids": TOKENS}
+SOUND = {"input_features": torch.linspace(-1, 1, 2 * 4 * 16).view(2, 4, 16), "decoder_input_ids": TOKENS}
 IMAGES = {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)}
 
 MODELS = {
     "llama": (
-        lambda: transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=31,
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                tie_word_embeddings=True,
-            )
-        ),
+        real("LlamaForCausalLM", **HIDDEN, num_key_value_heads=1, tie_word_embeddings=True),
         ["model.layers.0.mlp.down_proj", "model.layers.1", "lm_head"],
         MASKED,
     ),
-    "gpt2": (
-        lambda: transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(vocab_size=31, n_embd=16, n_layer=2, n_head=2, n_positions=16)
-        ),
-        ["transformer.h.0.mlp", "transformer.h.1", "lm_head"],
-        TEXT,
-    ),
-    "bert": (
-        lambda: transformers.BertForSequenceClassification(
-            transformers.BertConfig(
-                vocab_size=31,
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_labels=3,
-            )
-        ),
-        ["bert.encoder.layer.0.output.dense", "bert.encoder.layer.1"],
-        MASKED,
-    ),
-    "vit": (
-        lambda: transformers.ViTForImageClassification(
-            transformers.ViTConfig(
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                image_size=8,
-                patch_size=4,
-                num_labels=3,
-            )
-        ),
-        ["vit.layers.0.mlp.fc2", "vit.layers.1"],
-        IMAGES,
-    ),
-    "t5": (
-        lambda: transformers.T5ForConditionalGeneration(
-            transformers.T5Config(vocab_size=31, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
-        ),
-        ["decoder.block.0.layer.2", "decoder.block.1", "encoder.block.0"],
-        BOTH,
-    ),
-    "mamba": (
-        lambda: transformers.MambaForCausalLM(
-            transformers.MambaConfig(vocab_size=31, hidden_size=16, state_size=4, num_hidden_layers=2)
-        ),
-        ["backbone.layers.1.mixer", "backbone.layers.0"],
-        TEXT,
-    ),
-    "whisper": (
-        lambda: transformers.WhisperForConditionalGeneration(
-            transformers.WhisperConfig(
-                vocab_size=31,
-                d_model=16,
-                encoder_layers=2,
-                decoder_layers=2,
-                encoder_attention_heads=2,
-                decoder_attention_heads=2,
-                encoder_ffn_dim=24,
-                decoder_ffn_dim=24,
-                num_mel_bins=8,
-                max_source_positions=10,
-                max_target_positions=16,
-                pad_token_id=0,
-                bos_token_id=1,
-                eos_token_id=2,
-                decoder_start_token_id=1,
-                suppress_tokens=None,
-                begin_suppress_tokens=None,
-            )
-        ),
-        ["model.encoder.layers.0.fc2", "model.decoder.layers.1"],
-        SOUND,
-    ),
+    "gpt2": (REAL["gpt2"].build, ["transformer.h.0.mlp", "transformer.h.1", "lm_head"], TEXT),
+    "bert": (REAL["bert"].build, ["bert.encoder.layer.0.output.dense", "bert.encoder.layer.1"], MASKED),
+    "vit": (REAL["vit"].build, ["vit.layers.0.mlp.fc2", "vit.layers.1"], IMAGES),
+    "t5": (REAL["t5"].build, ["decoder.block.0.layer.2", "decoder.block.1", "encoder.block.0"], BOTH),
+    "mamba": (REAL["mamba"].build, ["backbone.layers.1.mixer", "backbone.layers.0"], TEXT),
+    "whisper": (REAL["whisper"].build, ["model.encoder.layers.0.fc2", "model.decoder.layers.1"], SOUND),
 }
 
 

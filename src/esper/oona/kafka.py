@@ -224,6 +224,7 @@ class KafkaSubscription:
         self._held: dict[str, tuple[Delivery, float]] = {}
         self._done: dict[int, set[int]] = {}  # by partition: acked offsets that are not committed
         self._next: dict[int, int] = {}  # by partition: the offset that is committed next
+        self._uncommitted: dict[int, TopicPartition] = {}
         self._client = bus.consumer(f"{topic}.{group}", **{"session.timeout.ms": _SESSION_MS})
         try:
             with bus.asking():
@@ -250,11 +251,13 @@ class KafkaSubscription:
         for partition in [one.partition for one in parts]:
             self._done.pop(partition, None)
             self._next.pop(partition, None)
+            self._uncommitted.pop(partition, None)
             for id_ in [id_ for id_ in self._held if id_.startswith(f"{partition}-")]:
                 del self._held[id_]
 
     def receive(self, most: int = 100, timeout_s: float = 0.0) -> list[Delivery]:
         deadline = time.monotonic() + timeout_s
+        self._commit()
         while True:
             found = self._overdue(most)
             left = max(0.0, min([deadline, *(until for _, until in self._held.values())]) - time.monotonic())
@@ -306,10 +309,27 @@ class KafkaSubscription:
                 done.remove(self._next[partition])
                 self._next[partition] += 1
                 offsets[partition] = TopicPartition(self._name, partition, self._next[partition])
-        with self._bus.asking():
-            if offsets:
-                self._client.commit(offsets=list(offsets.values()), asynchronous=False)
+        self._uncommitted |= offsets
+        self._commit()
         self._bus.statistics.acked += len(mine)
+
+    def _commit(self) -> None:
+        """Tell the broker what is done with; while the group deals its partitions anew that waits for the next time."""
+        if not self._uncommitted:
+            return
+        with self._bus.asking():
+            try:
+                self._client.commit(offsets=list(self._uncommitted.values()), asynchronous=False)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.REBALANCE_IN_PROGRESS:
+                    raise
+            else:
+                self._uncommitted.clear()
+
+    @property
+    def num_partitions(self) -> int:
+        """How many partitions this consumer reads now; 0 until its group has dealt them."""
+        return len(self._client.assignment())
 
     def reject(self, delivery: Delivery, reason: str) -> None:
         if delivery.id not in self._held:
@@ -323,6 +343,7 @@ class KafkaSubscription:
         if not self._is_closed:
             self._is_closed = True
             self._client.close()
+            self._uncommitted.clear()
 
 
 @contextmanager

@@ -13,6 +13,9 @@ FLAGS: Mapping[str, str] = {
 }
 """Every flag, and what it switches."""
 
+NOT_IN_PLAY = "not in play: no store was named, and the environment says nothing"
+"""The reason of a flag that nobody set: it is on, and Esper is as it is without flags."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flag:
@@ -22,11 +25,14 @@ class Flag:
         name: one of :data:`FLAGS`.
         is_on: its value, for the whole run.
         reason: what decided, for people and the audit log.
+        is_by_name: whether somebody decided for this flag or model by name (switched off for all, a list, on for all),
+            rather than by a share or for want of anything better.
     """
 
     name: str
     is_on: bool
     reason: str
+    is_by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,11 @@ class Flags:
     model_id: str
     values: Mapping[str, Flag]
 
+    @property
+    def are_in_play(self) -> bool:
+        """Whether any of them was set."""
+        return any(flag.reason != NOT_IN_PLAY for flag in self.values.values())
+
     def is_on(self, name: str) -> bool:
         """Whether a flag is on.
 
@@ -53,3 +64,13 @@ class Flags:
         if name not in self.values:
             raise ConfigError(f"There is no flag {name!r}. {closest(name, self.values)}")
         return self.values[name]
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no flag.
+
+    Raises:
+        ConfigError: naming the closest.
+    """
+    if name not in FLAGS:
+        raise ConfigError(f"There is no flag {name!r}. {closest(name, FLAGS)}")

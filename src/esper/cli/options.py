@@ -106,6 +106,10 @@ class Options:
     stand_in: Literal["none", "heuristic"] = _option(
         "none", "who decides where none came in time: none lets the run go on", "none|heuristic"
     )
+    flags: str | None = _option(None, "store of feature flags, a flagd file; see 'esper flags'", "FILE", "none")
+    model_id: str | None = _option(
+        None, "name by which feature flags are decided: the same name, the same flags", "ID", "DATA-SEED"
+    )
     seed: int = _option(0, "seed of the split of the data, first weights and order of batches", "N")
     epochs: int = _option(None, "epochs of the run", "N", _by_kind("epochs"))
     batch_size: int = _option(None, "samples of a batch", "N", _by_kind("batch_size"))
@@ -135,7 +139,7 @@ class Options:
     growth: GrowthConfig = field(default_factory=GrowthConfig)
 
     def __post_init__(self) -> None:
-        for name in ("data", "label", "output", "config", "host", "policy", "weights"):
+        for name in ("data", "label", "output", "config", "host", "policy", "weights", "flags", "model_id"):
             self._check(name, getattr(self, name) != "", "a name or path")
             self._check(name, _is_text(getattr(self, name)), "a name or path of characters, in UTF-8")
         is_text = self.data.startswith(TEXT)
@@ -192,8 +196,9 @@ def request(values: Mapping[str, Any]) -> Request:
     plain = {name: value for name, value in values.items() if name != "growth"}
     if "data" in plain:
         plain["data"] = _located(plain["data"])
-    if plain.get("weights"):
-        plain["weights"] = os.path.abspath(plain["weights"])
+    for name in ("weights", "flags"):
+        if plain.get(name):
+            plain[name] = os.path.abspath(plain[name])
     return Request(Options(**plain, growth=config), named(values))
 
 

@@ -20,7 +20,9 @@ from esper.cli.first_weights import first_weights, keep_first_weights
 from esper.cli.interrupt import Interrupt
 from esper.cli.options import REMOTE, Options
 from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, RUN_ID, note_progress, read_json
+from esper.cli.run_flags import keep_flags, run_flags
 from esper.contracts.errors import BusError, ConfigError, EsperError
+from esper.contracts.flags import Flags
 from esper.evaluation.growing import Growing, growing
 from esper.kasmina.grafts.strategies import strategy_kind
 from esper.tamiyo.heuristic import Policy
@@ -57,17 +59,22 @@ def run(options: Options, directory: Path | None) -> None:
         task = load_task(
             options.data, options.seed, options.host, label=options.label, task=options.task, layout=options.layout
         )
-        link = None if options.bus is None else _link(options.bus, task, directory)
-        policy = _policy(options, link, shown)
+        flags = run_flags(options, task.name, directory)
+        link = None
+        if options.bus is not None and flags.is_on("message_bus"):
+            link = _link(options.bus, task, directory)
+        policy = _policy(options, flags, link, shown)
         weights = first_weights(options.weights, task, directory)
         is_new = directory is None
         directory = run_directory.create(options, task.name) if directory is None else directory
         if weights is not None:
             keep_first_weights(weights, directory)
+        if is_new:
+            keep_flags(flags, directory)
         if link is not None:
             run_directory.write_text(directory / RUN_ID, link.run_id + "\n")
         try:
-            growth = _prepare(options, task, weights, policy, directory, shown, link, is_new=is_new)
+            growth = _prepare(options, task, flags, weights, policy, directory, shown, link, is_new=is_new)
             with _joined(link, growth, shown):
                 seconds = _train(growth, directory, interrupt)
             Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
@@ -111,7 +118,7 @@ def _joined(link: "Link | None", growth: Growing, shown: Presentation) -> Iterat
             shown.say("note", "the bus did not take all that happened")
 
 
-def _policy(options: Options, link: "Link | None", shown: Presentation) -> Policy:
+def _policy(options: Options, flags: Flags, link: "Link | None", shown: Presentation) -> Policy:
     """The controller; refuses names that are not known before anything is written."""
     for blueprint in options.growth.blueprints:
         make_blueprint(blueprint, {})
@@ -119,6 +126,8 @@ def _policy(options: Options, link: "Link | None", shown: Presentation) -> Polic
         strategy_kind(options.growth.strategy)
     if options.policy != REMOTE:
         return make_policy(options.policy, options.growth)
+    if options.bus is not None and not flags.is_on("message_bus"):
+        return make_policy("never" if options.stand_in == "none" else options.stand_in, options.growth)
     if link is None:
         raise ConfigError("The policy remote is asked over a bus. Name it by --bus URL.")
     otherwise = None if options.stand_in == "none" else make_policy(options.stand_in, options.growth)
@@ -128,6 +137,7 @@ def _policy(options: Options, link: "Link | None", shown: Presentation) -> Polic
 def _prepare(
     options: Options,
     task: Task,
+    flags: Flags,
     weights: dict[str, Tensor] | None,
     policy: Policy,
     directory: Path,
@@ -140,6 +150,9 @@ def _prepare(
     shown.begin(_heading(options, task, directory))
     for told in task.told:
         shown.say("data", told)
+    for name, flag in flags.values.items():
+        if not flag.is_on:
+            shown.say("flag", f"{name} is off: {flag.reason}")
     if weights is not None:
         shown.say("note", f"the host begins with the weights of {options.weights}")
     try:
@@ -156,6 +169,7 @@ def _prepare(
             policy=policy,
             directory=directory,
             checkpoint_steps=CHECKPOINT_STEPS,
+            flags=flags,
             on_event=shown if link is None else [shown, link],
         )
     except EsperError:

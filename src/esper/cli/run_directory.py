@@ -14,7 +14,7 @@ from esper.contracts.errors import ConfigError
 ROOT = Path("runs")
 CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL = "config.yaml", "result.json", "progress.json", "checkpoints", "model"
 SAMPLES, REPORT, FIRST_WEIGHTS = "samples.safetensors", "report.html", "first_weights.safetensors"
-RUN_ID = "run_id"
+RUN_ID, FLAGS_FILE = "run_id", "flags.json"
 _OURS = (
     CONFIG,
     RESULT,
@@ -25,6 +25,7 @@ _OURS = (
     REPORT,
     FIRST_WEIGHTS,
     RUN_ID,
+    FLAGS_FILE,
     "metrics.jsonl",
     "audit.jsonl",
 )
@@ -95,7 +96,7 @@ def create(options: Options, task_name: str) -> Path:
 
 def discard(directory: Path) -> None:
     """Take back :func:`create`: a run that could not begin leaves nothing behind."""
-    for name in (CONFIG, FIRST_WEIGHTS, RUN_ID):
+    for name in (CONFIG, FIRST_WEIGHTS, RUN_ID, FLAGS_FILE):
         (directory / name).unlink(missing_ok=True)
     for made in (directory, ROOT):
         if made.is_dir() and not any(made.iterdir()):

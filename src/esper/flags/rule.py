@@ -38,7 +38,7 @@ class Rule:
         if "" in (*self.allow, *self.block):
             raise ConfigError("A model id on a list must not be empty. Name the model.")
         if both := sorted({*self.allow} & {*self.block}):
-            raise ConfigError(f"{both[0]!r} cannot be both allowed and blocked. Take it off one of the lists first.")
+            raise ConfigError(f"{both[0]!r} cannot be both allowed and blocked. Take it off both lists first (--forget).")
 
     def to_flagd(self) -> dict[str, Any]:
         """A flag of a flagd file."""

@@ -1,6 +1,7 @@
 """Evaluation by flagd's rules through OpenFeature, in this process. The one place that needs the extra ``flags``."""
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ class Evaluator:
         before, core = self._provider.core, FlagdCore()
         try:
             core.set_flags(copy.deepcopy({**document}))  # flagd writes into what it is given
-        except (OpenFeatureError, TypeError, ValueError, AttributeError) as error:
+        except (OpenFeatureError, TypeError, ValueError, AttributeError, RecursionError, re.error) as error:
             raise ConfigError(f"flagd cannot use it: {error.__cause__ or error}.") from None
         self._provider.core = core
         for name in names:

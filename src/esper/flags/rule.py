@@ -38,7 +38,7 @@ class Rule:
         if "" in (*self.allow, *self.block):
             raise ConfigError("A model id on a list must not be empty. Name the model.")
         if both := sorted({*self.allow} & {*self.block}):
-            raise ConfigError(f"{both[0]!r} cannot be both allowed and blocked. Take it off both lists first (--forget).")
+            raise ConfigError(f"{both[0]!r} cannot be both allowed and blocked. Take it off first (--forget).")
 
     def to_flagd(self) -> dict[str, Any]:
         """A flag of a flagd file."""
@@ -67,11 +67,11 @@ def from_flagd(flag: Mapping[str, Any]) -> Rule | None:
         ConfigError: if its lists contradict each other.
     """
     is_switched_off = flag["state"] == DISABLED
-    match flag.get("targeting"):
+    if not flag.get("targeting"):
+        is_on = flag["variants"].get(flag.get("defaultVariant"), False)
+        return Rule(ALL if is_on else 0, is_switched_off=is_switched_off)
+    match flag["targeting"]:
         case {"if": [{"in": [_, block]}, _, {"in": [_, allow]}, _, {"fractional": [[_, share], _]}]}:
             rule = Rule(share, tuple(allow), tuple(block), is_switched_off)
             return rule if rule.to_flagd().items() <= {**flag}.items() else None
-        case None | {}:
-            is_on = flag["variants"].get(flag.get("defaultVariant"), False)
-            return Rule(ALL if is_on else 0, is_switched_off=is_switched_off)
     return None

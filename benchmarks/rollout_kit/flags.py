@@ -67,10 +67,10 @@ def who_is_on(path: str, count: str) -> str:
     return _said(_cohorts(Path(path), [f"model-{number}" for number in range(int(count))]))
 
 
-def monotony(ids: Sequence[str]) -> dict[str, Any]:
-    """Models that a growing share, 0 to 100 % in steps of 1, takes out again; and how many steps add somebody."""
+def monotony(ids: Sequence[str], step: int = 1) -> dict[str, Any]:
+    """Models that a growing share, 0 to 100 % in equal steps, takes out again; and how many steps add somebody."""
     lost, before, growing = 0, {name: set[str]() for name in FLAGS}, 0
-    for percent in range(101):
+    for percent in range(0, 101, step):
         with _store(f"{percent}%") as path:
             now = _cohorts(path, ids)
         lost += sum(len(before[name] - now[name]) for name in FLAGS)

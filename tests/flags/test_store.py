@@ -1,6 +1,7 @@
 """A store of flags decides as told, and whatever becomes of it, something safe is decided."""
 
 import json
+import sys
 import threading
 import time
 import warnings
@@ -230,6 +231,21 @@ def test_a_model_needs_a_name(model_id):
 def test_what_the_environment_cannot_mean_is_refused(environment, told):
     with pytest.raises(ConfigError, match=told):
         resolve("m", None, environment)
+
+
+def test_a_path_that_no_file_can_have_is_refused():
+    with pytest.raises(ConfigError, match="No file can be called"):
+        resolve("m", "a\0b", {})
+
+
+def test_the_extra_is_needed_for_a_store_and_named(path, monkeypatch):
+    """A switch in the environment works without it."""
+    for name in [one for one in sys.modules if one.startswith(("openfeature", "esper.flags.flagd"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "openfeature", None)
+    assert not is_on(None, environment={VARIABLE: "0"})
+    with pytest.raises(ConfigError, match=r"esper-morphogenetic\[flags\]"):
+        resolve("m", path, {})
 
 
 def test_what_is_written_is_what_flagd_reads(path):

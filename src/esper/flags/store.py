@@ -48,7 +48,8 @@ class FlagStore:
         patience_s: seconds to wait for a file that does not answer.
 
     Raises:
-        ConfigError: if the environment says what is no flag or value, or the extra ``flags`` is not installed.
+        ConfigError: if no file can have this path, the environment says what is no flag or value, or the extra
+            ``flags`` is not installed.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class FlagStore:
         look_every_s: float = LOOK_EVERY_S,
         patience_s: float = 2.0,
     ) -> None:
+        if path is not None and "\0" in str(path):
+            raise ConfigError(f"No file can be called {str(path)!r}. Name the store of flags.")
         self._path = None if path is None else Path(path).absolute()
         self._look_every_s = look_every_s
         self._next_look_s = float("-inf")  # of time.monotonic()

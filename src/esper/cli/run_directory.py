@@ -129,7 +129,8 @@ def find(asked: Request) -> tuple[Path, Options]:
         directory = configs[-1].parent
     read = request(read_file(directory / CONFIG))
     stored = read.options
-    if missing := sorted(named(to_values(stored)) - read.given):
+    untold = named(to_values(stored)) - read.given
+    if missing := sorted(name for name in untold if _lookup(stored, name) is not None):  # None asks for nothing
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ConfigError(
             f"--resume: {directory / CONFIG} does not tell {', '.join(missing[:3])}{more}: "

@@ -1,0 +1,262 @@
+"""Five-state files to what a wrapped model goes on from.
+
+A migrated checkpoint is a directory that :mod:`esper.checkpoint.store` writes: whole or not at all, with a digest of
+every tensor. It holds the weights of the bare host, and of every old layer what its seed has come to.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from torch import Tensor, nn
+
+from esper.blueprints.catalogue import make_blueprint
+from esper.checkpoint import store
+from esper.checkpoint.shape import check_shape
+from esper.contracts.errors import CheckpointError, ConfigError, closest
+from esper.contracts.lifecycle import State
+from esper.kasmina.grafts.graft import Graft
+from esper.kasmina.grafts.strategies import FixedRamp
+from esper.kasmina.host.wrapping import growth_config, host_state_dict, places
+from esper.kasmina.places.place import Place
+from esper.legacy.files import SavedBlueprint, SavedLayer, graft_of, read
+from esper.legacy.states import LegacyState
+from esper.migration.hybrid import place_names
+
+KIND, VERSION = "esper migrated model", 1
+
+OUTCOME = {
+    LegacyState.DORMANT: "DORMANT",
+    LegacyState.GERMINATING: "DORMANT: its graft was never trained, ask for it again by session.germinate",
+    LegacyState.FOSSILIZED: "a fossil, and DORMANT: it may grow another",
+    LegacyState.CULLED: "CULLED: DORMANT again once its embargo is over",
+}
+"""What becomes of a seed."""
+
+
+class MigratedLayer(TypedDict):
+    """What an old layer has come to.
+
+    ``was`` is its old state, ``ports`` what it connects; ``fossil`` is what it has grown, and ``params`` the bytes.
+    """
+
+    was: str
+    ports: list[Any]
+    fossil: SavedBlueprint | None
+    params: dict[str, Tensor]
+
+
+class Migrated(TypedDict):
+    """A migrated checkpoint. ``host`` has the keys of the model without any layer of Esper's."""
+
+    kind: str
+    version: int
+    source: str
+    host: dict[str, Tensor]
+    layers: dict[str, MigratedLayer]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What was done with a file.
+
+    Args:
+        source: the file.
+        output: the directory.
+        is_new: whether it was written now; else it was there already.
+        layers: what each old layer has come to, in words.
+    """
+
+    source: Path
+    output: Path
+    is_new: bool
+    layers: Mapping[str, str]
+
+
+def migrate(sources: Sequence[str | Path], output: str | Path | None = None) -> list[Migration]:
+    """Migrate five-state files. All are read and checked before anything is written; none of them is touched.
+
+    Args:
+        sources: files of :func:`esper.legacy.files.save`.
+        output: folder that takes a directory ``<name>.migrated`` of each; None puts it beside its file.
+
+    Returns:
+        What was done with each. A file whose migration is there already is left as it is.
+
+    Raises:
+        CheckpointError: if a file cannot be used, or a layer of it cannot be migrated, with the reason and the remedy.
+        ConfigError: if two files would go to one directory, or one goes where something else is.
+        OSError: if it cannot be written.
+    """
+    files = [Path(source) for source in sources]
+    targets = [(source.parent if output is None else Path(output)) / f"{source.stem}.migrated" for source in files]
+    if twice := [target for target in targets if targets.count(target) > 1]:
+        raise ConfigError(f"Several files would go to {twice[0]}. Migrate them one by one, each to another --output.")
+    trees = [converted(source) for source in files]
+    are_there = [_is_there(target, tree) for target, tree in zip(targets, trees, strict=True)]
+    done = []
+    for source, target, tree, is_there in zip(files, targets, trees, are_there, strict=True):
+        if not is_there:
+            store.write(target, tree)
+        told = {name: OUTCOME[LegacyState[layer["was"]]] for name, layer in tree["layers"].items()}
+        done.append(Migration(source, target, not is_there, told))
+    return done
+
+
+def converted(source: Path) -> Migrated:
+    """What a file is migrated to.
+
+    Raises:
+        CheckpointError: if it cannot be.
+    """
+    old = read(source)
+    layers = {}
+    for name, layer in old.layers.items():
+        try:
+            layers[name] = _layer(layer, graft_of(name, old.tensors))
+        except ConfigError as error:
+            raise CheckpointError(f"{source}: layer {name!r} cannot be migrated: {error}") from error
+    host = {}
+    for key, tensor in old.tensors.items():
+        owner = next((name for name in old.layers if key.startswith(_below(name, "base_layer"))), None)
+        if owner is not None:
+            key = (f"{owner}." if owner else "") + key.removeprefix(_below(owner, "base_layer"))
+        elif any(key.startswith(_below(name, "graft")) for name in old.layers):
+            continue
+        host[key] = tensor
+    return {"kind": KIND, "version": VERSION, "source": store.file_digest(source), "host": host, "layers": layers}
+
+
+def load(model: nn.Module, directory: str | Path) -> None:
+    """Give a wrapped model what a migrated checkpoint holds; a session that is built on it trains and grows on.
+
+    Args:
+        model: wrapped by :func:`esper.wrap`, with a place at every layer that has grown or was culled; or a model with
+            hybrid layers, from :func:`esper.migration.hybrid.wrap_model`.
+        directory: as :func:`migrate` wrote it.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or of another model; nothing was changed then.
+        ConfigError: if the model is not wrapped.
+    """
+    config, tree = growth_config(model), _read(Path(directory))
+    names = place_names(model, tree["layers"])
+    host = {_renamed(key, names): tensor for key, tensor in tree["host"].items()}
+    found = {place.layer_id: place for place in places(model)}
+    try:
+        _check_host(host_state_dict(model), host)
+        changed = {
+            _place(found, names[name], layer): layer
+            for name, layer in tree["layers"].items()
+            if layer["fossil"] is not None or layer["was"] == LegacyState.CULLED.name
+        }
+        fossils = {place: _fossil(place, layer["fossil"]) for place, layer in changed.items() if layer["fossil"]}
+    except ConfigError as error:
+        raise CheckpointError(f"{directory} does not fit the model: {error}") from error
+    model.load_state_dict(host)
+    for place, layer in changed.items():
+        if place in fossils:
+            _plant(place, fossils[place], layer["params"])
+        else:
+            place.state.lifecycle.fill_(int(State.CULLED))
+            place.state.embargo_epochs.fill_(config.embargo_epochs)
+
+
+def _layer(layer: SavedLayer, graft: dict[str, Tensor]) -> MigratedLayer:
+    """What an old layer comes to; ConfigError if that cannot be."""
+    state = LegacyState[layer["state"]]
+    if state is LegacyState.GRAFTING:
+        raise ConfigError(
+            f"its graft is half blended in (alpha {layer['alpha']:.3g}), and the new layer judges a graft against the "
+            f"same run without it. Train {layer['ramp_steps'] - layer['step']} steps more with the old layer, until "
+            "the seed is FOSSILIZED, or cancel_germination(0); then save and migrate."
+        )
+    is_grown = state is LegacyState.FOSSILIZED
+    if is_grown and not all(bool(tensor.isfinite().all()) for tensor in graft.values()):
+        raise ConfigError("its graft holds values that are not finite, and the new layer leaves such a graft out.")
+    return {
+        "was": state.name,
+        "ports": layer["ports"],
+        "fossil": layer["blueprint"] if is_grown else None,
+        "params": graft if is_grown else {},
+    }
+
+
+def _is_there(target: Path, tree: Migrated) -> bool:
+    """Whether a directory holds this very migration. ConfigError if it holds something else."""
+    if not target.exists() or (target.is_dir() and not any(_finished(target))):
+        return False  # nothing, or what a run left that was killed
+    try:
+        if _read(target)["source"] == tree["source"]:
+            return True
+    except CheckpointError as error:
+        raise ConfigError(f"{target} is there already. {error} Remove it, or name another --output.") from error
+    raise ConfigError(f"{target} holds the migration of another file. Name another --output.")
+
+
+def _finished(directory: Path) -> Iterator[Path]:
+    """What a directory holds, but for what a write left that was cut."""
+    return (path for path in directory.iterdir() if not path.name.startswith("."))
+
+
+def _read(directory: Path) -> Migrated:
+    tree = store.read(directory)
+    if not isinstance(tree, dict) or tree.get("kind") != KIND:
+        raise CheckpointError(f"{directory} holds no migrated model. 'esper migrate FILE' writes one.")
+    if tree.get("version") != VERSION:
+        raise CheckpointError(
+            f"{directory} is of version {tree.get('version')!r}; this Esper reads {VERSION}. Update it."
+        )
+    check_shape(tree, Migrated, "")
+    return tree  # type: ignore[return-value]
+
+
+def _check_host(expected: Mapping[str, Tensor], host: Mapping[str, Tensor]) -> None:
+    for key in sorted(expected.keys() | host.keys()):
+        if key not in host or key not in expected:
+            raise ConfigError(f"{key!r} is only in the {'model' if key in expected else 'file'}.")
+        if expected[key].shape != host[key].shape:
+            raise ConfigError(f"{key!r} is {tuple(expected[key].shape)} in the model, {tuple(host[key].shape)} there.")
+
+
+def _place(found: Mapping[str, Place], layer_id: str, layer: MigratedLayer) -> Place:
+    """The place of an old layer."""
+    if layer_id not in found:
+        raise ConfigError(
+            f"it has grown or was culled at {layer_id!r}, and there is no place. {closest(layer_id, found)}"
+        )
+    place = found[layer_id]
+    if not place.is_dormant or bool(place.state.lifecycle.any()):
+        raise ConfigError(f"{layer_id!r} has a life of its own already. Load into a model that was just wrapped.")
+    inputs, outputs = layer["ports"][:2]
+    if (place.ports.inputs, place.ports.outputs) != (inputs, outputs) or place.site.geometry.adapter != "same":
+        raise ConfigError(f"{layer_id!r} connects other widths or positions than the {inputs} and {outputs} there.")
+    return place
+
+
+def _fossil(place: Place, fossil: SavedBlueprint) -> Graft:
+    blueprint = make_blueprint(fossil["id"], fossil["settings"])
+    if (misfit := blueprint.misfit(place.ports)) is not None:
+        raise ConfigError(f"{blueprint.id!r} cannot grow at {place.layer_id!r}: {misfit}.")
+    seeds, channels = (0, place.state.num_seeds), (0, place.ports.outputs)
+    return Graft(0, seeds, channels, place.ports, blueprint, FixedRamp())  # of no lifecycle that this run knows
+
+
+def _plant(place: Place, fossil: Graft, params: dict[str, Tensor]) -> None:
+    place.arena.regrow(place.arena.topology() | {"fossils": [[fossil.to_dict()]]})
+    place.arena.fossil_bytes(0)[0].copy_(fossil.flatten(params))
+
+
+def _renamed(key: str, names: Mapping[str, str]) -> str:
+    """A key of the bare host in the model that is loaded."""
+    for name, layer_id in names.items():
+        prefix = _below(name, "")
+        if key.startswith(prefix):
+            return _below(layer_id, "") + key.removeprefix(prefix)
+    return key
+
+
+def _below(name: str, child: str) -> str:
+    """What keys below a child of a module begin with."""
+    return "".join(f"{part}." for part in (name, child) if part)

@@ -20,7 +20,7 @@ from esper.blueprints.catalogue import make_blueprint
 from esper.checkpoint.digests import bytes_digest, digest
 from esper.checkpoint.shape import check_shape
 from esper.contracts.errors import CheckpointError, ConfigError
-from esper.legacy.layer import LegacyKasminaLayer, check_fits
+from esper.legacy.layer import LegacyKasminaLayer, check_fits, graft_ports
 from esper.legacy.states import GROWN, LegacyState
 
 FORMAT, VERSION = "esper five-state model", 1
@@ -193,7 +193,7 @@ def check_layer(layer: SavedLayer, graft: Mapping[str, Tensor]) -> None:
     ports = _ports_of(layer["ports"])
     if blueprint is not None:
         check_fits(blueprint, ports)
-    wanted = {} if blueprint is None else blueprint.shapes(ports)
+    wanted = {} if blueprint is None else blueprint.shapes(graft_ports(blueprint, ports))
     shapes = {key: tuple(tensor.shape) for key, tensor in graft.items()}
     if shapes != wanted:
         raise ConfigError(f"its graft has the shapes {shapes}, and should have {wanted}.")

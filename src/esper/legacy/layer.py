@@ -92,8 +92,8 @@ class LegacyKasminaLayer(nn.Module):
         if alpha == 0:
             return y
         assert self.blueprint is not None
-        x_last = x.movedim(self._axis, -1)
-        delta = self.blueprint.delta(dict(self.graft.items()), x_last).movedim(-1, self._axis)
+        read_last = (x if self.blueprint.reads == "input" else y).movedim(self._axis, -1)
+        delta = self.blueprint.delta(dict(self.graft.items()), read_last).movedim(-1, self._axis)
         if delta.shape != y.shape:
             raise ConfigError(
                 f"The base layer made {tuple(y.shape)} of {tuple(x.shape)}: a graft needs the same positions at both."
@@ -121,7 +121,7 @@ class LegacyKasminaLayer(nn.Module):
             )
         blueprint = make_blueprint(blueprint_id, self.config.blueprints.get(blueprint_id, {}))
         check_fits(blueprint, self.ports)
-        born = blueprint.init(self.ports, torch.Generator().manual_seed(self.config.seed))
+        born = blueprint.init(graft_ports(blueprint, self.ports), torch.Generator().manual_seed(self.config.seed))
         self._regrow(LegacyState.GERMINATING, 0, self.ramp_steps, blueprint)
         with torch.no_grad():
             for name, value in born.items():
@@ -216,7 +216,7 @@ class LegacyKasminaLayer(nn.Module):
 
     def _regrow(self, state: LegacyState, step: int, ramp_steps: int, blueprint: Blueprint | None) -> None:
         """Be in a state; parameters that have their shape stay the objects that they are."""
-        shapes = {} if blueprint is None else blueprint.shapes(self.ports)
+        shapes = {} if blueprint is None else blueprint.shapes(graft_ports(blueprint, self.ports))
         if {name: tuple(parameter.shape) for name, parameter in self.graft.items()} != shapes:
             like = next(self.base_layer.parameters())
             self.graft = nn.ParameterDict({name: like.new_zeros(shape) for name, shape in shapes.items()})
@@ -227,16 +227,19 @@ class LegacyKasminaLayer(nn.Module):
         self.state, self.step, self.ramp_steps, self.blueprint = state, step, ramp_steps, blueprint
 
 
+def graft_ports(blueprint: Blueprint, ports: Ports) -> Ports:
+    """What a graft connects at a layer: the one seed's chunk is all that the layer writes."""
+    return ports._replace(inputs=ports.outputs) if blueprint.reads == "chunk" else ports
+
+
 def check_fits(blueprint: Blueprint, ports: Ports) -> None:
     """Refuse a blueprint that an old layer cannot grow.
 
     Raises:
         ConfigError: saying why.
     """
-    misfit = blueprint.misfit(ports)
-    if blueprint.reads != "input":
-        misfit = "the old layer grows only what reads its input"
-    elif not blueprint.starts_at_zero:
+    misfit = blueprint.misfit(graft_ports(blueprint, ports))
+    if not blueprint.starts_at_zero:
         misfit = "it does not start as the identity"
     if misfit is not None:
         raise ConfigError(f"Blueprint {blueprint.id!r} cannot grow in an old layer: {misfit}.")

@@ -21,6 +21,7 @@ from esper.kasmina.grafts.strategies import FixedRamp
 from esper.kasmina.host.wrapping import growth_config, host_state_dict, places
 from esper.kasmina.places.place import Place
 from esper.legacy.files import SavedBlueprint, SavedLayer, graft_of, read
+from esper.legacy.layer import graft_ports
 from esper.legacy.states import LegacyState
 from esper.migration.hybrid import place_names
 
@@ -192,7 +193,10 @@ def _is_there(target: Path, tree: Migrated) -> bool:
             return True
     except CheckpointError as error:
         raise ConfigError(f"{target} is there already. {error} Remove it, or name another --output.") from error
-    raise ConfigError(f"{target} holds the migration of another file. Name another --output.")
+    raise ConfigError(
+        f"{target} holds the migration of another file, or of what this one was before. Remove it, or name another "
+        "--output."
+    )
 
 
 def _finished(directory: Path) -> Iterator[Path]:
@@ -237,10 +241,11 @@ def _place(found: Mapping[str, Place], layer_id: str, layer: MigratedLayer) -> P
 
 def _fossil(place: Place, fossil: SavedBlueprint) -> Graft:
     blueprint = make_blueprint(fossil["id"], fossil["settings"])
-    if (misfit := blueprint.misfit(place.ports)) is not None:
+    ports = graft_ports(blueprint, place.ports._replace(layout=place.layout_for(blueprint.reads)))
+    if (misfit := blueprint.misfit(ports)) is not None:
         raise ConfigError(f"{blueprint.id!r} cannot grow at {place.layer_id!r}: {misfit}.")
-    seeds, channels = (0, place.state.num_seeds), (0, place.ports.outputs)
-    return Graft(0, seeds, channels, place.ports, blueprint, FixedRamp())  # of no lifecycle that this run knows
+    seeds, channels = (0, place.state.num_seeds), (0, ports.outputs)
+    return Graft(0, seeds, channels, ports, blueprint, FixedRamp())  # of no lifecycle that this run knows
 
 
 def _plant(place: Place, fossil: Graft, params: dict[str, Tensor]) -> None:

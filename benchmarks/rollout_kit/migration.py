@@ -95,7 +95,10 @@ def _is_equal(drawn: Drawn, path: Path) -> bool:
     bare = build(drawn.widths, drawn.is_image, lambda layer: layer).to(drawn.batch.dtype).eval()
     names = [str(2 * index) for index in range(len(drawn.states))]
     new = esper.wrap(bare, esper.GrowthConfig(layers=names, seeds_per_layer=2))
-    load(new, path.with_suffix(".migrated"))
+    try:
+        load(new, path.with_suffix(".migrated"))
+    except CheckpointError:
+        return False
     with torch.no_grad():
         return torch.equal(new(drawn.batch), drawn.model(drawn.batch))
 
@@ -144,7 +147,7 @@ def kills(count: int, folder: Path, migrating: Migrating = lambda path: migrate(
 
 def _large() -> nn.Module:
     """A model whose files take some milliseconds."""
-    layers = [LegacyKasminaLayer(nn.Linear(1000, 1000), LegacyConfig(ramp_steps=1)) for _ in range(2)]
+    layers = [LegacyKasminaLayer(nn.Linear(600, 600), LegacyConfig(ramp_steps=1)) for _ in range(2)]
     layers[0].request_germination(0, "bottleneck_mlp")
     layers[0].begin_grafting(torch.optim.SGD(layers[0].base_layer.parameters(), lr=0.1))
     layers[0].advance()

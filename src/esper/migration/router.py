@@ -63,7 +63,7 @@ class MigrationRouter:
         try:
             return (new_fn if flag.is_on else legacy_fn)()
         except BaseException as raised:
-            error = f"{type(raised).__name__}: {raised}"
+            error = f"{type(raised).__name__}: {raised}".removesuffix(": ")
             raise
         finally:
             self._record(Route(feature, path, flag.reason, error, time.perf_counter() - began))

@@ -26,7 +26,8 @@ from esper.kasmina.host.wrapping import places
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.legacy.layer import LegacyConfig, LegacyKasminaLayer
 
-RAMP_STEPS, BLOCKS, BLOCK_S = 20, 60, 0.03
+RAMP_STEPS, BLOCKS, BLOCK_S = 20, 40, 0.02
+WIDTH, ROWS = 512, 256
 SIZES = ((64, 64), (256, 128), (1024, 256))
 """Channels and rows."""
 
@@ -100,6 +101,26 @@ def _without_guard() -> Iterator[None]:
         yield
 
 
+def perceptrons(steps: int) -> tuple[nn.Module, nn.Module]:
+    """Two perceptrons of the same bytes, of three old and of three new layers, after as many steps of their ramps."""
+    pairs = [pair(WIDTH, steps) for _ in range(3)]
+    old = [step for one, _ in pairs for step in (one, nn.ReLU())]
+    new = [step for _, one in pairs for step in (one, nn.ReLU())]
+    return nn.Sequential(*old), nn.Sequential(*new)
+
+
+def _step_of(model: nn.Module, batch: Tensor) -> Callable[[], None]:
+    """A training step in a loop of one's own."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
 def ratio(
     first: Callable[[], None],
     second: Callable[[], None],
@@ -151,6 +172,23 @@ def measure() -> dict[str, Any]:
                 figure = {"channels": channels, "rows": rows, "state": state, "what": what}
                 figures.append(figure | _compared(channels, rows, steps, run))
                 print(figures[-1], flush=True)
+    for state in ("dormant", "fossil"):  # a graft that is being blended in is trained by a session
+        old, new = (_step_of(model, torch.randn(ROWS, WIDTH)) for model in perceptrons(STATES[state]))
+        figure = {"channels": WIDTH, "rows": ROWS, "state": state, "what": "training step of three layers with AdamW"}
+        figures.append(figure | {"new / old": ratio(old, new), "old_us": round(_seconds(old, 5) / 5 * 1e6)})
+        print(figures[-1], flush=True)
     batch = torch.randn(64, 48)
     ramp = [difference(48, steps, batch) for steps in range(RAMP_STEPS + 1)]
     return {"load": os.getloadavg()[0], "differences": {"dormant": ramp[0], "ramp": max(ramp)}, "figures": figures}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The figures as the table of ``docs/migrating.md``."""
+    names = ("new / old", "new without telemetry / old", "new without telemetry and guard / old")
+    lines = ["| channels, rows | state | what | old, µs | new / old | without telemetry | and without guard |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for one in result["figures"]:
+        ratios = [f"{one[name]['median']:.2f}" if name in one else "-" for name in names]
+        cells = (f"{one['channels']}, {one['rows']}", one["state"], one["what"], f"{one['old_us']:,}", *ratios)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

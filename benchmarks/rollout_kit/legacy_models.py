@@ -18,7 +18,8 @@ from esper.blueprints.catalogue import CATALOGUE, make_blueprint
 from esper.checkpoint.digests import bytes_digest
 from esper.contracts.errors import ConfigError
 from esper.legacy import files
-from esper.legacy.layer import LegacyConfig, LegacyKasminaLayer, check_fits
+from esper.legacy.fitting import check_fits
+from esper.legacy.layer import LegacyConfig, LegacyKasminaLayer
 from esper.legacy.states import LegacyState
 
 

@@ -30,7 +30,8 @@ from esper.cli.main import DONE, WRONG_INPUT, main
 from esper.contracts.errors import CheckpointError
 from esper.legacy import files
 from esper.legacy.layer import LegacyConfig, LegacyKasminaLayer
-from esper.migration.files import load, migrate
+from esper.migration.files import migrate
+from esper.migration.loading import load
 
 FILES, KILLS = 5000, 50
 

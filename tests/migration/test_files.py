@@ -15,8 +15,9 @@ from esper.contracts.errors import CheckpointError, ConfigError
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.wrapping import place_named
 from esper.legacy.files import save
-from esper.migration.files import load, migrate
+from esper.migration.files import migrate
 from esper.migration.hybrid import HybridKasminaLayer, wrap_model
+from esper.migration.loading import load
 from tests.legacy.models import bare, batch, chain, grown
 from tests.migration.flags import NEW
 

@@ -20,7 +20,8 @@ from esper.blueprints.catalogue import make_blueprint
 from esper.checkpoint.digests import bytes_digest, digest
 from esper.checkpoint.shape import check_shape
 from esper.contracts.errors import CheckpointError, ConfigError
-from esper.legacy.layer import LegacyKasminaLayer, check_fits, graft_ports
+from esper.legacy.fitting import check_fits, graft_ports
+from esper.legacy.layer import LegacyKasminaLayer
 from esper.legacy.states import GROWN, LegacyState
 
 FORMAT, VERSION = "esper five-state model", 1

@@ -11,19 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.optim import LBFGS, Adagrad, Optimizer
 
-from esper.blueprints.blueprint import Blueprint, Ports
+from esper.blueprints.blueprint import Blueprint
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.errors import ConfigError, TransitionError, closest
-from esper.contracts.reports import Layout
+from esper.legacy.fitting import check_fits, graft_ports, ports_of
 from esper.legacy.states import LegacyState, check_transition
 
 RAMP = "fixed_ramp"
 """The one grafting strategy of the old layer."""
-
-_CONV_LAYOUTS: dict[int, Layout] = {1: "signal", 2: "image"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class LegacyKasminaLayer(nn.Module):
     def __init__(self, base_layer: nn.Module, config: LegacyConfig | None = None) -> None:
         super().__init__()
         self.base_layer, self.config = base_layer, config or LegacyConfig()
-        self.ports, self._axis = _ports(base_layer)
+        self.ports, self._axis = ports_of(base_layer)
         self.state, self.blueprint = LegacyState.DORMANT, None
         self.step, self.ramp_steps = 0, self.config.ramp_steps
         self.graft = nn.ParameterDict()
@@ -227,24 +224,6 @@ class LegacyKasminaLayer(nn.Module):
         self.state, self.step, self.ramp_steps, self.blueprint = state, step, ramp_steps, blueprint
 
 
-def graft_ports(blueprint: Blueprint, ports: Ports) -> Ports:
-    """What a graft connects at a layer: the one seed's chunk is all that the layer writes."""
-    return ports._replace(inputs=ports.outputs) if blueprint.reads == "chunk" else ports
-
-
-def check_fits(blueprint: Blueprint, ports: Ports) -> None:
-    """Refuse a blueprint that an old layer cannot grow.
-
-    Raises:
-        ConfigError: saying why.
-    """
-    misfit = blueprint.misfit(graft_ports(blueprint, ports))
-    if not blueprint.starts_at_zero:
-        misfit = "it does not start as the identity"
-    if misfit is not None:
-        raise ConfigError(f"Blueprint {blueprint.id!r} cannot grow in an old layer: {misfit}.")
-
-
 def host_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of a model without those of grafts of old layers, in their order."""
     grafts = {id(p) for layer in model.modules() if isinstance(layer, LegacyKasminaLayer) for p in layer.graft.values()}
@@ -254,19 +233,3 @@ def host_parameters(model: nn.Module) -> list[nn.Parameter]:
 def _check_seed(seed_id: int) -> None:
     if seed_id != 0:
         raise TransitionError(f"The layer has no seed {seed_id!r}: the old layer has one, seed 0.")
-
-
-def _ports(base_layer: nn.Module) -> tuple[Ports, int]:
-    """What a graft beside the layer connects, and the axis of its channels."""
-    known = [module for module in base_layer.modules() if isinstance(module, nn.Linear | _ConvNd)]
-    if not known or isinstance(known[0], nn.Linear) != isinstance(known[-1], nn.Linear):
-        raise ConfigError(
-            f"LegacyKasminaLayer takes linear layers, convolutions, and modules that begin and end with one kind of "
-            f"them, not this {type(base_layer).__name__}."
-        )
-    first, last = known[0], known[-1]
-    if isinstance(first, nn.Linear) and isinstance(last, nn.Linear):
-        return Ports(first.in_features, last.out_features), -1
-    assert isinstance(first, _ConvNd)
-    assert isinstance(last, _ConvNd)
-    return Ports(first.in_channels, last.out_channels, _CONV_LAYOUTS.get(len(last.kernel_size), "features")), 1

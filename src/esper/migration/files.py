@@ -9,21 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from esper.blueprints.catalogue import make_blueprint
 from esper.checkpoint import store
 from esper.checkpoint.shape import check_shape
-from esper.contracts.errors import CheckpointError, ConfigError, closest
-from esper.contracts.lifecycle import State
-from esper.kasmina.grafts.graft import Graft
-from esper.kasmina.grafts.strategies import FixedRamp
-from esper.kasmina.host.wrapping import growth_config, host_state_dict, places
-from esper.kasmina.places.place import Place
+from esper.contracts.errors import CheckpointError, ConfigError
 from esper.legacy.files import SavedBlueprint, SavedLayer, graft_of, read
-from esper.legacy.layer import graft_ports
 from esper.legacy.states import LegacyState
-from esper.migration.hybrid import place_names
 
 KIND, VERSION = "esper migrated model", 1
 
@@ -120,48 +112,13 @@ def converted(source: Path) -> Migrated:
             raise CheckpointError(f"{source}: layer {name!r} cannot be migrated: {error}") from error
     host = {}
     for key, tensor in old.tensors.items():
-        owner = next((name for name in old.layers if key.startswith(_below(name, "base_layer"))), None)
+        owner = next((name for name in old.layers if key.startswith(below(name, "base_layer"))), None)
         if owner is not None:
-            key = (f"{owner}." if owner else "") + key.removeprefix(_below(owner, "base_layer"))
-        elif any(key.startswith(_below(name, "graft")) for name in old.layers):
+            key = (f"{owner}." if owner else "") + key.removeprefix(below(owner, "base_layer"))
+        elif any(key.startswith(below(name, "graft")) for name in old.layers):
             continue
         host[key] = tensor
     return {"kind": KIND, "version": VERSION, "source": store.file_digest(source), "host": host, "layers": layers}
-
-
-def load(model: nn.Module, directory: str | Path) -> None:
-    """Give a wrapped model what a migrated checkpoint holds; a session that is built on it trains and grows on.
-
-    Args:
-        model: wrapped by :func:`esper.wrap`, with a place at every layer that has grown or was culled; or a model with
-            hybrid layers, from :func:`esper.migration.hybrid.wrap_model`.
-        directory: as :func:`migrate` wrote it.
-
-    Raises:
-        CheckpointError: if it is missing, damaged, or of another model; nothing was changed then.
-        ConfigError: if the model is not wrapped.
-    """
-    config, tree = growth_config(model), _read(Path(directory))
-    names = place_names(model, tree["layers"])
-    host = {_renamed(key, names): tensor for key, tensor in tree["host"].items()}
-    found = {place.layer_id: place for place in places(model)}
-    try:
-        _check_host(host_state_dict(model), host)
-        changed = {
-            _place(found, names[name], layer): layer
-            for name, layer in tree["layers"].items()
-            if layer["fossil"] is not None or layer["was"] == LegacyState.CULLED.name
-        }
-        fossils = {place: _fossil(place, layer["fossil"]) for place, layer in changed.items() if layer["fossil"]}
-    except ConfigError as error:
-        raise CheckpointError(f"{directory} does not fit the model: {error}") from error
-    model.load_state_dict(host)
-    for place, layer in changed.items():
-        if place in fossils:
-            _plant(place, fossils[place], layer["params"])
-        else:
-            place.state.lifecycle.fill_(int(State.CULLED))
-            place.state.embargo_epochs.fill_(config.embargo_epochs)
 
 
 def _layer(layer: SavedLayer, graft: dict[str, Tensor]) -> MigratedLayer:
@@ -189,7 +146,7 @@ def _is_there(target: Path, tree: Migrated) -> bool:
     if not target.exists() or (target.is_dir() and not any(_finished(target))):
         return False  # nothing, or what a run left that was killed
     try:
-        if _read(target)["source"] == tree["source"]:
+        if read_migrated(target)["source"] == tree["source"]:
             return True
     except CheckpointError as error:
         raise ConfigError(f"{target} is there already. {error} Remove it, or name another --output.") from error
@@ -204,7 +161,12 @@ def _finished(directory: Path) -> Iterator[Path]:
     return (path for path in directory.iterdir() if not path.name.startswith("."))
 
 
-def _read(directory: Path) -> Migrated:
+def read_migrated(directory: Path) -> Migrated:
+    """A migrated checkpoint.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, of a later version, or something else.
+    """
     tree = store.read(directory)
     if not isinstance(tree, dict) or tree.get("kind") != KIND:
         raise CheckpointError(f"{directory} holds no migrated model. 'esper migrate FILE' writes one.")
@@ -216,52 +178,6 @@ def _read(directory: Path) -> Migrated:
     return tree  # type: ignore[return-value]
 
 
-def _check_host(expected: Mapping[str, Tensor], host: Mapping[str, Tensor]) -> None:
-    for key in sorted(expected.keys() | host.keys()):
-        if key not in host or key not in expected:
-            raise ConfigError(f"{key!r} is only in the {'model' if key in expected else 'file'}.")
-        if expected[key].shape != host[key].shape:
-            raise ConfigError(f"{key!r} is {tuple(expected[key].shape)} in the model, {tuple(host[key].shape)} there.")
-
-
-def _place(found: Mapping[str, Place], layer_id: str, layer: MigratedLayer) -> Place:
-    """The place of an old layer."""
-    if layer_id not in found:
-        raise ConfigError(
-            f"it has grown or was culled at {layer_id!r}, and there is no place. {closest(layer_id, found)}"
-        )
-    place = found[layer_id]
-    if not place.is_dormant or bool(place.state.lifecycle.any()):
-        raise ConfigError(f"{layer_id!r} has a life of its own already. Load into a model that was just wrapped.")
-    inputs, outputs = layer["ports"][:2]
-    if (place.ports.inputs, place.ports.outputs) != (inputs, outputs) or place.site.geometry.adapter != "same":
-        raise ConfigError(f"{layer_id!r} connects other widths or positions than the {inputs} and {outputs} there.")
-    return place
-
-
-def _fossil(place: Place, fossil: SavedBlueprint) -> Graft:
-    blueprint = make_blueprint(fossil["id"], fossil["settings"])
-    ports = graft_ports(blueprint, place.ports._replace(layout=place.layout_for(blueprint.reads)))
-    if (misfit := blueprint.misfit(ports)) is not None:
-        raise ConfigError(f"{blueprint.id!r} cannot grow at {place.layer_id!r}: {misfit}.")
-    seeds, channels = (0, place.state.num_seeds), (0, ports.outputs)
-    return Graft(0, seeds, channels, ports, blueprint, FixedRamp())  # of no lifecycle that this run knows
-
-
-def _plant(place: Place, fossil: Graft, params: dict[str, Tensor]) -> None:
-    place.arena.regrow(place.arena.topology() | {"fossils": [[fossil.to_dict()]]})
-    place.arena.fossil_bytes(0)[0].copy_(fossil.flatten(params))
-
-
-def _renamed(key: str, names: Mapping[str, str]) -> str:
-    """A key of the bare host in the model that is loaded."""
-    for name, layer_id in names.items():
-        prefix = _below(name, "")
-        if key.startswith(prefix):
-            return _below(layer_id, "") + key.removeprefix(prefix)
-    return key
-
-
-def _below(name: str, child: str) -> str:
+def below(name: str, child: str) -> str:
     """What keys below a child of a module begin with."""
     return "".join(f"{part}." for part in (name, child) if part)

@@ -58,6 +58,14 @@ def test_a_hybrid_model_takes_it_too(old):
     assert torch.equal(new(batch()), model(batch()))
 
 
+def test_one_layer_alone_is_migrated_too(tmp_path):
+    layer, tokens = grown(chain()[0]), torch.randn(2, 5, 6)
+    save(layer, tmp_path / "layer")
+    new = esper.wrap(chain(bare)[0], esper.GrowthConfig(layers={"": 2}))
+    load(new, migrated(tmp_path / "layer"))
+    assert torch.equal(new(tokens), layer(tokens))
+
+
 def test_dormant_germinating_and_culled_seeds_are_what_they_should_be(tmp_path):
     model = chain()
     model[0].request_germination(0, "low_rank")
@@ -172,7 +180,9 @@ def test_the_command_migrates_beside_the_file_or_into_a_folder(old, tmp_path, ca
         assert store.read(output)["source"] == store.file_digest(path)
 
 
-@pytest.mark.parametrize("kind", ["missing", "other file there", "something else there", "one of two", "same name"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "other file there", "something else there", "one of two", "same name", "output"]
+)
 def test_bad_input_is_refused_by_one_sentence_and_nothing_is_written(old, tmp_path, capsys, kind):
     path, output = old[1], tmp_path / "model.migrated"
     words = [str(path)]
@@ -187,6 +197,8 @@ def test_bad_input_is_refused_by_one_sentence_and_nothing_is_written(old, tmp_pa
     elif kind == "one of two":
         (tmp_path / "bad").write_bytes(b"bad")
         words += [str(tmp_path / "bad")]
+    elif kind == "output":
+        words += ["--output", str(path)]
     else:
         (tmp_path / "other").mkdir()
         shutil.copy(path, tmp_path / "other")

@@ -113,6 +113,8 @@ def read(path: str | Path) -> LegacyFile:
             that is not known, or contradicts itself; with what to do.
     """
     path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}. Name a file of esper.legacy.files.save.")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -84,6 +84,8 @@ def migrate(sources: Sequence[str | Path], output: str | Path | None = None) -> 
     """
     files = [Path(source) for source in sources]
     targets = [(source.parent if output is None else Path(output)) / f"{source.stem}.migrated" for source in files]
+    if output is not None and Path(output).exists() and not Path(output).is_dir():
+        raise ConfigError(f"{output} is a file. Name a folder: --output DIR.")
     if twice := [target for target in targets if targets.count(target) > 1]:
         raise ConfigError(f"Several files would go to {twice[0]}. Migrate them one by one, each to another --output.")
     trees = [converted(source) for source in files]

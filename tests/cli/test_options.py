@@ -183,6 +183,11 @@ BAD_LINES = {
     "unknown command": (
         ["rnu"],
         "no command 'rnu'. Did you mean 'run'? Valid: bus, compare, doctor, flags, report, run, tamiyo.",
+        "'esper migrate'.",
+    ),
+    "unknown command": (
+        ["rnu"],
+        "no command 'rnu'. Did you mean 'run'? Valid: bus, compare, doctor, migrate, report, run, tamiyo.",
     ),
     "an option before the command": (["--epochs", "3", "run"], "no option '--epochs'. Valid: --help."),
     "unknown option": (["run", "--epoch", "3"], "no option '--epoch'. Did you mean '--epochs'"),

@@ -105,8 +105,8 @@ def converted(source: Path) -> Migrated:
     Raises:
         CheckpointError: if it cannot be.
     """
-    old = read(source)
-    layers = {}
+    digest = store.file_digest(source) if source.is_file() else ""  # before it is read, lest it change in between
+    old, layers = read(source), {}
     for name, layer in old.layers.items():
         try:
             layers[name] = _layer(layer, graft_of(name, old.tensors))
@@ -116,11 +116,11 @@ def converted(source: Path) -> Migrated:
     for key, tensor in old.tensors.items():
         owner = next((name for name in old.layers if key.startswith(below(name, "base_layer"))), None)
         if owner is not None:
-            key = (f"{owner}." if owner else "") + key.removeprefix(below(owner, "base_layer"))
+            key = below(owner, "") + key.removeprefix(below(owner, "base_layer"))
         elif any(key.startswith(below(name, "graft")) for name in old.layers):
             continue
         host[key] = tensor
-    return {"kind": KIND, "version": VERSION, "source": store.file_digest(source), "host": host, "layers": layers}
+    return {"kind": KIND, "version": VERSION, "source": digest, "host": host, "layers": layers}
 
 
 def _layer(layer: SavedLayer, graft: dict[str, Tensor]) -> MigratedLayer:

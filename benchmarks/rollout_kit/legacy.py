@@ -2,8 +2,8 @@
 
 Both stand in the same state with the same bytes: dormant, half blended in, a fossil. They take turns in short blocks
 of CPU time, in an order that alternates; a figure is the median of the ratios of neighbouring blocks with the bounds of
-its 95 % bootstrap interval. Two more contestants tell where the time goes: the new layer without telemetry, and without
-the guard against grafts that are not finite.
+its 95 % bootstrap interval. Two more tell where the time goes: the new layer without telemetry, and without
+the guard against grafts that are not finite; and a third, what ``esper.export`` makes of the new one.
 """
 
 import copy
@@ -157,6 +157,9 @@ def _compared(channels: int, rows: int, steps: int, run: Callable[[nn.Module, Te
     if steps:
         bare = ratio(lambda: run(old, batch), lambda: run(unsensing, batch), _without_guard)
         found["new without telemetry and guard / old"] = bare
+    if steps == RAMP_STEPS:
+        exported = esper.export(new)
+        found["new, exported / old"] = ratio(lambda: run(old, batch), lambda: run(exported, batch))
     found["old_us"] = round(_seconds(lambda: run(old, batch), 50) / 50 * 1e6)
     return found
 
@@ -184,9 +187,12 @@ def measure() -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The figures as the table of ``docs/migrating.md``."""
-    names = ("new / old", "new without telemetry / old", "new without telemetry and guard / old")
-    lines = ["| channels, rows | state | what | old, µs | new / old | without telemetry | and without guard |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    kinds = ("new", "new without telemetry", "new without telemetry and guard", "new, exported")
+    names = [f"{kind} / old" for kind in kinds]
+    lines = [
+        "| channels, rows | state | what | old, µs | new / old | without telemetry | and without guard | exported |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for one in result["figures"]:
         ratios = [f"{one[name]['median']:.2f}" if name in one else "-" for name in names]
         cells = (f"{one['channels']}, {one['rows']}", one["state"], one["what"], f"{one['old_us']:,}", *ratios)

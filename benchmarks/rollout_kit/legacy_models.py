@@ -176,11 +176,12 @@ _NONSENSE: tuple[tuple[str, Any], ...] = (
 def make_nonsense(path: Path, rng: random.Random) -> None:
     """Let the header of a file whose digests are right say what cannot be."""
     tensors, header = _parts(path)
-    layer = header["layers"][rng.choice(sorted(header["layers"]))]
+    layer_name = rng.choice(sorted(header["layers"]))
+    layer = header["layers"][layer_name]
     name, value = rng.choice([(name, value) for name, value in _NONSENSE if layer[name] != value])
     layer[name] = value
-    if name == "ports" and layer["blueprint"] is None and isinstance(value[0], int) and value[0] > 0:
-        layer["state"] = "SLEEPING"  # widths alone are only found out by the model
+    if name == "ports" and not any(key.startswith(f"{layer_name}.graft.") for key in tensors):
+        layer["state"] = "SLEEPING"  # without a graft only the model can tell that widths are wrong
     _write(path, tensors, header)
 
 

@@ -136,7 +136,7 @@ def kills(count: int, folder: Path, migrating: Migrating = lambda path: migrate(
     seconds, whole = time.perf_counter() - began, _content(target)
     for _ in range(count):
         shutil.rmtree(target)
-        _killed(lambda: migrating(path), rng.uniform(0, 1.2 * seconds))
+        _killed(lambda: migrating(path), rng.uniform(0, 2 * seconds))  # some come too late
         found[_found(target, whole)] += 1
         found["changed"] += path.read_bytes() != before
         with contextlib.suppress(esper.ConfigError):

@@ -8,6 +8,7 @@ from torch import nn
 import esper
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import State
+from esper.flags import resolve
 from esper.kasmina.host.wrapping import places
 from esper.legacy.files import load, save
 from esper.legacy.layer import LegacyConfig, LegacyKasminaLayer
@@ -15,6 +16,7 @@ from esper.migration.hybrid import HybridKasminaLayer, attach, wrap_model
 from tests.legacy.models import bare, batch, chain, grown
 from tests.migration.flags import NEW, flags
 
+BOTH = {"CHUNKED_ARCHITECTURE": "1", "EXTENDED_LIFECYCLE": "100%"}
 OLD_CALLS = ("request_germination", "begin_grafting", "advance", "cancel_germination", "get_layer_stats")
 
 
@@ -58,6 +60,12 @@ def test_the_flags_build_one_or_the_other_and_the_reason_stays(values, is_old):
     assert reasons == ([] if values is None else ["set for chunked_architecture", "set for extended_lifecycle"])
     with pytest.warns(DeprecationWarning, match="get_layer_stats"):
         assert layer.get_layer_stats()["architecture"] == ("legacy" if is_old else "chunked")
+
+
+@pytest.mark.parametrize(("environment", "is_old"), [({}, True), ({"CHUNKED_ARCHITECTURE": "1"}, True), (BOTH, False)])
+def test_what_nobody_switched_on_leaves_the_old_layer(environment, is_old):
+    resolved = resolve("some-model", environment={f"ESPER_FLAG_{name}": value for name, value in environment.items()})
+    assert isinstance(HybridKasminaLayer(nn.Linear(6, 8), None, resolved), LegacyKasminaLayer) is is_old
 
 
 @pytest.mark.parametrize("values", [NEW, None])

@@ -12,9 +12,9 @@ from torch import nn
 import esper
 from benchmarks.rollout_kit.legacy import markdown
 from esper.cli.main import main
+from esper.flags import set_flag
 from esper.legacy.states import TRANSITIONS
-from esper.migration.hybrid import _INSTEAD
-from tests.migration.flags import NEW
+from esper.migration.hybrid import _INSTEAD, DECIDING
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "migrating.md").read_text()
@@ -31,11 +31,15 @@ def test_the_examples_run(tmp_path, monkeypatch):
         "evaluate": lambda model: esper.Evaluation(losses=F.cross_entropy(model(x), y, reduction="none")),
         "planned_steps": 100,
     }
-    names = {"x": x, "flags": NEW, "training": training, "train_old": lambda: None, "nn": nn, "torch": torch}
+    for name in DECIDING:
+        set_flag("flags.json", name, "on")
+    names = {"x": x, "training": training, "train_old": lambda: None, "nn": nn, "torch": torch}
     first, second, third = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     exec(first, names)
     old = names["model"]
-    exec(second, dict(names))
+    new = dict(names)
+    exec(second, new)
+    assert new["router"].counts("extended_lifecycle")["new"] == 1
     assert main(["migrate", "model.safetensors"]) == 0
     names["esper"] = esper
     exec(third, names)

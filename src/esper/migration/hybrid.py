@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from esper.contracts.commands import SeedId
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError
-from esper.contracts.flags import Flag, Flags
+from esper.contracts.flags import NOT_IN_PLAY, Flag, Flags
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.wrapping import growth_config, places, unwrap, wrap
 from esper.kasmina.places.place import Place
@@ -23,7 +23,7 @@ from esper.legacy.layer import RAMP, LegacyConfig, LegacyKasminaLayer
 from esper.runtime.session import Session
 
 DECIDING = ("chunked_architecture", "extended_lifecycle")
-"""Flags that must both be on for the new layer."""
+"""Flags that must both be switched on for the new layer."""
 
 PAGE = "docs/migrating.md"
 
@@ -32,8 +32,8 @@ class HybridKasminaLayer(nn.Module):
     """An old layer, or a base layer with the seeds of :func:`esper.wrap`.
 
     ``HybridKasminaLayer(...)`` makes one of its two subclasses: the new one if the flags ``chunked_architecture`` and
-    ``extended_lifecycle`` are both on. In the old one all weights have the names that :class:`LegacyKasminaLayer` gives
-    them, so that its files load.
+    ``extended_lifecycle`` are both switched on. A flag that is on because nobody set any is not. In the old one all
+    weights have the names that :class:`LegacyKasminaLayer` gives them, so that its files load.
 
     Args:
         base_layer: as of :class:`LegacyKasminaLayer`.
@@ -53,8 +53,7 @@ class HybridKasminaLayer(nn.Module):
     def __new__(cls, base_layer: Any = None, config: Any = None, flags: Flags | None = None) -> "HybridKasminaLayer":
         if cls is not HybridKasminaLayer:  # as a copy is made
             return super().__new__(cls)
-        is_new = flags is not None and all(flags.is_on(name) for name in DECIDING)
-        return super().__new__(_Chunked if is_new else _Legacy)
+        return super().__new__(_Chunked if flags is not None and _are_switched_on(flags) else _Legacy)
 
     def __init__(self, base_layer: nn.Module, config: LegacyConfig | None = None, flags: Flags | None = None) -> None:
         raise NotImplementedError  # its subclasses have their own
@@ -245,6 +244,10 @@ _INSTEAD = {
     "get_layer_stats": "esper.summary(model)",
     "get_health_report": "session.events, or esper.summary(model)",
 }
+
+
+def _are_switched_on(flags: Flags) -> bool:
+    return all(flags.is_on(name) and flags[name].reason != NOT_IN_PLAY for name in DECIDING)
 
 
 def _tell(name: str) -> None:

@@ -63,3 +63,5 @@ def test_the_recorded_trial_found_no_migration_that_did_harm():
     assert {outcome for counts in result["files"].values() for outcome in counts} <= {"migrated", "refused"}
     assert (result["kills"]["changed"], result["kills"]["not mended"]) == (0, 0)
     assert "damaged" not in result["kills"]
+    migrated, refused = (sum(one.get(name, 0) for one in result["files"].values()) for name in ("migrated", "refused"))
+    assert f"{migrated} were migrated, with equal outputs to the bit, and {refused:,} refused" in PAGE

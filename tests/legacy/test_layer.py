@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-import esper
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.legacy.layer import LegacyConfig, LegacyKasminaLayer, host_parameters
 from esper.legacy.states import GROWN, TRANSITIONS, LegacyState, check_transition
@@ -181,7 +180,3 @@ def test_a_convolution_grows_in_the_strides_of_its_output():
     x = torch.randn(2, 3, 5, 5)
     assert layer(x).stride() == layer.base_layer(x).stride()
     assert not torch.equal(layer(x), layer.base_layer(x))
-
-
-def test_it_is_not_what_esper_offers_by_its_first_name():
-    assert not hasattr(esper, "LegacyKasminaLayer")

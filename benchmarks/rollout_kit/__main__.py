@@ -14,6 +14,8 @@ RESULTS = Path(__file__).parent.parent / "results" / "rollout_kit"
 
 SUBCOMMANDS = {
     "flags": "shares, stickiness and monotony of feature flags, and what a look at one takes",
+    "legacy": "the old layer beside the new one: what they compute, and how long it takes",
+    "migration": "files of the old layer, whole and broken, and migrations that are killed",
 }
 """Modules of this package; ``measure()`` of each gives its result."""
 

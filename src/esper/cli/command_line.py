@@ -9,6 +9,7 @@ from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
 from esper.cli.commands.flags import FlagsCommand
+from esper.cli.commands.migrate import MigrateCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
@@ -23,6 +24,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "tamiyo": TamiyoCommand,
     "bus": BusCommand,
     "flags": FlagsCommand,
+    "migrate": MigrateCommand,
 }
 
 

@@ -234,6 +234,10 @@ class Session:
         """The audit log and the metrics so far, but for what the seeds have sensed, which only the files hold."""
         return list(self._run.journal.events)
 
+    def trains(self, module: nn.Module) -> bool:
+        """Whether a module, or a place of one, is part of the model."""
+        return any(module is one for one in self._run.model.modules())
+
     def step(self, batch: Any) -> Tensor | float:
         """Train on one batch: forward, backward, clip, optimizer, scheduler, seeds.
 

@@ -29,7 +29,7 @@ _WEIGHTS_L = 1.25 ** -np.arange(len(_BETS_L)) / np.sum(1.25 ** -np.arange(len(_B
 # Shifts that are tried, in units of the largest distance from the median: close together where the data lie. What is
 # not ruled out may have gaps, and the interval must span them.
 _SHIFTS_G = np.concatenate([np.linspace(0.0, 2.0, 33), 2.0 ** np.arange(2, 21)])
-_BISECTIONS = 40
+_REFINEMENTS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,17 @@ def log_evidence(differences_N: NDArray[np.float64]) -> NDArray[np.float64]:
     units_N = differences_N / np.where(largest > 0, largest, 1.0)  # else squares of tiny or huge ones are 0 or infinite
     scale_N = np.sqrt(np.cumsum(units_N**2, axis=-1) / counts_N)
     relative_N = np.divide(units_N, scale_N, out=np.zeros_like(scale_N), where=scale_N > 0)
-    sum_N, log_N = np.full_like(scale_N, -np.inf), np.log(2)
+    sum_N = np.full_like(scale_N, -np.inf)
     for bet, weight in zip(_BETS_L, _WEIGHTS_L, strict=True):
-        won_N = np.cumsum(bet * relative_N, axis=-1)
-        cost_N = np.cumsum(np.logaddexp(bet * relative_N, -bet * relative_N) - log_N, axis=-1)
-        sum_N = np.logaddexp(sum_N, np.logaddexp(won_N, -won_N) - cost_N - log_N + np.log(weight))
+        won_N, cost_N = np.cumsum(bet * relative_N, axis=-1), np.cumsum(_log_cosh(bet * relative_N), axis=-1)
+        sum_N = np.logaddexp(sum_N, _log_cosh(won_N) - cost_N + np.log(weight))
     return sum_N
+
+
+def _log_cosh(x_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithm of the mean of ``exp(x)`` and ``exp(-x)``, without overflow."""
+    size_N = np.abs(x_N)
+    return size_N + np.log1p(np.exp(-2 * size_N)) - np.log(2)
 
 
 def is_ruled_out(differences_N: NDArray[np.float64], alpha: float) -> NDArray[np.bool_]:
@@ -89,16 +94,13 @@ def confidence_interval(differences_N: NDArray[np.float64], alpha: float = 0.05)
 def _edge(ruled_out: Callable[[NDArray[np.float64]], NDArray[np.bool_]], centre: float, spread: float) -> float:
     """The shift beyond which all are ruled out, on the side of ``spread``; infinite where none is."""
     shift_G = centre + spread * _SHIFTS_G
-    left_G = np.flatnonzero(~ruled_out(shift_G))
-    if not len(left_G):
-        return centre
-    if left_G[-1] == len(shift_G) - 1:
+    if not ruled_out(shift_G[-1:])[0]:
         return float(np.copysign(np.inf, spread))
-    inside, outside = shift_G[left_G[-1]], shift_G[left_G[-1] + 1]
-    for _ in range(_BISECTIONS):
-        middle = (inside + outside) / 2
-        inside, outside = (inside, middle) if ruled_out(np.array([middle]))[0] else (middle, outside)
-    return float(outside)
+    for _ in range(_REFINEMENTS):
+        left_G = np.flatnonzero(~ruled_out(shift_G[:-1]))
+        at = left_G[-1] if len(left_G) else 0
+        shift_G = np.linspace(shift_G[at], shift_G[at + 1], 17)
+    return float(shift_G[-1])
 
 
 def log_lopsidedness(is_first_N: NDArray[np.bool_]) -> NDArray[np.float64]:

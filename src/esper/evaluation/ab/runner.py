@@ -64,7 +64,8 @@ class ABTestRunner:
             ConfigError: if a side can never come to a result, or a wish names no metric; nothing is written then.
         """
         while self._comparison.ended is None:
-            self._comparison = _judged(self._comparison, self._pair())
+            pair = self._pair()
+            self._comparison = _judged(self._comparison, pair)
             if self._directory is not None:
                 record.write(self._directory, self._comparison)
             self._on_pair(self._comparison)
@@ -171,10 +172,10 @@ def _continued(stored: Comparison, new: Comparison) -> Comparison:
     for what, old, wanted in (
         ("A", stored.identities[0], new.identities[0]),
         ("B", stored.identities[1], new.identities[1]),
-        *(
-            (name, getattr(stored.plan, name), getattr(new.plan, name))
-            for name in ("alpha", "first_seed", "laps", "wishes")
-        ),
+        ("--alpha", stored.plan.alpha, new.plan.alpha),
+        ("--first-seed", stored.plan.first_seed, new.plan.first_seed),
+        ("number of --laps", stored.plan.laps, new.plan.laps),
+        ("choice of metrics and margins", stored.plan.wishes, new.plan.wishes),
     ):
         if old != wanted:
             raise ConfigError(

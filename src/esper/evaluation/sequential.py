@@ -55,11 +55,10 @@ def log_evidence(differences_N: NDArray[np.float64]) -> NDArray[np.float64]:
     units_N = differences_N / np.where(largest > 0, largest, 1.0)  # else squares of tiny or huge ones are 0 or infinite
     scale_N = np.sqrt(np.cumsum(units_N**2, axis=-1) / counts_N)
     relative_N = np.divide(units_N, scale_N, out=np.zeros_like(scale_N), where=scale_N > 0)
-    sum_N = np.full_like(scale_N, -np.inf)
-    for bet, weight in zip(_BETS_L, _WEIGHTS_L, strict=True):
-        won_N, cost_N = np.cumsum(bet * relative_N, axis=-1), np.cumsum(_log_cosh(bet * relative_N), axis=-1)
-        sum_N = np.logaddexp(sum_N, _log_cosh(won_N) - cost_N + np.log(weight))
-    return sum_N
+    stakes_LN = _BETS_L[:, None] * relative_N[..., None, :]
+    both_LN = _log_cosh(np.cumsum(stakes_LN, axis=-1)) - np.cumsum(_log_cosh(stakes_LN), axis=-1)
+    most_N = both_LN.max(axis=-2)
+    return most_N + np.log(np.einsum("l,...ln->...n", _WEIGHTS_L, np.exp(both_LN - most_N[..., None, :])))
 
 
 def _log_cosh(x_N: NDArray[np.float64]) -> NDArray[np.float64]:

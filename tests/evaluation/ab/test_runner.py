@@ -121,7 +121,7 @@ def test_a_side_that_loses_many_units_makes_the_comparison_suspect():
 
 def test_losses_on_both_sides_are_not_suspect():
     """Negative control."""
-    found = compared(failing("a", lambda s: s % 4 == 0), failing("b", lambda s: s % 4 == 2), max_pairs=60)
+    found = compared(failing("c", lambda s: s % 4 == 0), failing("d", lambda s: s % 4 == 2), max_pairs=60)
     assert found.suspicion is None
     assert found.failures == (15, 15)
 

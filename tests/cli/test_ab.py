@@ -58,6 +58,7 @@ def test_commits_that_hold_the_same_are_the_same(here, repository, capsys):
     assert main([*line, "--null", "--max-pairs", "2"]) == 0
 
 
+@pytest.mark.long
 def test_two_configurations_are_run_and_compared(here, capsys):
     """Real runs, with their run directories; the second is worse for sure."""
     (here / "worse.yaml").write_text("epochs: 1\nlr: 0.000001\ngrowth: {max_rounds: 0}\n")

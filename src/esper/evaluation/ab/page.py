@@ -91,7 +91,7 @@ def _settings(comparison: Comparison) -> list[tuple[str, str]]:
     return [
         ("pairs at most", str(plan.max_pairs)),
         ("error over all looks and metrics", f"{plan.alpha:g}"),
-        ("of which", ", ".join(levels) or "-"),
+        ("error of each", ", ".join(levels) or "-"),
         ("margins", ", ".join(margins) or "none: nothing can be equivalent"),
         ("first seed", str(plan.first_seed)),
     ]

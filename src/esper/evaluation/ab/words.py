@@ -15,16 +15,17 @@ READING = (
 
 
 def headline(comparison: Comparison) -> str:
-    """What it came to, in a sentence."""
-    found = comparison.findings
-    if not found:
-        return "Nothing could be compared" if comparison.ended else "No pair is complete yet"
-    groups = {verdict: [name for name, one in found.items() if one.verdict is verdict] for verdict in Verdict}
+    """What the primary metrics came to, in a sentence."""
+    found = {metric.name: comparison.findings.get(metric.name) for metric in comparison.metrics if metric.is_primary}
+    groups = {verdict: [name for name, one in found.items() if one and one.verdict is verdict] for verdict in Verdict}
     said = [f"{side} is better in {_listed(groups[side])}" for side in (Verdict.A, Verdict.B) if groups[side]]
-    for verdict in (Verdict.EQUIVALENT, Verdict.INCONCLUSIVE):
-        if names := groups[verdict]:
-            said.append(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {verdict}")
-    return "; ".join(said) + "."
+    if names := groups[Verdict.EQUIVALENT]:
+        said.append(f"A and B are equivalent in {_listed(names)}")
+    if said and (names := groups[Verdict.INCONCLUSIVE]):
+        said.append(f"nothing is known of {_listed(names)}")
+    if not said and comparison.ended is None:
+        return "Nothing is decided yet."
+    return "; ".join(said or ["No difference was found, and none was ruled out"]) + "."
 
 
 def story(comparison: Comparison) -> list[str]:
@@ -45,7 +46,6 @@ def story(comparison: Comparison) -> list[str]:
 
 def row(metric: Metric, found: Finding) -> list[str]:
     """The cells of :data:`COLUMNS`."""
-    ends = [_end(metric, value) for value in (found.low, found.high)]
     effect = "-" if found.effect_size is None else f"{found.effect_size:+.2f}"
     decided = f"{found.pairs}" if found.decided_after is None else f"{found.pairs}, decided after {found.decided_after}"
     return [
@@ -54,7 +54,7 @@ def row(metric: Metric, found: Finding) -> list[str]:
         number(found.mean_a),
         number(found.mean_b),
         change(metric, found.difference),
-        f"{ends[0]} to {ends[1]}",
+        interval(metric, found),
         effect,
         decided,
     ]
@@ -63,6 +63,14 @@ def row(metric: Metric, found: Finding) -> list[str]:
 def change(metric: Metric, value: float) -> str:
     """A difference, with its sign; that of a ratio in percent."""
     return f"{100 * math.expm1(value):+.2f} %" if metric.is_ratio else f"{value:+.4g}"
+
+
+def interval(metric: Metric, found: Finding) -> str:
+    """From where to where."""
+    if math.isinf(found.low) and math.isinf(found.high):
+        return "open yet"
+    low, high = (change(metric, value) if math.isfinite(value) else "?" for value in (found.low, found.high))
+    return f"{low} to {high}"
 
 
 def number(value: float) -> str:
@@ -95,13 +103,9 @@ def progress(comparison: Comparison) -> str:
     for metric in comparison.metrics:
         found = comparison.findings.get(metric.name)
         if metric.is_primary and found is not None:
-            ends = " to ".join(_end(metric, value) for value in (found.low, found.high))
-            told.append(f"{metric.name} {change(metric, found.difference)} ({ends}) {found.verdict}")
+            change_ = f"{change(metric, found.difference)} ({interval(metric, found)})"
+            told.append(f"{metric.name} {change_} {found.verdict}")
     return " ".join([*said, "; ".join(told)]).rstrip()
-
-
-def _end(metric: Metric, value: float) -> str:
-    return change(metric, value) if math.isfinite(value) else "?"
 
 
 def _listed(names: list[str]) -> str:

@@ -164,3 +164,15 @@ def measure(experiments: int = 5000, effects: int = 2000, equivalences: int = 30
         "0.8 standard deviations, 30 pairs": effect(effects),
         "equivalent within 0.5 standard deviations": equivalence(equivalences),
     }
+
+
+def table(found: dict[str, Any]) -> str:
+    """False winners and what is found, in Markdown."""
+    wrong, effects = found["false winners"], found["0.8 standard deviations, 30 pairs"]
+    lines = ["| A and B are alike | `esper ab` names a winner | at most (95 %) | t test |", "|---|--:|--:|--:|"]
+    for name, one in wrong["esper ab"].items():
+        other = wrong["t test that peeks"][name]
+        what = (SETTINGS[name].__doc__ or "").rstrip(".")
+        lines.append(f"| {what} | {one['share']:.1%} | {one['upper_95']:.1%} | {other['share']:.1%} |")
+    lines += ["", "| A is better by 0.8 standard deviations, 30 pairs | found |", "|---|--:|"]
+    return "\n".join([*lines, *(f"| {name} | {one['share']:.0%} |" for name, one in effects.items())])

@@ -1,11 +1,16 @@
 """The harness that measures the errors of A/B, with few experiments."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 
 from benchmarks.rollout_kit import ab
 from esper.evaluation.ab.record import Plan
 from esper.evaluation.ab.runner import ABTestRunner
 from esper.evaluation.ab.subject import InProcess
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_false_winners_are_rare_and_the_harness_sees_tests_that_are_wrong():
@@ -34,3 +39,12 @@ def test_the_harness_judges_as_a_comparison_that_looks_after_every_pair():
         b = InProcess("b", lambda seed: {"score": 0.0})
         stepwise = ABTestRunner(a, b, Plan(max_pairs=30)).run().findings["score"].verdict
         assert ab.verdicts(differences[None], ab.metrics(1)) == [stepwise]
+
+
+def test_the_page_shows_what_was_measured():
+    recorded = json.loads((ROOT / "benchmarks/results/rollout_kit/ab.json").read_text())["result"]
+    assert ab.table(recorded) in (ROOT / "docs/ab.md").read_text()
+    for one in recorded["false winners"]["esper ab"].values():
+        assert one["experiments"] == 5000
+        assert one["upper_95"] <= 0.056
+    assert recorded["0.8 standard deviations, 30 pairs"]["one metric"]["share"] >= 0.8

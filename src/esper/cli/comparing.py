@@ -104,7 +104,7 @@ def _in_commit(asked: ABCommand, wanted: Commit, tree: Path, runs: Path) -> Subj
 def _configuration(name: str, path: str, place: Place, runs: Path, code: str = "") -> Configuration:
     values = read_file(Path(path))
     options = request(values).options  # refuses what no run would take, and finds the data from here
-    located = {key: getattr(options, key) for key in ("data", "weights") if key in values}
+    located = {key: getattr(options, key) for key in ("data", "weights", "flags") if key in values}
     return configuration(name, values | located, place, runs, code=code)
 
 

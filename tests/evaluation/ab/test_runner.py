@@ -128,9 +128,25 @@ def test_losses_on_both_sides_are_not_suspect():
 
 def test_a_side_that_always_fails_is_given_up():
     found = compared(failing("a", lambda seed: True), failing("b", lambda seed: False))
-    assert found.ended == "A failed in every pair"
-    assert len(found.pairs) == 3
+    assert found.ended == "A failed in 5 pairs in a row"
+    assert len(found.pairs) == 5
     assert not found.is_well
+
+
+def test_a_side_that_is_put_right_goes_on(tmp_path):
+    """All units fail from the third pair on, as if somebody broke the code; then it is mended."""
+    broken = [failing(name, lambda seed: seed >= 2) for name in "ab"]
+    assert compared(*broken, tmp_path, max_pairs=30).ended == "A failed in 5 pairs in a row"
+    state = tmp_path / record.STATE
+    mended = [failing(name, lambda seed: False) for name in "ab"]
+    text = state.read_text()
+    for old, new in zip(broken, mended, strict=True):
+        text = text.replace(old.identity, new.identity)
+    state.write_text(text)
+    found = compared(*mended, tmp_path, max_pairs=10)
+    assert found.failures == (5, 5)
+    assert found.findings["loss"].pairs == 5
+    assert found.is_well
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "much", True, None])

@@ -16,6 +16,8 @@ from esper.evaluation.ab.verdict import Finding, Verdict
 FORMAT = 1
 STATE = "ab.json"
 SIDES = ("A", "B")
+STUCK_AFTER = 5
+"""Pairs in a row after which a side that came to no result in any of them is given up."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,21 @@ class Comparison:
         )
 
     @property
+    def stuck(self) -> str | None:
+        """The side that failed in every one of the last pairs, if one did."""
+        last = self.pairs[-STUCK_AFTER:]
+        if len(last) == STUCK_AFTER:
+            for side in SIDES:
+                if all((pair.a if side == "A" else pair.b).failed is not None for pair in last):
+                    return side
+        return None
+
+    @property
     def is_well(self) -> bool:
         """Whether it came to something that can be trusted; a check of the set-up must find no winner."""
         winners = [one for one in self.findings.values() if one.verdict in (Verdict.A, Verdict.B)]
-        return bool(self.findings) and self.suspicion is None and not (self.plan.is_null and winners)
+        is_sound = bool(self.findings) and self.suspicion is None and self.stuck is None
+        return is_sound and not (self.plan.is_null and winners)
 
 
 def to_values(comparison: Comparison) -> dict[str, Any]:

@@ -10,13 +10,10 @@ from pathlib import Path
 from esper.contracts.errors import ConfigError
 from esper.evaluation.ab import record
 from esper.evaluation.ab.metrics import LATENCY, metrics_of
-from esper.evaluation.ab.record import SIDES, Arrived, Comparison, Pair, Plan
+from esper.evaluation.ab.record import SIDES, STUCK_AFTER, Arrived, Comparison, Pair, Plan
 from esper.evaluation.ab.similarity import Similarity, similarity
 from esper.evaluation.ab.subject import Subject, Unit, UnitFailedError
 from esper.evaluation.ab.verdict import Verdict, finding, lopsided
-
-HOPELESS = 3
-"""Pairs after which a side that never came to a result is given up."""
 
 
 class ABTestRunner:
@@ -150,13 +147,11 @@ def _judged(comparison: Comparison, pair: Pair) -> Comparison:
     ]
     suspicion = comparison.suspicion or lopsided(one_sided)
     judged = replace(comparison, pairs=pairs, findings=findings, suspicion=suspicion)
-    return replace(judged, ended=_ended(judged))
+    stuck = None if judged.stuck is None else f"{judged.stuck} failed in {STUCK_AFTER} pairs in a row"
+    return replace(judged, ended=stuck or _ended(judged))
 
 
 def _ended(comparison: Comparison) -> str | None:
-    for side, failures in zip(SIDES, comparison.failures, strict=True):
-        if len(comparison.pairs) == failures >= min(HOPELESS, comparison.plan.max_pairs):
-            return f"{side} failed in every pair"
     if comparison.suspicion is not None:
         return "it is suspect"
     primary = [comparison.findings.get(metric.name) for metric in comparison.metrics if metric.is_primary]
@@ -168,7 +163,7 @@ def _ended(comparison: Comparison) -> str | None:
 
 
 def _continued(stored: Comparison, new: Comparison) -> Comparison:
-    """A comparison that goes on, perhaps to another number of pairs."""
+    """A comparison that goes on, perhaps to another number of pairs, or with what made a side fail put right."""
     for what, old, wanted in (
         ("A", stored.identities[0], new.identities[0]),
         ("B", stored.identities[1], new.identities[1]),

@@ -137,13 +137,7 @@ def test_a_side_that_is_put_right_goes_on(tmp_path):
     """All units fail from the third pair on, as if somebody broke the code; then it is mended."""
     broken = [failing(name, lambda seed: seed >= 2) for name in "ab"]
     assert compared(*broken, tmp_path, max_pairs=30).ended == "A failed in 5 pairs in a row"
-    state = tmp_path / record.STATE
-    mended = [failing(name, lambda seed: False) for name in "ab"]
-    text = state.read_text()
-    for old, new in zip(broken, mended, strict=True):
-        text = text.replace(old.identity, new.identity)
-    state.write_text(text)
-    found = compared(*mended, tmp_path, max_pairs=10)
+    found = compared(*(failing(name, lambda seed: False) for name in "ab"), tmp_path, max_pairs=10)
     assert found.failures == (5, 5)
     assert found.findings["loss"].pairs == 5
     assert found.is_well

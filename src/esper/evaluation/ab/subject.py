@@ -71,15 +71,15 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class InProcess:
-    """A function of this process that takes a seed and gives metrics."""
+    """A function of this process that takes a seed and gives metrics. Its name stands for what it measures."""
 
     name: str
     function: Callable[[int], Mapping[str, float]]
 
     @property
     def identity(self) -> str:
-        """Of the very function."""
-        return f"{self.function.__module__}:{self.function.__qualname__}:{id(self.function)}"
+        """The name."""
+        return self.name
 
     @contextmanager
     def measure(self, seed: int) -> Iterator[Unit]:

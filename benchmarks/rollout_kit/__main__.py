@@ -13,6 +13,7 @@ from benchmarks.machine import machine
 RESULTS = Path(__file__).parent.parent / "results" / "rollout_kit"
 
 SUBCOMMANDS = {
+    "ab": "how often A against B names a winner where there is none, and finds what there is",
     "flags": "shares, stickiness and monotony of feature flags, and what a look at one takes",
     "legacy": "the old layer beside the new one: what they compute, and how long it takes",
     "migration": "files of the old layer, whole and broken, and migrations that are killed",

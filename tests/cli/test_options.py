@@ -178,11 +178,11 @@ BAD_LINES = {
     "no command": (
         [],
         "Say what to do: 'esper run', 'esper report', 'esper compare', 'esper doctor', 'esper tamiyo', 'esper bus', "
-        "'esper flags', 'esper migrate'.",
+        "'esper flags', 'esper migrate', 'esper ab'.",
     ),
     "unknown command": (
         ["rnu"],
-        "no command 'rnu'. Did you mean 'run'? Valid: bus, compare, doctor, flags, migrate, report, run, tamiyo.",
+        "no command 'rnu'. Did you mean 'run'? Valid: ab, bus, compare, doctor, flags, migrate, report, run, tamiyo.",
     ),
     "an option before the command": (["--epochs", "3", "run"], "no option '--epochs'. Valid: --help."),
     "unknown option": (["run", "--epoch", "3"], "no option '--epoch'. Did you mean '--epochs'"),

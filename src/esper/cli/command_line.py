@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from esper.cli.commands.ab import ABCommand
 from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
@@ -25,6 +26,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "bus": BusCommand,
     "flags": FlagsCommand,
     "migrate": MigrateCommand,
+    "ab": ABCommand,
 }
 
 

@@ -1,6 +1,7 @@
 """A collector of traces for tests: takes what OTLP over HTTP brings, in memory."""
 
 import gzip
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,6 +119,8 @@ def faults_of(spans: list[Seen]) -> list[str]:
         if link[1] not in by_id:
             faults.append("a link leads nowhere")
     epochs = sorted((one for one in spans if one.name == "epoch"), key=lambda one: one.begin)
-    if any(before.end != after.begin for before, after in zip(epochs, epochs[1:], strict=False)):
+    if epochs and epochs[0].begin != by_id.get(epochs[0].parent, epochs[0]).begin:
+        faults.append("the first epoch does not begin with the run")
+    if any(before.end != after.begin for before, after in itertools.pairwise(epochs)):
         faults.append("epochs leave gaps")
     return faults

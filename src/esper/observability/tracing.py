@@ -128,8 +128,7 @@ class Traces:
         ending.join(within_s)
         is_late = ending.is_alive()
         if is_late:
-            self._exporter.shutdown()
-            self._exporter.fail()
+            self._exporter.give_up()
         return not (is_late or self._exporter.has_failed)
 
 
@@ -249,9 +248,11 @@ class _Telling(SpanExporter):
     """Says once that spans are not taken, where the SDK's own exporter would log every time."""
 
     def __init__(self, exporter: SpanExporter, tell: Callable[[str], None]) -> None:
-        self._exporter, self._tell, self.has_failed = exporter, tell, False
-        self._reason = ""
-        logging.getLogger(type(exporter).__module__).addFilter(self._keep)
+        self._exporter, self._tell = exporter, tell
+        self.has_failed = self._is_given_up = False
+        self._log, self._heard = logging.getLogger(type(exporter).__module__), _Heard(logging.ERROR)
+        self._log.addHandler(self._heard)
+        self._log.propagate = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
@@ -265,18 +266,29 @@ class _Telling(SpanExporter):
         """Say so, unless it was said."""
         if not self.has_failed:
             self.has_failed = True
-            self._tell(
-                f"Traces are not taken by their collector, and are dropped until they are. {self._reason}".strip()
-            )
+            told = f"Traces are not taken by their collector, and are dropped until they are. {self._heard.reason}"
+            self._tell(told.strip())
+
+    def give_up(self) -> None:
+        """Let what is on its way be lost."""
+        self._is_given_up = True
+        self._exporter.shutdown()
+        self.fail()
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()
-        logging.getLogger(type(self._exporter).__module__).removeFilter(self._keep)
+        if not self._is_given_up:
+            self._exporter.shutdown()
+        self._log.removeHandler(self._heard)
+        self._log.propagate = not self._log.handlers
 
-    def _keep(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.ERROR:
-            self._reason = record.getMessage()
-        return False
+
+class _Heard(logging.Handler):
+    """Keeps the last error that was logged."""
+
+    reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reason = record.getMessage()
 
 
 def _ns(seconds: float) -> int:

@@ -76,9 +76,9 @@ class TestARun:
 
     def test_goes_on_with_its_trace(self, collector):
         """The second process begins where the first was killed, with what the checkpoint knew."""
-        begun = time.time() - 3.5
+        begun = time.time() - 4.05
         lines = shifted(LINES, begun)
-        cut = next(number for number, line in enumerate(lines) if line["time"] > begun + 3.5)
+        cut = next(number for number, line in enumerate(lines) if line["time"] > begun + 4.05)
         first = RunTracing(Traces(otlp(collector.url), "first"), RUN)
         first._since = 0.0  # it began with the run
         first.follow(lines[:cut])

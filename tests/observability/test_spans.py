@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from esper.observability.spans import MOST_NOTES, Span, Spans, span_id, span_of, trace_id
+from esper.observability.span_tree import Spans
+from esper.observability.spans import MOST_NOTES, Span, span_id, span_of, trace_id
 
 RUN = "digits-1"
 MODEL = {"event": "model", "time": 0.0, "step": 0, "planned_steps": 100, "type": "Sequential", "parameters": 5}

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from esper.contracts.commands import Handled
 from esper.contracts.errors import ConfigError
-from esper.observability.spans import COMMAND, RUN, Line, Span, Spans, span_id, told, trace_id
+from esper.observability.span_tree import Spans
+from esper.observability.spans import COMMAND, RUN, Line, Span, span_id, told, trace_id
 
 try:
     from opentelemetry import trace

@@ -152,6 +152,13 @@ def test_what_happened_is_kept_within_bounds():
     assert [one.attributes["esper.text"] for one in run.moments] == [str(one) for one in range(1000)][-MOST_NOTES:]
 
 
+def test_a_run_says_which_flags_are_on():
+    flags = {"esper_off": {"is_on": False, "reason": "x"}, "message_bus": {"is_on": True, "reason": "y"}}
+    (run,) = folded([MODEL, {"event": "flags", "time": 0.1, "step": 0, "model_id": "m", "flags": flags}])
+    assert (run.attributes["esper.flag.esper_off"], run.attributes["esper.flag.message_bus"]) == (False, True)
+    assert run.attributes["esper.model_id"] == "m"
+
+
 def test_nothing_was_begun_where_nothing_was_heard():
     assert folded([]) == []
     assert folded([epoch(1.0, 1)]) == []

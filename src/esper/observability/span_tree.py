@@ -1,7 +1,7 @@
 """A run as a tree of spans: one pass over the lines of its logs, nothing per step.
 
-The tree is ``run`` over ``epoch``, ``checkpoint``, ``command``, ``lifecycle``, ``round`` and ``trial``; arms are parts of
-the last two. A lifecycle begins before its round and may outlive it, so that it is no part of it; the arm of a
+The tree is ``run`` over ``epoch``, ``checkpoint``, ``command``, ``lifecycle``, ``round`` and ``trial``; arms are parts
+of the last two. A lifecycle begins before its round and may outlive it, so that it is no part of it; the arm of a
 candidate is linked to its lifecycle.
 """
 
@@ -168,6 +168,12 @@ class Spans:
         self._run.moments.append(Moment(line["event"], line["time"], told(about)))
         return []
 
+    def _flags(self, line: Line) -> list[Span]:
+        assert self._run is not None
+        flags = {f"flag.{name}": flag["is_on"] for name, flag in line["flags"].items()}
+        self._run.attributes |= told({"model_id": line["model_id"]} | flags)
+        return []
+
     def _finished(self, line: Line) -> list[Span]:
         assert self._run is not None
         self._run.attributes |= told(_some(line, ("step", "select_loss", "select_metric", "train_flops")))
@@ -220,6 +226,7 @@ _FOLDS: dict[str, Callable[[Spans, Line], list[Span]]] = {
     "trial_ended": Spans._trial_ended,
     "arm_ended": Spans._arm_ended,
     "keep_look": Spans._kept,
+    "flags": Spans._flags,
     "finished": Spans._finished,
     **dict.fromkeys(
         ("note", "refused", "veto", "fault", "recovery", "emergency", "rollback", "rechunked"), Spans._noted

@@ -102,6 +102,9 @@ class Options:
         "URL",
         "none",
     )
+    traces: str | None = _option(
+        None, "collector that takes traces, by OTLP over HTTP: http://HOST:4318", "URL", "none"
+    )
     decision_timeout: float = _option(10.0, "seconds to wait for a decision of a remote policy", "S")
     stand_in: Literal["none", "heuristic"] = _option(
         "none", "who decides where none came in time: none lets the run go on", "none|heuristic"
@@ -164,13 +167,16 @@ class Options:
 PRESENTATION = ("plain", "log_format")
 """Options of what is shown; a run that is resumed may be shown otherwise."""
 
-INVOCATION = ("output", "config", "resume", "bus", *PRESENTATION)
-"""Options of one call; all others describe the run and are stored with it. A bus's URL may hold a password."""
+ELSEWHERE = ("bus", "traces")
+"""Who else hears of the run. Their URLs may hold passwords."""
+
+INVOCATION = ("output", "config", "resume", *ELSEWHERE, *PRESENTATION)
+"""Options of one call; all others describe the run and are stored with it."""
 
 HINTS = get_type_hints(Options)
 GROWTH_HINTS = get_type_hints(GrowthConfig)
 ON_COMMAND_LINE = tuple(one for one in fields(Options) if one.name != "growth")
-IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", "bus", *PRESENTATION))
+IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", *ELSEWHERE, *PRESENTATION))
 
 
 @dataclass(frozen=True)

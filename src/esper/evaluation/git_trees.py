@@ -35,9 +35,14 @@ def commit_named(repository: Path, name: str) -> str:
     return found
 
 
-def is_clean(repository: Path) -> bool:
-    """Whether the working tree is its commit: nothing changed, and no file that git would not ignore."""
-    return _git(repository, "status", "--porcelain") == ""
+def is_clean(repository: Path, part: Path | str = ".") -> bool:
+    """Whether the working tree, or a part of it, is as in its commit, with nothing new but what git ignores."""
+    return _git(repository, "status", "--porcelain", "--", str(part)) == ""
+
+
+def content_of(repository: Path, commit: str, folder: str) -> str | None:
+    """What git calls the content of a folder in a commit: the same where all its files are. None if it has none."""
+    return _git(repository, "rev-parse", "--verify", "--quiet", f"{commit}:{folder}")
 
 
 @contextmanager

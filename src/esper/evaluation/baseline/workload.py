@@ -5,6 +5,7 @@ its public names, and nothing beside it.
 """
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,13 +53,17 @@ class Workload:
         self._wait()
 
     def times(self, what: str, calls: int) -> list[float]:
-        """Seconds that each of so many calls took, until the device was done."""
-        call, seconds = self._calls[what], []
+        """Seconds that each of so many calls took, until the device was done.
+
+        Time in which this thread was ready to run and the kernel gave the core to others is none of the call's.
+        """
+        call, seconds, waited = self._calls[what], [], _core_waits()
         for _ in range(calls):
-            begun = time.perf_counter()
+            waited_before, begun = next(waited), time.perf_counter()
             call()
             self._wait()
-            seconds.append(time.perf_counter() - begun)
+            taken, waiting = time.perf_counter() - begun, next(waited) - waited_before
+            seconds.append(taken - waiting if waiting < taken else taken)  # it may have waited just before it began
         return seconds
 
     def throughput(self, seconds: float) -> dict[str, Any]:
@@ -189,6 +194,19 @@ def _resident_bytes(line: str) -> int | None:
         return None
     found = [one.split() for one in lines if one.startswith(line + ":")]
     return int(found[0][1]) * 1024 if found else None
+
+
+def _core_waits() -> Iterator[float]:
+    """Seconds that this thread has been waiting for a core so far, at every turn; 0 where the kernel does not tell."""
+    try:
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+    except OSError:
+        yield from repeat(0.0)
+    try:
+        while True:
+            yield int(os.pread(file, 64, 0).split()[1]) * 1e-9
+    finally:
+        os.close(file)
 
 
 _built: list[Workload] = []

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from esper.cli.commands.ab import ABCommand
+from esper.cli.commands.baseline import BaselineCommand
 from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "flags": FlagsCommand,
     "migrate": MigrateCommand,
     "ab": ABCommand,
+    "baseline": BaselineCommand,
 }
 
 

@@ -78,6 +78,11 @@ class Timed:
         return float(np.expm1(np.median(self._log_ratios_N)))
 
     @property
+    def known_high(self) -> float | None:
+        """Upper end of the slowdown; None while it has none."""
+        return self.slowdown.high if np.isfinite(self.slowdown.high) else None
+
+    @property
     def _log_ratios_N(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         return np.log(self.change_s) - np.log(self.base_s)
 
@@ -114,17 +119,20 @@ class Weighed:
         return "regression" if self.growth > self.threshold else "fine"
 
 
+Compared = Timed | Weighed
+"""One figure of both sides, with its verdict."""
+
+
 def compare(
     base: Path,
     change: Path,
     cells: Sequence[Cell],
     setting: Setting,
     rules: Rules,
+    names: tuple[str, str] = ("the base", "the change"),
     *,
-    base_name: str = "the base",
-    change_name: str = "the change",
     script: Path = SCRIPT,
-) -> Iterator[Timed | Weighed]:
+) -> Iterator[Compared]:
     """Measure both sides of every cell, each side in a process of its own that waits while the other is measured.
 
     Args:
@@ -132,7 +140,7 @@ def compare(
         cells: what is measured.
         setting: device and threads.
         rules: when a change is a regression.
-        base_name, change_name: for messages.
+        names: of both sides, for messages.
         script: what is timed, the same for both sides.
 
     Yields:
@@ -145,7 +153,7 @@ def compare(
     alpha = rules.alpha / (len(cells) * len(WHAT))
 
     def both() -> tuple[CellWorker, CellWorker]:
-        return CellWorker(base, base_name, script), CellWorker(change, change_name, script)
+        return CellWorker(base, names[0], script), CellWorker(change, names[1], script)
 
     for number, cell in enumerate(cells):
         a, b = both()

@@ -17,6 +17,7 @@ SUBCOMMANDS = {
     "flags": "shares, stickiness and monotony of feature flags, and what a look at one takes",
     "legacy": "the old layer beside the new one: what they compute, and how long it takes",
     "migration": "files of the old layer, whole and broken, and migrations that are killed",
+    "baseline": "how often esper baseline compare calls what is the same a regression, and finds one of a tenth",
 }
 """Modules of this package; ``measure()`` of each gives its result."""
 

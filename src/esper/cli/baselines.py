@@ -98,10 +98,10 @@ def _line(one: CellResult) -> str:
 def _adapted(adaptation: Adaptation) -> str:
     if adaptation.success_rate is None or adaptation.steps is None or adaptation.seconds is None:
         return f"Growth: nothing was tried in {adaptation.runs} runs ({adaptation.source})."
+    steps, seconds = adaptation.steps, adaptation.seconds
     return (
-        f"Growth: {adaptation.success_rate:.0%} of {adaptation.steps.count} grafts that were tried in {adaptation.runs} "
-        f"runs stayed; one takes {adaptation.steps.mean:,.0f} steps, {adaptation.seconds.mean:.2f} s "
-        f"({adaptation.source})."
+        f"Growth: {adaptation.success_rate:.0%} of {steps.count} grafts that were tried in {adaptation.runs} runs "
+        f"stayed; one takes {steps.mean:,.0f} steps, {seconds.mean:.2f} s ({adaptation.source})."
     )
 
 

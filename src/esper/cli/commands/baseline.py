@@ -98,13 +98,23 @@ class BaselineCommand(Subcommand):
         output = values["output"] or (OUTPUT if action == "record" else None)
         if output is not None and not output.absolute().parent.is_dir():
             raise ConfigError(f"There is no folder {output.parent} to write {output.name} to. Make it first.")
-        sizes = [_numbers(f"--{name.replace('_', '-')}", values[name]) for name in ("batch_sizes", "seeds")]
-        if values["quick"] and any(sizes):
+        batch_sizes, seeds = _numbers("--batch-sizes", values["batch_sizes"]), _numbers("--seeds", values["seeds"])
+        if values["quick"] and (batch_sizes or seeds):
             raise ConfigError("--quick measures one small cell: leave out --batch-sizes and --seeds, or --quick.")
-        runs = tuple(values["runs"] or ())
-        null = bool(values["null"])
-        quick, device, threads = values["quick"], values["device"], values["threads"]
-        return cls(action, files, base, *sizes, quick, device, threads, runs, rules, null, output)
+        return cls(
+            action,
+            files,
+            base,
+            batch_sizes,
+            seeds,
+            values["quick"],
+            values["device"],
+            values["threads"],
+            tuple(values["runs"] or ()),
+            rules,
+            bool(values["null"]),
+            output,
+        )
 
     def do(self) -> bool:
         from esper.cli.baselines import compare_sides, record_here, show_beside

@@ -77,7 +77,10 @@ def trials(root: Path, kind: str, runs: int) -> dict[str, Any]:
     return told(verdicts, runs) | {
         "by figure": dict(sorted(by_latency.items())),
         "median blocks": dict(zip((one.what for one in timed), np.median(blocks, axis=0).tolist(), strict=True)),
-        "median estimates": dict(zip((one.what for one in timed), np.median(estimates, axis=0).tolist(), strict=True)),
+        "estimates": {
+            one.what: {"median": float(np.median(column)), "deviation": float(np.std(column))}
+            for one, column in zip(timed, np.transpose(estimates), strict=True)
+        },
     }
 
 

@@ -86,7 +86,7 @@ class PerformanceBaseline:
         """
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as a baseline: {error}. {_HINT}") from error
         if not isinstance(told, dict) or "format" not in told:
             raise ConfigError(f"{path} is no baseline. {_HINT}")

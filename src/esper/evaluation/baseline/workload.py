@@ -148,7 +148,7 @@ class _Utilisation:
             return
         try:
             torch.cuda.utilization()
-        except (ImportError, RuntimeError) as error:  # nvidia-ml-py is missing, or its driver
+        except Exception as error:  # nvidia-ml-py is missing, or raises errors of its own: no driver, no such counter
             self._why = str(error).splitlines()[0]
 
     def __enter__(self) -> "_Utilisation":

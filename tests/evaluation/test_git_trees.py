@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from esper.contracts.errors import ConfigError
-from esper.evaluation.git_trees import checked_out, commit_named, is_clean, repository_of
+from esper.evaluation.git_trees import checked_out, commit_named, content_of, is_clean, repository_of
 
 
 def git(folder: Path, *words: str) -> str:
@@ -61,3 +61,15 @@ def test_what_is_no_commit_is_refused(repository, name):
 def test_a_folder_outside_of_any_repository_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no git repository"):
         repository_of(tmp_path)
+
+
+def test_a_commit_of_no_repository_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is no git repository"):
+        commit_named(tmp_path, "HEAD")
+
+
+def test_content_is_the_same_where_all_files_are(repository):
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "nothing new")
+    contents = [content_of(repository, name) for name in ("HEAD", "HEAD~1", "HEAD~2")]
+    assert contents[0] == contents[1] != contents[2]
+    assert content_of(repository, "HEAD", "no/folder") is None

@@ -27,8 +27,10 @@ def commit_named(repository: Path, name: str) -> str:
     """The full hash of a commit, by any name that git knows it by.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if there is none of that name, or no repository.
     """
+    if _git(repository, "rev-parse", "--git-dir") is None:
+        raise ConfigError(f"{repository} is no git repository, so that {name!r} cannot be looked up there.")
     found = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if found is None:
         raise ConfigError(f"There is no commit {name!r} in {repository}. 'git log --oneline' lists those that are.")
@@ -40,8 +42,8 @@ def is_clean(repository: Path, part: Path | str = ".") -> bool:
     return _git(repository, "status", "--porcelain", "--", str(part)) == ""
 
 
-def content_of(repository: Path, commit: str, folder: str) -> str | None:
-    """What git calls the content of a folder in a commit: the same where all its files are. None if it has none."""
+def content_of(repository: Path, commit: str, folder: str = "") -> str | None:
+    """What git calls what a commit, or a folder in it, holds: the same where all files are. None if it has none."""
     return _git(repository, "rev-parse", "--verify", "--quiet", f"{commit}:{folder}")
 
 

@@ -15,6 +15,7 @@ PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-input --disable-pip-version
 BASE ?=
 override BASE := $(or $(BASE),$(shell git rev-list -1 --before="1 day ago" HEAD),HEAD~1)
 FLAGS ?= deploy/flags.json
+IF_CHANGED = if git diff --quiet "$(BASE)" -- src; then echo "src is as it was at $(BASE): nothing to compare."; else
 # The models under test are tiny: with one thread each they run many times faster.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 
@@ -57,13 +58,13 @@ format: $(READY) ## format the code and fix what can be fixed safely
 	$(BIN)/ruff check --fix .
 
 bench-gate: $(READY) ## is a step slower than at BASE? one small cell, for a change that is to be merged
-	OMP_NUM_THREADS=1 $(BIN)/esper baseline compare --quick --base "$(BASE)" --output bench-gate.json
+	@$(IF_CHANGED) OMP_NUM_THREADS=1 $(BIN)/esper baseline compare --quick --base "$(BASE)" --output bench-gate.json; fi
 
 regression: $(READY) ## is anything slower or larger than at BASE? all cells
-	OMP_NUM_THREADS=1 $(BIN)/esper baseline compare --base "$(BASE)" --output regression.json
+	@$(IF_CHANGED) OMP_NUM_THREADS=1 $(BIN)/esper baseline compare --base "$(BASE)" --output regression.json; fi
 
 ab: $(READY) ## does growth end better or worse than at BASE? runs of benchmarks/ab.yaml, in pairs
-	$(BIN)/esper ab "$(BASE)" HEAD --measure benchmarks/ab.yaml --output ab $(ARGS)
+	@$(IF_CHANGED) $(BIN)/esper ab "$(BASE)" HEAD --measure benchmarks/ab.yaml --output ab $(ARGS); fi
 
 flags: $(READY) ## is the store of flags valid?
 	$(BIN)/esper flags validate --flags $(FLAGS)

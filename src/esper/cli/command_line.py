@@ -8,6 +8,7 @@ from typing import NoReturn
 from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
+from esper.cli.commands.exporter import ExporterCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
@@ -21,6 +22,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "doctor": DoctorCommand,
     "tamiyo": TamiyoCommand,
     "bus": BusCommand,
+    "exporter": ExporterCommand,
 }
 
 

@@ -11,6 +11,7 @@ from esper.contracts.errors import ConfigError
 
 MAX_SEED = 2**31 - 1
 MAX_THREADS = 1024
+MAX_PORT = 65535
 TEXT = "text:"
 REMOTE = "remote"
 FILES = (".npz", ".csv", ".tsv", ".txt", ".gz", ".parquet")
@@ -106,6 +107,12 @@ class Options:
     stand_in: Literal["none", "heuristic"] = _option(
         "none", "who decides where none came in time: none lets the run go on", "none|heuristic"
     )
+    metrics_port: int | None = _option(
+        None, "where to serve /metrics for Prometheus while the run trains; 0 takes a free port", "N", "none"
+    )
+    metrics_host: str = _option(
+        "127.0.0.1", "address to serve them at; whoever reaches it reads them, without a password", "ADDRESS"
+    )
     seed: int = _option(0, "seed of the split of the data, first weights and order of batches", "N")
     epochs: int = _option(None, "epochs of the run", "N", _by_kind("epochs"))
     batch_size: int = _option(None, "samples of a batch", "N", _by_kind("batch_size"))
@@ -149,6 +156,7 @@ class Options:
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check("steps_per_epoch", self.steps_per_epoch is None or self.steps_per_epoch >= 1, "at least 1")
         self._check("decision_timeout", 0 < self.decision_timeout < math.inf, "above 0 and finite")
+        self._check("metrics_port", self.metrics_port is None or 0 <= self.metrics_port <= MAX_PORT, f"0 to {MAX_PORT}")
         self._check("threads", 1 <= self.threads <= MAX_THREADS, f"1 to {MAX_THREADS}")
         self._check("lr", math.isfinite(self.lr) and self.lr > 0, "above 0 and finite")
 
@@ -158,15 +166,18 @@ class Options:
 
 
 PRESENTATION = ("plain", "log_format")
-"""Options of what is shown; a run that is resumed may be shown otherwise."""
+"""Options of what is shown."""
 
-INVOCATION = ("output", "config", "resume", "bus", *PRESENTATION)
-"""Options of one call; all others describe the run and are stored with it. A bus's URL may hold a password."""
+SURROUNDINGS = ("bus", "metrics_port", "metrics_host", *PRESENTATION)
+"""Options of where a run is shown and told; one that is resumed may be elsewhere. A bus's URL may hold a password."""
+
+INVOCATION = ("output", "config", "resume", *SURROUNDINGS)
+"""Options of one call; all others describe the run and are stored with it."""
 
 HINTS = get_type_hints(Options)
 GROWTH_HINTS = get_type_hints(GrowthConfig)
 ON_COMMAND_LINE = tuple(one for one in fields(Options) if one.name != "growth")
-IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", "bus", *PRESENTATION))
+IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", *SURROUNDINGS))
 
 
 @dataclass(frozen=True)

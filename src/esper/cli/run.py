@@ -57,6 +57,8 @@ def run(options: Options, directory: Path | None) -> None:
         task = load_task(
             options.data, options.seed, options.host, label=options.label, task=options.task, layout=options.layout
         )
+        if options.metrics_port is not None:
+            import esper.observability.metrics.prometheus  # noqa: F401 - refuses where its library is not installed
         link = None if options.bus is None else _link(options.bus, task, directory)
         policy = _policy(options, link, shown)
         weights = first_weights(options.weights, task, directory)
@@ -68,9 +70,10 @@ def run(options: Options, directory: Path | None) -> None:
             run_directory.write_text(directory / RUN_ID, link.run_id + "\n")
         try:
             growth = _prepare(options, task, weights, policy, directory, shown, link, is_new=is_new)
-            with _joined(link, growth, shown):
-                seconds = _train(growth, directory, interrupt)
-            Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
+            with _measured(options, growth, directory.name if link is None else link.run_id, shown):
+                with _joined(link, growth, shown):
+                    seconds = _train(growth, directory, interrupt)
+                Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
             interrupt.ignore()
             shown.stop()
@@ -109,6 +112,29 @@ def _joined(link: "Link | None", growth: Growing, shown: Presentation) -> Iterat
     finally:
         if not link.close():
             shown.say("note", "the bus did not take all that happened")
+
+
+@contextmanager
+def _measured(options: Options, growth: Growing, name: str, shown: Presentation) -> Iterator[None]:
+    """Metrics are served meanwhile, if they are asked for and the port is to be had."""
+    if options.metrics_port is None:
+        yield
+        return
+    from esper.observability.metrics.prometheus import Metrics
+
+    try:
+        metrics = Metrics(options.metrics_port, options.metrics_host, name)
+    except ConfigError as error:
+        shown.say("note", f"the run goes on without metrics: {error}")
+        yield
+        return
+    metrics.begin_with(growth.session.events)
+    growth.session.subscribe(metrics)
+    shown.say("metrics", f"at http://{options.metrics_host}:{metrics.port}/metrics")
+    try:
+        yield
+    finally:
+        metrics.close()
 
 
 def _policy(options: Options, link: "Link | None", shown: Presentation) -> Policy:

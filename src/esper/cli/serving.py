@@ -2,10 +2,8 @@
 
 import os
 import secrets
-import signal
-import threading
-from types import FrameType
 
+from esper.cli.ending import until_told
 from esper.contracts.config import GrowthConfig
 from esper.oona.environment import codec
 from esper.oona.url import open_bus, shown
@@ -22,17 +20,12 @@ def serve(url: str, policy: str) -> None:
     """
     make_policy(policy, GrowthConfig())
     bus = open_bus(url)
-    ending = threading.Event()
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        ending.set()
-
-    before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM)}
-    print(f"{policy} decides for the runs on {shown(url)}; stop it with Ctrl-C", flush=True)
     try:
-        consumer = f"tamiyo-{os.getpid()}-{secrets.token_hex(3)}"
-        Controller(bus, codec(os.environ), policy, consumer, tell=lambda text: print(text, flush=True)).serve(ending)
+        with until_told() as ending:
+            print(f"{policy} decides for the runs on {shown(url)}; stop it with Ctrl-C", flush=True)
+            consumer = f"tamiyo-{os.getpid()}-{secrets.token_hex(3)}"
+            Controller(bus, codec(os.environ), policy, consumer, tell=lambda text: print(text, flush=True)).serve(
+                ending
+            )
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
         bus.close()

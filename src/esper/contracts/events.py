@@ -535,8 +535,8 @@ class Vitals:
         seconds: since the line before.
         steps: of the run in that time.
         step_seconds: that they took together, without arms, boundaries and checkpoints.
-        step_times: how many of them lie in each class, by ``STEP_BOUNDS_S``. The clock runs on the host: on a device
-            that works ahead a step takes as long as its launch, and one that waits for the device pays for those before.
+        step_times: how many of them lie in each class, by ``STEP_BOUNDS_S``. The clock runs on the host: where a
+            device works behind it, a step takes as long as its launch, and one that waits pays for those before.
         memory_bytes: that the process holds of the host's memory; null if the system does not tell.
         device_memory_bytes: that its tensors hold of the device's; null without a device.
         device_memory_peak_bytes: the most that they held since the process began.
@@ -575,7 +575,7 @@ class CheckpointWritten:
         step: of the run; in an arm, that which it replays.
         seconds: that it took.
         bytes: of its files, those that it shares with the one before among them.
-        where: its folder.
+        where: its folder, as seen from the run's directory if it lies there.
     """
 
     name: ClassVar[str] = "checkpoint"

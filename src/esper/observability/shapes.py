@@ -119,7 +119,6 @@ _place = fields(
 )
 
 
-
 def _step_times(value: Any) -> bool:
     """A count for every class of :data:`STEP_BOUNDS_S`, and one above."""
     return list_of(is_whole)(value) and len(value) == len(STEP_BOUNDS_S) + 1

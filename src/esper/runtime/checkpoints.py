@@ -52,8 +52,13 @@ class Checkpoints:
         folder = store.write(path, self._state())
         self.answered = answered
         seconds, size = round(time.perf_counter() - begun, 4), sum(file.stat().st_size for file in folder.iterdir())
-        run.journal.write(CheckpointWritten(step=run.step, seconds=seconds, bytes=size, where=str(folder)))
+        run.journal.write(CheckpointWritten(step=run.step, seconds=seconds, bytes=size, where=self._name(folder)))
         return folder
+
+    def _name(self, folder: Path) -> str:
+        """Of a checkpoint; within the run's directory as seen from there, for that may be moved."""
+        own = self._directory
+        return str(folder.relative_to(own) if own is not None and folder.is_relative_to(own) else folder)
 
     def write(self) -> None:
         """One on the way. Where the disk is full the run goes on without, and tries again at the next one."""

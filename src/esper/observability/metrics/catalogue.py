@@ -87,7 +87,15 @@ _GROWTH = (
     _value("trying", "", "1 while a round or a live trial is under way.", "round_begun, trial_begun"),
     _count("rounds", "Rounds and live trials that ended.", "round_ended, trial_ended", ("run", "trial", "result")),
     _count("candidates", "Candidates by verdict.", "arm_ended, trial_ended, round_ended", ("run", "verdict")),
-    _value("gate_value", "", "What gates were shown last.", "arm_ended, trial_ended, keep_look", ("run", "value"), "", False),
+    _value(
+        "gate_value",
+        "",
+        "What gates were shown last.",
+        "arm_ended, trial_ended, keep_look",
+        ("run", "value"),
+        "",
+        False,
+    ),
     _count("lifecycles", "Lifecycles that ended.", "field_report.outcome", ("run", "layer", "outcome")),
     _value("adaptation_success_ratio", "", "Share of them that became fossils.", "field_report.outcome", adds=False),
     _spread("lifecycle_steps", "steps", "From germination to outcome.", "field_report", ("run", "outcome")),
@@ -111,10 +119,21 @@ _PROCESS = (
     _value("memory_bytes", "B", "Of the host's memory that the process holds.", "vitals.memory_bytes"),
     _value("device_memory_bytes", "B", "Held by tensors on the device.", "vitals.device_memory_bytes", RUN, "device"),
     _value(
-        "device_memory_peak_bytes", "B", "The most since the process began.", "vitals.device_memory_peak_bytes", RUN, "device"
+        "device_memory_peak_bytes",
+        "B",
+        "The most since the process began.",
+        "vitals.device_memory_peak_bytes",
+        RUN,
+        "device",
     ),
     _value(
-        "gpu_utilisation_ratio", "", "Share of time in which the device was busy.", "vitals.gpu_utilisation", RUN, "device", False
+        "gpu_utilisation_ratio",
+        "",
+        "Share of time in which the device was busy.",
+        "vitals.gpu_utilisation",
+        RUN,
+        "device",
+        False,
     ),
     _value("flag", "", "1 where a feature flag is on.", "flags.values", ("run", "flag"), "flags"),
 )
@@ -128,10 +147,17 @@ _BUS = (
     _count("bus_dead_letters", "Commands to the run that could not be read.", "vitals.bus.dead_letters", RUN, "bus"),
     _count("commands", "Commands that came over the bus.", "vitals.bus.commands", ("run", "result"), "bus"),
     _count("decisions", "Decisions of a controller elsewhere.", "vitals.bus.decisions", RUN, "controller"),
-    _count("decisions_missed", "Decisions that did not come in time.", "vitals.bus.decisions_missed", RUN, "controller"),
+    _count(
+        "decisions_missed", "Decisions that did not come in time.", "vitals.bus.decisions_missed", RUN, "controller"
+    ),
     _value(
-        *("controller_last_seen_timestamp_seconds", "s", "When it last decided; 0 for never."),
-        *("vitals.bus.controller_seen", RUN, "controller", False),
+        "controller_last_seen_timestamp_seconds",
+        "s",
+        "When it last decided; 0 for never.",
+        "vitals.bus.controller_seen",
+        RUN,
+        "controller",
+        False,
     ),
 )
 
@@ -139,7 +165,9 @@ _EXPORTER = (
     _value("runs", "", "Runs that are known, by status.", "heartbeats", ("status",), "exporter"),
     _value("topic_messages", "", "Messages that a topic of the bus holds.", "the bus", ("topic",), "exporter"),
     _value("topic_dead_letters", "", "Dead letters of a topic, at most 1000.", "the bus", ("topic",), "exporter"),
-    _count("exporter_unreadable", "Messages and lines that the exporter could not read.", "the exporter", (), "exporter"),
+    _count(
+        "exporter_unreadable", "Messages and lines that the exporter could not read.", "the exporter", (), "exporter"
+    ),
     _value("exporter_bus_up", "", "1 while the exporter's bus answers.", "the exporter", (), "exporter"),
 )
 

@@ -151,7 +151,7 @@ class RunState:
     unreadable: int = 0
 
     def hear(self, line: Line) -> None:
-        """Take in a line. One that lacks what its kind must have is left out and counted, an unknown kind only counted."""
+        """Take in a line. One that lacks what its kind must have is only counted, and so is an unknown kind."""
         kind = line.get("event")
         if not isinstance(kind, str) or misfit(line, NEEDED.get(kind, {}), OPTIONAL.get(kind, {})) is not None:
             self.unreadable += 1

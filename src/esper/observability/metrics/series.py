@@ -1,4 +1,4 @@
-"""The values of all metrics, from what is known of runs; however many layers and runs there are, their number is bounded."""
+"""The values of all metrics, from what is known of runs. Their number is bounded, whatever grows where."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -138,7 +138,7 @@ _NONE = Distribution(LIFECYCLE_BOUNDS)
 
 
 def _by_layer(run: RunState) -> Iterator[_Part]:
-    shown = set(list(run.seeds)[:MAX_LAYERS])
+    shown = dict.fromkeys(list(run.seeds)[:MAX_LAYERS])
     live = {layer_id: one["live"] for layer_id, one in run.grafts.items()}
     for layer_id, one in run.grafts.items():
         if layer_id in shown:
@@ -154,14 +154,14 @@ def _by_layer(run: RunState) -> Iterator[_Part]:
         for layer_id, count in counts.items():
             label = place_label(layer_id) if layer_id in shown else OTHER
             told[label] = told.get(label, 0.0) + count
-        for label, total in told.items():
-            yield name, (label,), total
-    ended: dict[Labels, float] = {}
+        for label, count in told.items():
+            yield name, (label,), count
+    ended: dict[tuple[str, str], float] = {}
     for (layer_id, outcome), count in run.lifecycles.items():
-        key = place_label(layer_id) if layer_id in shown else OTHER, outcome
-        ended[key] = ended.get(key, 0.0) + count
-    for key, total in ended.items():
-        yield "lifecycles_total", key, total
+        labels = place_label(layer_id) if layer_id in shown else OTHER, outcome
+        ended[labels] = ended.get(labels, 0.0) + count
+    for labels, count in ended.items():
+        yield "lifecycles_total", labels, count
 
 
 def _counts(run: RunState) -> Iterator[_Part]:

@@ -75,7 +75,7 @@ class Link:
     def counts(self) -> dict[str, Any]:
         """What became of messages, commands and decisions since this process began, as ``vitals`` tells it."""
         sent = self.publisher.statistics
-        told = {
+        told: dict[str, Any] = {
             "queue": self.publisher.queue,
             "published": sent.published,
             "dropped": sent.dropped,

@@ -15,8 +15,8 @@ from esper.runtime.record.outbox import Line, Listener, Outbox
 class Journal:
     """Records events in memory; the logs and the listeners get them where nothing is half done.
 
-    Recording never fails and calls nobody. Some events are not kept (:data:`LOOSE`): where a run goes on from a checkpoint,
-    those that its directory holds stay there.
+    Recording never fails and calls nobody. Some events are not kept (:data:`LOOSE`): where a run goes on from a
+    checkpoint, those that its directory holds stay there.
 
     Args:
         directory: where the logs are; None keeps events in memory only.

@@ -1,8 +1,6 @@
 """A real Prometheus for tests, on loopback, started here and stopped by its process id."""
 
 import json
-import os
-import shutil
 import subprocess
 import time
 import urllib.parse
@@ -12,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.brokers import free_port
+from tests.brokers import free_port, require
 
 Series = tuple[str, frozenset[tuple[str, str]]]
 
@@ -64,9 +60,7 @@ def eventually(holds: Callable[[], bool], within_s: float = 120.0) -> bool:
 @contextmanager
 def prometheus(folder: Path, targets: Mapping[str, int], rules: Path | None = None) -> Iterator[Prometheus]:
     """A Prometheus that scrapes ports of loopback every second, by the names of their jobs."""
-    if shutil.which("prometheus") is None:
-        assert os.environ.get("ESPER_PROMETHEUS") != "required", "there is no prometheus: run scripts/prometheus"
-        pytest.skip("there is no prometheus: scripts/prometheus installs it")
+    require("prometheus")
     jobs = [{"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{at}"]}]} for name, at in targets.items()]
     every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config = {"global": every, "scrape_configs": jobs, "rule_files": [] if rules is None else [str(rules)]}

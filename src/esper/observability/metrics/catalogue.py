@@ -9,7 +9,16 @@ from typing import Literal
 Kind = Literal["counter", "gauge", "histogram"]
 
 Needs = Literal["", "device", "bus", "controller", "exporter", "flags"]
-"""What a metric is only there with: nothing; a GPU; ``--bus``; a controller elsewhere; ``esper exporter``; flags."""
+
+NEEDS: dict[Needs, str] = {
+    "": "nothing",
+    "device": "a GPU",
+    "bus": "a message bus",
+    "controller": "a controller elsewhere",
+    "exporter": "`esper exporter`",
+    "flags": "feature flags",
+}
+"""What a metric is only there with."""
 
 
 @dataclass(frozen=True, slots=True)

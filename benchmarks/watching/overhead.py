@@ -109,7 +109,11 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
         watched_s, alone_s, boundaries_s = [], [], []
         for number in range(epochs):
             for batches in zip(watched.loader, alone.loader, strict=True):
-                pair = paired((watched, alone), lambda growth, at: growth.session.step(batches[at]), len(alone_s) % 2)
+
+                def step(growth: Growing, at: int, batches: Any = batches) -> None:
+                    growth.session.step(batches[at])
+
+                pair = paired((watched, alone), step, len(alone_s) % 2)
                 watched_s.append(pair[0])
                 alone_s.append(pair[1])
             boundaries_s.append(paired((watched, alone), lambda growth, at: growth.session.after_epoch(), number % 2))
@@ -118,14 +122,14 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
         assert digest(watched) == digest(alone), "watching has changed the run"
     low, middle, high = statistics.quantiles([a / b - 1 for a, b in zip(watched_s, alone_s, strict=True)], n=4)
     boundary = statistics.median(one[0] - one[1] for one in boundaries_s)
-    per_epoch, step = len(alone_s) / epochs, statistics.median(alone_s)
-    whole = per_epoch * step + statistics.median(one[1] for one in boundaries_s)
+    per_epoch, step_s = len(alone_s) / epochs, statistics.median(alone_s)
+    whole = per_epoch * step_s + statistics.median(one[1] for one in boundaries_s)
     return {
-        "share": round((per_epoch * middle * step + boundary) / whole, 5),
+        "share": round((per_epoch * middle * step_s + boundary) / whole, 5),
         "step": round(middle, 5),
         "quartiles": [round(low, 4), round(high, 4)],
         "boundary_ms": round(1e3 * boundary, 3),
-        "step_ms": round(1e3 * step, 3),
+        "step_ms": round(1e3 * step_s, 3),
         "steps_of_an_epoch": round(per_epoch),
         "pairs": len(alone_s),
     }

@@ -1,7 +1,6 @@
-"""How busy a GPU is: the only place that knows NVIDIA's management library."""
+"""How busy a GPU is."""
 
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -9,27 +8,19 @@ import torch
 def utilisation(device: torch.device) -> float | None:
     """Share of the last moment in which a kernel ran on the device, in [0, 1]; None if it cannot be told.
 
-    Needs the extra ``metrics``. The library is asked once whether it knows the device.
+    torch asks NVIDIA's management library, which is in the extra ``metrics``, or AMD's.
     """
-    handle = _handle(device.index if device.index is not None else torch.cuda.current_device())
-    if handle is None:
-        return None
-    import pynvml
-
     try:
-        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100.0
-    except pynvml.NVMLError:
+        return torch.cuda.utilization(device) / 100.0
+    except _troubles():
         return None
 
 
 @cache
-def _handle(index: int) -> Any:
+def _troubles() -> tuple[type[Exception], ...]:
+    """No library, no driver, a device that does not tell it."""
     try:
-        import pynvml
+        from pynvml import NVMLError
     except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
-    except pynvml.NVMLError:
-        return None
+        return ModuleNotFoundError, RuntimeError
+    return ModuleNotFoundError, RuntimeError, NVMLError

@@ -59,7 +59,7 @@ docs: $(READY) ## write the pages that are made from the code
 	$(PYTHON) scripts/settings_page.py
 	$(PYTHON) scripts/run_directory_page.py
 	$(PYTHON) scripts/asyncapi_page.py
-	$(PYTHON) scripts/metrics_page.py
+	$(PYTHON) -m scripts.metrics_page
 
 screenshots: $(READY) browser ## make the pictures of docs/report.md
 	OMP_NUM_THREADS=1 $(PYTHON) scripts/screenshots.py

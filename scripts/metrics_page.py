@@ -1,17 +1,28 @@
-"""Writes the tables of docs/metrics.md: every metric, from the catalogue."""
+"""Writes the tables of docs/metrics.md: every metric, from the catalogue, and what being watched costs, as recorded."""
 
+import json
 from pathlib import Path
 
+from benchmarks.watching.overhead import markdown
 from esper.observability.metrics.catalogue import NEEDS, SECTIONS, Metric
 
-PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "metrics.md"
+OVERHEAD = ROOT / "benchmarks" / "results" / "watching" / "overhead.json"
 
-BEGIN = "## The catalogue\n"
+BEGIN = "## Measured\n"
+MEASURED = """
+The same run watched and alone, taking turns step by step in one process, `/metrics` read every second: CPU time of the
+thread that trains, medians, and all of what a scrape takes. Weights end with the same bytes
+(`python -m benchmarks.watching overhead`, [with the machine](../benchmarks/results/watching/overhead.json)).
+"""
 
 
 def page() -> str:
     """The page: its own words, and what follows from the catalogue."""
-    lines = [PAGE.read_text().partition(BEGIN)[0] + BEGIN]
+    own = PAGE.read_text().partition(BEGIN)[0]
+    found = json.loads(OVERHEAD.read_text())["result"]
+    lines = [own + BEGIN + MEASURED, markdown(found), "", "## The catalogue", ""]
     for title, metrics in SECTIONS.items():
         rows = [_row(one) for one in metrics]
         lines += [

@@ -1,7 +1,8 @@
 """What a run pays for being watched: its steps beside those of an equal run that nobody watches, in one process.
 
 Everything of :data:`WATCHERS` is on, and ``/metrics`` is read every second. Both runs take turns, step by step; their
-weights must end with the same bytes.
+weights must end with the same bytes. Times are CPU time of the thread that trains, so that a busy machine does not count;
+what others do for a scrape is counted in full, as if training had to wait for it.
 """
 
 import statistics
@@ -77,8 +78,8 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
 
     Returns:
         ``step``, the median over all pairs of steps of how much longer the watched one took, as a share, with
-        ``quartiles``; ``boundary_ms``, the median of what a boundary took longer; ``share``, both together over an
-        epoch, of what it takes alone; ``step_ms``, a step alone.
+        ``quartiles``; ``boundary_ms``, the median of what a boundary took longer; ``scrapes``, the share of a second
+        that one scrape takes; ``share``, all together over an epoch, of what it takes alone; ``step_ms``, a step alone.
     """
     spend = work(seconds) if seconds else None
 
@@ -117,6 +118,7 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
                 watched_s.append(pair[0])
                 alone_s.append(pair[1])
             boundaries_s.append(paired((watched, alone), lambda growth, at: growth.session.after_epoch(), number % 2))
+        scrapes = scrape_s(watched) / SCRAPED_EVERY_S
         for growth in (watched, alone):
             growth.session.finish()
         assert digest(watched) == digest(alone), "watching has changed the run"
@@ -125,7 +127,8 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
     per_epoch, step_s = len(alone_s) / epochs, statistics.median(alone_s)
     whole = per_epoch * step_s + statistics.median(one[1] for one in boundaries_s)
     return {
-        "share": round((per_epoch * middle * step_s + boundary) / whole, 5),
+        "share": round((per_epoch * middle * step_s + boundary) / whole + scrapes, 5),
+        "scrapes": round(scrapes, 5),
         "step": round(middle, 5),
         "quartiles": [round(low, 4), round(high, 4)],
         "boundary_ms": round(1e3 * boundary, 3),
@@ -135,13 +138,41 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
     }
 
 
+def scrape_s(watched: Growing) -> float:
+    """CPU seconds of what a scrape of this run takes."""
+    shown = Metrics(0)
+    shown.begin_with(watched.session.events)
+    start = time.process_time()
+    for _ in range(20):
+        urllib.request.urlopen(f"http://127.0.0.1:{shown.port}/metrics").read()
+    seconds = (time.process_time() - start) / 20
+    shown.close()
+    return seconds
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The table of what :func:`measure` has found."""
+    rows = [
+        f"| {name} | {one['step_ms']:g} ms | {one['step']:+.2%} | {one['boundary_ms']:+.2f} ms | {one['scrapes']:+.2%} | {one['share']:+.2%} |"
+        for name, one in found.items()
+        if name != "counting"
+    ]
+    head = [
+        "| run | a step alone | a step watched | a boundary watched | scrapes | a whole epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    counted = found["counting"]
+    said = f"Counting a step takes {counted['step_us']:g} us, a line `vitals` {counted['vitals_ms']:g} ms."
+    return "\n".join([*head, *rows, "", said])
+
+
 def paired(both: tuple[Growing, Growing], do: Callable[[Growing, int], object], first: int) -> tuple[float, float]:
     """Seconds that the same takes in either run; ``first`` goes first."""
     seconds = [0.0, 0.0]
     for at in (first, 1 - first):
-        start = time.perf_counter()
+        start = time.thread_time()
         do(both[at], at)
-        seconds[at] = time.perf_counter() - start
+        seconds[at] = time.thread_time() - start
     return seconds[0], seconds[1]
 
 

@@ -1,8 +1,8 @@
-"""What a run pays for being watched: its steps beside those of an equal run that nobody watches, in one process.
+"""What a run pays for being watched: its steps beside those of an equal run that one idle listener hears, in one process.
 
 Everything of :data:`WATCHERS` is on, and ``/metrics`` is read every second. Both runs take turns, step by step; their
-weights must end with the same bytes. Times are CPU time of the thread that trains, so that a busy machine does not count;
-what others do for a scrape is counted in full, as if training had to wait for it.
+weights must end with the same bytes. Times are CPU time of the thread that trains, so that a busy machine does not
+count; what others do for a scrape is counted in full, as if training had to wait for it.
 """
 
 import statistics
@@ -104,7 +104,7 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
     with ExitStack() as stack:
         before, module.mean_loss = module.mean_loss, loss  # type: ignore[assignment]
         try:
-            watched, alone = session([stack.enter_context(one()) for one in WATCHERS]), session([])
+            watched, alone = session([stack.enter_context(one()) for one in WATCHERS]), session([lambda line: None])
         finally:
             module.mean_loss = before
         watched_s, alone_s, boundaries_s = [], [], []
@@ -152,13 +152,16 @@ def scrape_s(watched: Growing) -> float:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The table of what :func:`measure` has found."""
+    columns = ("step", "scrapes", "share")
     rows = [
-        f"| {name} | {one['step_ms']:g} ms | {one['step']:+.2%} | {one['boundary_ms']:+.2f} ms | {one['scrapes']:+.2%} | {one['share']:+.2%} |"
+        f"| {name} | {one['step_ms']:g} ms | {one['boundary_ms']:+.2f} ms | "
+        + " | ".join(f"{one[what]:+.2%}" for what in columns)
+        + " |"
         for name, one in found.items()
         if name != "counting"
     ]
     head = [
-        "| run | a step alone | a step watched | a boundary watched | scrapes | a whole epoch |",
+        "| run | a step alone | a boundary watched | a step watched | scrapes | a whole epoch |",
         "|---|---|---|---|---|---|",
     ]
     counted = found["counting"]

@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run browser servers test test-long check lint format bench docs screenshots clean
+.PHONY: help run browser servers test test-long check lint format bench bench-gate regression ab flags rollout release docs screenshots clean
 
 # What is set in the caller's shell must not reach into our environment.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
@@ -11,6 +11,10 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+# What a change is compared with: the newest commit that is a day old, unless told.
+BASE ?=
+override BASE := $(or $(BASE),$(shell git rev-list -1 --before="1 day ago" HEAD),HEAD~1)
+FLAGS ?= deploy/flags.json
 # The models under test are tiny: with one thread each they run many times faster.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 
@@ -52,6 +56,24 @@ format: $(READY) ## format the code and fix what can be fixed safely
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench-gate: $(READY) ## is a step slower than at BASE? one small cell, for a change that is to be merged
+	OMP_NUM_THREADS=1 $(BIN)/esper baseline compare --quick --base "$(BASE)" --output bench-gate.json
+
+regression: $(READY) ## is anything slower or larger than at BASE? all cells
+	OMP_NUM_THREADS=1 $(BIN)/esper baseline compare --base "$(BASE)" --output regression.json
+
+ab: $(READY) ## does growth end better or worse than at BASE? runs of benchmarks/ab.yaml, in pairs
+	$(BIN)/esper ab "$(BASE)" HEAD --measure benchmarks/ab.yaml --output ab $(ARGS)
+
+flags: $(READY) ## is the store of flags valid?
+	$(BIN)/esper flags validate --flags $(FLAGS)
+
+rollout: $(READY) ## one look at the rollout in STATE
+	$(BIN)/esper rollout advance --state "$(STATE)"
+
+release: $(READY) ## build dist/: wheel, source archive, bill of materials; and try the wheel
+	scripts/release $(PYTHON)
+
 bench: $(READY) ## run the growth benchmark
 	$(PYTHON) -m benchmarks.growth $(ARGS)
 
@@ -65,4 +87,4 @@ screenshots: $(READY) browser ## make the pictures of docs/report.md
 	OMP_NUM_THREADS=1 $(PYTHON) scripts/screenshots.py
 
 clean: ## remove the environment, builds and caches
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist ab bench-gate.json regression.json .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,8 +1,8 @@
 """What a run pays for being watched: its steps beside those of an equal run that an idle listener hears.
 
 Everything of :data:`WATCHERS` is on, and ``/metrics`` is read every second. Both run in one process and take turns;
-their weights must end with the same bytes. Times are CPU time of the thread that trains, so that a busy machine does not
-count; what others do for a scrape is counted in full, as if training had to wait for it.
+their weights must end with the same bytes. Times are CPU time of the thread that trains, so that a busy machine does
+not count; what others do for a scrape is counted in full, as if training had to wait for it.
 """
 
 import statistics

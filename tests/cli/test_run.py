@@ -1,6 +1,7 @@
 """``esper run`` from the first batch to the closing table."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -39,7 +40,7 @@ def result(finished):
 
 def test_a_run_directory_holds_everything(finished):
     names = {"config.yaml", "metrics.jsonl", "audit.jsonl", "checkpoints", "model", "result.json", "report.html"}
-    names.add("samples.safetensors")
+    names |= {"samples.safetensors", "run_id"}
     assert {entry.name for entry in finished.iterdir()} == names
     model = {"README.md", "labels.json", "model.pt2", "preparation.safetensors", "weights.safetensors"}
     assert {entry.name for entry in (finished / "model").iterdir()} == model
@@ -199,6 +200,15 @@ def test_a_run_that_does_not_tell_all_its_options_is_not_resumed(finished, tmp_p
     (tmp_path / "config.yaml").write_text(config.replace(line, ""))
     assert main(["run", "--resume", "last", "--output", str(tmp_path)]) == 2
     assert f"{tmp_path / 'config.yaml'} does not tell {name}: " in capsys.readouterr().err
+
+
+def test_an_option_that_asks_for_nothing_need_not_be_told(finished, tmp_path):
+    """So that runs of a version without it go on."""
+    shutil.copytree(finished, tmp_path / "run")
+    config = (finished / "config.yaml").read_text()
+    assert "flags: null\n" in config
+    (tmp_path / "run" / "config.yaml").write_text(config.replace("flags: null\n", ""))
+    assert main(["run", "--resume", "last", "--output", str(tmp_path / "run")]) == 0
 
 
 def test_options_that_agree_may_be_given_again(finished):

@@ -9,6 +9,7 @@ import pytest
 from esper.contracts.commands import Command
 from esper.contracts.events import ABSENT, EVENTS, Note, described, record
 from esper.contracts.lifecycle import State
+from esper.flags import resolve
 from esper.observability.shapes import NEEDED
 from tests.runtime.toy import Recipe, Script, growing
 
@@ -48,7 +49,9 @@ def test_the_lines_of_runs_have_the_fields_of_their_kinds(tmp_path):
     config = growing(layers={"": 1, "0": 2}, keep_looks=(0.6, 0.8), round_fraction=0.1)
     lines = []
     for trial in ("round", "live"):
-        one = Recipe(config, policy=Script({1: [""], 6: ["0"]}, trial=trial)).build(directory=tmp_path / trial)
+        one = Recipe(config, policy=Script({1: [""], 6: ["0"]}, trial=trial)).build(
+            directory=tmp_path / trial, flags=resolve("m", None, {"ESPER_FLAG_MESSAGE_BUS": "0"})
+        )
         one.session.submit(Command("", "all", State.FOSSILIZED))
         one.session.submit(Script({}, hidden=10_000).command("0"))
         one.session.rechunk("0", 1)

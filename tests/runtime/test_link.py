@@ -137,11 +137,11 @@ class Forgetful(Codec):
         super().__init__()
         self._left = times
 
-    def encode(self, body, key):
+    def encode(self, body, key, further=None):
         if self._left:
             self._left -= 1
             raise BusUnavailableError("the store is away")
-        return super().encode(body, key)
+        return super().encode(body, key, further)
 
 
 class Forbidden:

@@ -5,10 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from esper.cli.commands.ab import ABCommand
 from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
 from esper.cli.commands.exporter import ExporterCommand
+from esper.cli.commands.flags import FlagsCommand
+from esper.cli.commands.migrate import MigrateCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
@@ -22,6 +25,9 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "doctor": DoctorCommand,
     "tamiyo": TamiyoCommand,
     "bus": BusCommand,
+    "flags": FlagsCommand,
+    "migrate": MigrateCommand,
+    "ab": ABCommand,
     "exporter": ExporterCommand,
 }
 

@@ -103,6 +103,9 @@ class Options:
         "URL",
         "none",
     )
+    traces: str | None = _option(
+        None, "collector that takes traces, by OTLP over HTTP: http://HOST:4318", "URL", "none"
+    )
     decision_timeout: float = _option(10.0, "seconds to wait for a decision of a remote policy", "S")
     stand_in: Literal["none", "heuristic"] = _option(
         "none", "who decides where none came in time: none lets the run go on", "none|heuristic"
@@ -112,6 +115,10 @@ class Options:
     )
     metrics_host: str = _option(
         "127.0.0.1", "address to serve them at; whoever reaches it reads them, without a password", "ADDRESS"
+    )
+    flags: str | None = _option(None, "store of feature flags, a flagd file; see 'esper flags'", "FILE", "none")
+    model_id: str | None = _option(
+        None, "name by which feature flags are decided: the same name, the same flags", "ID", "DATA-SEED"
     )
     seed: int = _option(0, "seed of the split of the data, first weights and order of batches", "N")
     epochs: int = _option(None, "epochs of the run", "N", _by_kind("epochs"))
@@ -142,7 +149,7 @@ class Options:
     growth: GrowthConfig = field(default_factory=GrowthConfig)
 
     def __post_init__(self) -> None:
-        for name in ("data", "label", "output", "config", "host", "policy", "weights"):
+        for name in ("data", "label", "output", "config", "host", "policy", "weights", "flags", "model_id"):
             self._check(name, getattr(self, name) != "", "a name or path")
             self._check(name, _is_text(getattr(self, name)), "a name or path of characters, in UTF-8")
         is_text = self.data.startswith(TEXT)
@@ -166,18 +173,18 @@ class Options:
 
 
 PRESENTATION = ("plain", "log_format")
-"""Options of what is shown."""
+"""Options of what is shown; a run that is resumed may be shown otherwise."""
 
-SURROUNDINGS = ("bus", "metrics_port", "metrics_host", *PRESENTATION)
-"""Options of where a run is shown and told; one that is resumed may be elsewhere. A bus's URL may hold a password."""
+ELSEWHERE = ("bus", "traces", "metrics_port", "metrics_host")
+"""Who else hears of the run. Their URLs may hold passwords."""
 
-INVOCATION = ("output", "config", "resume", *SURROUNDINGS)
+INVOCATION = ("output", "config", "resume", *ELSEWHERE, *PRESENTATION)
 """Options of one call; all others describe the run and are stored with it."""
 
 HINTS = get_type_hints(Options)
 GROWTH_HINTS = get_type_hints(GrowthConfig)
 ON_COMMAND_LINE = tuple(one for one in fields(Options) if one.name != "growth")
-IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", *SURROUNDINGS))
+IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", *ELSEWHERE, *PRESENTATION))
 
 
 @dataclass(frozen=True)
@@ -203,8 +210,9 @@ def request(values: Mapping[str, Any]) -> Request:
     plain = {name: value for name, value in values.items() if name != "growth"}
     if "data" in plain:
         plain["data"] = _located(plain["data"])
-    if plain.get("weights"):
-        plain["weights"] = os.path.abspath(plain["weights"])
+    for name in ("weights", "flags"):
+        if plain.get(name):
+            plain[name] = os.path.abspath(plain[name])
     return Request(Options(**plain, growth=config), named(values))
 
 

@@ -1,7 +1,6 @@
 """``esper run``: grow a network on a task, then tell what that was worth."""
 
 import os
-import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -20,15 +19,21 @@ from esper.cli.first_weights import first_weights, keep_first_weights
 from esper.cli.interrupt import Interrupt
 from esper.cli.options import REMOTE, Options
 from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, RUN_ID, note_progress, read_json
+from esper.cli.run_flags import keep_flags, run_flags
+from esper.contracts.commands import Handled
 from esper.contracts.errors import BusError, ConfigError, EsperError
+from esper.contracts.flags import Flags
 from esper.evaluation.growing import Growing, growing
 from esper.kasmina.grafts.strategies import strategy_kind
+from esper.observability.spans import trace_id
+from esper.runtime.record.outbox import Listener
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
 from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
 
-if TYPE_CHECKING:  # needs an extra that a run without a bus does not
+if TYPE_CHECKING:  # these need extras that other runs do not
+    from esper.observability.tracing import RunTracing
     from esper.runtime.link.link import Link
 
 CHECKPOINT_STEPS = 100
@@ -59,19 +64,29 @@ def run(options: Options, directory: Path | None) -> None:
         )
         if options.metrics_port is not None:
             import esper.observability.metrics.prometheus  # noqa: F401 - refuses where its library is not installed
-        link = None if options.bus is None else _link(options.bus, task, directory)
-        policy = _policy(options, link, shown)
+        flags = run_flags(options, task.name, directory)
+        run_id = run_directory.run_id(directory, task.name)
+        tracing = None if options.traces is None else _tracing(options.traces, run_id, shown)
+        link = None
+        if options.bus is not None and flags.is_on("message_bus"):
+            link = _link(options.bus, run_id, tracing, shown, is_new=directory is None)
+        policy = _policy(options, flags, link, shown)
         weights = first_weights(options.weights, task, directory)
         is_new = directory is None
         directory = run_directory.create(options, task.name) if directory is None else directory
         if weights is not None:
             keep_first_weights(weights, directory)
-        if link is not None:
-            run_directory.write_text(directory / RUN_ID, link.run_id + "\n")
+        if is_new:
+            keep_flags(flags, directory)
+        run_directory.write_text(directory / RUN_ID, run_id + "\n")
+        heading = _heading(options, task, directory, run_id, is_traced=tracing is not None)
+        listeners: list[Listener] = [one for one in (shown, link, tracing) if one is not None]
         try:
-            growth = _prepare(options, task, weights, policy, directory, shown, link, is_new=is_new)
-            with _measured(options, growth, directory.name if link is None else link.run_id, shown):
-                with _joined(link, growth, shown):
+            growth = _prepare(
+                options, task, flags, weights, policy, directory, shown, heading, listeners, is_new=is_new
+            )
+            with _measured(options, growth, run_id, shown):
+                with _traced(tracing, growth, shown), _joined(link, growth, shown):
                     seconds = _train(growth, directory, interrupt)
                 Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
@@ -82,8 +97,8 @@ def run(options: Options, directory: Path | None) -> None:
             raise
 
 
-def _link(url: str, task: Task, directory: Path | None) -> "Link":
-    """To the bus, under the name that the run had before, or a new one.
+def _link(url: str, run_id: str, tracing: "RunTracing | None", shown: Presentation, *, is_new: bool) -> "Link":
+    """To the bus, under the name of the run.
 
     Raises:
         BusError: if a new run finds no broker there, the bus will never serve us, or a library is not installed.
@@ -93,11 +108,45 @@ def _link(url: str, task: Task, directory: Path | None) -> "Link":
         from esper.runtime.link.link import Link
     except ModuleNotFoundError as error:
         raise BusError(f"--bus needs {error.name}: pip install 'esper-morphogenetic[bus]'.") from error
-    stored = None if directory is None else directory / RUN_ID
-    if stored is not None and stored.is_file():
-        return Link(url, stored.read_text(encoding="utf-8").strip())
-    open_bus(url).close()
-    return Link(url, f"{task.name}-{secrets.token_hex(4)}")
+
+    def tell(handled: Handled) -> None:
+        ids = {} if tracing is None else tracing.handled(handled)
+        if not handled.is_decision:  # those come with what they cause
+            became = "carried out" if handled.accepted else f"refused: {handled.reason}"
+            told = {"command_id": handled.command_id, "who": handled.who, "accepted": handled.accepted}
+            shown.say("command", f"{handled.command_id} of {handled.who} was {became}", **told, **ids)
+
+    if is_new:
+        open_bus(url).close()
+    return Link(url, run_id, headers=None if tracing is None else tracing.headers, on_handled=tell)
+
+
+def _tracing(url: str, run_id: str, shown: Presentation) -> "RunTracing":
+    """To a collector of traces.
+
+    Raises:
+        ConfigError: if that is no URL, or a library is not installed.
+    """
+    from esper.observability.tracing import RunTracing, Traces, otlp
+
+    return RunTracing(Traces(otlp(url), "esper-run", lambda text: shown.say("note", text)), run_id)
+
+
+@contextmanager
+def _traced(tracing: "RunTracing | None", growth: Growing, shown: Presentation) -> Iterator[None]:
+    """Around the training: it is told as a trace."""
+    if tracing is None:
+        yield
+        return
+    tracing.follow(growth.session.events)
+    error: str | None = None
+    try:
+        yield
+    except Exception as failure:  # passed on
+        error = f"{type(failure).__name__}: {failure}"
+        raise
+    finally:
+        tracing.close(error)
 
 
 @contextmanager
@@ -115,7 +164,7 @@ def _joined(link: "Link | None", growth: Growing, shown: Presentation) -> Iterat
 
 
 @contextmanager
-def _measured(options: Options, growth: Growing, name: str, shown: Presentation) -> Iterator[None]:
+def _measured(options: Options, growth: Growing, run_id: str, shown: Presentation) -> Iterator[None]:
     """Metrics are served meanwhile, if they are asked for and the port is to be had."""
     if options.metrics_port is None:
         yield
@@ -123,7 +172,7 @@ def _measured(options: Options, growth: Growing, name: str, shown: Presentation)
     from esper.observability.metrics.prometheus import Metrics
 
     try:
-        metrics = Metrics(options.metrics_port, options.metrics_host, name)
+        metrics = Metrics(options.metrics_port, options.metrics_host, run_id)
     except ConfigError as error:
         shown.say("note", f"the run goes on without metrics: {error}")
         yield
@@ -137,7 +186,7 @@ def _measured(options: Options, growth: Growing, name: str, shown: Presentation)
         metrics.close()
 
 
-def _policy(options: Options, link: "Link | None", shown: Presentation) -> Policy:
+def _policy(options: Options, flags: Flags, link: "Link | None", shown: Presentation) -> Policy:
     """The controller; refuses names that are not known before anything is written."""
     for blueprint in options.growth.blueprints:
         make_blueprint(blueprint, {})
@@ -145,6 +194,8 @@ def _policy(options: Options, link: "Link | None", shown: Presentation) -> Polic
         strategy_kind(options.growth.strategy)
     if options.policy != REMOTE:
         return make_policy(options.policy, options.growth)
+    if options.bus is not None and not flags.is_on("message_bus"):
+        return make_policy("never" if options.stand_in == "none" else options.stand_in, options.growth)
     if link is None:
         raise ConfigError("The policy remote is asked over a bus. Name it by --bus URL.")
     otherwise = None if options.stand_in == "none" else make_policy(options.stand_in, options.growth)
@@ -154,18 +205,23 @@ def _policy(options: Options, link: "Link | None", shown: Presentation) -> Polic
 def _prepare(
     options: Options,
     task: Task,
+    flags: Flags,
     weights: dict[str, Tensor] | None,
     policy: Policy,
     directory: Path,
     shown: Presentation,
-    link: "Link | None",
+    heading: Heading,
+    listeners: list[Listener],
     *,
     is_new: bool,
 ) -> Growing:
     """A run at its start, or where its checkpoint stands."""
-    shown.begin(_heading(options, task, directory))
+    shown.begin(heading)
     for told in task.told:
         shown.say("data", told)
+    for name, flag in flags.values.items():
+        if not flag.is_on:
+            shown.say("flag", f"{name} is off: {flag.reason}")
     if weights is not None:
         shown.say("note", f"the host begins with the weights of {options.weights}")
     try:
@@ -182,7 +238,8 @@ def _prepare(
             policy=policy,
             directory=directory,
             checkpoint_steps=CHECKPOINT_STEPS,
-            on_event=shown if link is None else [shown, link],
+            flags=flags,
+            on_event=listeners,
         )
     except EsperError:
         if is_new:
@@ -221,7 +278,7 @@ def _train(growth: Growing, directory: Path, interrupt: Interrupt) -> float:
     return seconds
 
 
-def _heading(options: Options, task: Task, directory: Path) -> Heading:
+def _heading(options: Options, task: Task, directory: Path, run_id: str, *, is_traced: bool) -> Heading:
     samples, kinds = "samples", "labels" if task.kind == "multilabel" else "classes"
     if task.kind == "regression":
         kinds = "quantity"
@@ -240,4 +297,6 @@ def _heading(options: Options, task: Task, directory: Path) -> Heading:
         classes=task.num_classes,
         kinds=kinds,
         parameters=sum(parameter.numel() for parameter in task.make_host().parameters()),
+        run_id=run_id,
+        trace_id=trace_id(run_id) if is_traced else None,
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from esper.contracts.errors import ConfigError
 ROOT = Path("runs")
 CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL = "config.yaml", "result.json", "progress.json", "checkpoints", "model"
 SAMPLES, REPORT, FIRST_WEIGHTS = "samples.safetensors", "report.html", "first_weights.safetensors"
-RUN_ID = "run_id"
+RUN_ID, FLAGS_FILE = "run_id", "flags.json"
 _OURS = (
     CONFIG,
     RESULT,
@@ -25,6 +26,7 @@ _OURS = (
     REPORT,
     FIRST_WEIGHTS,
     RUN_ID,
+    FLAGS_FILE,
     "metrics.jsonl",
     "audit.jsonl",
 )
@@ -95,11 +97,19 @@ def create(options: Options, task_name: str) -> Path:
 
 def discard(directory: Path) -> None:
     """Take back :func:`create`: a run that could not begin leaves nothing behind."""
-    for name in (CONFIG, FIRST_WEIGHTS, RUN_ID):
+    for name in (CONFIG, FIRST_WEIGHTS, RUN_ID, FLAGS_FILE):
         (directory / name).unlink(missing_ok=True)
     for made in (directory, ROOT):
         if made.is_dir() and not any(made.iterdir()):
             made.rmdir()
+
+
+def run_id(directory: Path | None, task_name: str) -> str:
+    """What the run in a directory is called wherever it is heard of; a new name for one that has none."""
+    stored = None if directory is None else directory / RUN_ID
+    if stored is not None and stored.is_file():
+        return stored.read_text(encoding="utf-8").strip()
+    return f"{task_name}-{secrets.token_hex(6)}"
 
 
 def has_checkpoint(directory: Path) -> bool:
@@ -128,7 +138,8 @@ def find(asked: Request) -> tuple[Path, Options]:
         directory = configs[-1].parent
     read = request(read_file(directory / CONFIG))
     stored = read.options
-    if missing := sorted(named(to_values(stored)) - read.given):
+    untold = named(to_values(stored)) - read.given
+    if missing := sorted(name for name in untold if _lookup(stored, name) is not None):  # None asks for nothing
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ConfigError(
             f"--resume: {directory / CONFIG} does not tell {', '.join(missing[:3])}{more}: "

@@ -52,6 +52,23 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlagsResolved:
+    """The feature flags of the run: before its first step, and where it goes on under others.
+
+    Args:
+        step: of the run; 0 for those with which it began.
+        model_id: of the model for which they were resolved.
+        flags: by name ``is_on`` and ``reason``.
+    """
+
+    name: ClassVar[str] = "flags"
+    log: ClassVar[str] = "audit"
+    step: int
+    model_id: str
+    flags: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """Something that the user should know.
 
@@ -589,21 +606,9 @@ class CheckpointWritten:
 EVENTS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
-        *(Model, Note, Transition, Refused, Veto, FieldReportFiled, RoundBegun, ArmEnded, RoundEnded, TrialBegun),
-        *(
-            TrialEnded,
-            KeepLook,
-            Fault,
-            RecoveryEnded,
-            EmergencyEnded,
-            RolledBack,
-            Rechunked,
-            Finished,
-            Epoch,
-            TelemetryRead,
-            Vitals,
-            CheckpointWritten,
-        ),
+        *(Model, FlagsResolved, Note, Transition, Refused, Veto, FieldReportFiled, RoundBegun, ArmEnded, RoundEnded),
+        *(TrialBegun, TrialEnded, KeepLook, Fault, RecoveryEnded, EmergencyEnded, RolledBack, Rechunked, Finished),
+        *(Epoch, TelemetryRead, Vitals, CheckpointWritten),
     )
 }
 """All kinds, by the name that stands in their lines."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from esper.contracts.errors import ConfigError, closest
 
@@ -13,6 +14,9 @@ FLAGS: Mapping[str, str] = {
 }
 """Every flag, and what it switches."""
 
+NOT_IN_PLAY = "not in play: no store was named, and the environment says nothing"
+"""The reason of a flag that nobody set: it is on, and Esper is as it is without flags."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flag:
@@ -22,11 +26,14 @@ class Flag:
         name: one of :data:`FLAGS`.
         is_on: its value, for the whole run.
         reason: what decided, for people and the audit log.
+        is_by_name: whether somebody decided for this flag or model by name (switched off for all, a list, on for all),
+            rather than by a share or for want of anything better.
     """
 
     name: str
     is_on: bool
     reason: str
+    is_by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,11 @@ class Flags:
     model_id: str
     values: Mapping[str, Flag]
 
+    @property
+    def are_in_play(self) -> bool:
+        """Whether any of them was set."""
+        return any(flag.reason != NOT_IN_PLAY for flag in self.values.values())
+
     def is_on(self, name: str) -> bool:
         """Whether a flag is on.
 
@@ -49,7 +61,53 @@ class Flags:
         """
         return self[name].is_on
 
+    def why_off(self, name: str) -> str | None:
+        """A sentence on why a flag is off; None if it is on.
+
+        Raises:
+            ConfigError: if there is no such flag.
+        """
+        return None if self.is_on(name) else f"The flag {name} is off: {self[name].reason}."
+
     def __getitem__(self, name: str) -> Flag:
         if name not in self.values:
             raise ConfigError(f"There is no flag {name!r}. {closest(name, self.values)}")
         return self.values[name]
+
+
+def none_in_play(model_id: str = "") -> Flags:
+    """All flags on, as nobody set any: Esper as it is without flags."""
+    return Flags(model_id, {name: Flag(name, True, NOT_IN_PLAY) for name in FLAGS})
+
+
+def told(flags: Flags) -> dict[str, dict[str, Any]]:
+    """Flags as they are written down: by name ``is_on`` and ``reason``."""
+    return {name: {"is_on": flag.is_on, "reason": flag.reason} for name, flag in flags.values.items()}
+
+
+def from_told(model_id: str, values: Mapping[str, Mapping[str, Any]]) -> Flags:
+    """Flags from what :func:`told` gave; those that it does not name are not in play."""
+    known = {name: Flag(name, bool(one["is_on"]), str(one["reason"])) for name, one in values.items() if name in FLAGS}
+    return Flags(model_id, {**none_in_play().values, **known})
+
+
+def resumed(began: Flags, now: Flags) -> Flags:
+    """The flags of a run that goes on: those with which it began, but for what was switched off by name since.
+
+    ``chunked_architecture`` stays even then: how many seeds a layer has is part of the model.
+    """
+    values = {
+        name: now[name] if now[name].is_by_name and not now.is_on(name) and name != "chunked_architecture" else flag
+        for name, flag in began.values.items()
+    }
+    return Flags(began.model_id or now.model_id, values)
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no flag.
+
+    Raises:
+        ConfigError: naming the closest.
+    """
+    if name not in FLAGS:
+        raise ConfigError(f"There is no flag {name!r}. {closest(name, FLAGS)}")

@@ -12,9 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
+from esper.contracts.flags import Flags
 from esper.contracts.reports import Evaluation
 from esper.evaluation.scoring import mean_loss, per_sample
 from esper.evaluation.training import SCHEDULES, WEIGHT_DECAY, Epochs
+from esper.flags.applied import applied
 from esper.kasmina.host.wrapping import places, wrap
 from esper.runtime.record.outbox import Listener
 from esper.runtime.session import Session
@@ -64,6 +66,7 @@ def growing(
     policy: Policy | None = None,
     directory: Path | None = None,
     checkpoint_steps: int | None = None,
+    flags: Flags | None = None,
     on_event: Listener | Iterable[Listener] | None = None,
 ) -> Growing:
     """Prepare a run: AdamW, the task's host from ``seed`` or from ``weights``.
@@ -79,11 +82,13 @@ def growing(
         steps_per_epoch: batches of an epoch; None goes through all training samples.
         weights: trained ones that the host begins with; None begins with random ones.
         evaluate: as in :class:`esper.Session`; None measures every held-out sample.
+        flags: feature flags of the model; they are applied to ``config``.
         policy, directory, checkpoint_steps, on_event: as in :class:`esper.Session`.
 
     Raises:
         ConfigError: if the host cannot carry seeds, no blueprint fits any of its places, or the weights do not fit it.
     """
+    config = config if flags is None else applied(flags, config)
     torch.manual_seed(seed)
     host = task.make_host()
     if weights is not None:
@@ -111,6 +116,7 @@ def growing(
         policy=policy,
         directory=directory,
         checkpoint_steps=checkpoint_steps,
+        flags=flags,
         on_event=on_event,
     )
     return Growing(model, session, loader, epochs)

@@ -34,6 +34,8 @@ def facts(record: Record) -> list[dict[str, Any]]:
         told.append({"label": "seed", "value": Document(f"{CONFIG}#", config).cite("seed", spec="plain")})
     if (weights := trained_weights(record.result or config)) is not None:
         told.append({"label": "began with", "value": Name(PurePath(weights).name)})
+    if flags := record.of("flags"):
+        told.append({"label": "flags", "value": _flags(line(AUDIT, flags[-1]))})
     told.append({"label": "status", "value": record.status})
     begun = next((line(AUDIT, one) for one in record.audit if is_number(one[1].get("time"))), None)
     if begun is not None:
@@ -103,6 +105,12 @@ def _held_out(record: Record, event: Document, loss: str, metric: str) -> list[F
 
 def _figure(value: Any, label: str, note: Words | None = None) -> Figure:
     return {"value": value, "label": label, "note": note}
+
+
+def _flags(event: Document) -> Words:
+    """For which model, and what is off for it."""
+    off = [name for name, flag in event.content["flags"].items() if not flag["is_on"]]
+    return words("off for ", Name(event.content["model_id"]), f": {', '.join(off)}" if off else "")
 
 
 def _date(event: Document) -> Markup:

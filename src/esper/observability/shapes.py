@@ -165,6 +165,10 @@ NEEDED: dict[str, dict[str, Shape]] = {
     },
     "rechunked": {"step": is_whole, "layer_id": is_text, "num_seeds": is_whole},
     "note": {"text": is_text},
+    "flags": {
+        **{"step": is_whole, "model_id": is_text},
+        "flags": lambda value: isinstance(value, dict) and all(map(fields({"is_on": is_flag}), value.values())),
+    },
     "finished": {"step": is_whole, "select_loss": _number, "select_metric": _number, "train_flops": is_number},
     "epoch": {
         **{"epoch": is_whole, "step": is_whole, "lr": _number, "train_loss": _number, "val_loss": _number},

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
+from esper.contracts.flags import Flags
 from esper.kasmina.host.wrapping import places
 from esper.runtime.training.schedulers import Schedulers
 from esper.runtime.trying.side_by_side import check_can_fork
@@ -18,6 +19,20 @@ NO_BOUNDARY = (
     "boundary_steps is not set. Nothing can grow until then, or after grow_until. Call session.after_epoch() after "
     "every epoch; for a stream, or epochs as long as that, set GrowthConfig(boundary_steps=...)."
 )
+
+
+def check_flags(model: nn.Module, flags: Flags) -> None:
+    """Refuse a model that was not wrapped as its flags say.
+
+    Raises:
+        ConfigError: naming a layer that has chunks.
+    """
+    why = flags.why_off("chunked_architecture")
+    chunked = [place.layer_id for place in places(model) if place.state.num_seeds > 1]
+    if why is not None and chunked:
+        raise ConfigError(
+            f"{why} But {chunked[0]!r} has more than one seed: wrap the model with esper.flags.applied(flags, config)."
+        )
 
 
 def check_run(

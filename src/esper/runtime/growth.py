@@ -168,11 +168,13 @@ class Growth:
         """Deal a place's channels to another number of seeds.
 
         Raises:
-            ConfigError: if there is no such place, or it has fewer channels than that.
+            ConfigError: if there is no such place, it has fewer channels than that, or ``chunked_architecture`` is off.
             TransitionError: if a seed of it is not DORMANT, or arms are running.
         """
         self._refuse_in_arms()
         run, place = self._run, place_named(self._run.model, layer_id)
+        if num_seeds > 1 and (why := run.flags.why_off("chunked_architecture")) is not None:
+            raise ConfigError(f"{why} A layer has one seed then, not {num_seeds}.")
         place.rechunk(num_seeds)
         run.costs.restructured()
         self.recovery.renew(layer_id)
@@ -327,6 +329,8 @@ class Growth:
 
     def _veto(self, command: Command) -> str | None:
         run = self._run
+        if (why := run.flags.why_off("extended_lifecycle")) is not None:
+            return why
         for layer_id, _ in command.addresses:
             reason = run.tracing.why_not(run.places[layer_id]) if layer_id in run.places else None
             if reason is not None:

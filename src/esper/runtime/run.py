@@ -10,6 +10,7 @@ from torch import nn
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.events import Note
+from esper.contracts.flags import Flags
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.host.wrapping import is_espers, places
 from esper.kasmina.places.grafting import advance, needs_signals
@@ -48,10 +49,12 @@ class Run:
         functions: the caller's own, which may call compiled models.
         loader: where batches come from, if it is known.
         is_counting: whether FLOPs are counted.
+        flags: feature flags of the model.
 
     Attributes:
         arm: name of the arm that runs; None in the run itself.
         editing: whether training steps edit their batches.
+        flags: feature flags; others where it goes on and one was switched off since.
         evaluations: what its models are worth.
         captures: goes to states of it and back.
         losses: training losses since the last boundary.
@@ -73,6 +76,7 @@ class Run:
         functions: Sequence[object] = (),
         loader: Any = None,
         is_counting: bool = True,
+        flags: Flags,
     ) -> None:
         self.model, self.config, self.planned_steps = model, config, planned_steps
         self.trainer, self.judge, self.snapshots, self.journal = trainer, judge, snapshots, journal
@@ -100,6 +104,7 @@ class Run:
         self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)
         self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books)
         self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)
+        self.flags = flags
         self._loader = loader
 
     @property

@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 
 from esper.contracts.commands import Answer, Command, SeedId
 from esper.contracts.errors import ConfigError, TransitionError
-from esper.contracts.events import Finished, Model, Note
+from esper.contracts.events import Finished, FlagsResolved, Model, Note
+from esper.contracts.flags import Flags, from_told, none_in_play, resumed, told
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, refuse_changed
-from esper.runtime.arguments import NO_BOUNDARY, boundary_expected, check_run, together
+from esper.runtime.arguments import NO_BOUNDARY, boundary_expected, check_flags, check_run, together
 from esper.runtime.checkpoints import FOLDER, Checkpoints
 from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
@@ -72,6 +73,8 @@ class Session:
         checkpoint_steps: with ``directory``: checkpoint within arms every so many steps, besides every boundary.
         flops: whether FLOPs are counted. Without, :attr:`train_flops` and all FLOPs of logs and reports are 0; then
             ``compare="flops"`` and ``max_train_flops`` are refused.
+        flags: feature flags of the model, from :func:`esper.flags.resolve`; None has none in play. Wrap the model with
+            :func:`esper.flags.applied`. A checkpoint brings its own back, but for what these switch off by name.
         on_event: one listener or several, from the constructor on: each is called with every line of both logs, a dict
             with the key ``"event"``, as :meth:`subscribe` says.
 
@@ -105,11 +108,14 @@ class Session:
         directory: str | Path | None = None,
         checkpoint_steps: int | None = None,
         flops: bool = True,
+        flags: Flags | None = None,
         on_event: Listener | Iterable[Listener] | None = None,
     ) -> None:
         refuse_ranks()
         config = growth_config(model)
         refuse_changed(model)
+        self._flags_given = flags or none_in_play()
+        check_flags(model, self._flags_given)
         check_run(model, config, planned_steps, counts_flops=flops, keeping={"loader": loader, **(extra or {})})
         scheduler = together(scheduler) if isinstance(scheduler, list | tuple) else scheduler
         host_optimizer = HostOptimizer(optimizer, model, extra or {})
@@ -148,6 +154,7 @@ class Session:
                 functions=(loss, train_step, evaluate),
                 loader=loader,
                 is_counting=flops,
+                flags=self._flags_given,
             )
             undo.callback(self._run.given_up.detach)
             self._steps = Steps(self._run)
@@ -161,6 +168,8 @@ class Session:
         trainer.remembers = lambda: (current := growth()) is not None and current.window is not None
         trainer.take_charge()
         journal.write(Model(step=0, planned_steps=planned_steps, metric=judge.metric, **anatomy(model)))
+        if self._flags_given.are_in_play:
+            self._record_flags()
         if judge.num_not_finite:
             text = (
                 f"{judge.num_not_finite} of {judge.num_samples} held-out losses are not finite: nothing can be judged."
@@ -199,6 +208,11 @@ class Session:
         return self._run.is_finished
 
     @property
+    def flags(self) -> Flags:
+        """Feature flags of the run."""
+        return self._run.flags
+
+    @property
     def train_flops(self) -> int:
         """FLOPs of the run, of all arms and of the judging: what growth is compared with at equal cost.
 
@@ -220,6 +234,10 @@ class Session:
     def events(self) -> list[dict[str, Any]]:
         """The audit log and the metrics so far, but for what the seeds have sensed, which only the files hold."""
         return list(self._run.journal.events)
+
+    def trains(self, module: nn.Module) -> bool:
+        """Whether a module, or a place of one, is part of the model."""
+        return any(module is one for one in self._run.model.modules())
 
     def step(self, batch: Any) -> Tensor | float:
         """Train on one batch: forward, backward, clip, optimizer, scheduler, seeds.
@@ -460,8 +478,22 @@ class Session:
             self._refuse_if_finished()
             self._checkpoints.restore(state)
             self._must_load = False
+            self._resume_flags()
             if self._growth.is_due:
                 self._end_step()
+
+    def _resume_flags(self) -> None:
+        """Those with which the run began, but for what was switched off by name since."""
+        run = self._run
+        recorded = [event for event in run.journal.events if event["event"] == FlagsResolved.name]
+        first = (from_told(event["model_id"], event["flags"]) for event in recorded if event["step"] == 0)
+        run.flags = resumed(next(first, none_in_play()), self._flags_given)
+        if (recorded[-1]["flags"] if recorded else told(none_in_play())) != told(run.flags):
+            self._record_flags()
+
+    def _record_flags(self) -> None:
+        run = self._run
+        run.journal.write(FlagsResolved(step=run.step, model_id=run.flags.model_id, flags=told(run.flags)))
 
     def _after(self, step: Step, begun: float) -> None:
         run = self._run

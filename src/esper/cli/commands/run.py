@@ -9,7 +9,17 @@ from typing import Any, Self, get_origin
 
 from esper.cli.commands.subcommand import Subcommand
 from esper.cli.configuration_file import read_file
-from esper.cli.options import GROWTH_HINTS, HINTS, ON_COMMAND_LINE, SURROUNDINGS, Options, Request, flag, request
+from esper.cli.options import (
+    ELSEWHERE,
+    GROWTH_HINTS,
+    HINTS,
+    ON_COMMAND_LINE,
+    PRESENTATION,
+    Options,
+    Request,
+    flag,
+    request,
+)
 from esper.cli.run_directory import locate
 from esper.cli.values import alternatives, fit, is_decimal
 from esper.contracts.config import GrowthConfig
@@ -83,7 +93,7 @@ class RunCommand(Subcommand):
         options, directory = locate(self.asked)
         from esper.cli.run import run  # torch is not loaded before the options are known to be right
 
-        run(replace(options, **{name: getattr(self.options, name) for name in SURROUNDINGS}), directory)
+        run(replace(options, **{name: getattr(self.options, name) for name in (*ELSEWHERE, *PRESENTATION)}), directory)
         return True
 
 

@@ -77,7 +77,7 @@ class LiveDisplay(Presentation):
         if event["event"] in _ALOUD and (words := told(event)) is not None:
             self.say(words.what, str(words))
 
-    def say(self, what: str, text: str) -> None:
+    def say(self, what: str, text: str, **fields: object) -> None:
         self._print(f"{what:<13}{text}")
 
     def control(self, name: str, done: int, total: int, train_flops: int) -> None:

@@ -40,7 +40,7 @@ class PlainLines(Presentation):
         if words is not None and words.what not in _UNSAID:
             self.say(f"  {words.what}" if words.what in _INDENTED else words.what, str(words))
 
-    def say(self, what: str, text: str) -> None:
+    def say(self, what: str, text: str, **fields: object) -> None:
         self._print(f"{what:<13}{text}")
 
     def control(self, name: str, done: int, total: int, train_flops: int) -> None:

@@ -144,7 +144,7 @@ _PROCESS = (
         "device",
         False,
     ),
-    _value("flag", "", "1 where a feature flag is on.", "flags.values", ("run", "flag"), "flags"),
+    _value("flag", "", "1 where a feature flag is on.", "flags.flags", ("run", "flag"), "flags"),
 )
 
 _BUS = (

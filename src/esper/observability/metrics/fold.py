@@ -304,9 +304,7 @@ class RunState:
         self.checkpoint = line
 
     def _flags(self, line: Line) -> None:
-        values = line.get("values")
-        if isinstance(values, Mapping):
-            self.flags = {name: bool(one["is_on"] if isinstance(one, Mapping) else one) for name, one in values.items()}
+        self.flags = {name: one["is_on"] for name, one in line["flags"].items()}
 
     def _finished(self, line: Line) -> None:
         self.step, self.is_finished, self.arm = line["step"], True, None

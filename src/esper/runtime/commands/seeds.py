@@ -1,6 +1,7 @@
 """The seeds of a run: the one place where their states change, by commands, and lifecycles are opened and closed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from esper.blueprints.catalogue import make_blueprint
@@ -8,6 +9,7 @@ from esper.contracts.commands import Answer, Command, SeedId, SeedIds
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.events import FieldReportFiled, Refused, Transition, Veto
+from esper.contracts.flags import Flags
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.grafts.strategies import strategy_kind
 from esper.kasmina.places.lifecycle import Birth, Moved, are_finite, check_addresses, discard, move, seed_range
@@ -37,6 +39,8 @@ class Situation(Protocol):
     def is_finished(self) -> bool: ...
     @property
     def books(self) -> Books: ...
+    @property
+    def flags(self) -> Flags: ...
 
 
 class VetoError(TransitionError):
@@ -215,6 +219,8 @@ class Seeds:
                 strategy_kind(command.strategy)
                 if (reason := self.veto(command)) is not None:
                     raise VetoError(reason)
+                if not now.flags.is_on("grafting_strategies"):
+                    command = replace(command, strategy="fixed_ramp")
             birth = Birth(now.books.lifecycles_begun + 1, self._ramp_steps)
         all_moved = move(self._places, command, birth, self._config.embargo_epochs, self._config.quarantine_epochs)
         self._restructured()

@@ -51,6 +51,7 @@ class TelemetryPublisher:
         run_id: of the run.
         bound: lines of telemetry that may wait. What else happens in a run is little, and never dropped.
         heartbeat_s: between two heartbeats.
+        headers: that go along with every message.
 
     Attributes:
         statistics: what became of it all.
@@ -64,8 +65,9 @@ class TelemetryPublisher:
         *,
         bound: int = 1000,
         heartbeat_s: float = 5.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._connect, self._codec, self._run_id = connect, codec, run_id
+        self._connect, self._codec, self._run_id, self._headers = connect, codec, run_id, headers
         self._bus: Bus | None = None
         self._bound, self._heartbeat_s = bound, heartbeat_s
         self.statistics = PublisherStatistics()
@@ -155,7 +157,7 @@ class TelemetryPublisher:
         if not self._unsent:
             self._unencoded.extend([] if self._unencoded else self._next(is_last=is_last))
             while self._unencoded:  # a store of large payloads may be away: nothing is taken off before it is encoded
-                self._unsent.append(self._codec.encode(self._unencoded[0], self._run_id))
+                self._unsent.append(self._codec.encode(self._unencoded[0], self._run_id, self._headers))
                 self._unencoded.popleft()
         if not self._unsent:
             return False

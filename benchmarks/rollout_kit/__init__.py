@@ -1,0 +1,1 @@
+"""What the rollout kit promises, measured."""

@@ -1,0 +1,159 @@
+"""An implementation: ``module:function``, measured in a process of its own for every unit.
+
+The function takes a seed. What it returns decides: a mapping holds metrics; a callable without arguments is timed, and
+what it returns is held against what the other side returns.
+
+A process is new for every unit, and its start is not timed. Two processes of the same code differ in speed for as long
+as they live (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013): were there one for each side,
+the luck of both would be a difference that no number of laps averages out.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from esper.contracts.errors import ConfigError
+from esper.evaluation.ab.subject import Outputs, Unit, UnitFailedError, checked
+
+_WORKER = Path(__file__).with_name("worker.py")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where code is run.
+
+    Args:
+        directory: the working directory.
+        paths: searched for modules before all others.
+        timeout_s: after which a unit has failed.
+    """
+
+    directory: Path
+    paths: tuple[Path, ...]
+    timeout_s: float
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a process there."""
+        known = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        return os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, self.paths), *known])}
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A :class:`~esper.evaluation.ab.subject.Subject` that runs ``module:function`` in a place.
+
+    Args:
+        name: for people.
+        function: ``module:function``.
+        place: where.
+        identity: see there.
+    """
+
+    name: str
+    function: str
+    place: Place
+    identity: str
+
+    @contextmanager
+    def measure(self, seed: int) -> Iterator[Unit]:
+        """A unit, in a new process that ends with it."""
+        with tempfile.TemporaryDirectory() as folder, _Worker(self.place) as worker:
+            outputs = Path(folder) / "outputs.npz"
+            found = worker.ask({"function": self.function, "seed": seed, "outputs": str(outputs)})
+            if "metrics" in found:
+                yield Unit(checked(found["metrics"]))
+                return
+
+            def read() -> Outputs | None:
+                if not found["has_outputs"]:
+                    return None
+                with np.load(outputs) as stored:
+                    return Outputs(f"seed {seed}", [stored[name] for name in stored.files])
+
+            yield Unit({}, lap=lambda: float(worker.ask(None)["seconds"]), outputs=read)
+
+
+def implementations(names: Sequence[str], place: Place) -> tuple[Implementation, Implementation]:
+    """Two implementations in one place.
+
+    Raises:
+        ConfigError: if one cannot be imported.
+    """
+    a, b = names
+    with _Worker(place) as worker:
+        found = worker.ask({"function": a, "same": b})
+    identities = [f"{name} {source}" for name, source in zip(names, found["sources"], strict=True)]
+    if found["same"]:
+        identities[1] = identities[0]
+    return Implementation(a, a, place, identities[0]), Implementation(b, b, place, identities[1])
+
+
+class _Worker:
+    """A process that answers in JSON lines."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def __enter__(self) -> "_Worker":
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=self._place.directory,
+            env=self._place.environment,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def ask(self, question: dict[str, Any] | None) -> dict[str, Any]:
+        """Send a line and wait for the answer.
+
+        Raises:
+            UnitFailedError: if the function raised, the process died, or it took too long.
+            ConfigError: if the function is none.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        late = threading.Timer(self._place.timeout_s, self._process.kill)
+        late.start()
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            is_late = not late.is_alive()
+            late.cancel()
+        if not line:
+            raise UnitFailedError(f"it took more than {self._place.timeout_s:g} s" if is_late else self._death())
+        answer: dict[str, Any] = json.loads(line)
+        if "wrong" in answer:
+            raise ConfigError(answer["wrong"])
+        if "failed" in answer:
+            raise UnitFailedError(answer["failed"])
+        return answer
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"its process ended with {code}" + (f": {lines[-1]}" if lines else "")

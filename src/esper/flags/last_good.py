@@ -1,0 +1,46 @@
+"""The last store that could be read, kept beside it with its checksum."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def path_of(store: Path) -> Path:
+    """Where the copy of a store lies."""
+    return store.with_name(store.name + ".good")
+
+
+def keep(store: Path, data: bytes) -> None:
+    """Write the copy, as a whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    write_whole(path_of(store), hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+
+def read(store: Path) -> bytes | None:
+    """What was kept; None if there is none, or it is damaged."""
+    try:
+        digest, _, data = path_of(store).read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return data if hashlib.sha256(data).hexdigest().encode() == digest else None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written; the file is as it was.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

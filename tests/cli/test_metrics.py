@@ -41,9 +41,10 @@ def test_a_run_shows_its_metrics_while_it_trains(tmp_path, capsys):
     ending.set()
     watcher.join()
     assert f"http://127.0.0.1:{port}/metrics" in capsys.readouterr().out
-    assert found['esper_planned_steps{run="mine"}'] == 150
-    assert 0 < found['esper_step{run="mine"}'] <= 150
-    assert found['esper_host_parameters{run="mine"}'] == 682
+    run = (tmp_path / "mine" / "run_id").read_text().strip()
+    assert found[f'esper_planned_steps{{run="{run}"}}'] == 150
+    assert 0 < found[f'esper_step{{run="{run}"}}'] <= 150
+    assert found[f'esper_host_parameters{{run="{run}"}}'] == 682
     assert scraped(port) == {}
     assert "metrics_port" not in (tmp_path / "mine" / "config.yaml").read_text()
 

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from esper.contracts.events import EVENTS
+from esper.contracts.flags import FLAGS
+from esper.contracts.flags import told as told_flags
 from esper.contracts.lifecycle import State
+from esper.flags import resolve
 from esper.observability.metrics.fold import CURVE_POINTS, RunState
 from esper.observability.metrics.over_bus import Runs
 from esper.observability.metrics.series import samples
@@ -131,6 +134,19 @@ def test_a_quarantine_is_counted_and_seen():
     state = told(MODEL, move(1, "DORMANT", "GERMINATED", 10), move(1, "GERMINATED", "ROLLED_BACK", 20))
     assert state.quarantines == {"": 3}
     assert state.states["ROLLED_BACK"] == 3
+
+
+def test_flags_of_a_store_that_cannot_be_used_are_in_doubt(tmp_path):
+    store = tmp_path / "flags.json"
+
+    def state(text: str) -> RunState:
+        store.write_text(text)
+        return told({"event": "flags", "step": 0, "model_id": "m", "flags": told_flags(resolve("m", store, {}))})
+
+    assert state('{"flags": {}}').flags_in_doubt == 0
+    with pytest.warns(RuntimeWarning, match="cannot be used"):
+        damaged = state("{")
+    assert damaged.flags_in_doubt == len(FLAGS) == len(damaged.flags)
 
 
 def test_curves_are_bounded_and_span_the_run():

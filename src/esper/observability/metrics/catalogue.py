@@ -145,6 +145,7 @@ _PROCESS = (
         False,
     ),
     _value("flag", "", "1 where a feature flag is on.", "flags.flags", ("run", "flag"), "flags"),
+    _value("flags_in_doubt", "", "Flags whose rule or store could not be used.", "flags.flags", RUN, "flags"),
 )
 
 _BUS = (

@@ -26,6 +26,9 @@ GATE_VALUES = (
 )
 """Fields of what gates were shown."""
 
+_DOUBTS = (" failed: ", " (which cannot be used)", " as it last was")
+"""Words of the reason of a flag whose rule, or whose store, could not be used."""
+
 _DECIDING = frozenset(
     {
         *("refused", "veto", "round_begun", "round_ended", "trial_begun", "trial_ended", "arm_ended", "keep_look"),
@@ -103,6 +106,7 @@ class RunState:
         in_arm: the same of the arm that runs.
         kinds: how many lines of each kind it has told.
         gates: what gates were shown last, by :data:`GATE_VALUES`.
+        flags_in_doubt: flags whose evaluation failed, or whose store could not be used.
         last_seen: time of the last line or heartbeat, in seconds since 1970.
         unreadable: lines that lack what their kind must have.
     """
@@ -146,6 +150,7 @@ class RunState:
     checkpoint: Line | None = None
     bus: Mapping[str, Any] | None = None
     flags: dict[str, bool] = field(default_factory=dict)
+    flags_in_doubt: int = 0
     last_seen: float | None = None
     is_finished: bool = False
     unreadable: int = 0
@@ -305,6 +310,8 @@ class RunState:
 
     def _flags(self, line: Line) -> None:
         self.flags = {name: one["is_on"] for name, one in line["flags"].items()}
+        reasons = [str(one.get("reason", "")) for one in line["flags"].values()]
+        self.flags_in_doubt = sum(any(words in reason for words in _DOUBTS) for reason in reasons)
 
     def _finished(self, line: Line) -> None:
         self.step, self.is_finished, self.arm = line["step"], True, None

@@ -173,6 +173,8 @@ def _counts(run: RunState) -> Iterator[_Part]:
     yield "refusals_total", (), run.kinds["refused"]
     for flag, is_on in list(run.flags.items())[:MAX_LAYERS]:
         yield "flag", (flag,), float(is_on)
+    if run.flags:
+        yield "flags_in_doubt", (), run.flags_in_doubt
 
 
 def _process(run: RunState) -> Iterator[_Part]:

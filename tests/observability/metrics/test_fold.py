@@ -130,6 +130,18 @@ def test_the_oldest_lifecycle_is_as_old_as_it_is():
     assert told(MODEL, move(1, "DORMANT", "GERMINATED", 10), *over, epoch).oldest_lifecycle_steps == 0
 
 
+def test_a_seed_is_as_long_in_its_state_as_it_is_and_may_stay_in_some():
+    epoch = {
+        **{"event": "epoch", "epoch": 1, "step": 60, "lr": 0.1, "train_loss": 1.0, "val_loss": 1.0, "val_metric": None},
+        **{"run_flops": 1, "arm_flops": 0, "judging_flops": 0},
+    }
+    begun = [MODEL, move(1, "DORMANT", "GERMINATED", 10), move(1, "GERMINATED", "GRAFTING", 20)]
+    assert told(*begun, epoch).state_age_steps == 40
+    assert told(*begun, move(1, "GRAFTING", "STABILIZATION", 50), epoch).state_age_steps == 10
+    for rest in ("FINE_TUNING", "CULLED", "ROLLED_BACK"):
+        assert told(*begun, move(1, "GRAFTING", rest, 30), epoch).state_age_steps == 0
+
+
 def test_a_quarantine_is_counted_and_seen():
     state = told(MODEL, move(1, "DORMANT", "GERMINATED", 10), move(1, "GERMINATED", "ROLLED_BACK", 20))
     assert state.quarantines == {"": 3}

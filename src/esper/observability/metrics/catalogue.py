@@ -93,6 +93,12 @@ _GROWTH = (
     _value("alpha", "", "Mean blending factor of live grafts, 0 to 1.", "vitals.grafts", LAYER, adds=False),
     _count("transitions", "Transitions of seeds, arms included.", "transition.target", ("run", "target")),
     _value("oldest_lifecycle_steps", "steps", "Age of the oldest lifecycle that is under way.", "transition"),
+    _value(
+        "state_age_steps",
+        "steps",
+        "How long the seed that is longest in a state from GERMINATED to EVALUATING has been there.",
+        "transition",
+    ),
     _value("trying", "", "1 while a round or a live trial is under way.", "round_begun, trial_begun"),
     _count("rounds", "Rounds and live trials that ended.", "round_ended, trial_ended", ("run", "trial", "result")),
     _count("candidates", "Candidates by verdict.", "arm_ended, trial_ended, round_ended", ("run", "verdict")),

@@ -29,6 +29,9 @@ GATE_VALUES = (
 _DOUBTS = (" failed: ", " (which cannot be used)", " as it last was")
 """Words of the reason of a flag whose rule, or whose store, could not be used."""
 
+UNDER_WAY = frozenset(state.name for state in State if State.GERMINATED <= state <= State.EVALUATING)
+"""States that lead to a verdict, and that a time-out ends."""
+
 _DECIDING = frozenset(
     {
         *("refused", "veto", "round_begun", "round_ended", "trial_begun", "trial_ended", "arm_ended", "keep_look"),
@@ -45,11 +48,13 @@ class Awake:
         state: name of its state.
         lifecycle: number of its lifecycle.
         born_step: step of its germination.
+        since_step: at which it entered its state.
     """
 
     state: str
     lifecycle: int | None
     born_step: int
+    since_step: int
 
 
 @dataclass
@@ -198,6 +203,12 @@ class RunState:
         return max(0, self.step - min((one.born_step for one in self.awake.values()), default=self.step))
 
     @property
+    def state_age_steps(self) -> int:
+        """How long a seed on its way to a verdict has been in its state, that of the longest; 0 if none is."""
+        entered = (one.since_step for one in self.awake.values() if one.state in UNDER_WAY)
+        return max(0, self.step - min(entered, default=self.step))
+
+    @property
     def ended(self) -> int:
         """Lifecycles that are over."""
         return self.lifecycles.total()
@@ -247,7 +258,8 @@ class RunState:
             self.in_arm.pop(key, None)
         known = seeds.get(key) or self.awake.get(key)
         is_same = known is not None and known.lifecycle == line["lifecycle"]
-        seeds[key] = Awake(line["target"], line["lifecycle"], known.born_step if known and is_same else line["step"])
+        born_step = known.born_step if known and is_same else line["step"]
+        seeds[key] = Awake(line["target"], line["lifecycle"], born_step, line["step"])
         if is_own and line["target"] == State.ROLLED_BACK.name:
             self.quarantines[line["layer_id"]] += self.seeds.get(line["layer_id"], 1) if key[1] == "all" else 1
 

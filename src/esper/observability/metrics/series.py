@@ -118,6 +118,7 @@ def _growth(run: RunState) -> Iterator[_Part]:
         yield "seeds", (state.name,), states[state.name]
         yield "transitions_total", (state.name,), run.transitions[state.name]
     yield "oldest_lifecycle_steps", (), run.oldest_lifecycle_steps
+    yield "state_age_steps", (), run.state_age_steps
     yield "trying", (), float(run.trying is not None)
     for kind in ("round", "live"):
         for result in ("adopted", "refused"):

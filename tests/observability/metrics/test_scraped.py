@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 import torch
 
 from esper.contracts.config import GrowthConfig
-from esper.contracts.flags import FLAGS, Flag, Flags
 from esper.evaluation.growing import growing
 from esper.observability.metrics.catalogue import METRICS
 from esper.observability.metrics.over_bus import Runs
@@ -24,7 +24,12 @@ from esper.tasks.catalogue import load_task
 from tests.prometheus import Prometheus, eventually, prometheus
 
 UNMET = set() if torch.cuda.is_available() else {"device"}
-"""What the run below has not where there is no GPU. The catalogue says which metrics need it."""
+"""What the run below has not: a device where there is none. The catalogue says what needs one."""
+
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yml"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 
 
 @dataclass
@@ -50,8 +55,12 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
     for thread in threads:
         thread.start()
     metrics, exporter, link = Metrics(0, run="digits"), MetricsServer(runs.samples, 0), Link(url, "digits")
-    with prometheus(folder / "prometheus", {"run": metrics.port, "exporter": exporter.port}) as server:
+    other = without_flags()
+    ports = {"run": metrics.port, "exporter": exporter.port, "other": other.port}
+    with prometheus(folder / "prometheus", ports, RULES) as server:
         config = GrowthConfig()
+        for listener in (metrics, link):
+            listener(flags(is_on=True))
 
         def wait(line: dict[str, Any]) -> None:
             """Where grafts live, until that was scraped: a short run would be over before."""
@@ -68,7 +77,6 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
             seed=0,
             policy=link.policy(config, 60.0, None),
             directory=folder / "run",
-            flags=Flags("digits", {name: Flag(name, True, "asked for") for name in FLAGS}),
             on_event=[metrics, link, wait],
         )
         link.follow(growth.session)
@@ -78,10 +86,25 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
         eventually(lambda: comparable(server, "run") == comparable(server, "exporter"), within_s=10)
         ending.set()
         yield Scraped(server, folder / "run")
-    for served in (metrics, exporter):
+    for served in (metrics, exporter, other):
         served.close()
     for thread in threads:
         thread.join()
+
+
+def flags(*, is_on: bool) -> dict[str, Any]:
+    """As a run tells them."""
+    told = {"grafting_strategies": {"is_on": is_on, "reason": "a share"}}
+    return {"event": "flags", "time": time.time(), "step": 0, "model_id": "digits-0", "flags": told}
+
+
+def without_flags() -> Metrics:
+    """Of a run on the digits for which a flag is off, over after an epoch."""
+    metrics = Metrics(0, run="other")
+    metrics(flags(is_on=False))
+    how = {"epochs": 2, "batch_size": 32, "lr": 5e-3, "schedule": "cosine", "seed": 1}
+    growing(load_task("digits", 0, "mlp"), GrowthConfig(), **how, on_event=metrics).finish()
+    return metrics
 
 
 JOBS = ("run", "exporter")
@@ -140,3 +163,39 @@ def test_the_exporter_tells_of_a_run_what_the_run_tells_itself(scraped):
     own = comparable(scraped.prometheus, "run")
     assert len(own) > 150
     assert comparable(scraped.prometheus, "exporter") == own
+
+
+PANELS = [
+    pytest.param(target["expr"], id=f"{path.stem}: {panel['title']} {target['refId']}")
+    for path in DASHBOARDS
+    for panel in json.loads(path.read_text())["panels"]
+    for target in panel.get("targets", [])
+]
+
+WITHOUT_A_GPU = ("esper_device_memory_bytes", "esper_device_memory_peak_bytes", "esper_gpu_utilisation_ratio")
+"""Panels with these are empty where there is no GPU."""
+
+
+@pytest.mark.parametrize("expression", PANELS)
+def test_every_panel_of_every_dashboard_has_data(scraped, expression):
+    values = {"$run": "digits|other", "$flag": "grafting_strategies", "$__rate_interval": "5m"}
+    for name, value in values.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression
+    found = scraped.prometheus.ask("query", query=expression)["result"]
+    is_expected = torch.cuda.is_available() or not any(name in expression for name in WITHOUT_A_GPU)
+    assert (found != []) == is_expected
+    assert not found or any(one["value"][1] != "NaN" for one in found)
+
+
+def test_a_panel_of_what_nobody_tells_would_be_empty(scraped):
+    """Or the test above could not fail."""
+    assert scraped.prometheus.ask("query", query='sum by (run) (esper_losses{run=~"digits"})')["result"] == []
+
+
+def test_prometheus_evaluates_every_rule_on_a_real_run_and_none_fires(scraped):
+    groups = scraped.prometheus.ask("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) > 10
+    assert {rule["health"] for rule in rules} == {"ok"}
+    assert scraped.prometheus.ask("query", query='count_over_time(ALERTS{alertstate="firing"}[10m])')["result"] == []

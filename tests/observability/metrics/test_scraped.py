@@ -1,6 +1,7 @@
 """A real Prometheus scrapes a real run, and the exporter that hears it over a bus."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from esper.runtime.link.link import Link
 from esper.tamiyo.serving import Controller
 from esper.tasks.catalogue import load_task
 from tests.prometheus import Prometheus, eventually, prometheus
+from tests.runtime.toy import Recipe
+from tests.runtime.toy import growing as one_candidate
 
 UNMET = set() if torch.cuda.is_available() else {"device"}
 """What the run below has not: a device where there is none. The catalogue says what needs one."""
@@ -38,6 +41,7 @@ class Scraped:
 
     prometheus: Prometheus
     directory: Path
+    begun: float
 
     def lines(self, log: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.directory / f"{log}.jsonl").read_text().splitlines()]
@@ -55,10 +59,12 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
     for thread in threads:
         thread.start()
     metrics, exporter, link = Metrics(0, run="digits"), MetricsServer(runs.samples, 0), Link(url, "digits")
-    other = without_flags()
+    other = Metrics(0, run="other")
     ports = {"run": metrics.port, "exporter": exporter.port, "other": other.port}
     with prometheus(folder / "prometheus", ports, RULES) as server:
         config = GrowthConfig()
+        begun = time.time()
+        train_without_flag(other, server)
         for listener in (metrics, link):
             listener(flags(is_on=True))
 
@@ -85,7 +91,7 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
         assert eventually(lambda: all(server.value(f'esper_run_finished{{job="{job}"}}') == 1 for job in JOBS))
         eventually(lambda: comparable(server, "run") == comparable(server, "exporter"), within_s=10)
         ending.set()
-        yield Scraped(server, folder / "run")
+        yield Scraped(server, folder / "run", begun)
     for served in (metrics, exporter, other):
         served.close()
     for thread in threads:
@@ -98,13 +104,17 @@ def flags(*, is_on: bool) -> dict[str, Any]:
     return {"event": "flags", "time": time.time(), "step": 0, "model_id": "digits-0", "flags": told}
 
 
-def without_flags() -> Metrics:
-    """Of a run on the digits for which a flag is off, over after an epoch."""
-    metrics = Metrics(0, run="other")
+def train_without_flag(metrics: Metrics, server: Prometheus) -> None:
+    """A run for which a flag is off; it waits until its first epochs were scraped."""
+
+    def wait(line: dict[str, Any]) -> None:
+        if line["event"] == "epoch" and line["epoch"] == 3:
+            assert eventually(lambda: (server.value('esper_step_seconds_count{job="other"}') or 0) > 0)
+
     metrics(flags(is_on=False))
-    how = {"epochs": 2, "batch_size": 32, "lr": 5e-3, "schedule": "cosine", "seed": 1}
-    growing(load_task("digits", 0, "mlp"), GrowthConfig(), **how, on_event=metrics).finish()
-    return metrics
+    trial = Recipe(one_candidate(keep_looks=(0.6, 0.8))).build(on_event=[metrics, wait])
+    trial.train()
+    trial.session.finish()
 
 
 JOBS = ("run", "exporter")
@@ -166,7 +176,7 @@ def test_the_exporter_tells_of_a_run_what_the_run_tells_itself(scraped):
 
 
 PANELS = [
-    pytest.param(target["expr"], id=f"{path.stem}: {panel['title']} {target['refId']}")
+    pytest.param(target["expr"], target["range"], id=f"{path.stem}: {panel['title']} {target['refId']}")
     for path in DASHBOARDS
     for panel in json.loads(path.read_text())["panels"]
     for target in panel.get("targets", [])
@@ -176,16 +186,23 @@ WITHOUT_A_GPU = ("esper_device_memory_bytes", "esper_device_memory_peak_bytes", 
 """Panels with these are empty where there is no GPU."""
 
 
-@pytest.mark.parametrize("expression", PANELS)
-def test_every_panel_of_every_dashboard_has_data(scraped, expression):
-    values = {"$run": "digits|other", "$flag": "grafting_strategies", "$__rate_interval": "5m"}
-    for name, value in values.items():
+def shown(scraped: Scraped, expression: str, *, is_range: bool) -> list[float]:
+    """All values that a panel would show of the two runs, as Grafana asks for them."""
+    for name, value in {"$run": "digits|other", "$flag": "grafting_strategies", "$__rate_interval": "1m"}.items():
         expression = expression.replace(name, value)
     assert "$" not in expression
-    found = scraped.prometheus.ask("query", query=expression)["result"]
+    if not is_range:
+        return [float(one["value"][1]) for one in scraped.prometheus.ask("query", query=expression)["result"]]
+    times = {"start": str(scraped.begun), "end": str(time.time()), "step": "1"}
+    found = scraped.prometheus.ask("query_range", query=expression, **times)["result"]
+    return [float(value) for one in found for _, value in one["values"]]
+
+
+@pytest.mark.parametrize(("expression", "is_range"), PANELS)
+def test_every_panel_of_every_dashboard_has_data(scraped, expression, is_range):
+    values = shown(scraped, expression, is_range=is_range)
     is_expected = torch.cuda.is_available() or not any(name in expression for name in WITHOUT_A_GPU)
-    assert (found != []) == is_expected
-    assert not found or any(one["value"][1] != "NaN" for one in found)
+    assert any(math.isfinite(value) for value in values) == is_expected
 
 
 def test_a_panel_of_what_nobody_tells_would_be_empty(scraped):

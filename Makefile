@@ -82,6 +82,7 @@ docs: $(READY) ## write the pages that are made from the code
 	$(PYTHON) scripts/run_directory_page.py
 	$(PYTHON) scripts/asyncapi_page.py
 	$(PYTHON) -m scripts.metrics_page
+	$(PYTHON) -m scripts.dashboards
 
 screenshots: $(READY) browser ## make the pictures of docs/report.md
 	OMP_NUM_THREADS=1 $(PYTHON) scripts/screenshots.py

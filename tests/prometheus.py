@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, on loopback, started here and stopped by its process id."""
+"""A real Prometheus and Alertmanager for tests, on loopback, started here and stopped by their process ids."""
 
 import json
 import subprocess
@@ -58,30 +58,58 @@ def eventually(holds: Callable[[], bool], within_s: float = 120.0) -> bool:
 
 
 @contextmanager
-def prometheus(folder: Path, targets: Mapping[str, int], rules: Path | None = None) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes ports of loopback every second, by the names of their jobs."""
-    require("prometheus")
+def prometheus(
+    folder: Path, targets: Mapping[str, int], rules: Path | None = None, alertmanager: int | None = None
+) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes ports of loopback every second, by the names of their jobs.
+
+    Args:
+        folder: for its files.
+        targets: ports, by the names of their jobs.
+        rules: that it evaluates every second.
+        alertmanager: port of one to which it sends alerts.
+    """
     jobs = [{"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{at}"]}]} for name, at in targets.items()]
     every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config = {"global": every, "scrape_configs": jobs, "rule_files": [] if rules is None else [str(rules)]}
+    if alertmanager is not None:
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]}
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    port, log = free_port(), folder / "log"
     options = ["--config.file", str(folder / "prometheus.yml"), "--storage.tsdb.path", str(folder / "data")]
+    with _serving("prometheus", options, folder / "log") as port:
+        yield Prometheus(f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def alertmanager(folder: Path, config: str) -> Iterator[int]:
+    """An Alertmanager of its own; its port."""
+    (folder / "alertmanager.yml").write_text(config)
+    options = ["--config.file", str(folder / "alertmanager.yml"), "--storage.path", str(folder / "alerts")]
+    with _serving(
+        "prometheus-alertmanager", [*options, "--cluster.listen-address="], folder / "alertmanager.log"
+    ) as port:
+        yield port
+
+
+@contextmanager
+def _serving(server: str, options: list[str], log: Path) -> Iterator[int]:
+    """The port of a server that is ready."""
+    require(server)
+    port = free_port()
     with log.open("wb") as file:
-        command = ["prometheus", *options, "--web.listen-address", f"127.0.0.1:{port}"]
+        command = [server, *options, "--web.listen-address", f"127.0.0.1:{port}"]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def is_ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5).status == 200
+        except OSError:
+            return False
+
     try:
-        served = Prometheus(f"http://127.0.0.1:{port}")
-
-        def is_ready() -> bool:
-            assert process.poll() is None, log.read_text()
-            try:
-                return urllib.request.urlopen(f"{served.url}/-/ready", timeout=5).status == 200
-            except OSError:
-                return False
-
         assert eventually(is_ready), log.read_text()
-        yield served
+        yield port
     finally:
         process.terminate()
         process.wait()

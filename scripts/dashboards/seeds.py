@@ -102,7 +102,7 @@ _ENDS = (
     ),
     Panel(
         "Lengths of lifecycles",
-        "How many of all chosen runs took how many steps.",
+        "How many of all chosen runs took how many steps, so far.",
         "none",
         {"sum by (le) (esper_lifecycle_steps_bucket{$})": "{{le}}"},
         "classes",

@@ -23,6 +23,7 @@ from tests.prometheus import Prometheus, alertmanager, eventually, prometheus
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
+
 class Told(ThreadingHTTPServer):
     """Whom Alertmanager tells.
 

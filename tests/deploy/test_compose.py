@@ -6,10 +6,12 @@ Docker itself is not run.
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,21 @@ def test_the_image_of_the_exporter_installs_what_the_extras_name():
     assert installed() == named - {"nvidia-ml-py"}
     pinned = (ROOT / "constraints.txt").read_text().replace("_", "-")
     assert [name for name in installed() if f"{name.partition('[')[0]}==" not in pinned] == []
+
+
+def test_the_image_of_the_exporter_copies_what_the_package_is_built_from(tmp_path):
+    ignored = (DEPLOY / "exporter" / "Dockerfile.dockerignore").read_text().split()
+    for line in re.findall(r"^COPY (.+)$", DOCKERFILE, flags=re.MULTILINE):
+        *sources, _ = line.split()
+        for source in sources:
+            assert f"!{source}" in ignored
+            copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+            copy(ROOT / source, tmp_path / source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist")]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert "esper/cli/exporting.py" in zipfile.ZipFile(wheel).namelist()
 
 
 ONLY = """

@@ -35,8 +35,7 @@ def test_the_dashboards_are_those_that_were_asked_for():
 def test_grafanas_own_library_reads_a_dashboard(path):
     value = json.loads(path.read_text())
     dashboard = Dashboard.from_json(value)
-    assert len(dashboard.panels) == len(value["panels"])
-    assert json.loads(json.dumps(dashboard, cls=JSONEncoder))["templating"] == value["templating"]
+    assert json.loads(json.dumps(dashboard, cls=JSONEncoder)) == value
     assert {variable.name for variable in dashboard.templating.list_val} >= {"datasource", "run"}
 
 

@@ -61,6 +61,24 @@ def heard(url: str, *bodies: RunHeartbeat | RunEvent) -> dict[tuple[str, ...], f
     return found
 
 
+def test_of_what_a_topic_holds_nothing_is_told_before_all_of_it_is_read(url):
+    """A counter that is read half would seem to rise, and a run whose end is not read yet to be dead."""
+    bus = open_bus(url)
+    note = {"event": "note", "time": time.time(), "step": 1, "text": "a sentence"}
+    bodies = [RunEvent(run_id="a", line=note)] * 1200
+    bus.publish_batch([CODEC.encode(body, body.run_id) for body in (*bodies, finished("a", 0))])
+    runs = Runs(lambda: open_bus(url), CODEC)
+    subscriptions = [
+        bus.subscribe(topic, "test", "one", start="oldest") for topic in ("run.event", "kasmina.lifecycle")
+    ]
+    told = []
+    for _ in range(3):
+        runs._hear(subscriptions)
+        told.append([one.value for one in runs.samples() if one.name in ("esper_run_finished", "esper_events_total")])
+    assert told[:2] == [[], []]
+    assert sum(told[2]) == 1 + 1201
+
+
 def test_runs_live_die_end_and_are_forgotten(url):
     found = heard(
         url,

@@ -27,7 +27,8 @@ _MOST = 500
 class Runs:
     """All runs on a bus, as their lines and heartbeats tell. One thread reads the bus, others ask for samples.
 
-    It begins with what the topics hold, so that it may be started after the runs. What cannot be read is counted, and
+    It begins with what the topics hold, so that it may be started after the runs; until it has read that it tells of
+    none, for half a story looks as if counters rose and runs were dead. What cannot be read is counted, and
     is no dead letter: others may read it.
 
     Args:
@@ -43,7 +44,7 @@ class Runs:
         self._lock = threading.Lock()
         self._runs: dict[str, RunState] = {}
         self._unreadable = 0
-        self._is_up = False
+        self._is_up = self._has_caught_up = False
         self._held: dict[str, int] = {}
         self._dead_letters: dict[str, int] = {}
         self._next_look = 0.0
@@ -73,11 +74,11 @@ class Runs:
         now = time.time()
         with self._lock:
             self._forget(now)
-            runs = list(self._runs.values())
+            runs = list(self._runs.values()) if self._has_caught_up else []
             counts = dict.fromkeys(("running", "finished", "dead"), 0)
             for run in runs:
                 counts[status(run, now)] += 1
-            unreadable = self._unreadable + sum(run.unreadable for run in runs)
+            unreadable = self._unreadable + sum(run.unreadable for run in self._runs.values())
             found = samples(runs, now)
         found += [Sample("esper_runs", (name,), count) for name, count in counts.items()]
         found += [Sample("esper_topic_messages", (topic,), count) for topic, count in self._held.items()]
@@ -101,6 +102,7 @@ class Runs:
             bus.close()
 
     def _hear(self, subscriptions: list[Subscription]) -> None:
+        is_behind = False
         for subscription in subscriptions:
             deliveries = subscription.receive(_MOST, timeout_s=_WAIT_S / len(subscriptions))
             bodies: list[RunEvent | RunHeartbeat] = []
@@ -116,6 +118,8 @@ class Runs:
                 for body in bodies:
                     self._take(body)
             subscription.ack(deliveries)
+            is_behind |= len(deliveries) == _MOST
+        self._has_caught_up |= not is_behind
 
     def _take(self, body: RunEvent | RunHeartbeat) -> None:
         run = self._runs.setdefault(body.run_id, RunState(body.run_id))

@@ -38,7 +38,7 @@ _PROGRESS = (
         "Flags that were not decided as their store says",
         "Their rule failed, or the store could not be used and its last good copy, or off, counts.",
         "none",
-        {"sum by (run) (esper_flags_failed{$})": "{{run}}"},
+        {"sum by (run) (esper_flags_in_doubt{$})": "{{run}}"},
     ),
 )
 

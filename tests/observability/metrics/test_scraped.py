@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from esper.contracts.config import GrowthConfig
+from esper.contracts.flags import FLAGS, Flag, Flags
 from esper.evaluation.growing import growing
 from esper.observability.metrics.catalogue import METRICS
 from esper.observability.metrics.over_bus import Runs
@@ -27,7 +28,7 @@ from tests.runtime.toy import Recipe
 from tests.runtime.toy import growing as one_candidate
 
 UNMET = set() if torch.cuda.is_available() else {"device"}
-"""What the run below has not: a device where there is none. The catalogue says what needs one."""
+"""What the run below has not where there is no GPU. The catalogue says which metrics need it."""
 
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -65,8 +66,6 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
         config = GrowthConfig()
         begun = time.time()
         train_without_flag(other, server)
-        for listener in (metrics, link):
-            listener(flags(is_on=True))
 
         def wait(line: dict[str, Any]) -> None:
             """Where grafts live, until that was scraped: a short run would be over before."""
@@ -83,6 +82,7 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
             seed=0,
             policy=link.policy(config, 60.0, None),
             directory=folder / "run",
+            flags=flags(is_on=True),
             on_event=[metrics, link, wait],
         )
         link.follow(growth.session)
@@ -98,10 +98,9 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
         thread.join()
 
 
-def flags(*, is_on: bool) -> dict[str, Any]:
-    """As a run tells them."""
-    told = {"grafting_strategies": {"is_on": is_on, "reason": "a share"}}
-    return {"event": "flags", "time": time.time(), "step": 0, "model_id": "digits-0", "flags": told}
+def flags(*, is_on: bool) -> Flags:
+    """All of a run."""
+    return Flags("digits", {name: Flag(name, is_on or name != OFF, "asked for") for name in FLAGS})
 
 
 def train_without_flag(metrics: Metrics, server: Prometheus) -> None:
@@ -111,11 +110,13 @@ def train_without_flag(metrics: Metrics, server: Prometheus) -> None:
         if line["event"] == "epoch" and line["epoch"] == 3:
             assert eventually(lambda: (server.value('esper_step_seconds_count{job="other"}') or 0) > 0)
 
-    metrics(flags(is_on=False))
-    trial = Recipe(one_candidate(keep_looks=(0.6, 0.8))).build(on_event=[metrics, wait])
+    trial = Recipe(one_candidate(keep_looks=(0.6, 0.8))).build(on_event=[metrics, wait], flags=flags(is_on=False))
     trial.train()
     trial.session.finish()
 
+
+OFF = "message_bus"
+"""The flag that is off for the second run."""
 
 JOBS = ("run", "exporter")
 LAST_SEEN = "esper_run_last_seen_timestamp_seconds"
@@ -188,7 +189,7 @@ WITHOUT_A_GPU = ("esper_device_memory_bytes", "esper_device_memory_peak_bytes", 
 
 def shown(scraped: Scraped, expression: str, *, is_range: bool) -> list[float]:
     """All values that a panel would show of the two runs, as Grafana asks for them."""
-    for name, value in {"$run": "digits|other", "$flag": "grafting_strategies", "$__rate_interval": "1m"}.items():
+    for name, value in {"$run": "digits|other", "$flag": OFF, "$__rate_interval": "1m"}.items():
         expression = expression.replace(name, value)
     assert "$" not in expression
     if not is_range:

@@ -76,22 +76,22 @@ def test_over_a_clean_day_nobody_is_woken():
 
 
 @pytest.mark.parametrize(
-    ("series", "fault"),
+    "faults",
     [
-        ('esper_rollbacks_total{run="a"}', "0x700 1x739"),
-        ('esper_run_finished{run="b"}', "0x659"),
-        ('esper_decisions_missed_total{run="a"}', "0x700 0+1x739"),
+        {'esper_rollbacks_total{run="a"}': "0x700 1x739"},
+        {'esper_run_finished{run="b"}': "0x659"},
+        {
+            'esper_decisions_missed_total{run="a"}': "0x700 0+1x739",
+            'esper_controller_last_seen_timestamp_seconds{run="a"}': "0+60x700 42000x739",
+        },
     ],
 )
-def test_over_a_day_with_one_fault_somebody_is(series, fault, tmp_path):
+def test_over_a_day_with_one_fault_somebody_is(faults, tmp_path):
     folder = shutil.copytree(FOLDER, tmp_path / "prometheus")
     day = yaml.safe_load(CLEAN_DAY.read_text())
-    (found,) = (one for one in day["tests"][0]["input_series"] if one["series"] == series)
-    found["values"] = fault
-    if "missed" in series:
-        day["tests"][0]["input_series"] = [
-            one for one in day["tests"][0]["input_series"] if "controller_last_seen" not in one["series"]
-        ]
+    told_of = {one["series"]: one for one in day["tests"][0]["input_series"]}
+    for series, values in faults.items():
+        told_of[series]["values"] = values
     (folder / "tests" / "day.yml").write_text(yaml.safe_dump(day))
     assert told("promtool", "test", "rules", folder / "tests" / "day.yml").returncode != 0
 

@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run browser brokers test test-long check lint format bench bench-gate regression ab flags rollout release docs screenshots clean
+.PHONY: help run browser servers test test-long check lint format bench bench-gate regression ab flags rollout release docs screenshots clean
 
 # What is set in the caller's shell must not reach into our environment.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
@@ -36,10 +36,10 @@ run: $(READY) ## run esper, for example: make run ARGS="--help"
 browser: ## make sure that there is a Chromium for the browser tests
 	@scripts/browser >/dev/null || echo "Without it the browser tests are skipped."
 
-brokers: ## make sure that there are Redis and NATS for the tests of the message bus
-	@scripts/brokers || echo "Without them their tests are skipped."
+servers: ## make sure that the servers of the tests are there: Redis, NATS, Prometheus
+	@scripts/servers || echo "Without them their tests are skipped."
 
-test: $(READY) browser brokers ## run the tests
+test: $(READY) browser servers ## run the tests
 	$(PYTEST) $(ARGS)
 
 test-long: $(READY) ## run the tests that are marked long
@@ -82,6 +82,8 @@ docs: $(READY) ## write the pages that are made from the code
 	$(PYTHON) scripts/settings_page.py
 	$(PYTHON) scripts/run_directory_page.py
 	$(PYTHON) scripts/asyncapi_page.py
+	$(PYTHON) -m scripts.metrics_page
+	$(PYTHON) -m scripts.dashboards
 
 screenshots: $(READY) browser ## make the pictures of docs/report.md
 	OMP_NUM_THREADS=1 $(PYTHON) scripts/screenshots.py

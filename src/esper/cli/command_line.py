@@ -10,6 +10,7 @@ from esper.cli.commands.baseline import BaselineCommand
 from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
+from esper.cli.commands.exporter import ExporterCommand
 from esper.cli.commands.flags import FlagsCommand
 from esper.cli.commands.migrate import MigrateCommand
 from esper.cli.commands.report import ReportCommand
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "migrate": MigrateCommand,
     "ab": ABCommand,
     "baseline": BaselineCommand,
+    "exporter": ExporterCommand,
 }
 
 

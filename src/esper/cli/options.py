@@ -11,6 +11,7 @@ from esper.contracts.errors import ConfigError
 
 MAX_SEED = 2**31 - 1
 MAX_THREADS = 1024
+MAX_PORT = 65535
 TEXT = "text:"
 REMOTE = "remote"
 FILES = (".npz", ".csv", ".tsv", ".txt", ".gz", ".parquet")
@@ -109,6 +110,12 @@ class Options:
     stand_in: Literal["none", "heuristic"] = _option(
         "none", "who decides where none came in time: none lets the run go on", "none|heuristic"
     )
+    metrics_port: int | None = _option(
+        None, "where to serve /metrics for Prometheus while the run trains; 0 takes a free port", "N", "none"
+    )
+    metrics_host: str = _option(
+        "127.0.0.1", "address to serve them at; whoever reaches it reads them, without a password", "ADDRESS"
+    )
     flags: str | None = _option(None, "store of feature flags, a flagd file; see 'esper flags'", "FILE", "none")
     model_id: str | None = _option(
         None, "name by which feature flags are decided: the same name, the same flags", "ID", "DATA-SEED"
@@ -156,6 +163,7 @@ class Options:
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check("steps_per_epoch", self.steps_per_epoch is None or self.steps_per_epoch >= 1, "at least 1")
         self._check("decision_timeout", 0 < self.decision_timeout < math.inf, "above 0 and finite")
+        self._check("metrics_port", self.metrics_port is None or 0 <= self.metrics_port <= MAX_PORT, f"0 to {MAX_PORT}")
         self._check("threads", 1 <= self.threads <= MAX_THREADS, f"1 to {MAX_THREADS}")
         self._check("lr", math.isfinite(self.lr) and self.lr > 0, "above 0 and finite")
 
@@ -167,7 +175,7 @@ class Options:
 PRESENTATION = ("plain", "log_format")
 """Options of what is shown; a run that is resumed may be shown otherwise."""
 
-ELSEWHERE = ("bus", "traces")
+ELSEWHERE = ("bus", "traces", "metrics_port", "metrics_host")
 """Who else hears of the run. Their URLs may hold passwords."""
 
 INVOCATION = ("output", "config", "resume", *ELSEWHERE, *PRESENTATION)

@@ -62,6 +62,8 @@ def run(options: Options, directory: Path | None) -> None:
         task = load_task(
             options.data, options.seed, options.host, label=options.label, task=options.task, layout=options.layout
         )
+        if options.metrics_port is not None:
+            import esper.observability.metrics.prometheus  # noqa: F401 - refuses where its library is not installed
         flags = run_flags(options, task.name, directory)
         run_id = run_directory.run_id(directory, task.name)
         tracing = None if options.traces is None else _tracing(options.traces, run_id, shown)
@@ -83,9 +85,10 @@ def run(options: Options, directory: Path | None) -> None:
             growth = _prepare(
                 options, task, flags, weights, policy, directory, shown, heading, listeners, is_new=is_new
             )
-            with _traced(tracing, growth, shown), _joined(link, growth, shown):
-                seconds = _train(growth, directory, interrupt)
-            Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
+            with _measured(options, growth, run_id, shown):
+                with _traced(tracing, growth, shown), _joined(link, growth, shown):
+                    seconds = _train(growth, directory, interrupt)
+                Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
             interrupt.ignore()
             shown.stop()
@@ -158,6 +161,29 @@ def _joined(link: "Link | None", growth: Growing, shown: Presentation) -> Iterat
     finally:
         if not link.close():
             shown.say("note", "the bus did not take all that happened")
+
+
+@contextmanager
+def _measured(options: Options, growth: Growing, run_id: str, shown: Presentation) -> Iterator[None]:
+    """Metrics are served meanwhile, if they are asked for and the port is to be had."""
+    if options.metrics_port is None:
+        yield
+        return
+    from esper.observability.metrics.prometheus import Metrics
+
+    try:
+        metrics = Metrics(options.metrics_port, options.metrics_host, run_id)
+    except ConfigError as error:
+        shown.say("note", f"the run goes on without metrics: {error}")
+        yield
+        return
+    metrics.begin_with(growth.session.events)
+    growth.session.subscribe(metrics)
+    shown.say("metrics", f"at http://{options.metrics_host}:{metrics.port}/metrics")
+    try:
+        yield
+    finally:
+        metrics.close()
 
 
 def _policy(options: Options, flags: Flags, link: "Link | None", shown: Presentation) -> Policy:

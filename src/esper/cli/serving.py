@@ -3,13 +3,11 @@
 import logging
 import os
 import secrets
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from esper.cli.ending import until_told
 from esper.contracts.config import GrowthConfig
 from esper.oona.codec import TRACEPARENT
 from esper.oona.environment import codec
@@ -58,13 +56,7 @@ def serve(url: str, policy: str, collector: str | None = None, log_format: str =
 
         bus = open_bus(url)
         stack.callback(bus.close)
-        ending = threading.Event()
-
-        def end(signum: int, frame: FrameType | None) -> None:
-            ending.set()
-
-        for one in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, one, signal.signal(one, end))
+        ending = stack.enter_context(until_told())
         tell(f"{policy} decides for the runs on {shown(url)}; stop it with Ctrl-C")
         consumer = f"tamiyo-{os.getpid()}-{secrets.token_hex(3)}"
         Controller(bus, codec(os.environ), policy, consumer, tell=tell, around=around).serve(ending)

@@ -103,6 +103,19 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
     time: float
 
 
+class RunEvent(Body, frozen=True, kw_only=True):
+    """A line of a run's logs, as its directory and its listeners have it; all kinds but ``telemetry``.
+
+    Args:
+        run_id: of the run.
+        line: with ``event``, the name of its kind, and ``time``.
+    """
+
+    topic = "run.event"
+    run_id: Name
+    line: dict[str, Any]
+
+
 class GerminationCommand(Body, frozen=True, kw_only=True):
     """Let seeds germinate; arguments as of :class:`esper.contracts.commands.Command`."""
 
@@ -255,6 +268,7 @@ KINDS: dict[str, type[Body]] = {
         LayerHealthReport,
         SeedTransition,
         RunHeartbeat,
+        RunEvent,
         GerminationCommand,
         RemovalCommand,
         RollbackCommand,

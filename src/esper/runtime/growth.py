@@ -127,6 +127,7 @@ class Growth:
         now = self._measure(train_loss)
         if run.journal.is_read and (sensed := self.observer.sensed()):
             run.journal.write(TelemetryRead(epoch=run.epoch, step=run.step, places=sensed))
+        run.pulse.write(run.step)
         if not self.emergency.at_boundary(now):
             if self.trials.current is not None:
                 self.trials.at_boundary(now)

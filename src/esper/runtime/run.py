@@ -22,6 +22,7 @@ from esper.runtime.judging.evaluations import Evaluations
 from esper.runtime.judging.judge import Judge
 from esper.runtime.record.books import FALLING, Books, Lifecycle
 from esper.runtime.record.journal import Journal
+from esper.runtime.record.vitals import Pulse
 from esper.runtime.state.batch_store import BatchStore, LatestBatches
 from esper.runtime.state.batches import Editing, copy_of
 from esper.runtime.state.captures import Captures
@@ -59,6 +60,7 @@ class Run:
         losses: training losses since the last boundary.
         recent: last batches, for a blend-out after the data has ended.
         inbox: who may change it, and what other threads ask.
+        pulse: how the process is doing.
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class Run:
         self.is_finished = False
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
         self.seeds = Seeds(self.places, config, journal, self, self.costs.restructured, self.ramp_steps)
-        self.inbox = Inbox(journal.deliver)
+        self.pulse = Pulse(journal, self.places, next(model.parameters()).device)
+        self.inbox = Inbox(self._tell)
         self.losses = LossSum()
         self.editing = Editing()
         self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)
@@ -198,6 +201,10 @@ class Run:
                 for parameter in without:  # also those that no optimizer holds
                     parameter.grad = None
                 self.trainer.take_settings()
+
+    def _tell(self) -> None:
+        self.pulse.write_if_due(self.arm)
+        self.journal.deliver()
 
     def _rehearse(self, batch: Any) -> None:
         """A training step on a copy of a batch, made to be counted, and undone."""

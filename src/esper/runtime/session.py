@@ -1,5 +1,6 @@
 """The session: where a run's loop and its growth meet."""
 
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -250,8 +251,9 @@ class Session:
             if self._growth.is_due:  # its arms were interrupted
                 self._end_step()
             self._refuse_unfit(batch)
+            begun = time.perf_counter()
             step = self._steps.make(batch, in_window=self._growth.window is not None)
-            self._after(step)
+            self._after(step, begun)
             return step.loss
 
     def after_step(self, batch: Any, loss_value: Tensor | float) -> None:
@@ -271,7 +273,8 @@ class Session:
             self._refuse_if_closed()
             self._growth.interrupt()
             self._refuse_unfit(batch)
-            self._after(self._steps.made(batch, loss_value, in_window=self._growth.window is not None))
+            self._after(self._steps.made(batch, loss_value, in_window=self._growth.window is not None), run.pulse.ended)
+            run.pulse.rest()
 
     def after_epoch(self) -> None:
         """End an epoch: evaluate, decide, report, checkpoint."""
@@ -284,6 +287,7 @@ class Session:
             run.trainer.end_epoch(lambda: run.judge.measure().loss(run.judge.split.select))
             if run.config.boundary_steps is None:
                 self._boundary()
+            run.pulse.rest()
 
     def finish(self) -> None:
         """End the run: every lifecycle gets its outcome, grafts that passed their keep gate become fossils."""
@@ -358,6 +362,10 @@ class Session:
             Call it to end that.
         """
         return self._run.journal.subscribe(listener)
+
+    def tell_bus(self, counts: Callable[[], dict[str, Any]]) -> None:
+        """Let ``vitals`` tell the counts of a message bus that this run is on; :class:`Link` calls it."""
+        self._run.pulse.bus = counts
 
     def germinate(
         self,
@@ -487,12 +495,13 @@ class Session:
         run = self._run
         run.journal.write(FlagsResolved(step=run.step, model_id=run.flags.model_id, flags=told(run.flags)))
 
-    def _after(self, step: Step) -> None:
+    def _after(self, step: Step, begun: float) -> None:
         run = self._run
         run.books.run_flops += step.flops
         run.trainer.step += 1
         run.losses.add(step.loss)
         self._growth.after_step(step)
+        run.pulse.beat(run.step, begun)
         self._end_step()
         if run.step in self._boundary_expected and not run.books.select_losses:
             text = NO_BOUNDARY.format(steps=run.step, share=run.fraction)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -87,9 +88,26 @@ class Link:
             tell: called with a sentence, by another thread, if the bus will never bring commands.
         """
         self.publisher.follow(session)
+        session.tell_bus(self.counts)
         self.handler = ControlCommandHandler(
             self._connect, self._codec, self.run_id, session, self.publisher, tell, self._on_handled
         )
+
+    def counts(self) -> dict[str, Any]:
+        """What became of messages, commands and decisions since this process began, as ``vitals`` tells it."""
+        sent = self.publisher.statistics
+        told: dict[str, Any] = {
+            "queue": self.publisher.queue,
+            "published": sent.published,
+            "dropped": sent.dropped,
+            "unsendable": sent.unsendable,
+            "failures": sent.failures,
+        }
+        if self.handler is not None:
+            came = self.handler.statistics
+            told["dead_letters"] = came.unreadable
+            told["commands"] = {name: getattr(came, name) for name in ("carried_out", "refused", "repeated")}
+        return told if self._policy is None else told | asdict(self._policy.statistics)
 
     def close(self, within_s: float = 10.0) -> bool:
         """Take no more commands and publish what waits, as far as the bus takes it in time.

@@ -97,6 +97,11 @@ class TelemetryPublisher:
             self._kept.append(line)
         self._wake.set()
 
+    @property
+    def queue(self) -> int:
+        """Lines and messages that wait. Any thread may ask."""
+        return len(self._kept) + len(self._telemetry) + len(self._unencoded) + len(self._unsent)
+
     def put(self, body: Body) -> None:
         """Take a message that must not be lost."""
         self._kept.append(body)
@@ -185,7 +190,7 @@ class TelemetryPublisher:
             self._next_heartbeat = 0.0
         if line["event"] == "finished" and self._session is not None:
             self._is_finished = True
-            return [self._heartbeat(self._session, is_finished=True)]
+            return [*bodies(line, self._run_id), self._heartbeat(self._session, is_finished=True)]
         return bodies(line, self._run_id)
 
     def _heartbeat(self, session: Session, *, is_finished: bool) -> RunHeartbeat:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from esper.contracts.commands import Answer, Command, Handled
@@ -14,6 +14,21 @@ from esper.oona.codec import Codec
 from esper.oona.messages import Decision, ObservationReport
 from esper.runtime.link.names import group_of
 from esper.tamiyo.heuristic import Policy
+
+
+@dataclass(slots=True)
+class ControllerStatistics:
+    """How a controller elsewhere has served a run.
+
+    Args:
+        decisions: that came in time.
+        decisions_missed: that did not.
+        controller_seen: when the last one came, in seconds since 1970; 0 if none has.
+    """
+
+    decisions: int = 0
+    decisions_missed: int = 0
+    controller_seen: float = 0.0
 
 
 class RemotePolicy:
@@ -32,6 +47,9 @@ class RemotePolicy:
         tell: called with a sentence where none came.
         headers: that go along with every question.
         on_handled: called with every command of a decision once it is answered.
+
+    Attributes:
+        statistics: how it was served.
     """
 
     def __init__(
@@ -53,6 +71,7 @@ class RemotePolicy:
         self._bus: Bus | None = None
         self._timeout_s, self._otherwise, self._tell = timeout_s, otherwise, tell
         self._subscription: Subscription | None = None
+        self.statistics = ControllerStatistics()
         self._number = 0
         self._answers: list[Answer] = []
         self._state: Any = None
@@ -78,7 +97,10 @@ class RemotePolicy:
             self._decided.clear()
         else:
             self._state = decision.state
+            self.statistics.decisions += 1
+            self.statistics.controller_seen = round(time.time(), 3)
             return list(decision.commands)
+        self.statistics.decisions_missed += 1
         return [] if self._otherwise is None else self._otherwise.decide(observation)
 
     def _asked(self, question: ObservationReport) -> Decision | None:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from esper.contracts.events import Event, Note, record
-from esper.runtime.record.log_files import BULKY, LogFiles
+from esper.runtime.record.log_files import LOOSE, LogFiles
 from esper.runtime.record.outbox import Line, Listener, Outbox
 
 
 class Journal:
     """Records events in memory; the logs and the listeners get them where nothing is half done.
 
-    Recording never fails and calls nobody. Bulky events are not kept: where a run goes on from a checkpoint, those that
-    its directory holds stay there.
+    Recording never fails and calls nobody. Some events are not kept (:data:`LOOSE`): where a run goes on from a
+    checkpoint, those that its directory holds stay there.
 
     Args:
         directory: where the logs are; None keeps events in memory only.
@@ -48,7 +48,7 @@ class Journal:
 
     def add(self, line: Line) -> None:
         """Take in an event as it was recorded, perhaps elsewhere."""
-        if line["event"] not in BULKY:
+        if line["event"] not in LOOSE:
             self.events.append(line)
         if self._files is not None:
             self._files.put(line)

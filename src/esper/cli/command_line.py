@@ -11,6 +11,7 @@ from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
 from esper.cli.commands.flags import FlagsCommand
 from esper.cli.commands.migrate import MigrateCommand
+from esper.cli.commands.inspect import InspectCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
@@ -21,6 +22,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "run": RunCommand,
     "report": ReportCommand,
     "compare": CompareCommand,
+    "inspect": InspectCommand,
     "doctor": DoctorCommand,
     "tamiyo": TamiyoCommand,
     "bus": BusCommand,

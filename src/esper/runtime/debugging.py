@@ -31,6 +31,9 @@ FILE = "debug.jsonl"
 
 VARIABLE = "ESPER_DEBUG"
 
+_TOLD = 5
+"""So many of the things that do not hold are told in the error."""
+
 
 class Watched(Situation, Protocol):
     """A run, as far as this looks at it."""
@@ -162,10 +165,10 @@ class Debug:
         self._write("violation", layer_id=layer_id, found=list(found))
         assert self._run is not None
         where = f"step {self._run.step}" + ("" if self._run.arm is None else f", arm {self._run.arm}")
-        more = "" if len(found) == 1 else f" ({len(found) - 1} more)"
+        said = "; ".join(found[:_TOLD]) + (f" and {len(found) - _TOLD} more" if len(found) > _TOLD else "")
         kept = "this message" if self._file is None else f"this message, {self._file} and the newest checkpoint"
         raise InvariantError(
-            f"At {layer_id!r}, {where}: {found[0]}{more}. That cannot be: it is a bug of Esper, or something wrote "
+            f"At {layer_id!r}, {where}: {said}. That cannot be: it is a bug of Esper, or something wrote "
             f"into the state of its seeds. Report it with {kept}."
         )
 

@@ -12,6 +12,7 @@ from esper.cli.commands.doctor import DoctorCommand
 from esper.cli.commands.flags import FlagsCommand
 from esper.cli.commands.migrate import MigrateCommand
 from esper.cli.commands.inspect import InspectCommand
+from esper.cli.commands.profile import ProfileCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
@@ -23,6 +24,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "report": ReportCommand,
     "compare": CompareCommand,
     "inspect": InspectCommand,
+    "profile": ProfileCommand,
     "doctor": DoctorCommand,
     "tamiyo": TamiyoCommand,
     "bus": BusCommand,

@@ -43,11 +43,11 @@ def show(options: Options, steps: int, device: str, trace: Path) -> None:
 def _lines(found: Profile) -> list[str]:
     bare = found.step_ms["bare"]
     lines = [f"{found.steps} steps of each kind on {found.device}; the graft: {found.graft}", ""]
-    lines.append(f"{'a step':14}{'median ms':>10}  against the bare host")
+    lines.append(f"{'a step':14}{'median ms':>10}{'processor ms':>14}  against the bare host")
     for kind in KINDS:
         more = found.step_ms[kind] - bare
         against = "" if kind == "bare" else f"  {more:+.3f} ms, {more / bare:+.1%}"
-        lines.append(f"{kind:14}{found.step_ms[kind]:>10.3f}{against}")
+        lines.append(f"{kind:14}{found.step_ms[kind]:>10.3f}{found.processor_ms[kind]:>14.3f}{against}")
     for kind, ranges in found.ranges.items():
         has_device = any(one.device_us for one in ranges)
         device = f"{'device us':>11}" if has_device else ""

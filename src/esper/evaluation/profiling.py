@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class Profile:
         device: on which.
         steps: of each kind.
         step_ms: median milliseconds of a step, by kind.
+        processor_ms: mean milliseconds of all threads in a step, by kind: other work on the machine does not count.
         ranges: of the profiled steps what each range took in a step, by kind; none of the bare host.
         graft: where what grew, in words.
         trace: the file with the trace.
@@ -49,6 +50,7 @@ class Profile:
     device: str
     steps: int
     step_ms: dict[str, float]
+    processor_ms: dict[str, float]
     ranges: dict[str, list[Cost]]
     graft: str
     trace: Path
@@ -92,7 +94,7 @@ def profiled(
         takers = [_bare(task, batch_size, lr, seed), *map(_stepping, runs)]
         for take in takers * WARM_UP:
             take()
-        taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
         for _ in range(steps):
             for kind, take in zip(KINDS, takers, strict=True):
                 taken[kind].append(_timed(take, device))
@@ -106,7 +108,8 @@ def profiled(
     return Profile(
         device=device,
         steps=steps,
-        step_ms={kind: 1000 * median(times) for kind, times in taken.items()},
+        step_ms={kind: 1000 * median(wall for wall, _ in times) for kind, times in taken.items()},
+        processor_ms={kind: 1000 * fmean(busy for _, busy in times) for kind, times in taken.items()},
         ranges=_ranges(profiler, steps),
         graft=graft,
         trace=trace,
@@ -165,15 +168,15 @@ def _forever(loader: Any) -> Iterator[tuple[Tensor, ...]]:
         yield from loader
 
 
-def _timed(take: Callable[[], None], device: str) -> float:
-    """Seconds of a step, with all that the device does for it."""
+def _timed(take: Callable[[], None], device: str) -> tuple[float, float]:
+    """Seconds of a step by the clock and of the processor, with all that the device does for it."""
     if device == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     take()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - busy
 
 
 def _grow(run: Growing, config: GrowthConfig, steps: int) -> str:

@@ -53,7 +53,7 @@ def test_what_a_range_takes_is_without_the_ranges_within():
         (["--steps", "0"], "--steps must be at least 1"),
         (["--steps", "few"], "invalid int value"),
         (["--device", "cuda"], "no device 'cuda'"),
-        (["--output", "x"], "takes no output"),
+        (["--output", "x"], "no option '--output'"),
         (["--trace", "nowhere/trace.json"], "no directory nowhere"),
         (["--setps", "3"], "Did you mean '--steps'"),
         (["--blueprints", "mini_attention", "--layers", "0"], "No blueprint fits"),

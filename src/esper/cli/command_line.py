@@ -10,8 +10,8 @@ from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
 from esper.cli.commands.flags import FlagsCommand
-from esper.cli.commands.migrate import MigrateCommand
 from esper.cli.commands.inspect import InspectCommand
+from esper.cli.commands.migrate import MigrateCommand
 from esper.cli.commands.profile import ProfileCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand

@@ -5,12 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from esper.cli.commands.run import RunCommand
+from esper.cli.commands.run import RunCommand, declare_options
 from esper.cli.commands.subcommand import Subcommand
 from esper.cli.options import Options
 from esper.contracts.errors import ConfigError
 
 TRACE = Path("trace.json")
+
+OPTIONS = (
+    *("data", "label", "task", "layout", "host", "seed", "epochs", "batch_size", "steps_per_epoch", "lr", "schedule"),
+    *("threads", "config"),
+)
+"""Those of a run that change what a step is; others in a configuration file are left aside."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class ProfileCommand(Subcommand):
 
     @staticmethod
     def declare(parser: argparse.ArgumentParser) -> None:
-        RunCommand.declare(parser)
+        declare_options(parser, OPTIONS)
         own = parser.add_argument_group("profile")
         own.add_argument("--steps", metavar="N", type=int, default=48, help="steps of each kind (default: 48)")
         own.add_argument("--device", metavar="cpu|cuda", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
@@ -47,10 +53,7 @@ class ProfileCommand(Subcommand):
             raise ConfigError(f"--steps must be at least 1, not {own['steps']}.")
         if not own["trace"].absolute().parent.is_dir():
             raise ConfigError(f"--trace {own['trace']}: there is no directory {own['trace'].parent}. Make it first.")
-        asked = RunCommand.from_line(values).asked
-        if unfit := sorted(asked.given & {"output", "resume", "weights"}):
-            raise ConfigError(f"'esper profile' keeps nothing of the run and takes no {unfit[0]}. Leave it out.")
-        return cls(asked.options, **own)
+        return cls(RunCommand.from_line(values).options, **own)
 
     def do(self) -> bool:
         from esper.cli.profiling import show

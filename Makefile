@@ -94,4 +94,4 @@ screenshots: $(READY) browser ## make the pictures of docs/report.md
 	OMP_NUM_THREADS=1 $(PYTHON) scripts/screenshots.py
 
 clean: ## remove the environment, builds and caches
-	rm -rf $(VENV) build dist ab bench-gate.json regression.json .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trackers build dist ab bench-gate.json regression.json .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run browser servers test test-long check lint format bench bench-gate regression ab flags rollout release docs screenshots clean
+.PHONY: help run browser servers test test-long test-trackers check lint format bench bench-gate regression ab flags rollout release docs screenshots clean
 
 # What is set in the caller's shell must not reach into our environment.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+TRACKERS := 'wandb>=0.31,<0.32' 'trackio>=0.43,<0.44' 'mlflow-skinny>=3.17,<3.18' 'sqlalchemy<2.1' alembic hypothesis pytest pytest-timeout
 # What a change is compared with: the newest commit that is a day old, unless told.
 BASE ?=
 override BASE := $(or $(BASE),$(shell git rev-list -1 --before="1 day ago" HEAD),HEAD~1)
@@ -44,6 +45,13 @@ test: $(READY) browser servers ## run the tests
 
 test-long: $(READY) ## run the tests that are marked long
 	$(PYTEST) -m long --timeout 1800 $(ARGS)
+
+# Trackers ask for versions of libraries that others must not have: they get an environment of their own.
+test-trackers: ## run the tests of all trackers, in an environment of their own
+	@test -x .venv-trackers/bin/python || $(BASE_PYTHON) -m venv .venv-trackers
+	@.venv-trackers/bin/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt torch
+	@.venv-trackers/bin/python -m pip install --quiet --no-input --disable-pip-version-check -e '.[tensorboard]' $(TRACKERS)
+	OMP_NUM_THREADS=1 .venv-trackers/bin/python -m pytest tests/conformance/test_trackers.py $(ARGS)
 
 check: lint test ## everything that must pass before a change is merged
 
@@ -89,4 +97,4 @@ screenshots: $(READY) browser ## make the pictures of docs/report.md
 	OMP_NUM_THREADS=1 $(PYTHON) scripts/screenshots.py
 
 clean: ## remove the environment, builds and caches
-	rm -rf $(VENV) build dist ab bench-gate.json regression.json .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trackers build dist ab bench-gate.json regression.json .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

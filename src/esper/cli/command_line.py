@@ -12,7 +12,9 @@ from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
 from esper.cli.commands.exporter import ExporterCommand
 from esper.cli.commands.flags import FlagsCommand
+from esper.cli.commands.inspect import InspectCommand
 from esper.cli.commands.migrate import MigrateCommand
+from esper.cli.commands.profile import ProfileCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
@@ -23,6 +25,8 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "run": RunCommand,
     "report": ReportCommand,
     "compare": CompareCommand,
+    "inspect": InspectCommand,
+    "profile": ProfileCommand,
     "doctor": DoctorCommand,
     "tamiyo": TamiyoCommand,
     "bus": BusCommand,

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_type_hints
 
@@ -120,6 +120,13 @@ class Options:
     model_id: str | None = _option(
         None, "name by which feature flags are decided: the same name, the same flags", "ID", "DATA-SEED"
     )
+    tensorboard: bool = _option(False, "write what TensorBoard shows into the run directory", shown="no")
+    track: Sequence[str] = _option(
+        (),
+        "trackers that are told of the run, with commas between: tensorboard, wandb, mlflow, trackio",
+        "NAME,...",
+        "none",
+    )
     seed: int = _option(0, "seed of the split of the data, first weights and order of batches", "N")
     epochs: int = _option(None, "epochs of the run", "N", _by_kind("epochs"))
     batch_size: int = _option(None, "samples of a batch", "N", _by_kind("batch_size"))
@@ -167,6 +174,11 @@ class Options:
         self._check("threads", 1 <= self.threads <= MAX_THREADS, f"1 to {MAX_THREADS}")
         self._check("lr", math.isfinite(self.lr) and self.lr > 0, "above 0 and finite")
 
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names of all trackers that are told of the run."""
+        return (*self.track, *["tensorboard"] * self.tensorboard)
+
     def _check(self, name: str, is_right: bool, wanted: str) -> None:
         if not is_right:
             raise ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
@@ -175,7 +187,7 @@ class Options:
 PRESENTATION = ("plain", "log_format")
 """Options of what is shown; a run that is resumed may be shown otherwise."""
 
-ELSEWHERE = ("bus", "traces", "metrics_port", "metrics_host")
+ELSEWHERE = ("bus", "traces", "metrics_port", "metrics_host", "tensorboard", "track")
 """Who else hears of the run. Their URLs may hold passwords."""
 
 INVOCATION = ("output", "config", "resume", *ELSEWHERE, *PRESENTATION)

@@ -26,6 +26,8 @@ from esper.contracts.flags import Flags
 from esper.evaluation.growing import Growing, growing
 from esper.kasmina.grafts.strategies import strategy_kind
 from esper.observability.spans import trace_id
+from esper.observability.tracking.following import Tracking
+from esper.observability.tracking.tracker import check_trackers
 from esper.runtime.record.outbox import Listener
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
@@ -65,6 +67,7 @@ def run(options: Options, directory: Path | None) -> None:
         if options.metrics_port is not None:
             import esper.observability.metrics.prometheus  # noqa: F401 - refuses where its library is not installed
         flags = run_flags(options, task.name, directory)
+        check_trackers(options.trackers)
         run_id = run_directory.run_id(directory, task.name)
         tracing = None if options.traces is None else _tracing(options.traces, run_id, shown)
         link = None
@@ -86,7 +89,8 @@ def run(options: Options, directory: Path | None) -> None:
                 options, task, flags, weights, policy, directory, shown, heading, listeners, is_new=is_new
             )
             with _measured(options, growth, run_id, shown):
-                with _traced(tracing, growth, shown), _joined(link, growth, shown):
+                tracked = _tracked(options, growth, directory, shown)
+                with _traced(tracing, growth, shown), _joined(link, growth, shown), tracked:
                     seconds = _train(growth, directory, interrupt)
                 Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
@@ -184,6 +188,19 @@ def _measured(options: Options, growth: Growing, run_id: str, shown: Presentatio
         yield
     finally:
         metrics.close()
+
+
+@contextmanager
+def _tracked(options: Options, growth: Growing, directory: Path, shown: Presentation) -> Iterator[None]:
+    """Around the training: trackers are told of it."""
+    tracking = [Tracking(name, directory, tell=lambda text: shown.say("note", text)) for name in options.trackers]
+    for one in tracking:
+        one.follow(growth.session)
+    try:
+        yield
+    finally:
+        for one in tracking:
+            one.close()
 
 
 def _policy(options: Options, flags: Flags, link: "Link | None", shown: Presentation) -> Policy:

@@ -301,9 +301,11 @@ class Growth:
     def _begin(self, seen: Observation, now: Measurement) -> None:
         """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
         run = self._run
-        answers = [run.seeds.submit(command) for command in self.policy.decide(seen)]
+        answers_to = [(command, run.seeds.submit(command)) for command in self.policy.decide(seen)]
+        if run.debug is not None:
+            run.debug.decided(self.policy, run.config, seen, answers_to)
         if (answered := getattr(self.policy, "answered", None)) is not None:
-            for answer in answers:
+            for _, answer in answers_to:
                 answered(answer)
         self._cull_misfits()
         waiting = run.in_state(State.GERMINATED)

@@ -18,6 +18,7 @@ from esper.kasmina.places.place import Place
 from esper.runtime.commands.inbox import Inbox
 from esper.runtime.commands.seeds import Seeds
 from esper.runtime.costs.costs import Costs
+from esper.runtime.debugging import Debug
 from esper.runtime.judging.evaluations import Evaluations
 from esper.runtime.judging.judge import Judge
 from esper.runtime.record.books import FALLING, Books, Lifecycle
@@ -61,6 +62,7 @@ class Run:
         recent: last batches, for a blend-out after the data has ended.
         inbox: who may change it, and what other threads ask.
         pulse: how the process is doing.
+        debug: looks at all that happens, where that was asked for.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Run:
         self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books)
         self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)
         self.flags = flags
+        self.debug: Debug | None = None
         self._loader = loader
 
     @property

@@ -21,6 +21,7 @@ from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, refuse_changed
 from esper.runtime.arguments import NO_BOUNDARY, boundary_expected, check_flags, check_run, together
 from esper.runtime.checkpoints import FOLDER, Checkpoints
+from esper.runtime.debugging import debugger_for
 from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
 from esper.runtime.judging.judge import FEW_GATE_SAMPLES, Judge
@@ -75,6 +76,9 @@ class Session:
             ``compare="flops"`` and ``max_train_flops`` are refused.
         flags: feature flags of the model, from :func:`esper.flags.resolve`; None has none in play. Wrap the model with
             :func:`esper.flags.applied`. A checkpoint brings its own back, but for what these switch off by name.
+        debug: whether every decision is written to ``debug.jsonl`` in ``directory``, with all that it went by, and
+            before every step of the optimizer all is checked that must hold of seeds and grafts, which is slow. None
+            asks the environment: ``ESPER_DEBUG=1``.
         on_event: one listener or several, from the constructor on: each is called with every line of both logs, a dict
             with the key ``"event"``, as :meth:`subscribe` says.
 
@@ -86,6 +90,8 @@ class Session:
     Raises:
         ConfigError: if something does not fit together, or this process is one of several ranks.
         EvaluationError: if ``evaluate`` is not repeatable or returns no sample losses.
+
+    With ``debug`` any method may raise InvariantError, which names the seed and what to report.
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class Session:
         flops: bool = True,
         flags: Flags | None = None,
         on_event: Listener | Iterable[Listener] | None = None,
+        debug: bool | None = None,
     ) -> None:
         refuse_ranks()
         config = growth_config(model)
@@ -119,20 +126,23 @@ class Session:
         check_run(model, config, planned_steps, counts_flops=flops, keeping={"loader": loader, **(extra or {})})
         scheduler = together(scheduler) if isinstance(scheduler, list | tuple) else scheduler
         host_optimizer = HostOptimizer(optimizer, model, extra or {})
-        trainer = Trainer(
-            model,
-            host_optimizer,
-            config,
-            planned_steps,
-            loss=loss,
-            train_step=train_step,
-            scheduler=scheduler,
-            scheduler_every=scheduler_every,
-            scaler=scaler,
-            clip_grad_norm=clip_grad_norm,
-            accumulate=accumulate,
-        )
         with ExitStack() as undo:  # a session that could not be built leaves no hooks on the optimizer
+            debugger = debugger_for(model, host_optimizer.parts, is_asked=debug)
+            if debugger is not None:
+                undo.callback(debugger.detach)
+            trainer = Trainer(
+                model,
+                host_optimizer,
+                config,
+                planned_steps,
+                loss=loss,
+                train_step=train_step,
+                scheduler=scheduler,
+                scheduler_every=scheduler_every,
+                scaler=scaler,
+                clip_grad_norm=clip_grad_norm,
+                accumulate=accumulate,
+            )
             undo.callback(trainer.detach)
             judge = Judge(model, evaluate, config.seed)
             self._directory = None if directory is None else Path(directory)
@@ -142,6 +152,8 @@ class Session:
             journal = Journal(self._directory, is_new=not self._must_load)
             for listener in [on_event] if callable(on_event) else on_event or ():
                 journal.subscribe(listener)
+            if debugger is not None:
+                debugger.begin(self._directory, is_new=not self._must_load)
             snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory)
             self._run = Run(
                 model,
@@ -157,6 +169,9 @@ class Session:
                 flags=self._flags_given,
             )
             undo.callback(self._run.given_up.detach)
+            if debugger is not None:
+                debugger.follow(self._run)
+                self._run.debug, self._run.seeds.judged = debugger, debugger.judged
             self._steps = Steps(self._run)
             self._boundary_expected = boundary_expected(config, planned_steps, loader)
             policy = policy or HeuristicPolicy(config)
@@ -306,6 +321,9 @@ class Session:
                 )
             )
             run.trainer.detach()
+            if run.debug is not None:
+                run.debug.check()
+                run.debug.detach()
             run.is_finished = True  # only now: what was interrupted may be finished again
             run.given_up.detach()
             self._checkpoints.write()

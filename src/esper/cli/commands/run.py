@@ -67,18 +67,7 @@ class RunCommand(Subcommand):
 
     @staticmethod
     def declare(parser: argparse.ArgumentParser) -> None:
-        parser.epilog, parser.formatter_class = _growth_help(), argparse.RawDescriptionHelpFormatter
-        for one in ON_COMMAND_LINE:
-            text = _help(one.metadata["help"], _shown(one.default, one.metadata["shown"]))
-            declare = partial(parser.add_argument, flag(one.name), dest=one.name, default=argparse.SUPPRESS, help=text)
-            if HINTS[one.name] is not bool:
-                declare(metavar=one.metadata["metavar"])
-            else:
-                declare(action=argparse.BooleanOptionalAction if one.default else "store_true")
-        growth = parser.add_argument_group("growth")
-        for name, (help_, metavar) in GROWTH_OPTIONS.items():
-            text = _help(help_, _shown(getattr(GrowthConfig, name), _SHOWN.get(name)))
-            growth.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
+        declare_options(parser, [one.name for one in ON_COMMAND_LINE])
 
     @classmethod
     def from_line(cls, values: dict[str, Any]) -> Self:
@@ -95,6 +84,24 @@ class RunCommand(Subcommand):
 
         run(replace(options, **{name: getattr(self.options, name) for name in (*ELSEWHERE, *PRESENTATION)}), directory)
         return True
+
+
+def declare_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Tell a parser of these options of a run, and of those of growth."""
+    parser.epilog, parser.formatter_class = _growth_help(), argparse.RawDescriptionHelpFormatter
+    for one in ON_COMMAND_LINE:
+        if one.name not in names:
+            continue
+        text = _help(one.metadata["help"], _shown(one.default, one.metadata["shown"]))
+        declare = partial(parser.add_argument, flag(one.name), dest=one.name, default=argparse.SUPPRESS, help=text)
+        if HINTS[one.name] is not bool:
+            declare(metavar=one.metadata["metavar"])
+        else:
+            declare(action=argparse.BooleanOptionalAction if one.default else "store_true")
+    growth = parser.add_argument_group("growth")
+    for name, (help_, metavar) in GROWTH_OPTIONS.items():
+        text = _help(help_, _shown(getattr(GrowthConfig, name), _SHOWN.get(name)))
+        growth.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
 
 
 def _help(text: str, default: str) -> str:

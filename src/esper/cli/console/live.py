@@ -19,7 +19,7 @@ from esper.cli.console.presentation import Closing, Event, Heading, Presentation
 from esper.cli.console.scene import ControlRuns, Scene
 from esper.cli.console.screen import screen
 from esper.cli.console.time_left import TimeLeft
-from esper.cli.console.words import told
+from esper.observability.told import told
 
 if TYPE_CHECKING:
     from esper.runtime.session import Session

@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from esper.cli.console.presentation import Closing, Event, Heading, Presentation
-from esper.cli.console.words import number, told
+from esper.observability.told import number, told
 
 if TYPE_CHECKING:
     from esper.runtime.session import Session

@@ -43,7 +43,7 @@ class Journal:
 
     def write(self, event: Event) -> None:
         """Record an event. A number that is not finite is written as null, what JSON does not know as a string."""
-        line = _plain(record(event))
+        line = plain(record(event))
         self.add({"event": line.pop("event"), "time": round(time.time(), 3), **line})
 
     def add(self, line: Line) -> None:
@@ -95,11 +95,12 @@ class Journal:
         self.write(Note(text=text))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON can hold: null for a number that is not finite, text for what it does not know."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)

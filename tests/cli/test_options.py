@@ -181,7 +181,7 @@ BAD_LINES = {
     ),
     "unknown command": (
         ["rnu"],
-        "no command 'rnu'. Did you mean 'run'? Valid: ab, bus, ",
+        "no command 'rnu'. Did you mean 'run'? Valid: ab, ",
     ),
     "an option before the command": (["--epochs", "3", "run"], "no option '--epochs'. Valid: --help."),
     "unknown option": (["run", "--epoch", "3"], "no option '--epoch'. Did you mean '--epochs'"),

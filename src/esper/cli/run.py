@@ -3,8 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from esper.blueprints.catalogue import make_blueprint
 from esper.cli import run_directory
+from esper.cli.audience import Audience
 from esper.cli.conclusion import Conclusion, show_closing
 from esper.cli.console.presentation import Heading, Presentation, presentation
 from esper.cli.first_weights import first_weights, keep_first_weights
@@ -20,14 +19,11 @@ from esper.cli.interrupt import Interrupt
 from esper.cli.options import REMOTE, Options
 from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, RUN_ID, note_progress, read_json
 from esper.cli.run_flags import keep_flags, run_flags
-from esper.contracts.commands import Handled
-from esper.contracts.errors import BusError, ConfigError, EsperError
+from esper.contracts.errors import ConfigError, EsperError
 from esper.contracts.flags import Flags
 from esper.evaluation.growing import Growing, growing
 from esper.kasmina.grafts.strategies import strategy_kind
 from esper.observability.spans import trace_id
-from esper.observability.tracking.following import Tracking
-from esper.observability.tracking.tracker import check_trackers
 from esper.runtime.record.outbox import Listener
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
@@ -35,7 +31,6 @@ from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
 
 if TYPE_CHECKING:  # these need extras that other runs do not
-    from esper.observability.tracing import RunTracing
     from esper.runtime.link.link import Link
 
 CHECKPOINT_STEPS = 100
@@ -64,33 +59,26 @@ def run(options: Options, directory: Path | None) -> None:
         task = load_task(
             options.data, options.seed, options.host, label=options.label, task=options.task, layout=options.layout
         )
-        if options.metrics_port is not None:
-            import esper.observability.metrics.prometheus  # noqa: F401 - refuses where its library is not installed
-        flags = run_flags(options, task.name, directory)
-        check_trackers(options.trackers)
-        run_id = run_directory.run_id(directory, task.name)
-        tracing = None if options.traces is None else _tracing(options.traces, run_id, shown)
-        link = None
-        if options.bus is not None and flags.is_on("message_bus"):
-            link = _link(options.bus, run_id, tracing, shown, is_new=directory is None)
-        policy = _policy(options, flags, link, shown)
-        weights = first_weights(options.weights, task, directory)
         is_new = directory is None
+        flags = run_flags(options, task.name, directory)
+        run_id = run_directory.run_id(directory, task.name)
+        audience = Audience(options, flags, run_id, shown, is_new=is_new)
+        policy = _policy(options, flags, audience.link, shown)
+        weights = first_weights(options.weights, task, directory)
         directory = run_directory.create(options, task.name) if directory is None else directory
         if weights is not None:
             keep_first_weights(weights, directory)
         if is_new:
             keep_flags(flags, directory)
         run_directory.write_text(directory / RUN_ID, run_id + "\n")
-        heading = _heading(options, task, directory, run_id, is_traced=tracing is not None)
-        listeners: list[Listener] = [one for one in (shown, link, tracing) if one is not None]
+        heading = _heading(options, task, directory, run_id, is_traced=audience.tracing is not None)
+        listeners: list[Listener] = [shown, *audience.listeners]
         try:
             growth = _prepare(
                 options, task, flags, weights, policy, directory, shown, heading, listeners, is_new=is_new
             )
-            with _measured(options, growth, run_id, shown):
-                tracked = _tracked(options, growth, directory, shown)
-                with _traced(tracing, growth, shown), _joined(link, growth, shown), tracked:
+            with audience.measuring(growth.session):
+                with audience.hearing(growth.session, directory):
                     seconds = _train(growth, directory, interrupt)
                 Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
@@ -99,108 +87,6 @@ def run(options: Options, directory: Path | None) -> None:
             again = run_directory.resume_command(directory)
             shown.say("interrupted", f"go on from the last checkpoint with: {again}")
             raise
-
-
-def _link(url: str, run_id: str, tracing: "RunTracing | None", shown: Presentation, *, is_new: bool) -> "Link":
-    """To the bus, under the name of the run.
-
-    Raises:
-        BusError: if a new run finds no broker there, the bus will never serve us, or a library is not installed.
-    """
-    try:
-        from esper.oona.url import open_bus
-        from esper.runtime.link.link import Link
-    except ModuleNotFoundError as error:
-        raise BusError(f"--bus needs {error.name}: pip install 'esper-morphogenetic[bus]'.") from error
-
-    def tell(handled: Handled) -> None:
-        ids = {} if tracing is None else tracing.handled(handled)
-        if not handled.is_decision:  # those come with what they cause
-            became = "carried out" if handled.accepted else f"refused: {handled.reason}"
-            told = {"command_id": handled.command_id, "who": handled.who, "accepted": handled.accepted}
-            shown.say("command", f"{handled.command_id} of {handled.who} was {became}", **told, **ids)
-
-    if is_new:
-        open_bus(url).close()
-    return Link(url, run_id, headers=None if tracing is None else tracing.headers, on_handled=tell)
-
-
-def _tracing(url: str, run_id: str, shown: Presentation) -> "RunTracing":
-    """To a collector of traces.
-
-    Raises:
-        ConfigError: if that is no URL, or a library is not installed.
-    """
-    from esper.observability.tracing import RunTracing, Traces, otlp
-
-    return RunTracing(Traces(otlp(url), "esper-run", lambda text: shown.say("note", text)), run_id)
-
-
-@contextmanager
-def _traced(tracing: "RunTracing | None", growth: Growing, shown: Presentation) -> Iterator[None]:
-    """Around the training: it is told as a trace."""
-    if tracing is None:
-        yield
-        return
-    tracing.follow(growth.session.events)
-    error: str | None = None
-    try:
-        yield
-    except Exception as failure:  # passed on
-        error = f"{type(failure).__name__}: {failure}"
-        raise
-    finally:
-        tracing.close(error)
-
-
-@contextmanager
-def _joined(link: "Link | None", growth: Growing, shown: Presentation) -> Iterator[None]:
-    """Around the training: commands are heard, and at its end what waits goes out."""
-    if link is None:
-        yield
-        return
-    link.follow(growth.session, lambda text: shown.say("note", text))
-    try:
-        yield
-    finally:
-        if not link.close():
-            shown.say("note", "the bus did not take all that happened")
-
-
-@contextmanager
-def _measured(options: Options, growth: Growing, run_id: str, shown: Presentation) -> Iterator[None]:
-    """Metrics are served meanwhile, if they are asked for and the port is to be had."""
-    if options.metrics_port is None:
-        yield
-        return
-    from esper.observability.metrics.prometheus import Metrics
-
-    try:
-        metrics = Metrics(options.metrics_port, options.metrics_host, run_id)
-    except ConfigError as error:
-        shown.say("note", f"the run goes on without metrics: {error}")
-        yield
-        return
-    metrics.begin_with(growth.session.events)
-    growth.session.subscribe(metrics)
-    shown.say("metrics", f"at http://{options.metrics_host}:{metrics.port}/metrics")
-    try:
-        yield
-    finally:
-        metrics.close()
-
-
-@contextmanager
-def _tracked(options: Options, growth: Growing, directory: Path, shown: Presentation) -> Iterator[None]:
-    """Around the training: trackers are told of it."""
-    tracking = [Tracking(name, directory, tell=lambda text: shown.say("note", text)) for name in options.trackers]
-    for one in tracking:
-        one.follow(growth.session)
-    try:
-        yield
-    finally:
-        for one in tracking:
-            one.close()
 
 
 def _policy(options: Options, flags: Flags, link: "Link | None", shown: Presentation) -> Policy:

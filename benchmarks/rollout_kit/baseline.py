@@ -28,8 +28,8 @@ from esper.evaluation.baseline.sides import sides
 ROOT = Path(__file__).parents[2]
 CELL, SETTING = Cell(32, 100), Setting("cpu")
 CALLS_OF_CONTROL = 400
-AT_A_TIME = max(1, len(os.sched_getaffinity(0)) - 4)
-"""Comparisons at a time; some cores stay free."""
+AT_A_TIME = max(1, len(os.sched_getaffinity(0)) // 4)
+"""Comparisons at a time: two threads of a core slow each other down, so that much of the machine stays free."""
 
 SLOWED = """
 

@@ -11,6 +11,7 @@ RESULTS = Path(__file__).parent.parent / "results" / "watching"
 
 MEASUREMENTS = {
     "overhead": "what a run pays for being watched",
+    "live": "how soon the live page answers while ten thousand seeds are told five times a second",
 }
 """By name, of a module here whose ``measure()`` returns plain values."""
 

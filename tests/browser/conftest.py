@@ -72,6 +72,11 @@ class Watched:
             self.page.wait_for_selector("figure[data-chart=lattice] :is(canvas, .empty)")
 
 
+def executable() -> str | None:
+    """Path of a Chromium; None if there is none."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
 def missing(reason: str) -> None:
     """Skip, or fail where a browser was promised."""
     if os.environ.get("ESPER_BROWSER") == "required":
@@ -86,11 +91,10 @@ def browser() -> Iterator[Any]:
         from playwright.sync_api import sync_playwright
     except ImportError:
         missing("playwright is not installed: pip install 'esper-morphogenetic[dev]'")
-    executable = next(filter(None, map(shutil.which, NAMES)), None)
-    if executable is None:
+    if executable() is None:
         missing(f"no browser found ({', '.join(NAMES)}): run scripts/browser to install one")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=PATIENCE_MS)
+        chromium = playwright.chromium.launch(executable_path=executable(), args=FLAGS, timeout=PATIENCE_MS)
         yield chromium
         chromium.close()
 

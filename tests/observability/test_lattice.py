@@ -142,18 +142,18 @@ class TestSize:
     def test_correlation_is_the_first_to_be_left_out(self, telemetry, monkeypatch):
         whole = lattice(record(telemetry=telemetry))
         assert whole["left_out"] == []
-        monkeypatch.setattr(lattice_module, "LARGEST", len(whole["codes"]) - 1)
+        monkeypatch.setattr(lattice_module, "LARGEST", len(whole["packs"][0]["codes"]) - 1)
         smaller = lattice(record(telemetry=telemetry))
         assert (smaller["left_out"], smaller["every"]) == (["correlation"], 1)
         assert np.array_equal(unpack(smaller)[0], unpack(whole)[0][:3])
 
     def test_then_every_other_boundary(self, telemetry, monkeypatch):
         whole = lattice(record(telemetry=telemetry))
-        monkeypatch.setattr(lattice_module, "LARGEST", len(whole["codes"]) // 3)
+        monkeypatch.setattr(lattice_module, "LARGEST", len(whole["packs"][0]["codes"]) // 3)
         smaller = lattice(record(telemetry=telemetry))
         every = smaller["every"]
         assert every > 1
-        assert len(smaller["codes"]) <= len(whole["codes"]) // 3
+        assert len(smaller["packs"][0]["codes"]) <= len(whole["packs"][0]["codes"]) // 3
         assert smaller["steps"] == whole["steps"][::every]
         values, states = unpack(smaller)
         assert np.array_equal(values, unpack(whole)[0][:3, ::every])

@@ -12,9 +12,11 @@ from esper.observability.lattice import FIRST, MISSING, SMALLEST_EXPONENT, STEPS
 
 def unpack(packed: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """What :func:`lattice` packed: values ``[measures, boundaries, seeds]`` and states ``[boundaries, seeds]``."""
-    boundaries, seeds = len(packed["steps"]), sum(place["seeds"] for place in packed["places"])
-    codes = unpack_codes(packed["codes"], (len(packed["measures"]), boundaries, seeds))
-    return decode(codes), unpack_states(packed["states"], boundaries)
+    measures, seeds = len(packed["measures"]), sum(place["seeds"] for place in packed["places"])
+    assert sum(pack["boundaries"] for pack in packed["packs"]) == len(packed["steps"])
+    codes = [unpack_codes(pack["codes"], (measures, pack["boundaries"], seeds)) for pack in packed["packs"]]
+    states = [unpack_states(pack["states"], pack["boundaries"]) for pack in packed["packs"]]
+    return decode(np.concatenate(codes, axis=1)), np.concatenate(states)
 
 
 def decode(codes: NDArray[np.uint16]) -> NDArray[np.float64]:

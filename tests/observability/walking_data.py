@@ -154,8 +154,10 @@ def check_lattice(lattice: dict[str, Any], files: Files) -> None:
     of_model = {(one["layer_id"], one["seeds"]) for event in files.events("model") for one in event["places"]}
     assert of_model <= {(one["layer_id"], one["seeds"]) for one in lattice["places"]} or files.events("rechunked")
     seeds = sum(place["seeds"] for place in lattice["places"])
-    packed = zlib.decompress(base64.b64decode(lattice["codes"]))
-    states = np.frombuffer(zlib.decompress(base64.b64decode(lattice["states"])), np.uint8).reshape(-1, seeds)
+    packed = zlib.decompress(base64.b64decode(lattice["packs"][0]["codes"]))
+    states = np.frombuffer(zlib.decompress(base64.b64decode(lattice["packs"][0]["states"])), np.uint8).reshape(
+        -1, seeds
+    )
     states, half = np.cumsum(states, axis=0) % 256, len(packed) // 2
     for index, measure in enumerate(lattice["measures"]):
         code = [0] * seeds

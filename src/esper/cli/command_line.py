@@ -19,6 +19,7 @@ from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
 from esper.cli.commands.tamiyo import TamiyoCommand
+from esper.cli.commands.watch import WatchCommand
 from esper.contracts.errors import ConfigError, closest
 
 COMMANDS: dict[str, type[Subcommand]] = {
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "ab": ABCommand,
     "baseline": BaselineCommand,
     "exporter": ExporterCommand,
+    "watch": WatchCommand,
 }
 
 

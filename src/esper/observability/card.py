@@ -5,10 +5,10 @@ from typing import Any
 
 from esper.observability.beginning import beginning, trained_weights
 from esper.observability.cited import Document, Name, Words, counted, sentences, words
+from esper.observability.files import RESULT
 from esper.observability.grown import fossils, result_reports
 from esper.observability.labels import seed_label
 from esper.observability.measures import RMSE, further
-from esper.observability.record import RESULT
 from esper.observability.verdict import INTERVALS, comparison, headline, trying
 
 _CARD = """\

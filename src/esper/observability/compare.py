@@ -20,10 +20,11 @@ from esper.observability.cited import (
     words,
 )
 from esper.observability.curves import curves
+from esper.observability.files import AUDIT, CONFIG, METRICS, RESULT
 from esper.observability.grown import fossils, reports
 from esper.observability.measures import loss_gain
 from esper.observability.pairing import Paired, paired
-from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, SAMPLES, Record
+from esper.observability.record import SAMPLES, Record
 from esper.observability.rows import NOTHING, TableRow, aligned, interval
 from esper.observability.verdict import INTERVALS
 

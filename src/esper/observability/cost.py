@@ -1,8 +1,9 @@
 """What the training of a run took, in words."""
 
 from esper.observability.cited import Cited, Document, Words, line, total, words
+from esper.observability.files import AUDIT, METRICS, RESULT
 from esper.observability.grown import reports
-from esper.observability.record import AUDIT, METRICS, RESULT, Record
+from esper.observability.record import Record
 from esper.observability.verdict import trying
 
 

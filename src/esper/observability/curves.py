@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from esper.observability.files import Event
 from esper.observability.lifecycles import lifecycles
-from esper.observability.record import Event, Record
+from esper.observability.record import Record
 
 CONTROLS = ("host_on", "static")
 

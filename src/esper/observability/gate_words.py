@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 
 from esper.observability.cited import Cited, Document, Name, Words, listed, quoted, words
+from esper.observability.files import CONFIG
 from esper.observability.measures import metric_name
-from esper.observability.record import CONFIG, Record
+from esper.observability.record import Record
 from esper.observability.shapes import is_number
 
 _TERM = re.compile(r"(\w+) is (?:missing|(\S+), below (\S+))")

@@ -3,8 +3,9 @@
 from typing import Any
 
 from esper.observability.cited import Document, Name, Words, counted, line, listed, sentences, words
+from esper.observability.files import AUDIT, RESULT
 from esper.observability.labels import seed_label
-from esper.observability.record import AUDIT, RESULT, Record
+from esper.observability.record import Record
 
 SHOWN = 6
 """So many of a kind are told one by one."""

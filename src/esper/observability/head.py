@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from esper.observability.beginning import trained_weights
 from esper.observability.cited import Cited, Document, Name, Words, line, total, words
+from esper.observability.files import AUDIT, CONFIG, METRICS, RESULT
 from esper.observability.measures import metric_name
-from esper.observability.record import AUDIT, CONFIG, METRICS, RESULT, Record
+from esper.observability.record import Record
 from esper.observability.shapes import is_number
 from esper.observability.verdict import deciding, gains
 

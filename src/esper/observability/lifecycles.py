@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper.contracts.lifecycle import OUTCOMES
+from esper.observability.files import Event, Numbered
 from esper.observability.labels import graft_label
-from esper.observability.record import Event, Numbered, Record
+from esper.observability.record import Record
 
 ENDINGS = frozenset(state.name for state in OUTCOMES)
 

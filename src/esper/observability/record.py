@@ -1,48 +1,24 @@
-"""Reading a run directory: all that it holds, and in plain words what is missing or damaged in it."""
+"""A run as its directory or a message bus tells it: what is known, and in plain words what is missing or damaged."""
 
-import json
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from esper.contracts.errors import ConfigError
-from esper.observability.shapes import (
-    NEEDED,
-    OPTIONAL,
-    PROGRESS_NEEDED,
-    RESULT_NEEDED,
-    RESULT_OPTIONAL,
-    Shape,
-    misfit,
-)
+from esper.observability import files
+from esper.observability.files import AUDIT, CONFIG, METRICS, PROGRESS, RESULT, Document, Log, Numbered
 
-T = TypeVar("T")
 Status = Literal["finished", "trained", "damaged", "unfinished"]
 """A run that is finished has a result, one that is damaged has one that cannot be read. A trained one has done all its
 steps and was ended, but has no result: a session of one's own never writes one, ``esper run`` after its controls."""
 
-Event = dict[str, Any]
-Numbered = tuple[int, Event]
-
-CONFIG, RESULT, PROGRESS, AUDIT, METRICS = "config.yaml", "result.json", "progress.json", "audit.jsonl", "metrics.jsonl"
 SAMPLES = "samples.safetensors"
-
-_UNKNOWN = {
-    CONFIG: "the options of the run are not known",
-    RESULT: "what the run ended with is not known",
-    PROGRESS: "which controls were finished is not known",
-    AUDIT: "what happened to seeds is not known",
-    METRICS: "there are no learning curves and no telemetry",
-}
-"""What it means for the reader that a file cannot be used."""
 
 _TRACES = frozenset({RESULT, PROGRESS, AUDIT, METRICS, "checkpoints"})
 """Where one of them is, the run has begun, so that there must be logs."""
-
-_NAMED_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -58,6 +34,8 @@ class Record:
         epochs: lines of the kind ``epoch`` of ``metrics.jsonl``, likewise.
         telemetry: lines of the kind ``telemetry``, likewise.
         faults: what is missing or damaged, in plain words. That a run is unfinished is none.
+        every: of how many lines of telemetry one was kept.
+        is_afar: whether a bus tells it: its directory is not at hand, and ``directory`` is only its name.
     """
 
     directory: Path
@@ -68,6 +46,8 @@ class Record:
     epochs: list[Numbered] = field(default_factory=list)
     telemetry: list[Numbered] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    every: int = 1
+    is_afar: bool = False
 
     @property
     def status(self) -> Status:
@@ -98,6 +78,119 @@ class Record:
         return [one for one in self.audit if one[1]["event"] in kinds]
 
 
+class Lines:
+    """Lines of a run's logs, sorted into what a record holds.
+
+    Args:
+        most_cells: lines of telemetry are kept as long as seeds times boundaries are no more; then every second one
+            goes, and their columns are kept in less memory. None keeps all of them as they came.
+    """
+
+    def __init__(self, most_cells: int | None = None) -> None:
+        self._most_cells = most_cells
+        self.audit: list[Numbered] = []
+        self.forget_metrics()
+
+    def forget_metrics(self) -> None:
+        """Begin anew with ``metrics.jsonl``."""
+        self.epochs: list[Numbered] = []
+        self.telemetry: list[Numbered] = []
+        self.every, self._boundaries = 1, 0
+
+    def add_metrics(self, one: Numbered) -> None:
+        """Take in a line of ``metrics.jsonl``."""
+        if one[1]["event"] == "epoch":
+            self.epochs.append(one)
+        elif one[1]["event"] == "telemetry":
+            self._add_telemetry(one)
+
+    def _add_telemetry(self, one: Numbered) -> None:
+        number, self._boundaries = self._boundaries, self._boundaries + 1
+        if self._most_cells is None:
+            self.telemetry.append(one)
+        elif number % self.every == 0:
+            seeds = sum(_longest(place) for place in one[1]["places"].values())
+            if (len(self.telemetry) + 1) * seeds > self._most_cells and len(self.telemetry) > 1:
+                self.telemetry, self.every = self.telemetry[::2], 2 * self.every
+                if number % self.every:
+                    return
+            places = {name: _packed(place) for name, place in one[1]["places"].items()}
+            self.telemetry.append((one[0], {**one[1], "places": places}))
+
+
+class Reading:
+    """A run directory that is looked at again and again. Damage in it is told by the record and never raises.
+
+    Args:
+        directory: which; it may hold nothing yet, and may go.
+        most_cells: as of :class:`Lines`.
+        patience_s: for which the last line of a log may go without an end.
+
+    Attributes:
+        generation: rises where a log was replaced, so that what was read before counts no more.
+    """
+
+    def __init__(self, directory: Path, most_cells: int | None = None, patience_s: float = 0.0) -> None:
+        self.directory, self._patience_s = directory, patience_s
+        self._config = Document(directory / CONFIG, files.config, None)
+        self._result = Document(directory / RESULT, files.result, None)
+        self._progress: Document[dict[str, Any]] = Document(directory / PROGRESS, files.progress, {})
+        self._audit, self._metrics = Log(directory / AUDIT), Log(directory / METRICS)
+        self._lines = Lines(most_cells)
+        self._names: set[str] = set()
+        self._is_gone = False
+        self._faults: list[str] = []
+        self.generation = 0
+
+    def look(self) -> bool:
+        """Read what is new; whether anything was."""
+        names = _names_in(self.directory)
+        self._is_gone, was_gone = bool(self._names) and not os.path.isdir(self.directory), self._is_gone
+        if self._is_gone:  # what was read is all that is left of it
+            return not was_gone
+        is_new = names != self._names or was_gone
+        self._names = names
+        for document in (self._config, self._result, self._progress):
+            is_new |= document.look()
+        audit, metrics = self._audit.look(), self._metrics.look()
+        if self._audit.is_anew:
+            self._lines.audit = []
+        if self._metrics.is_anew:
+            self._lines.forget_metrics()
+        self._lines.audit.extend(audit or [])
+        self.generation += self._audit.is_anew or self._metrics.is_anew
+        for one in metrics or []:
+            self._lines.add_metrics(one)
+        before, self._faults = self._faults, self._found_faults()
+        return is_new or audit is not None or metrics is not None or before != self._faults
+
+    def _found_faults(self) -> list[str]:
+        faults: list[str] = []
+        if self._names & {CONFIG, RESULT, PROGRESS}:  # a session of one's own writes none of them
+            faults += self._config.faults
+        faults += self._result.faults + self._progress.faults
+        if self._names & _TRACES:
+            for log in (self._audit, self._metrics):
+                faults += log.faults(must_tell=RESULT in self._names, patience_s=self._patience_s)
+        return faults
+
+    @property
+    def record(self) -> Record:
+        """What is known of the run."""
+        gone = [f"{self.directory} is gone: this is what was read before."] if self._is_gone else []
+        return Record(
+            directory=self.directory,
+            config=self._config.value,
+            result=self._result.value,
+            progress=self._progress.value,
+            audit=self._lines.audit,
+            epochs=self._lines.epochs,
+            telemetry=self._lines.telemetry,
+            faults=gone + self._faults,
+            every=self._lines.every,
+        )
+
+
 def read(directory: Path) -> Record:
     """Read a run directory. Damage in it is told by ``faults`` and never raises.
 
@@ -105,183 +198,60 @@ def read(directory: Path) -> Record:
         ConfigError: if there is no such directory, it cannot be read, or it holds nothing of a run.
     """
     directory = Path(directory)
-    names = _names_in(directory)
-    if names.isdisjoint(_UNKNOWN):
+    check(directory)
+    if not holds_run(directory):
         raise ConfigError(
             f"{directory} holds nothing of a run. A run directory has {CONFIG}, {METRICS}, {AUDIT} and, once the run "
             f"is finished, {RESULT}."
         )
-    faults: list[str] = []
-    config = None
-    if names & {CONFIG, RESULT, PROGRESS}:  # a session of one's own writes none of them
-        config = _or_fault(lambda: _config(directory), None, faults)
-    result = _or_fault(lambda: _result(directory), None, faults)
-    progress: dict[str, Any] = _or_fault(lambda: _progress(directory), {}, faults)
-    audit: list[Numbered] = []
-    metrics: list[Numbered] = []
-    if names & _TRACES:
-        is_finished = RESULT in names
-        audit = _or_fault(lambda: _log(directory / AUDIT, faults, must_tell=is_finished), [], faults)
-        metrics = _or_fault(lambda: _log(directory / METRICS, faults, must_tell=is_finished), [], faults)
-    return Record(
-        directory=directory,
-        config=config,
-        result=result,
-        progress=progress,
-        audit=audit,
-        epochs=[one for one in metrics if one[1]["event"] == "epoch"],
-        telemetry=[one for one in metrics if one[1]["event"] == "telemetry"],
-        faults=faults,
-    )
+    reading = Reading(directory)
+    reading.look()
+    return reading.record
 
 
-def _names_in(directory: Path) -> set[str]:
+def read_result(directory: Path) -> dict[str, Any] | None:
+    """The result alone; None if it is missing or damaged."""
+    document = Document(Path(directory) / RESULT, files.result, None)
+    document.look()
+    return document.value
+
+
+def holds_run(directory: Path) -> bool:
+    """Whether a directory holds anything of a run."""
+    return not _names_in(directory).isdisjoint(files.UNKNOWN)
+
+
+def check(directory: Path) -> None:
+    """Whether there is such a directory.
+
+    Raises:
+        ConfigError: if not, or if it cannot be read.
+    """
     if os.path.isfile(directory):
         quoted = shlex.quote(str(directory.parent))
         raise ConfigError(f"{directory} is a file. Name the directory of a run instead, for example {quoted}.")
     if not os.path.isdir(directory):  # no name is too long for it
         raise ConfigError(f"There is no directory {directory}. Name the directory of a run, for example runs/digits-0.")
     try:
-        return set(os.listdir(directory))
+        os.listdir(directory)
     except OSError as error:
         raise ConfigError(f"{directory} cannot be read: {error.strerror}. Allow reading it.") from error
 
 
-class _DamageError(Exception):
-    """A file that cannot be used, in words for the reader."""
-
-    def __init__(self, name: str, how: str) -> None:
-        super().__init__(f"{name} {how}: {_UNKNOWN[name]}.")
-
-
-def _or_fault(reading: Callable[[], T], otherwise: T, faults: list[str]) -> T:
+def _names_in(directory: Path) -> set[str]:
     try:
-        return reading()
-    except _DamageError as damage:
-        faults.append(str(damage))
-        return otherwise
+        return set(os.listdir(directory))
+    except OSError:
+        return set()
 
 
-def _config(directory: Path) -> dict[str, Any] | None:
-    content = _bytes(directory / CONFIG)
-    try:
-        import yaml
-    except ImportError as error:
-        raise ConfigError("PyYAML is not installed: pip install 'esper-morphogenetic[run]'.") from error
-    try:
-        loaded = yaml.safe_load(content.decode())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _DamageError(CONFIG, "is not valid YAML") from error
-    if not _has_names(loaded):
-        raise _DamageError(CONFIG, "is no mapping of options")
-    if not _has_names(loaded.get("growth", {})):
-        raise _DamageError(CONFIG, "has no mapping 'growth'")
-    return dict(loaded)
+def _longest(place: dict[str, Any]) -> int:
+    return max((len(column) for name, column in place.items() if name != "awake"), default=0)
 
 
-def _has_names(loaded: Any) -> bool:
-    return isinstance(loaded, dict) and all(isinstance(key, str) for key in loaded)
-
-
-def read_result(directory: Path) -> dict[str, Any] | None:
-    """The result alone; None if it is missing or damaged."""
-    return _or_fault(lambda: _result(Path(directory)), None, [])
-
-
-def _result(directory: Path) -> dict[str, Any] | None:
-    if not os.path.exists(directory / RESULT):
-        return None
-    loaded = _object(directory / RESULT)
-    wrong = misfit(loaded, RESULT_NEEDED, RESULT_OPTIONAL)
-    if wrong is not None:
-        raise _DamageError(RESULT, f"is damaged in {wrong!r}" if wrong in loaded else f"lacks {wrong!r}")
-    return loaded
-
-
-def _progress(directory: Path) -> dict[str, Any]:
-    if not os.path.exists(directory / PROGRESS):
-        return {}
-    loaded = _object(directory / PROGRESS)
-    wrong = misfit(loaded, PROGRESS_NEEDED, {})
-    if wrong is not None:
-        raise _DamageError(PROGRESS, f"is damaged in {wrong!r}" if wrong in loaded else f"lacks {wrong!r}")
-    return loaded
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = _bytes(path)
-    loaded = _loaded(content)
-    if loaded is None:
-        raise _DamageError(path.name, "is no JSON object" if content.strip() else "is empty")
-    return loaded
-
-
-def _log(path: Path, faults: list[str], *, must_tell: bool) -> list[Numbered]:
-    """The lines of a log that are whole; the others are named.
-
-    Args:
-        path: of the log.
-        faults: is added to.
-        must_tell: whether an empty log is a fault: one of a run that has just begun is none.
-    """
-    content = _bytes(path)
-    lines = content.split(b"\n")
-    good: list[Numbered] = []
-    damaged: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        event = _loaded(line)
-        if event is None or not _is_whole(event):
-            damaged.append(number)
-        else:
-            good.append((number, event))
-    if damaged and damaged[-1] == len(lines):  # no end of line follows it
-        faults.append(f"{path.name} ends in the middle of line {damaged.pop()}, which was left out.")
-    if damaged:
-        told = "it" if len(damaged) == 1 else "they"
-        faults.append(f"{path.name} {_named(damaged)} left out: what {told} told is missing here.")
-    if not good and (must_tell or content):
-        faults.append(f"{path.name} holds nothing that can be read: {_UNKNOWN[path.name]}.")
-    return good
-
-
-def _named(lines: list[int]) -> str:
-    """Line 17 is damaged and was; lines 17, 18 and 3 others are damaged and were."""
-    if len(lines) == 1:
-        return f"line {lines[0]} is damaged and was"
-    shown, rest = lines[:_NAMED_LINES], len(lines) - _NAMED_LINES
-    names = [str(number) for number in shown] + ([f"{rest} more"] if rest > 0 else [])
-    return f"lines {', '.join(names[:-1])} and {names[-1]} are damaged and were"
-
-
-def _is_whole(event: Event) -> bool:
-    kind = event.get("event")
-    if not isinstance(kind, str):
-        return False
-    nothing: Mapping[str, Shape] = {}
-    return misfit(event, NEEDED.get(kind, nothing), OPTIONAL.get(kind, nothing)) is None
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise _DamageError(path.name, "is missing") from error
-    except OSError as error:
-        raise _DamageError(path.name, f"cannot be read ({error.strerror})") from error
-
-
-def _loaded(content: bytes) -> dict[str, Any] | None:
-    """A JSON object; None if it is none."""
-    try:
-        loaded = json.loads(content.decode(), parse_constant=_no_number)
-        if b"\\u" in content:
-            json.dumps(loaded, ensure_ascii=False).encode()  # half a character cannot be shown
-    except (ValueError, RecursionError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
-
-
-def _no_number(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON.")
+def _packed(place: dict[str, Any]) -> dict[str, Any]:
+    """Columns with NaN where nothing was measured."""
+    return {
+        name: column if name == "awake" else array("d", [float("nan") if one is None else one for one in column])
+        for name, column in place.items()
+    }

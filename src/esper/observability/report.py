@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from esper.observability.summaries import summaries, why_empty
 from esper.observability.worth import worth
 
 REPORT = "report.html"
+
+SECTIONS = ("story", "rows", "curves", "anatomy", "lanes", "worth", "lattice", "reports", "settings")
+"""Parts of the page in their order, each a template of ``page/sections`` and an element of that id."""
 
 _ADVICE = {
     errno.ENAMETOOLONG: "Choose a shorter name",
@@ -72,8 +76,12 @@ def report(record: Record) -> str:
     return render("report.html.j2", context(record))
 
 
-def context(record: Record) -> dict[str, Any]:
+def context(record: Record, drawn: dict[str, Any] | None = None) -> dict[str, Any]:
     """What ``report.html.j2`` is filled with.
+
+    Args:
+        record: of the run.
+        drawn: its :func:`data`, if they are there already.
 
     Returns:
         ``title`` (text), ``headline``, ``story`` (paragraphs), ``faults`` and ``notes``; ``facts`` (``label``,
@@ -81,11 +89,11 @@ def context(record: Record) -> dict[str, Any]:
         (``columns`` and ``rows``, or None); ``settings`` (groups of ``name`` and ``rows``); by section ``empty`` (why
         it has nothing to show, or None) and ``summaries``; and ``data``: the JSON that the scripts draw.
     """
-    told, comparisons = story(record), worth(record)
-    content = data(record, comparisons)
+    told = story(record)
+    content = data(record, lattice(record)) if drawn is None else drawn
     tables = {
         "rows": None if record.result is None else rows_sheet(record.result),
-        "reports": reports_sheet(record, comparisons),
+        "reports": reports_sheet(record, content["worth"]),
         "refusals": refusals_sheet(record),
         "settings": settings(record),
     }
@@ -98,14 +106,20 @@ def context(record: Record) -> dict[str, Any]:
         "faults": record.faults,
         "notes": [Name(text) for text in dict.fromkeys(event["text"] for _, event in record.of("note"))],
         **tables,
+        "sections": SECTIONS,
         "empty": why_empty(record, tables, content),
         "summaries": summaries(record, content),
-        "data": as_script(content),
+        "data": content,
     }
 
 
-def data(record: Record, comparisons: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the page's scripts draw, ready for JSON."""
+def data(record: Record, sensed: dict[str, Any] | None) -> dict[str, Any]:
+    """What the page's scripts draw, ready for JSON.
+
+    Args:
+        record: of the run.
+        sensed: its :func:`~esper.observability.lattice.lattice`.
+    """
     models = record.of("model")
     planned = (record.result or {}).get("planned_steps", models[0][1]["planned_steps"] if models else None)
     epochs = (record.config or {}).get("epochs")
@@ -115,9 +129,9 @@ def data(record: Record, comparisons: list[dict[str, Any]]) -> dict[str, Any]:
         "epochs": epochs if isinstance(epochs, int) else None,
         "curves": curves(record),
         "lanes": lanes(record),
-        "worth": comparisons,
+        "worth": worth(record),
         "anatomy": anatomy(record),
-        "lattice": lattice(record),
+        "lattice": sensed,
     }
 
 
@@ -135,6 +149,11 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: if Jinja2 is not installed.
     """
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Any:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
@@ -149,7 +168,8 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         undefined=StrictUndefined,
     )
     environment.globals["asset"] = lambda name: Markup((pages / name).read_text(encoding="utf-8"))
-    return environment.get_template(template).render(values)
+    environment.filters["as_script"] = as_script
+    return environment
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -192,7 +212,7 @@ def comparison_context(comparison: Comparison) -> dict[str, Any]:
         **tables,
         "empty": {name: None if is_there[name] else reason for name, reason in reasons.items()},
         "summaries": {"curves": "The held-out loss of every run at its boundaries."},
-        "data": as_script({"metric": comparison.metric, "runs": [_run_data(one) for one in comparison.curves]}),
+        "data": {"metric": comparison.metric, "runs": [_run_data(one) for one in comparison.curves]},
     }
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from esper.observability.cited import Cited, Document, Name, Words, count, line, words
+from esper.observability.files import AUDIT, CONFIG
 from esper.observability.grown import reports
 from esper.observability.labels import place_label, seed_label
 from esper.observability.measures import loss_unit, metric_name
-from esper.observability.record import AUDIT, CONFIG, Record
+from esper.observability.record import Record
 from esper.observability.rows import NOTHING, table
 from esper.observability.shapes import is_number
 from esper.observability.worth import TWIN

@@ -19,8 +19,9 @@ from esper.observability.cited import (
     words,
 )
 from esper.observability.cost import cost
+from esper.observability.files import AUDIT, CONFIG, METRICS
 from esper.observability.grown import what_grew
-from esper.observability.record import AUDIT, CONFIG, METRICS, Record
+from esper.observability.record import Record
 from esper.observability.shapes import is_whole
 from esper.observability.tried import what_was_tried
 from esper.observability.trouble import what_went_wrong
@@ -70,6 +71,8 @@ def _unfinished(record: Record) -> tuple[Words, Words]:
     if not record.has_begun:
         return words("The run has not begun yet."), _how_to_go_on(record)
     ended, reached = record.of("finished"), _last(record)
+    if ended and record.is_afar:
+        return _trained(line(AUDIT, ended[-1])) + words("."), Words()
     if ended and record.is_of_own_loop:
         why = "What growth was worth is not known: controls are trained by "
         return _trained(line(AUDIT, ended[-1])) + words("."), words(why, Name("esper run"), " only.")
@@ -123,6 +126,8 @@ def _all_steps(record: Record, reached: Document) -> Cited | None:
 
 
 def _how_to_go_on(record: Record) -> Words:
+    if record.is_afar:
+        return Words()
     where = str(record.directory)
     if record.is_of_own_loop:
         load = Name(f"session.load({where + '/checkpoints'!r})")

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from esper.observability.cited import Document, Name, Words, count, counted, line, listed, total, words
+from esper.observability.files import AUDIT, CONFIG, METRICS, Numbered
 from esper.observability.lattice import MEASURES
 from esper.observability.lifecycles import ENDINGS, lifecycles
-from esper.observability.record import AUDIT, CONFIG, METRICS, Numbered, Record
+from esper.observability.record import Record
 
 
 def why_empty(record: Record, tables: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, str | None]:
@@ -33,12 +34,16 @@ def why_empty(record: Record, tables: Mapping[str, Any], content: Mapping[str, A
 def _why_no_rows(record: Record) -> str:
     if record.status == "damaged":
         return "The result cannot be read."
+    if record.is_afar:
+        return "A message bus does not tell results: rows and controls stand in the report of the run."
     if record.is_of_own_loop:
         return "A session of your own trains no controls: only esper run does, at the end of a run."
     return "There is no result yet: rows and controls are measured at the end of a run by esper run."
 
 
 def _why_no_settings(record: Record) -> str:
+    if record.is_afar:
+        return "A message bus does not tell the configuration."
     if record.is_of_own_loop:
         return "A session of your own writes no configuration: only esper run does."
     return "The configuration is missing, or cannot be read."
@@ -124,9 +129,9 @@ def _of_lattice(record: Record, packed: dict[str, Any] | None) -> Words:
         return Words()
     said = _sensed(record)
     if packed["left_out"]:
-        said += words(" To keep this file small, ", " and ".join(packed["left_out"]), " is left out.")
+        said += words(" To keep this page small, ", " and ".join(packed["left_out"]), " is left out.")
     if packed["every"] > 1:
-        said += words(" To keep this file small, not every boundary is shown.")
+        said += words(" To keep this page small, not every boundary is shown.")
     return said
 
 

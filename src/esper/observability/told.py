@@ -81,7 +81,7 @@ def told(event: Event) -> Told | None:
 
 def place(event: Event) -> str:
     """What the place of an event, or of a candidate, is called."""
-    return place_label(event["layer_id"])
+    return place_label(event.get("layer_id") or "")
 
 
 def number(value: float | None, spec: str) -> str:

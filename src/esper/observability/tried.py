@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from esper.observability.cited import Document, Name, Words, count, counted, line, quoted, sentences, words
+from esper.observability.files import AUDIT, Numbered
 from esper.observability.gate_words import asked, why_shut
 from esper.observability.grown import SHOWN, graft, reports, several
 from esper.observability.measures import metric_name
-from esper.observability.record import AUDIT, Numbered, Record
+from esper.observability.record import Record
 from esper.observability.shapes import is_text
 
 REASONS = {

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from esper.observability.files import Event
 from esper.observability.lifecycles import LifecycleRecord, lifecycles
 from esper.observability.pairing import Z_95
-from esper.observability.record import Event, Record
+from esper.observability.record import Record
 from esper.observability.shapes import is_number
 
 TWIN, ABLATED = "its twin", "the run without it"

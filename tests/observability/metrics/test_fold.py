@@ -57,7 +57,7 @@ class TestThreeCarriers:
         trial.session.finish()
         assert publisher.close()
         runs, bus = Runs(lambda: open_bus(url), Codec()), open_bus(url)
-        runs._hear([bus.subscribe(topic, "test", "one", start="oldest") for topic in ("run.event",)])
+        runs._hearing._hear([bus.subscribe(topic, "test", "one", start="oldest") for topic in ("run.event",)])
         return trial, directory, heard, runs._runs["run"]
 
     def test_a_directory_and_a_bus_tell_what_a_listener_hears(self, run):

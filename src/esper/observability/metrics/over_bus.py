@@ -1,17 +1,15 @@
 """Many runs at once, from a message bus: what ``esper exporter`` knows."""
 
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from esper.contracts.errors import BusUnavailableError
+from esper.observability.hearing import Hearing
 from esper.observability.metrics.fold import RunState
 from esper.observability.metrics.series import Sample, samples, status
-from esper.oona.bus import Bus, Subscription, UnreadableError
+from esper.oona.bus import Bus
 from esper.oona.codec import Codec
-from esper.oona.messages import TOPICS, RunEvent, RunHeartbeat
+from esper.oona.messages import TOPICS, Body, RunEvent, RunHeartbeat
 
 FORGOTTEN_AFTER_S = 3600.0
 """A run that is over, well or not, is forgotten after so long."""
@@ -20,8 +18,15 @@ MAX_KNOWN = 2000
 """Runs that are remembered; of more those go that were silent for longest."""
 
 _HEARD = (RunEvent.topic, RunHeartbeat.topic)
-_WAIT_S, _LOOK_S = 0.5, 15.0
-_MOST = 500
+_LOOK_S = 15.0
+
+
+def take(run: RunState, body: RunEvent | RunHeartbeat) -> None:
+    """Let a run know what a message tells of it."""
+    if isinstance(body, RunEvent):
+        run.hear(body.line)
+    elif body.time >= (run.last_seen or 0.0):
+        run.beat(step=body.step, planned_steps=body.planned_steps, epoch=body.epoch, arm=body.arm, time=body.time)
 
 
 class Runs:
@@ -40,14 +45,12 @@ class Runs:
     def __init__(
         self, connect: Callable[[], Bus], codec: Codec, tell: Callable[[str], None] = lambda text: None
     ) -> None:
-        self._connect, self._codec, self._tell = connect, codec, tell
         self._lock = threading.Lock()
         self._runs: dict[str, RunState] = {}
-        self._unreadable = 0
-        self._is_up = self._has_caught_up = False
         self._held: dict[str, int] = {}
         self._dead_letters: dict[str, int] = {}
         self._next_look = 0.0
+        self._hearing = Hearing(connect, codec, _HEARD, "exporter", self._take, self._look, tell=tell)
 
     def follow(self, ending: threading.Event) -> None:
         """Read the bus until ``ending`` is set; a broker that is away is asked again and again.
@@ -55,30 +58,18 @@ class Runs:
         Raises:
             BusError: if the bus will never serve us.
         """
-        group = f"exporter-{secrets.token_hex(6)}"
-        while not ending.is_set():
-            try:
-                with self._joined(group) as (bus, subscriptions):
-                    self._is_up = True
-                    while not ending.is_set():
-                        self._look(bus)
-                        self._hear(subscriptions)
-            except BusUnavailableError as error:
-                if self._is_up:
-                    self._tell(str(error))
-                self._is_up = False
-                ending.wait(1.0)
+        self._hearing.follow(ending)
 
     def samples(self) -> list[Sample]:
         """All series of now."""
         now = time.time()
         with self._lock:
             self._forget(now)
-            runs = list(self._runs.values()) if self._has_caught_up else []
+            runs = list(self._runs.values()) if self._hearing.has_caught_up else []
             counts = dict.fromkeys(("running", "finished", "dead"), 0)
             for run in runs:
                 counts[status(run, now)] += 1
-            unreadable = self._unreadable + sum(run.unreadable for run in self._runs.values())
+            unreadable = self._hearing.unreadable + sum(run.unreadable for run in self._runs.values())
             found = samples(runs, now)
         found += [Sample("esper_runs", (name,), count) for name, count in counts.items()]
         found += [Sample("esper_topic_messages", (topic,), count) for topic, count in self._held.items()]
@@ -86,53 +77,14 @@ class Runs:
         return [
             *found,
             Sample("esper_exporter_unreadable_total", (), unreadable),
-            Sample("esper_exporter_bus_up", (), float(self._is_up)),
+            Sample("esper_exporter_bus_up", (), float(self._hearing.is_up)),
         ]
 
-    @contextmanager
-    def _joined(self, group: str) -> Iterator[tuple[Bus, list[Subscription]]]:
-        bus = self._connect()
-        try:
-            subscriptions = [bus.subscribe(topic, group, "one", start="oldest") for topic in _HEARD]
-            yield bus, subscriptions
-            for topic, subscription in zip(_HEARD, subscriptions, strict=True):
-                subscription.close()
-                bus.forget(topic, group)
-        finally:
-            bus.close()
-
-    def _hear(self, subscriptions: list[Subscription]) -> None:
-        is_behind = False
-        for subscription in subscriptions:
-            deliveries = subscription.receive(_MOST, timeout_s=_WAIT_S / len(subscriptions))
-            bodies: list[RunEvent | RunHeartbeat] = []
-            for delivery in deliveries:
-                try:
-                    body = self._codec.decode(delivery.message)
-                except UnreadableError:
-                    self._unreadable += 1
-                    continue
+    def _take(self, bodies: list[Body]) -> None:
+        with self._lock:
+            for body in bodies:
                 if isinstance(body, RunEvent | RunHeartbeat):
-                    bodies.append(body)
-            with self._lock:
-                for body in bodies:
-                    self._take(body)
-            subscription.ack(deliveries)
-            is_behind |= len(deliveries) == _MOST
-        self._has_caught_up |= not is_behind
-
-    def _take(self, body: RunEvent | RunHeartbeat) -> None:
-        run = self._runs.setdefault(body.run_id, RunState(body.run_id))
-        if isinstance(body, RunEvent):
-            run.hear(body.line)
-        elif body.time >= (run.last_seen or 0.0):
-            run.beat(
-                step=body.step,
-                planned_steps=body.planned_steps,
-                epoch=body.epoch,
-                arm=body.arm,
-                time=body.time,
-            )
+                    take(self._runs.setdefault(body.run_id, RunState(body.run_id)), body)
 
     def _look(self, bus: Bus) -> None:
         """How much the topics hold, now and then."""

@@ -115,8 +115,8 @@ function onPress(node, act) {
 
 /** The picture of the model. */
 function startAnatomy({ anatomy }) {
-  startChart("anatomy", (box, summary) => {
-    const open = openAtFirst(anatomy);
+  return startChart("anatomy", (box, summary) => {
+    const open = remembered("anatomy", () => openAtFirst(anatomy));
     const toggle = ({ members }) => {
       for (const module of members) open.has(module.name) ? open.delete(module.name) : open.add(module.name);
       hideTip();

@@ -68,7 +68,7 @@ function stateFlags(marks, axis) {
 
 /** The learning curves of a chart that is told its lines. */
 function drawCurves(box, summary, { metric, seriesOf, flagsOf, dotsOf }) {
-  const choice = { measure: "val_losses", axis: "steps", log: false };
+  const choice = remembered("curves", () => ({ measure: "val_losses", axis: "steps", log: false }));
   const place = html("div");
   let width = 0;
   const draw = () => {
@@ -86,7 +86,7 @@ function drawCurves(box, summary, { metric, seriesOf, flagsOf, dotsOf }) {
     draw();
   };
   const logTick = tick("log scale", choice.log, set("log"));
-  box.append(
+  box.replaceChildren(
     html("div", { class: "controls" },
       oneOf("Measure", curveMeasures(metric), choice.measure, set("measure")),
       html("span", { class: "divider" }),
@@ -104,7 +104,7 @@ function drawCurves(box, summary, { metric, seriesOf, flagsOf, dotsOf }) {
 /** The learning curves of a report. */
 function startCurves(data) {
   const { curves, metric } = data;
-  startChart("curves", (box, summary) => drawCurves(box, summary, {
+  return startChart("curves", (box, summary) => drawCurves(box, summary, {
     metric,
     seriesOf: (choice, measureWords) => reportSeries(curves, choice, measureWords),
     flagsOf: (choice) => stateFlags(curves.marks, choice.axis),

@@ -68,7 +68,8 @@ function laneChart(width, lanes, steps, summary) {
 
 /** The lifecycles, the first ones at first. */
 function startLanes({ lanes, planned_steps }) {
-  startChart("lanes", (box, summary) => {
+  return startChart("lanes", (box, summary) => {
+    box.replaceChildren();
     const steps = Math.max(planned_steps ?? 0, d3.max(lanes, (lane) => d3.max(lane.spans, (span) => span.to)) ?? 0);
     drawFirst(box, lanes, FIRST_LANES, "lifecycles", (shown, width) => [laneChart(width, shown, steps, summary)]);
     box.append(stateKey(new Set(lanes.flatMap((lane) => lane.spans.map((span) => span.state)))));

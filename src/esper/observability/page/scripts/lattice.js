@@ -1,18 +1,20 @@
 // Seeds over time: places, then the seeds of one place, then one seed.
 
 /** Everything that is derived from the unpacked lattice, made once and kept. */
-function latticeCache(lattice, unpacked) {
+function latticeCache(lattice, unpacked, before) {
   const kept = new Map();
   const once = (key, make) => kept.get(key) ?? kept.set(key, make()).get(key);
   const { boundaries, seeds, codes, states } = unpacked;
-  return {
-    medians: (measure) => once(`medians ${measure}`, () => lattice.places.map((place) => placeMedians(codes[measure], boundaries, seeds, place))),
+  const cache = {
+    medians: (measure) => once(`medians ${measure}`, () => lattice.places.map((place, i) => placeMedians(codes[measure], unpacked, place, before?.medians(measure)[i]))),
     placeStates: () => once("states", () => lattice.places.map((place) => Uint8Array.from({ length: boundaries }, (_, boundary) => placeState(states, boundary, seeds, place)))),
-    scale: (measure) => once(`scale ${measure}`, () => measureScale(lattice.measures[measure].key, codes[measure])),
+    scale: (measure) => once(`scale ${measure}`, () => measureScale(lattice.measures[measure].key, codes[measure].subarray(0, boundaries * seeds))),
     ramp: () => once("ramp", heatRamp),
-    colours: (measure) => once(`colours ${measure}`, () => codeColours(kept.get(`scale ${measure}`), kept.get("ramp"))),
+    colours: (measure) => once(`colours ${measure}`, () => codeColours(cache.scale(measure), cache.ramp())),
     forgetColours: () => [...kept.keys()].filter((key) => /^(ramp|colours)/.test(key)).forEach((key) => kept.delete(key)),
+    forgetBefore: () => (before = null),
   };
+  return cache;
 }
 
 /** When a boundary was, for tooltips. */
@@ -55,7 +57,7 @@ function seedsGrid(lattice, unpacked, cache, place, measure, height, open) {
   const { boundaries, seeds, states } = unpacked;
   const codes = measure === "state" ? states : unpacked.codes[measure];
   const at = (row, column) => column * seeds + place.first + row;
-  const colours = measure === "state" ? stateColours(cache.ramp()) : (cache.scale(measure), cache.ramp(), cache.colours(measure));
+  const colours = measure === "state" ? stateColours(cache.ramp()) : cache.colours(measure);
   return {
     rows: place.seeds, columns: boundaries,
     paint(pixels) {
@@ -72,10 +74,13 @@ function seedsGrid(lattice, unpacked, cache, place, measure, height, open) {
 }
 
 /** The lattice in its box: measure, breadcrumbs and one of three levels. */
-function showLattice(box, lattice, unpacked) {
-  const cache = latticeCache(lattice, unpacked);
-  const view = { measure: lattice.measures.length > 0 ? 0 : "state", place: null, seed: null };
-  const cursors = { places: { row: 0, column: 0 }, seeds: { row: 0, column: 0 } };
+function showLattice(box, lattice, unpacked, cache) {
+  const view = remembered("view of seeds", () => ({ measure: lattice.measures.length > 0 ? 0 : "state", place: null, seed: null }));
+  const cursors = remembered("cursors among seeds", () => ({ places: { row: 0, column: 0 }, seeds: { row: 0, column: 0 } }));
+  view.place = lattice.places.find((place) => place.label === view.place?.label) ?? null;
+  if (view.place === null || view.seed >= view.place.seeds) view.seed = null;
+  if (view.measure >= lattice.measures.length) view.measure = "state";
+  const scrolled = box.querySelector(".map")?.scrollTop ?? 0;
   const crumbs = html("nav", { class: "crumbs", "aria-label": "Where in the lattice" });
   const stage = html("div", { class: "stage" });
 
@@ -128,15 +133,16 @@ function showLattice(box, lattice, unpacked) {
     view.measure = value === "state" ? "state" : Number(value);
     if (view.seed === null) drawMap();
   });
-  box.addEventListener("keydown", (event) => {
+  box.onkeydown = (event) => {
     if (event.key === "Escape") back();
-  });
-  onColours(() => {
+  };
+  onColours("lattice", () => {
     cache.forgetColours();
     draw();
   });
   box.replaceChildren(html("div", { class: "controls" }, chooser), crumbs, stage);
   draw();
+  if (scrolled > 0) stage.querySelector(".map")?.scrollTo(0, scrolled);
   prepare(lattice, cache);
 }
 
@@ -146,14 +152,22 @@ function prepare(lattice, cache) {
   const next = () => {
     jobs.shift()?.();
     if (jobs.length > 0) setTimeout(next, 0);
+    else cache.forgetBefore();
   };
   setTimeout(next, 0);
 }
 
 /** The lattice, once it is unpacked. */
 function startLattice({ lattice }) {
-  startChart("lattice", async (box) => {
-    if (typeof DecompressionStream === "undefined") sayInstead(box, "This browser is too old to unpack what the seeds sensed. Open the report in a newer one: any since the year 2023.");
-    else showLattice(box, lattice, await unpackLattice(lattice));
+  return startChart("lattice", async (box) => {
+    if (typeof DecompressionStream === "undefined") {
+      sayInstead(box, "This browser is too old to unpack what the seeds sensed. Open the report in a newer one: any since the year 2023.");
+      return;
+    }
+    const kept = remembered("seeds", () => ({ unpacked: null, cache: null }));
+    const unpacked = await unpackLattice(lattice, kept.unpacked);
+    const cache = latticeCache(lattice, unpacked, unpacked.origin.some((at) => at >= 0) ? kept.cache : null);
+    Object.assign(kept, { unpacked, cache });
+    showLattice(box, lattice, unpacked, cache);
   });
 }

@@ -13,7 +13,9 @@ const VALUES = Float64Array.from({ length: 65536 }, (_, kept) => {
 
 /** Bytes of a base64 text that holds a zlib stream. */
 async function inflate(text) {
-  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const letters = atob(text);
+  const packed = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) packed[i] = letters.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -33,19 +35,58 @@ function unfoldCodes(bytes, measures, boundaries, seeds) {
   });
 }
 
-/** The lattice unpacked: {boundaries, seeds, codes: one array per measure, states}. */
-async function unpackLattice(lattice) {
-  const boundaries = lattice.epochs.length;
+/** An array with the same beginning and room for twice as much as is needed. */
+function roomier(array, needed) {
+  if (array.length >= needed) return array;
+  const larger = new array.constructor(2 * needed);
+  larger.set(array);
+  return larger;
+}
+
+/** The packs of a lattice, each with `at`, its first boundary, and `from`, that boundary where it was unpacked before, or null. */
+function placePacks(lattice, before) {
+  const known = new Map(before?.packs.map((pack) => [pack.codes, pack]));
+  let at = 0;
+  return lattice.packs.map((pack) => {
+    const same = known.get(pack.codes);
+    const placed = { ...pack, at, from: same?.states === pack.states ? same.at : null };
+    at += pack.boundaries;
+    return placed;
+  });
+}
+
+/** The lattice unpacked: {boundaries, seeds, codes: one array per measure, states, origin: each boundary's place before, or -1}. */
+async function unpackLattice(lattice, last = null) {
   const seeds = d3.sum(lattice.places, (place) => place.seeds);
-  const [bytes, states] = await Promise.all([inflate(lattice.codes), inflate(lattice.states)]);
-  for (let i = seeds; i < states.length; i++) states[i] += states[i - seeds];
-  return { boundaries, seeds, codes: unfoldCodes(bytes, lattice.measures.length, boundaries, seeds), states };
+  const before = last !== null && last.seeds === seeds && last.codes.length === lattice.measures.length ? last : null;
+  const packs = placePacks(lattice, before);
+  const boundaries = d3.sum(packs, (pack) => pack.boundaries);
+  const isLonger = before !== null && before.packs.every((pack, i) => packs[i]?.from === pack.at);
+  const fresh = packs.filter((pack) => pack.from === null);
+  const inflated = await Promise.all(fresh.map((pack) => Promise.all([inflate(pack.codes), inflate(pack.states)])));
+  const codes = lattice.measures.map((_, i) => (isLonger ? roomier(before.codes[i], boundaries * seeds) : new Uint16Array(boundaries * seeds)));
+  const states = isLonger ? roomier(before.states, boundaries * seeds) : new Uint8Array(boundaries * seeds);
+  if (!isLonger) for (const { at, from, boundaries: own } of packs.filter((pack) => pack.from !== null)) {
+    codes.forEach((array, i) => array.set(before.codes[i].subarray(from * seeds, (from + own) * seeds), at * seeds));
+    states.set(before.states.subarray(from * seeds, (from + own) * seeds), at * seeds);
+  }
+  inflated.forEach(([bytes, own], i) => {
+    for (let j = seeds; j < own.length; j++) own[j] += own[j - seeds];
+    states.set(own, fresh[i].at * seeds);
+    unfoldCodes(bytes, codes.length, fresh[i].boundaries, seeds).forEach((array, measure) => codes[measure].set(array, fresh[i].at * seeds));
+  });
+  const origin = packs.flatMap((pack) => d3.range(pack.boundaries).map((i) => (pack.from === null ? -1 : pack.from + i)));
+  return { packs, boundaries, seeds, codes, states, origin };
 }
 
 /** Median over the seeds of a place at each boundary: Float64Array [boundaries], NaN where nothing was measured. */
-function placeMedians(codes, boundaries, seeds, { first, seeds: own }) {
+function placeMedians(codes, { boundaries, seeds, origin }, { first, seeds: own }, before) {
   const medians = new Float64Array(boundaries);
   for (let boundary = 0; boundary < boundaries; boundary++) {
+    if (before !== undefined && origin[boundary] >= 0) {
+      medians[boundary] = before[origin[boundary]];
+      continue;
+    }
     const sorted = codes.slice(boundary * seeds + first, boundary * seeds + first + own).sort();
     const start = d3.bisectRight(sorted, 0);
     const measured = sorted.length - start;

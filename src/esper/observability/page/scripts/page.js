@@ -64,9 +64,25 @@ function drawToFit(box, draw) {
   fit();
 }
 
-/** Call `draw()` whenever colours change: light, dark, print. */
-function onColours(draw) {
-  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", draw);
+const coloured = new Map();
+for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", () => coloured.forEach((draw) => draw()));
+
+/** Call `draw()` whenever colours change: light, dark, print. Each chart has one. */
+function onColours(name, draw) {
+  coloured.set(name, draw);
+}
+
+const choices = new Map();
+
+/** What a reader has chosen in a chart; it stays when the chart is drawn anew with more data. */
+function remembered(name, atFirst) {
+  return choices.get(name) ?? choices.set(name, atFirst()).get(name);
+}
+
+/** Forget all that was chosen: another run is shown. */
+function forgetChoices() {
+  choices.clear();
+  coloured.clear();
 }
 
 /** Start a chart in its figure, if the page has it; an error in one chart leaves the others alone and is told in its place. */
@@ -74,9 +90,11 @@ async function startChart(name, start) {
   const figure = document.querySelector(`figure[data-chart="${name}"]`);
   if (figure === null) return;
   const box = figure.querySelector(".drawing");
-  box.replaceChildren();
+  box.style.minHeight = `${box.offsetHeight}px`; // or the page would jump while it is drawn anew
   try {
-    await start(box, document.getElementById(`${name}-summary`).textContent);
+    const drawing = start(box, document.getElementById(`${name}-summary`).textContent);
+    box.style.minHeight = "";
+    await drawing;
   } catch (error) {
     sayInstead(box, "This picture could not be drawn. The sentences and tables tell the same.");
     throw error;
@@ -91,13 +109,15 @@ function sayInstead(box, text) {
 /** Draw the first of many items, and a button that shows all of them. `draw(items, width)` returns what is shown. */
 function drawFirst(box, items, most, name, draw) {
   const place = html("div");
-  let [shown, width] = [items.slice(0, most), 0];
+  const choice = remembered(`all ${name}`, () => ({ isAll: false }));
+  let [shown, width] = [choice.isAll ? items : items.slice(0, most), 0];
   const redraw = () => place.replaceChildren(...draw(shown, width));
   box.append(place);
-  if (items.length > most) {
+  if (items.length > shown.length) {
     const more = html("button", { type: "button", class: "plain" }, `Show all ${count(items.length)} ${name}`);
     more.addEventListener("click", () => {
       shown = items;
+      choice.isAll = true;
       redraw();
       more.remove();
       place.querySelector("[tabindex='0']")?.focus({ preventScroll: true });

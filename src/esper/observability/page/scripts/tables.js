@@ -16,16 +16,21 @@ function compareValues(a, b) {
 function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
+  const order = remembered(`order of ${table.caption.textContent}`, () => ({ column: null, rising: true }));
+  const sort = () => {
+    for (const other of heads) other.removeAttribute("aria-sort");
+    heads[order.column].setAttribute("aria-sort", order.rising ? "ascending" : "descending");
+    const rows = [...body.rows].map((row) => [sortValue(row.cells[order.column]), row]);
+    rows.sort(([a], [b]) => (order.rising ? compareValues(a, b) : compareValues(b, a)));
+    body.append(...rows.map(([, row]) => row));
+  };
   heads.forEach((head, column) => {
     const button = html("button", { type: "button" }, head.textContent);
     head.replaceChildren(button);
     button.addEventListener("click", () => {
-      const rising = head.getAttribute("aria-sort") !== "ascending";
-      for (const other of heads) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", rising ? "ascending" : "descending");
-      const rows = [...body.rows].map((row) => [sortValue(row.cells[column]), row]);
-      rows.sort(([a], [b]) => (rising ? compareValues(a, b) : compareValues(b, a)));
-      body.append(...rows.map(([, row]) => row));
+      Object.assign(order, { column, rising: head.getAttribute("aria-sort") !== "ascending" });
+      sort();
     });
   });
+  if (order.column !== null) sort();
 }

@@ -45,7 +45,8 @@ function worthRow(item, against, { x, y, left, width, narrow, row }) {
 
 /** A panel for each thing that grafts were compared with, each with its own scale, the best first. */
 function startWorth({ worth }) {
-  startChart("worth", (box, summary) => {
+  return startChart("worth", (box, summary) => {
+    box.replaceChildren();
     for (const [against, items] of d3.groups(worth, (item) => item.against)) {
       const place = box.appendChild(html("div", { class: "panel" }));
       const sorted = d3.sort(items, (item) => -(item.mean ?? -Infinity));

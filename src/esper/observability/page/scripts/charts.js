@@ -1,0 +1,3 @@
+// All pictures of a run, by the section that each stands in.
+
+const CHARTS = { curves: startCurves, anatomy: startAnatomy, lanes: startLanes, worth: startWorth, lattice: startLattice };

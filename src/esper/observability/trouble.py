@@ -1,9 +1,10 @@
 """Emergencies, rollbacks, faults and recoveries, in words."""
 
 from esper.observability.cited import Document, Name, Words, line, sentences, words
+from esper.observability.files import AUDIT
 from esper.observability.grown import SHOWN
 from esper.observability.labels import place_label
-from esper.observability.record import AUDIT, Record
+from esper.observability.record import Record
 
 
 def what_went_wrong(record: Record) -> Words:

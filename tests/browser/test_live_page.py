@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks.watching.live import AWAY
+from benchmarks.watching.live import AWAY, answers
 from esper.observability.live.directories import DirectoryRuns
 from esper.observability.live.server import LiveServer
 from tests.observability.recorded import write_synthetic
@@ -131,3 +131,11 @@ def test_nothing_is_wider_than_the_window(tmp_path, browser, width):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert going.complaints == []
     going.close()
+
+
+def test_it_answers_while_it_moves(browser):
+    """The light version of ``python -m benchmarks.watching live``; of several tries the fastest counts."""
+    found = answers(browser, seeds=2000, before=5, tries=2, settle_s=1.0)
+    assert found["complaints"] == []
+    assert max(one["fastest"] for one in found["ms"].values()) < found["noticed_ms"]
+    assert found["updates_a_second"] <= 5.1

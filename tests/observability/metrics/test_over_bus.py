@@ -73,7 +73,7 @@ def test_of_what_a_topic_holds_nothing_is_told_before_all_of_it_is_read(url):
     ]
     told = []
     for _ in range(3):
-        runs._hear(subscriptions)
+        runs._hearing._hear(subscriptions)
         told.append([one.value for one in runs.samples() if one.name in ("esper_run_finished", "esper_events_total")])
     assert told[:2] == [[], []]
     assert sum(told[2]) == 1 + 1201

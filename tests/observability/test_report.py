@@ -13,7 +13,7 @@ import pytest
 
 from esper.contracts.errors import ConfigError
 from esper.observability.record import read
-from esper.observability.report import context, report, write, write_page
+from esper.observability.report import _environment, context, report, write, write_page
 from tests.observability.recorded import write_synthetic
 from tests.observability.walking import Files, Page, check_numbers
 from tests.observability.walking_data import check_data
@@ -297,5 +297,6 @@ class TestFile:
 
     def test_without_jinja2_it_says_what_to_install(self, synthetic, monkeypatch):
         monkeypatch.setitem(sys.modules, "jinja2", None)
+        _environment.cache_clear()
         with pytest.raises(ConfigError, match="pip install"):
             report(read(synthetic))

@@ -15,7 +15,7 @@ values = st.recursive(
 
 
 def applied(old, found):
-    """As ``page/scripts/live.js`` does it."""
+    """As ``page/live/live.js`` does it."""
     whole = {"value": copy.deepcopy(old)}
     for path, how, value in found:
         *way, last = ("value", *path)

@@ -1,4 +1,4 @@
-"""What must be changed in one JSON value to get another one: ``page/scripts/live.js`` applies it."""
+"""What must be changed in one JSON value to get another one: ``page/live/live.js`` applies it."""
 
 from collections.abc import Iterator
 from typing import Any, Literal

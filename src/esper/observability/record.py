@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from esper.contracts.errors import ConfigError
 from esper.observability import files
-from esper.observability.files import AUDIT, CONFIG, METRICS, PROGRESS, RESULT, Document, Log, Numbered
+from esper.observability.files import AUDIT, CONFIG, METRICS, PROGRESS, RESULT, Document, Numbered
+from esper.observability.log import Log
 
 Status = Literal["finished", "trained", "damaged", "unfinished"]
 """A run that is finished has a result, one that is damaged has one that cannot be read. A trained one has done all its

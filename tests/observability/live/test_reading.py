@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from esper.observability.files import Log
 from esper.observability.lattice import lattice, lengthened
 from esper.observability.live.run import DirectoryRun
+from esper.observability.log import Log
 from esper.observability.record import Reading, read
 from tests.observability import directories
 from tests.observability.recorded import write_synthetic

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from esper.observability.files import AUDIT, METRICS, Log, Numbered
+from esper.observability.files import AUDIT, METRICS, Numbered
+from esper.observability.log import Log
 from esper.observability.metrics.fold import RunState
 from esper.observability.record import Reading, Record
 

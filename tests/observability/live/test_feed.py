@@ -124,3 +124,16 @@ def test_without_esper_watch_nothing_of_it_is_imported():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_round_under_way_is_shown_with_the_arms_that_are_over(whole, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    lines = (directory / "audit.jsonl").read_text().splitlines(keepends=True)
+    last = max(at for at, line in enumerate(lines) if '"event": "arm_ended"' in line)
+    (directory / "audit.jsonl").write_text("".join(lines[: last + 1]))
+    _, content = feed(directory).next()
+    now = content["parts"]["now"]
+    assert "Round 2 with 1 candidate, since step 800." in now
+    assert ">beat the twin<" in now
+    assert "round 2 with 1 candidate" not in content["parts"]["runs"]  # one run is no list

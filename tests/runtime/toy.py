@@ -227,5 +227,5 @@ def train_from(trial: Trial, source: esper.BatchLoader) -> Trial:
 
 
 def timeless(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Events without the time of day."""
-    return [{key: value for key, value in event.items() if key != "time"} for event in events]
+    """Events without the time of day and what memory the process held."""
+    return [{key: value for key, value in event.items() if key not in ("time", "memory_bytes")} for event in events]

@@ -500,6 +500,7 @@ class Epoch:
         run_flops: training FLOPs of the run itself by then.
         arm_flops: of all arms, and of training in isolation.
         judging_flops: of the evaluations that judged grafts.
+        memory_bytes: that the process holds on the host and the GPU; null where the system does not tell.
     """
 
     name: ClassVar[str] = "epoch"
@@ -513,6 +514,7 @@ class Epoch:
     run_flops: int
     arm_flops: int
     judging_flops: int
+    memory_bytes: int | None = ABSENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,10 +87,12 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
         select_loss: held-out loss at the last boundary.
         train_flops: of the run, of all arms and of the judging.
         is_finished: whether this is the last one.
+        memory_bytes: that the process holds on the host and the GPU; None where the system does not tell.
         time: when it was sent, in seconds since 1970.
     """
 
     topic = "kasmina.lifecycle"
+    schema_version = 2
     run_id: Name
     step: Count
     planned_steps: Count
@@ -100,6 +102,7 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
     select_loss: float | None
     train_flops: Count
     is_finished: bool
+    memory_bytes: Count | None
     time: float
 
 

@@ -15,6 +15,7 @@ from esper.kasmina.host.wrapping import place_named
 from esper.runtime.emergency import Emergency
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.record.books import FALLING, Books
+from esper.runtime.record.memory import memory_bytes
 from esper.runtime.run import Run
 from esper.runtime.trying.replay import Round, Window
 from esper.runtime.trying.rounds import Rounds
@@ -285,6 +286,7 @@ class Growth:
                 run_flops=books.run_flops,
                 arm_flops=books.arm_flops,
                 judging_flops=books.judging_flops,
+                memory_bytes=memory_bytes(),
             )
         )
         return now

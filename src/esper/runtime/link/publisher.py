@@ -15,6 +15,7 @@ from esper.oona.bus import Bus, Message
 from esper.oona.codec import Codec
 from esper.oona.messages import Body, RunHeartbeat
 from esper.runtime.link.lines import bodies
+from esper.runtime.record.memory import memory_bytes
 from esper.runtime.session import Session
 
 TELEMETRY = "telemetry"
@@ -199,5 +200,6 @@ class TelemetryPublisher:
             select_loss=select_loss,
             train_flops=session.train_flops,
             is_finished=is_finished,
+            memory_bytes=memory_bytes(),
             time=time.time(),
         )

@@ -12,6 +12,7 @@ from esper.cli.commands.doctor import DoctorCommand
 from esper.cli.commands.flags import FlagsCommand
 from esper.cli.commands.migrate import MigrateCommand
 from esper.cli.commands.report import ReportCommand
+from esper.cli.commands.rollout import RolloutCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
 from esper.cli.commands.tamiyo import TamiyoCommand
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "flags": FlagsCommand,
     "migrate": MigrateCommand,
     "ab": ABCommand,
+    "rollout": RolloutCommand,
 }
 
 

@@ -88,6 +88,7 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
         train_flops: of the run, of all arms and of the judging.
         is_finished: whether this is the last one.
         memory_bytes: that the process holds on the host and the GPU; None where the system does not tell.
+        flags: feature flags as the run resolved them; empty where none are in play.
         time: when it was sent, in seconds since 1970.
     """
 
@@ -103,6 +104,7 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
     train_flops: Count
     is_finished: bool
     memory_bytes: Count | None
+    flags: dict[Name, bool]
     time: float
 
 

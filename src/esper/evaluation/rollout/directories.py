@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Container
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def told(record: Record, flag: str, now: float) -> RunHealth | None:
         now: seconds since 1970.
     """
     lines = [line for _, line in (*record.audit, *record.epochs)]
-    resolved = [line for _, line in record.of("flags")]
+    resolved = next((line["flags"] for _, line in record.of("flags")), {})
     times = [line["time"] for line in lines if isinstance(line.get("time"), int | float)]
-    if not resolved or flag not in resolved[0]["values"] or not times:
+    if flag not in resolved or not times:
         return None
     model = next((line for _, line in record.of("model")), {})
     end = next((line for _, line in reversed(record.of("finished"))), None)
@@ -62,7 +63,7 @@ def told(record: Record, flag: str, now: float) -> RunHealth | None:
     return RunHealth(
         run=record.directory.name,
         kind=_kind(model),
-        is_on=bool(resolved[0]["values"][flag]["is_on"]),
+        is_on=bool(resolved[flag]["is_on"]),
         began=min(times),
         last=max(times),
         points=tuple(points),
@@ -71,3 +72,35 @@ def told(record: Record, flag: str, now: float) -> RunHealth | None:
         trouble=_trouble(record, end),
         damage=_damage(record, end, times, now),
     )
+
+
+def _kind(model: dict[str, Any]) -> str:
+    return f"{model.get('type')} of {model.get('parameters')} parameters, {model.get('planned_steps')} steps"
+
+
+def _trouble(record: Record, end: dict[str, Any] | None) -> str | None:
+    if harmed := record.of(*_TROUBLE):
+        _, line = harmed[0]
+        told = line.get("reason", "values were not finite")
+        return f"{line['event']} at step {line['step']}: {told}"
+    for _, line in record.epochs:
+        if line["train_loss"] is None or line["val_loss"] is None:
+            return f"its loss at step {line['step']} is not finite"
+    return "its loss at the end is not finite" if end is not None and end["select_loss"] is None else None
+
+
+def _damage(record: Record, end: dict[str, Any] | None, times: list[float], now: float) -> str | None:
+    """A log that ends within a line is none, while the run goes on or was killed."""
+    for fault in record.faults_of(AUDIT, METRICS, RESULT):
+        if end is not None or "ends in the middle of line" not in fault:
+            return fault
+    lines = len(record.audit) + len(record.epochs)
+    if len(times) < lines:
+        return "a line has no time"
+    if max(times) > now + AHEAD_S:
+        return f"a line is from the future: {max(times) - now:.0f} s from now"
+    for log in (record.audit, record.epochs):
+        for (_, before), (number, after) in pairwise(log):
+            if after["time"] < before["time"] - AHEAD_S:
+                return f"line {number} is {before['time'] - after['time']:.0f} s older than the one before it"
+    return "it has finished, and tells no boundary" if end is not None and not record.epochs else None

@@ -134,9 +134,11 @@ def units(health: RunHealth, now: float, criteria: Criteria) -> list[Unit]:
 
 
 def step_time(points: tuple[Point, ...]) -> float | None:
-    """Seconds a step, the median over boundaries; None before the second. Time includes all that a run does."""
-    each = [(b.time - a.time) / (b.step - a.step) for a, b in pairwise(points) if b.step > a.step and b.time > a.time]
-    return median(each) if each else None
+    """Seconds a step, with all that the run does beside its steps; None where boundaries do not tell it."""
+    if len(points) < 2:
+        return None
+    steps, seconds = points[-1].step - points[0].step, points[-1].time - points[0].time
+    return seconds / steps if steps > 0 and seconds > 0 else None
 
 
 def grows_without_end(points: tuple[Point, ...]) -> bool:

@@ -75,6 +75,7 @@ class TelemetryPublisher:
         self._unencoded: deque[Body] = deque()
         self._unsent: list[Message] = []
         self._losses: tuple[float | None, float | None] = None, None
+        self._flags: dict[str, bool] = {}
         self._session: Session | None = None
         self._is_finished = False
         self._next_heartbeat = 0.0
@@ -182,6 +183,8 @@ class TelemetryPublisher:
         if line["event"] == "epoch":
             self._losses = line["train_loss"], line["val_loss"]
             self._next_heartbeat = 0.0
+        if line["event"] == "flags":
+            self._flags = {name: flag["is_on"] for name, flag in line["flags"].items()}
         if line["event"] == "finished" and self._session is not None:
             self._is_finished = True
             return [self._heartbeat(self._session, is_finished=True)]
@@ -201,5 +204,6 @@ class TelemetryPublisher:
             train_flops=session.train_flops,
             is_finished=is_finished,
             memory_bytes=memory_bytes(),
+            flags=self._flags,
             time=time.time(),
         )

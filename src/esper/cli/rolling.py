@@ -20,8 +20,8 @@ from esper.evaluation.rollout.stores import FlagFile
 from esper.oona.url import shown
 
 _CRITERIA = {
-    "min_runs": ("runs", 1),
-    "min_seconds": ("seconds", 1),
+    "min_runs": ("min_runs", 1),
+    "min_seconds": ("min_seconds", 1),
     "worse_by": ("worse_by", 100),
     "more_errors": ("more_errors", 100),
     "patience": ("patience_s", 1),
@@ -113,11 +113,15 @@ def _source(terms: Terms) -> Source:
 
 
 def _criteria(values: Values) -> Criteria:
-    given = {
+    given: dict[str, Any] = {
         criterion: _number(option, values[option]) / larger
         for option, (criterion, larger) in _CRITERIA.items()
         if values[option] is not None
     }
+    if "min_runs" in given:
+        if given["min_runs"] != int(given["min_runs"]):
+            raise ConfigError(f"--min-runs must be a whole number, not {values['min_runs']}.")
+        given["min_runs"] = int(given["min_runs"])
     return Criteria(**given)
 
 
@@ -161,8 +165,8 @@ def _would(state: State, decision: Decision | None) -> str:
 
 
 def _measured(one: Mapping[str, Any]) -> str:
-    if not one["pairs"]:
-        return "no pairs of runs yet"
+    if not one["blocks"]:
+        return "no runs to compare yet"
     surely = "nothing is certain" if one["at_least"] is None else f"at least {100 * one['at_least']:+.1f} %"
     allowed = f"allowed {100 * one['margin']:g} %"
     return f"{100 * one['worse_by']:+.1f} % with the flag on, {surely}; {one['pairs']} pairs; {allowed}"

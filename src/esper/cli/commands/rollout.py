@@ -47,7 +47,9 @@ class RolloutCommand(Subcommand):
         parser.add_argument("--more-errors", metavar="POINTS", help="percentage points of runs (default 5)")
         parser.add_argument("--patience", metavar="S", help="after which data are missing (default 86400)")
         parser.add_argument("--stale", metavar="S", help="after which a silent run has crashed (default 900)")
-        parser.add_argument("--watch", metavar="S", help="advance: look every so many seconds until the rollout is over")
+        parser.add_argument(
+            "--watch", metavar="S", help="advance: look every so many seconds until the rollout is over"
+        )
         parser.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
         parser.add_argument("--why", metavar="TEXT", help="rollback: the reason, for the audit")
 
@@ -59,7 +61,9 @@ class RolloutCommand(Subcommand):
                 if name not in given:
                     raise ConfigError(f"'esper rollout start' needs --{name}. See 'esper rollout --help'.")
             if len(given & {"runs", "bus"}) != 1:
-                raise ConfigError("'esper rollout start' needs either --runs DIR or --bus URL: where runs are heard of.")
+                raise ConfigError(
+                    "'esper rollout start' needs either --runs DIR or --bus URL: where runs are heard of."
+                )
         elif foreign := [name for name in _OF_START if name in given]:
             raise ConfigError(
                 f"--{foreign[0].replace('_', '-')} belongs to 'esper rollout start', which keeps it in the state "

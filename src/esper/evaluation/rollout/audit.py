@@ -1,9 +1,9 @@
 """The audit file of a rollout: every decision with its numbers, and all that a rollout remembers.
 
 It only grows, by whole lines of JSON. What a process that was killed left of a line is cut off by the next one that
-writes. Where a rollout stands follows from its lines alone, so that there is nothing they could disagree with. A flag is
-changed between two lines, ``intended`` (or the line of the decision) and ``set``: where the second is missing, the
-change is made again, which does no harm.
+writes. Where a rollout stands follows from its lines alone, so that there is nothing they could disagree with. The flag
+is changed between two lines, that of the decision and ``set``: where the second is missing, the change is made again,
+which does no harm.
 """
 
 import json

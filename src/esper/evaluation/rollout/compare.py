@@ -1,18 +1,21 @@
 """Runs with the flag on against runs without it: how much worse they are for certain.
 
-Runs do not come in pairs. Each is paired with the latest of the other cohort, and of its kind, that is still alone, so
-that both met the same machines, and no run counts twice. What is asked may be asked at every look:
+Runs are compared in blocks: those of one kind that became known one after the other, until both cohorts are among them,
+so that all of a block met the same machines and no run counts twice. Of each block one number is taken, and what is
+asked of these may be asked at every look:
 
-- step time and loss: two runs that differ in nothing but the flag are as likely to differ one way as the other, which
-  is what :mod:`esper.evaluation.sequential` needs; it also holds for a difference by the margin alone;
-- errors and leaks: their difference is -1, 0 or 1, and whoever bets a part of what he has on more than the margin, at
-  odds that are fair for the margin, will hold ``1 / alpha`` times as much with a chance of at most ``alpha`` if the
-  rate is not above it (Waudby-Smith and Ramdas, Journal of the Royal Statistical Society B 86, 2024, section 4).
+- step time and loss: how often a run with the flag is above one without it, less a half (Mann and Whitney, Annals of
+  Mathematical Statistics 18, 1947). If the flag does nothing, or just what the margin allows, all orders within a block
+  are equally likely, so that the number is as likely positive as negative, which is what
+  :mod:`esper.evaluation.sequential` needs. Ranks do not mind that a few machines are very slow.
+- errors and leaks: the difference of the rates, in [-1, 1]. Whoever bets a part of what he has on more than the margin,
+  at odds that are fair for the margin, will ever hold ``1 / alpha`` times as much with a chance of at most ``alpha`` if
+  the difference is not above it (Waudby-Smith and Ramdas, Journal of the Royal Statistical Society B 86, 2024).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
@@ -20,10 +23,14 @@ from numpy.typing import NDArray
 
 from esper.evaluation.rollout.health import ERRORS, LEAKS, LOSS, STEP_TIME, Unit
 from esper.evaluation.rollout.plan import Criteria
-from esper.evaluation.sequential import confidence_interval
+from esper.evaluation.sequential import log_evidence
 
 MEASURES = (STEP_TIME, LOSS, ERRORS, LEAKS)
+
+# B blocks, L bets, P pairs within blocks
 _BETS_L = np.array([0.05, 0.1, 0.2, 0.4, 0.6, 0.9])
+_MOST_WITHOUT = 9
+_LEAST_WITH = 3
 _BISECTIONS = 40
 
 
@@ -33,14 +40,14 @@ class Comparison:
 
     Args:
         measure: its name.
-        pairs: that were compared.
-        worse_by: the flag's doing as it looks; None without pairs.
+        blocks: that were compared.
+        worse_by: the flag's doing as it looks; None without blocks.
         at_least: by how much it is worse for certain; None if nothing is.
         margin: that is allowed.
     """
 
     measure: str
-    pairs: int
+    blocks: int
     worse_by: float | None
     at_least: float | None
     margin: float
@@ -56,6 +63,9 @@ class Comparison:
         return self.worse_by is None or self.worse_by <= self.margin
 
 
+Block = tuple[list[Unit], list[Unit]]
+
+
 def compare(units: Iterable[Unit], criteria: Criteria) -> list[Comparison]:
     """All measures.
 
@@ -67,66 +77,116 @@ def compare(units: Iterable[Unit], criteria: Criteria) -> list[Comparison]:
     for unit in units:
         of_measure[unit.measure].append(unit)
     alpha = criteria.alpha / len(MEASURES)
-    return [_compared(measure, pairs(of_measure[measure]), criteria, alpha) for measure in MEASURES]
+    return [_compared(measure, blocks(of_measure[measure]), criteria, alpha) for measure in MEASURES]
 
 
-def pairs(units: Iterable[Unit]) -> list[tuple[Unit, Unit]]:
-    """With the flag and without it, in the order in which they came together."""
-    waiting: dict[tuple[str, bool], list[Unit]] = defaultdict(list)
-    found = []
-    for unit in units:
-        if others := waiting[unit.kind, not unit.is_on]:
-            other = others.pop()
-            found.append((unit, other) if unit.is_on else (other, unit))
-        else:
-            waiting[unit.kind, unit.is_on].append(unit)
-    return found
+@dataclass
+class _Waiting:
+    """Of one kind: runs that are in no block yet."""
+
+    with_flag: list[Unit] = field(default_factory=list)
+    without: list[Unit] = field(default_factory=list)
+    left_over: list[Unit] = field(default_factory=list)
+
+    def take(self, unit: Unit) -> Block | None:
+        """The block that a run completes.
+
+        Of many runs without the flag the latest are taken. The others are left over for the time when hardly any come.
+        """
+        (self.with_flag if unit.is_on else self.without).append(unit)
+        if not self.with_flag:
+            return None
+        if not self.without and self.left_over and len(self.with_flag) >= _LEAST_WITH:
+            self.without = [self.left_over.pop() for _ in self.left_over[-_MOST_WITHOUT:]][::-1]
+        if not self.without:
+            return None
+        block = self.with_flag, self.without[-_MOST_WITHOUT:]
+        self.left_over += self.without[:-_MOST_WITHOUT]
+        self.with_flag, self.without = [], []
+        return block
 
 
-def _compared(measure: str, paired: list[tuple[Unit, Unit]], criteria: Criteria, alpha: float) -> Comparison:
-    margin = criteria.more_errors if measure in (ERRORS, LEAKS) else criteria.worse_by
-    if not paired:
+def blocks(units: Iterable[Unit]) -> list[Block]:
+    """Runs with the flag, and those without it that they are compared with."""
+    waiting: dict[str, _Waiting] = defaultdict(_Waiting)
+    return [block for unit in units if (block := waiting[unit.kind].take(unit)) is not None]
+
+
+def _compared(measure: str, compared: list[Block], criteria: Criteria, alpha: float) -> Comparison:
+    is_rate = measure in (ERRORS, LEAKS)
+    margin = criteria.more_errors if is_rate else criteria.worse_by
+    if not compared:
         return Comparison(measure, 0, None, None, margin)
-    if measure in (ERRORS, LEAKS):
-        differences_N = np.array([on.value - off.value for on, off in paired])
-        at_least = lower_bound_of_mean(differences_N, alpha)
-        return Comparison(measure, len(paired), float(differences_N.mean()), at_least, margin)
-    differences_N = _log_ratios(paired) if measure == STEP_TIME else _in_levels(paired)
-    seems, low = float(np.median(differences_N)), confidence_interval(differences_N, alpha).low
+    if is_rate:
+        rates_B = np.array([_mean(on) - _mean(off) for on, off in compared])
+        at_least = bound_of_rates(rates_B, alpha)
+        return Comparison(measure, len(rates_B), float(rates_B.mean()), at_least, margin)
+    differences = _differences(compared, in_levels=measure == LOSS)
+    seems = float(np.median([median(each) for each in differences]))
+    at_least = bound_of_differences(differences, alpha)
     if measure == STEP_TIME:
-        seems, low = float(np.expm1(seems)), float(np.expm1(low))
-    return Comparison(measure, len(paired), seems, low if np.isfinite(low) and low > -1 else None, margin)
+        seems, at_least = float(np.expm1(seems)), None if at_least is None else float(np.expm1(at_least))
+    return Comparison(measure, len(compared), seems, at_least, margin)
 
 
-def _log_ratios(paired: list[tuple[Unit, Unit]]) -> NDArray[np.float64]:
-    return np.log([on.value for on, _ in paired]) - np.log([off.value for _, off in paired])
+def _mean(units: list[Unit]) -> float:
+    return sum(unit.value for unit in units) / len(units)
 
 
-def _in_levels(paired: list[tuple[Unit, Unit]]) -> NDArray[np.float64]:
-    """In units of what runs of the kind come to without the flag: a loss may be 0 or below."""
-    without = defaultdict(list)
-    for _, off in paired:
-        without[off.kind].append(abs(off.value))
+def _differences(compared: list[Block], *, in_levels: bool) -> list[NDArray[np.float64]]:
+    """Of all pairs within each block: of logarithms, or in units of what runs of the kind come to without the flag.
+
+    A loss may be 0 or below, where there are no logarithms.
+    """
+    without: dict[str, list[float]] = defaultdict(list)
+    for _, off in compared:
+        without[off[0].kind] += [abs(unit.value) for unit in off]
     level = {kind: median(values) or 1.0 for kind, values in without.items()}
-    return np.array([(on.value - off.value) / level[on.kind] for on, off in paired])
+
+    def scaled(units: list[Unit]) -> NDArray[np.float64]:
+        values = np.array([unit.value for unit in units])
+        return values / level[units[0].kind] if in_levels else np.log(values)
+
+    return [np.subtract.outer(scaled(on), scaled(off)).ravel() for on, off in compared]
 
 
-def lower_bound_of_mean(differences_N: NDArray[np.float64], alpha: float) -> float:
-    """What the mean is above, for certain, at every look at once.
+def bound_of_differences(differences: list[NDArray[np.float64]], alpha: float) -> float | None:
+    """What the typical difference is above, for certain, at every look at once; None if nothing is certain.
 
     Args:
-        differences_N: ``[n]`` in [-1, 1], in the order in which they came.
+        differences: of all pairs of each block, in the order in which the blocks came.
+        alpha: chance that it is ever wrong.
+    """
+    all_P, sizes_B = np.concatenate(differences), np.array([len(each) for each in differences])
+    block_P = np.repeat(np.arange(len(sizes_B)), sizes_B)
+
+    def is_ruled_out(shift: float) -> bool:
+        above_B = np.bincount(block_P, np.sign(all_P - shift)) / (2 * sizes_B)
+        return bool(np.any((log_evidence(above_B) > np.log(1 / alpha)) & (np.cumsum(above_B) > 0)))
+
+    lowest = float(all_P.min()) - 1e-9
+    return _last_ruled_out(is_ruled_out, lowest, float(all_P.max())) if is_ruled_out(lowest) else None
+
+
+def bound_of_rates(rates_B: NDArray[np.float64], alpha: float) -> float | None:
+    """What the mean is above, for certain, at every look at once; None if nothing is certain.
+
+    Args:
+        rates_B: ``[blocks]`` in [-1, 1], in the order in which they came.
         alpha: chance that it is ever wrong.
     """
 
     def is_ruled_out(mean: float) -> bool:
-        gains_LN = np.log1p(_BETS_L[:, None] / (1 + mean) * (differences_N - mean))
-        held_N = np.logaddexp.reduce(np.cumsum(gains_LN, axis=1), axis=0) - np.log(len(_BETS_L))
-        return bool(held_N.max() > np.log(1 / alpha))
+        gains_LB = np.log1p(_BETS_L[:, None] / (1 + mean) * (rates_B - mean))
+        held_B = np.logaddexp.reduce(np.cumsum(gains_LB, axis=1), axis=0) - np.log(len(_BETS_L))
+        return bool(held_B.max() > np.log(1 / alpha))
 
-    low, high = -1.0 + 1e-9, 1.0
-    if not is_ruled_out(low):
-        return -1.0
+    lowest = -1 + 1e-9
+    return _last_ruled_out(is_ruled_out, lowest, 1.0) if is_ruled_out(lowest) else None
+
+
+def _last_ruled_out(is_ruled_out: Callable[[float], bool], low: float, high: float) -> float:
+    """The end of what is ruled out, between a number that is and one that is not."""
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if is_ruled_out(middle) else (low, middle)

@@ -53,7 +53,7 @@ def told(record: Record, flag: str, now: float) -> RunHealth | None:
         now: seconds since 1970.
     """
     lines = [line for _, line in (*record.audit, *record.epochs)]
-    resolved = next((line["flags"] for _, line in record.of("flags")), {})
+    resolved: dict[str, Any] = next((line["flags"] for _, line in record.of("flags")), {})
     times = [line["time"] for line in lines if isinstance(line.get("time"), int | float)]
     if flag not in resolved or not times:
         return None

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from esper.evaluation.rollout.audit import State
 from esper.evaluation.rollout.compare import Comparison, compare
 from esper.evaluation.rollout.health import DAMAGE, PERFORMANCE, RunHealth, Unit, units
-from esper.evaluation.rollout.plan import Criteria
 
 Verdict = Literal["hold", "promote", "complete", "rollback"]
 COHORTS = {True: "on", False: "off"}
@@ -86,11 +85,11 @@ def _verdict(
     needed = {True} if state.percent == 100 else {True, False}
     if harm := _harm(state, known, comparisons, heard, needed, now):
         return "rollback", harm
-    if wanting := [is_on for is_on in COHORTS if is_on in needed and good[is_on] < criteria.runs]:
-        told = " and ".join(f"{good[is_on]} runs with the flag {COHORTS[is_on]}" for is_on in wanting)
-        return "hold", f"waits for data: {told} of {criteria.runs} have told how well they do since this step began"
-    if now - state.step_began < criteria.seconds:
-        return "hold", f"waits for time: a step lasts {criteria.seconds:g} s at least"
+    if wanting := [is_on for is_on in COHORTS if is_on in needed and good[is_on] < criteria.min_runs]:
+        told = " and ".join(f"{good[is_on]} of {criteria.min_runs} runs with the flag {COHORTS[is_on]}" for is_on in wanting)
+        return "hold", f"waits for data: {told} have told how well they do since this step began"
+    if now - state.step_began < criteria.min_seconds:
+        return "hold", f"waits for time: a step lasts {criteria.min_seconds:g} s at least"
     if doubtful := [one for one in comparisons if not one.looks_fine]:
         return "hold", f"waits for certainty: {_told(doubtful[0])}"
     if is_last:
@@ -133,6 +132,6 @@ def _damaged(known: Iterable[Unit], is_on: bool) -> set[str]:
 def _told(one: Comparison) -> str:
     surely = "nothing is certain" if one.at_least is None else f"{100 * one.at_least:+.1f} % at least"
     return (
-        f"{one.measure} {100 * (one.worse_by or 0):+.1f} % with the flag on ({surely}, {one.pairs} pairs), where "
+        f"{one.measure} {100 * (one.worse_by or 0):+.1f} % with the flag on ({surely}, {one.blocks} blocks of runs), where "
         f"{100 * one.margin:g} % are allowed"
     )

@@ -15,8 +15,8 @@ class Criteria:
     """When a step is taken, and when the rollout is taken back.
 
     Args:
-        runs: with the flag on, and without it, that must have told how well they do since the step before.
-        seconds: that a step lasts at least.
+        min_runs: with the flag on, and without it, that must have told how well they do since the step before.
+        min_seconds: that a step lasts at least.
         worse_by: share by which a step of training may take longer, or the held-out loss be higher.
         more_errors: share of runs that may fail in addition, and whose memory may grow without end.
         damaged_runs: runs with the flag on whose data are damaged, at which the rollout is taken back, if they are
@@ -29,25 +29,26 @@ class Criteria:
         ConfigError: if a number makes no sense.
     """
 
-    runs: int = 5
-    seconds: float = 0.0
+    min_runs: int = 5
+    min_seconds: float = 0.0
     worse_by: float = 0.1
     more_errors: float = 0.05
     damaged_runs: int = 2
     patience_s: float = 86_400.0
     stale_s: float = 900.0
-    alpha: float = 0.01
+    alpha: float = 0.05
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not math.isfinite(value) or value < 0 or (value == 0 and field.name != "seconds"):
-                raise ConfigError(f"{field.name} must be a number above 0, not {value}.")
-        if self.alpha >= 1 or self.more_errors >= 1:
-            raise ConfigError(f"alpha and more_errors must be below 1, not {self.alpha} and {self.more_errors}.")
+            option = "--" + field.name.removesuffix("_s").replace("_", "-")
+            if not math.isfinite(value) or value < 0 or (value == 0 and field.name != "min_seconds"):
+                raise ConfigError(f"{option} must be above 0, not {value:g}.")
+            if field.name in ("alpha", "more_errors") and value >= 1:
+                raise ConfigError(f"{option} must be below 100 %, not {100 * value:g} %.")
         if self.patience_s < self.stale_s:
             raise ConfigError(
-                f"The patience of {self.patience_s:g} s is shorter than the {self.stale_s:g} s after which a silent run "
+                f"--patience {self.patience_s:g} is shorter than --stale {self.stale_s:g}, after which a silent run "
                 "has crashed. Give a longer patience, or a shorter --stale."
             )
 
@@ -78,7 +79,9 @@ class Terms:
         if not self.plan:
             raise ConfigError("The plan is empty. Give shares in percent: --plan 1,10,25,50,75,100.")
         if wrong := [percent for percent in self.plan if not 0 < percent <= 100]:
-            raise ConfigError(f"The plan {told} holds {wrong[0]:g}. Each share must be above 0 and at most 100 percent.")
+            raise ConfigError(
+                f"The plan {told} holds {wrong[0]:g}. Each share must be above 0 and at most 100 percent."
+            )
         if wrong := [percent for percent in self.plan if round(percent * FINEST) != percent * FINEST]:
             raise ConfigError(f"The plan {told} holds {wrong[0]!r}. Shares go in steps of {1 / FINEST:g} percent.")
         for before, after in zip(self.plan, self.plan[1:], strict=False):

@@ -146,9 +146,9 @@ class Rollout:
         expected = {state.percent} if state.is_set else {state.percent, state.share_before}
         if all(abs(now - percent) > 0.5 / FINEST for percent in expected):
             raise ConfigError(
-                f"{flag} is on for {now:g} % in {state.terms.flags}, where this rollout set {state.percent:g}: somebody "
-                f"else has changed it. End the rollout by 'esper rollout rollback --state {self._directory}', or set "
-                f"it back by 'esper flags set {flag} {state.percent:g}% --flags {state.terms.flags}'."
+                f"{flag} is on for {now:g} % in {state.terms.flags}, where this rollout set {state.percent:g}: "
+                f"somebody else has changed it. End the rollout by 'esper rollout rollback --state {self._directory}', "
+                f"or set it back by 'esper flags set {flag} {state.percent:g}% --flags {state.terms.flags}'."
             )
 
     def _heard(self, state: State, source: Source) -> tuple[list[RunHealth], str | None]:
@@ -173,8 +173,8 @@ def _check_free(state: State | None, terms: Terms, directory: Path) -> None:
         )
     if state.outcome == "running":
         raise ConfigError(
-            f"The rollout of {terms.flag} in {directory} goes on, at {state.percent:g} %. Go on with it by 'esper rollout "
-            f"advance --state {directory}', or end it by 'esper rollout rollback --state {directory}'."
+            f"The rollout of {terms.flag} in {directory} is under way, at {state.percent:g} %. Go on with it by "
+            f"'esper rollout advance --state {directory}', or end it by 'esper rollout rollback --state {directory}'."
         )
 
 

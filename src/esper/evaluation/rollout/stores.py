@@ -40,6 +40,10 @@ class FlagFile:
             ConfigError: if there is no such flag, or the file or the flag's rule in it is none of ours.
         """
         check_name(flag)
+        if not self._path.exists():
+            raise ConfigError(
+                f"There is no store of flags {self._path}. Make it by 'esper flags set {flag} 0% --flags {self._path}'."
+            )
         rule = read(self._path).rules.get(flag, Rule())
         if rule is None:
             raise ConfigError(

@@ -17,6 +17,8 @@ SUBCOMMANDS = {
     "flags": "shares, stickiness and monotony of feature flags, and what a look at one takes",
     "legacy": "the old layer beside the new one: what they compute, and how long it takes",
     "migration": "files of the old layer, whole and broken, and migrations that are killed",
+    "rollout": "replays: how often harm is stopped, and health aborted",
+    "rollout_real": "forty runs from 1 to 100 percent, and a rollout that is taken back",
 }
 """Modules of this package; ``measure()`` of each gives its result."""
 

@@ -79,7 +79,9 @@ class World:
 
     def pass_time(self, seconds: float, percent: float) -> None:
         """Let runs begin, a share of them with the flag on."""
-        for begin in np.sort(self.random.uniform(self.now, self.now + seconds, self.random.poisson(seconds / RUN_EVERY_S))):
+        for begin in np.sort(
+            self.random.uniform(self.now, self.now + seconds, self.random.poisson(seconds / RUN_EVERY_S))
+        ):
             is_on = bool(self.random.uniform(0, 100) < percent)
             self.count += 1
             if not is_on or self.random.uniform() >= self.harm.missing:
@@ -185,7 +187,9 @@ def told(harm: Harm, count: int, seed: int) -> dict[str, Any]:
         "completed": outcomes["completed"],
         "still waiting after 14 days": outcomes["running"],
         "reasons": dict(Counter(end["why"].partition(":")[0] for end in ends if end["outcome"] == "rolled back")),
-        "highest share reached, percent": {f"{top:g}": n for top, n in sorted(Counter(e["highest"] for e in ends).items())},
+        "highest share reached, percent": {
+            f"{top:g}": n for top, n in sorted(Counter(e["highest"] for e in ends).items())
+        },
         "median hours": float(np.median([end["hours"] for end in ends])),
         "median runs with the flag on": float(np.median([end["with_flag"] for end in ends])),
         "median runs": float(np.median([end["runs"] for end in ends])),

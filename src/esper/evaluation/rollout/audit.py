@@ -30,6 +30,7 @@ class State:
         step: of the plan, from 0.
         step_began: when the flag was set to its share.
         units: all that is known of runs, in the order in which it became known.
+        counted: what is known of which run: names of measures and runs.
         units_before: how many of them were known before this step.
         heard: when runs with the flag on (True) and without it told anything last.
         is_set: whether the flag has been set to what was decided.
@@ -44,6 +45,7 @@ class State:
     step: int = 0
     step_began: float = 0.0
     units: list[Unit] = field(default_factory=list)
+    counted: set[tuple[str, str]] = field(default_factory=set)
     units_before: int = 0
     heard: dict[bool, float] = field(default_factory=dict)
     is_set: bool = False
@@ -66,7 +68,9 @@ class State:
                 self.why = line["why"]
                 if line["event"] == "look":
                     self.last_look = line
-                    self.units += [Unit(**unit) for unit in line["units"]]
+                    new = [Unit(**unit) for unit in line["units"]]
+                    self.units += new
+                    self.counted |= {(unit.measure, unit.run) for unit in new}
                     self.heard |= {name == "on": time for name, time in line["heard"].items()}
                 self._decide(line["verdict"])
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from esper.evaluation.rollout.audit import State
 from esper.evaluation.rollout.compare import Comparison, compare
-from esper.evaluation.rollout.health import DAMAGE, PERFORMANCE, RunHealth, Unit, units
+from esper.evaluation.rollout.health import DAMAGE, ERRORS, PERFORMANCE, RunHealth, Unit, units
 
 Verdict = Literal["hold", "promote", "complete", "rollback"]
 COHORTS = {True: "on", False: "off"}
@@ -55,11 +55,10 @@ def decide(state: State, runs: Iterable[RunHealth], now: float) -> Decision:
         now: seconds since 1970.
     """
     criteria, heard = state.terms.criteria, dict(state.heard)
-    counted = {(unit.run, unit.measure) for unit in state.units}
     new = []
     for run in runs:
         heard[run.is_on] = max(min(run.last, now), heard.get(run.is_on, 0.0))
-        new += [unit for unit in units(run, now, criteria) if (run.run, unit.measure) not in counted]
+        new += [unit for unit in units(run, now, criteria) if (unit.measure, run.run) not in state.counted]
     known = state.units + new
     good = _good(known[state.units_before :])
     comparisons = compare(known, criteria)
@@ -69,8 +68,7 @@ def decide(state: State, runs: Iterable[RunHealth], now: float) -> Decision:
 
 def settled(state: State) -> set[str]:
     """Runs of which no more can become known: those that have ended, and those with damaged data."""
-    ended = {unit.run for unit in state.units if unit.measure == "errors"}
-    return ended | _damaged(state.units, True) | _damaged(state.units, False)
+    return {run for measure, run in state.counted if measure in (ERRORS, DAMAGE)}
 
 
 def _verdict(
@@ -86,7 +84,9 @@ def _verdict(
     if harm := _harm(state, known, comparisons, heard, needed, now):
         return "rollback", harm
     if wanting := [is_on for is_on in COHORTS if is_on in needed and good[is_on] < criteria.min_runs]:
-        told = " and ".join(f"{good[is_on]} of {criteria.min_runs} runs with the flag {COHORTS[is_on]}" for is_on in wanting)
+        told = " and ".join(
+            f"{good[is_on]} of {criteria.min_runs} runs with the flag {COHORTS[is_on]}" for is_on in wanting
+        )
         return "hold", f"waits for data: {told} have told how well they do since this step began"
     if now - state.step_began < criteria.min_seconds:
         return "hold", f"waits for time: a step lasts {criteria.min_seconds:g} s at least"
@@ -109,9 +109,9 @@ def _harm(
     criteria = state.terms.criteria
     if worse := [one for one in comparisons if one.is_harm]:
         return f"worse: {_told(worse[0])}"
-    damaged, heard_of = _damaged(known, True), {unit.run for unit in known if unit.is_on}
+    damaged, heard_of = [unit for unit in known if unit.measure == DAMAGE and unit.is_on], _runs(known)
     if len(damaged) >= max(criteria.damaged_runs, criteria.more_errors * len(heard_of)):
-        example = next(unit for unit in known if unit.measure == DAMAGE and unit.is_on)
+        example = damaged[0]
         told = f"those of {len(damaged)} of {len(heard_of)} runs with the flag on"
         return f"data are corrupt: {told}; of {example.run}, {example.why}"
     for is_on in sorted(needed, reverse=True):
@@ -120,18 +120,16 @@ def _harm(
     return None
 
 
+def _runs(known: Iterable[Unit]) -> set[str]:
+    return {unit.run for unit in known if unit.is_on}
+
+
 def _good(of_step: Iterable[Unit]) -> dict[bool, int]:
     runs = {(unit.is_on, unit.run) for unit in of_step if unit.measure in PERFORMANCE}
     return {is_on: sum(one == is_on for one, _ in runs) for is_on in COHORTS}
 
 
-def _damaged(known: Iterable[Unit], is_on: bool) -> set[str]:
-    return {unit.run for unit in known if unit.measure == DAMAGE and unit.is_on == is_on}
-
-
 def _told(one: Comparison) -> str:
     surely = "nothing is certain" if one.at_least is None else f"{100 * one.at_least:+.1f} % at least"
-    return (
-        f"{one.measure} {100 * (one.worse_by or 0):+.1f} % with the flag on ({surely}, {one.blocks} blocks of runs), where "
-        f"{100 * one.margin:g} % are allowed"
-    )
+    seems, allowed = f"{100 * (one.worse_by or 0):+.1f} %", f"{100 * one.margin:g} %"
+    return f"{one.measure} {seems} with the flag on ({surely}, {one.blocks} blocks of runs), allowed {allowed}"

@@ -205,7 +205,7 @@ def measure(count: int = 500) -> dict[str, Any]:
         "plan": PLAN,
         "clean": told(Harm(), count, 0),
         "degraded": {name: told(harm, each, 10_000 * (1 + n)) for n, (name, harm) in enumerate(DEGRADED.items())},
-        "smaller harm": {name: told(harm, each, 100_000 * (1 + n)) for n, (name, harm) in enumerate(SMALLER.items())},
+        "smaller harm": {name: told(harm, each // 5, 10_000 * n) for n, (name, harm) in enumerate(SMALLER.items(), 10)},
         "no data": {
             "promoted": sum(replay(silent, number)["highest"] > PLAN[0] for number in range(20)),
             "promoted by an engine that does not ask for data": sum(end["highest"] > PLAN[0] for end in naive),

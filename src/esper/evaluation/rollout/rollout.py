@@ -16,9 +16,9 @@ from esper.evaluation.rollout import audit
 from esper.evaluation.rollout.audit import State
 from esper.evaluation.rollout.engine import Decision, decide, settled
 from esper.evaluation.rollout.health import RunHealth, Source
-from esper.evaluation.rollout.lock import held
 from esper.evaluation.rollout.plan import FINEST, Terms
 from esper.evaluation.rollout.stores import Store
+from esper.flags.lock import held
 
 _BRAKE_WAITS_S = 10.0
 
@@ -41,7 +41,7 @@ class Rollout:
         Raises:
             ConfigError: if there is another operator.
         """
-        return held(self._directory / "operator.lock")
+        return held(self._directory / "operator.lock", f"the rollout in {self._directory}")
 
     def start(self, terms: Terms) -> State:
         """Begin, with the first step of the plan.
@@ -119,7 +119,7 @@ class Rollout:
             return self._set(self._read())
 
     def _changing(self) -> AbstractContextManager[None]:
-        return held(self._directory / "change.lock", _BRAKE_WAITS_S)
+        return held(self._directory / "change.lock", f"the rollout in {self._directory}", _BRAKE_WAITS_S)
 
     def _read(self) -> State:
         return begun(self._directory)

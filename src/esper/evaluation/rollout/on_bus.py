@@ -10,7 +10,7 @@ from itertools import pairwise
 from esper.contracts.errors import BusUnavailableError
 from esper.evaluation.rollout.directories import AHEAD_S
 from esper.evaluation.rollout.health import Point, RunHealth
-from esper.oona.bus import Bus, Message, Subscription, UnreadableError
+from esper.oona.bus import Bus, Message, Subscription, UnreadableError, UntrustedError
 from esper.oona.environment import codec
 from esper.oona.messages import EmergencyAlert, RunHeartbeat
 from esper.oona.url import open_bus
@@ -83,12 +83,15 @@ class RunsOnBus:
         return list(self._subscriptions.values())
 
     def _take(self, message: Message) -> None:
-        run = self._runs.setdefault(message.key, _Run())
         try:
             body = self._codec.decode(message)
+        except UntrustedError:
+            return
         except UnreadableError as error:
+            run = self._runs.setdefault(message.key, _Run())
             run.damage = run.damage or f"a message cannot be read: {error}"
             return
+        run = self._runs.setdefault(message.key, _Run())
         if isinstance(body, RunHeartbeat):
             run.beats.append(body)
         elif isinstance(body, EmergencyAlert):

@@ -5,6 +5,7 @@ drifts, runs crash, memory rises through a warm-up and in steps as grafts come, 
 """
 
 import math
+import multiprocessing
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ from esper.evaluation.rollout.health import Point, RunHealth
 from esper.evaluation.rollout.plan import Criteria, Terms
 
 PLAN = (1.0, 10.0, 25.0, 50.0, 75.0, 100.0)
-LOOK_S = 1800.0
+LOOK_S = 3600.0
 RUN_EVERY_S = 60.0
 BOUNDARIES = 24
 STEPS_PER_BOUNDARY = 100
@@ -56,15 +57,13 @@ DEGRADED = {
 """The five ways: what a team would want to be saved from."""
 
 SMALLER = {
-    "10 % slower": Harm(slower=0.1),
     "15 % slower": Harm(slower=0.15),
     "20 % slower": Harm(slower=0.2),
     "loss 20 % higher": Harm(worse=0.2),
-    "5 points more errors": Harm(failing=0.05),
     "10 points more errors": Harm(failing=0.1),
     "15 points more errors": Harm(failing=0.15),
 }
-"""At the margin, and a little beyond it."""
+"""A little beyond the margin."""
 
 
 @dataclass
@@ -179,7 +178,8 @@ def _apply(state: State, decision: Decision, now: float) -> None:
 
 def told(harm: Harm, count: int, seed: int) -> dict[str, Any]:
     """What became of so many replays."""
-    ends = [replay(harm, seed + number) for number in range(count)]
+    with multiprocessing.Pool() as pool:
+        ends = pool.starmap(replay, [(harm, seed + number) for number in range(count)], chunksize=1)
     outcomes = Counter(end["outcome"] for end in ends)
     return {
         "replays": count,
@@ -205,7 +205,9 @@ def measure(count: int = 500) -> dict[str, Any]:
         "plan": PLAN,
         "clean": told(Harm(), count, 0),
         "degraded": {name: told(harm, each, 10_000 * (1 + n)) for n, (name, harm) in enumerate(DEGRADED.items())},
-        "smaller harm": {name: told(harm, each // 5, 10_000 * n) for n, (name, harm) in enumerate(SMALLER.items(), 10)},
+        "smaller harm": {
+            name: told(harm, each // 10, 10_000 * n) for n, (name, harm) in enumerate(SMALLER.items(), 10)
+        },
         "no data": {
             "promoted": sum(replay(silent, number)["highest"] > PLAN[0] for number in range(20)),
             "promoted by an engine that does not ask for data": sum(end["highest"] > PLAN[0] for end in naive),

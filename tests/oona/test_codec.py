@@ -44,7 +44,7 @@ def example(kind: type[Body]) -> Body:
     def value(field: msgspec.structs.FieldInfo) -> Any:
         if field.name in given_for:
             return given_for[field.name]
-        for candidate in (7, "round", "cull", "CANCELLED", "text", True, [1], {"a": 1}, 0.5, b"", None):
+        for candidate in (7, "round", "cull", "CANCELLED", "text", True, [1], {"a": 1}, {"a": True}, 0.5, b"", None):
             try:
                 return msgspec.convert(candidate, field.type)
             except msgspec.ValidationError:

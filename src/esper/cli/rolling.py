@@ -10,6 +10,7 @@ from typing import Any
 
 from esper.contracts.errors import ConfigError, EsperError
 from esper.evaluation.rollout.audit import State
+from esper.evaluation.rollout.compare import Comparison
 from esper.evaluation.rollout.directories import RunDirectories
 from esper.evaluation.rollout.engine import COHORTS, Decision
 from esper.evaluation.rollout.health import Source
@@ -52,7 +53,7 @@ def status(values: Values) -> bool:
     _print_state(state)
     if state.last_look is not None:
         for one in state.last_look["measures"]:
-            print(f"  {one['measure']:<10} {_measured(one)}")
+            print(f"  {Comparison(**one)}")
     return state.outcome != "rolled back"
 
 
@@ -162,11 +163,3 @@ def _would(state: State, decision: Decision | None) -> str:
     }[decision.verdict]
     good = ", ".join(f"{count} {COHORTS[is_on]}" for is_on, count in decision.good.items())
     return f"{what}: {decision.why} (runs: {good}). Nothing was changed."
-
-
-def _measured(one: Mapping[str, Any]) -> str:
-    if not one["blocks"]:
-        return "no runs to compare yet"
-    surely = "nothing is certain" if one["at_least"] is None else f"at least {100 * one['at_least']:+.1f} %"
-    allowed = f"allowed {100 * one['margin']:g} %"
-    return f"{100 * one['worse_by']:+.1f} % with the flag on, {surely}; {one['pairs']} pairs; {allowed}"

@@ -149,7 +149,7 @@ AT = np.arange(40)
         (1 + 0.001 * AT, False),
         (1 + 0.1 * AT[:11], False),
     ],
-    ids="leak noisy flat warm-up step two-steps wave falls slow too-short".split(),
+    ids=["leak", "noisy", "flat", "warm-up", "step", "two-steps", "wave", "falls", "slow", "too-short"],
 )
 def test_what_grows_without_end(memory, grows):
     assert grows_without_end(points(memory)) is grows

@@ -79,7 +79,7 @@ def test_a_dry_run_tells_and_changes_nothing(rollout, store, tmp_path):
 
 @pytest.mark.parametrize("error", [FileNotFoundError("gone"), BusUnavailableError("away")])
 def test_a_source_that_is_away_is_a_lack_of_data(rollout, store, tmp_path, error):
-    state, decision = rollout.look(Told(error=error))
+    _, decision = rollout.look(Told(error=error))
     assert (decision.verdict, store.percent) == ("hold", 10.0)
     assert lines(tmp_path)[-1]["silence"] == str(error)
     late = Rollout(tmp_path / "state", store, clock=lambda: NOW + 90_000)
@@ -140,7 +140,7 @@ def test_a_second_operator_is_refused_but_not_the_brake(rollout, store, tmp_path
 def test_a_lock_of_another_host_is_explained(rollout, tmp_path):
     lock = tmp_path / "state" / "operator.lock"
     lock.write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": "2026-01-01"}))
-    with pytest.raises(ConfigError, match="process 7 on elsewhere.*delete .*operator.lock"), rollout.operating():
+    with pytest.raises(ConfigError, match=r"process 7 on elsewhere.*delete .*operator.lock"), rollout.operating():
         pass
 
 

@@ -62,6 +62,13 @@ class Comparison:
         """Whether it is no worse than allowed as far as it looks."""
         return self.worse_by is None or self.worse_by <= self.margin
 
+    def __str__(self) -> str:
+        if self.worse_by is None:
+            return f"{self.measure}: no runs to compare yet"
+        surely = "nothing is certain" if self.at_least is None else f"{100 * self.at_least:+.1f} % at least"
+        seems = f"{self.measure} {100 * self.worse_by:+.1f} % with the flag on"
+        return f"{seems} ({surely}, {self.blocks} blocks of runs), allowed {100 * self.margin:g} %"
+
 
 Block = tuple[list[Unit], list[Unit]]
 

@@ -91,7 +91,7 @@ def _verdict(
     if now - state.step_began < criteria.min_seconds:
         return "hold", f"waits for time: a step lasts {criteria.min_seconds:g} s at least"
     if doubtful := [one for one in comparisons if not one.looks_fine]:
-        return "hold", f"waits for certainty: {_told(doubtful[0])}"
+        return "hold", f"waits for certainty: {doubtful[0]}"
     if is_last:
         return "complete", "all steps are taken"
     return "promote", f"nothing speaks against {state.terms.plan[state.step + 1]:g} %"
@@ -108,7 +108,7 @@ def _harm(
     """Why the rollout must be taken back; None if nothing says so."""
     criteria = state.terms.criteria
     if worse := [one for one in comparisons if one.is_harm]:
-        return f"worse: {_told(worse[0])}"
+        return f"worse: {worse[0]}"
     damaged, heard_of = [unit for unit in known if unit.measure == DAMAGE and unit.is_on], _runs(known)
     if len(damaged) >= max(criteria.damaged_runs, criteria.more_errors * len(heard_of)):
         example = damaged[0]
@@ -127,9 +127,3 @@ def _runs(known: Iterable[Unit]) -> set[str]:
 def _good(of_step: Iterable[Unit]) -> dict[bool, int]:
     runs = {(unit.is_on, unit.run) for unit in of_step if unit.measure in PERFORMANCE}
     return {is_on: sum(one == is_on for one, _ in runs) for is_on in COHORTS}
-
-
-def _told(one: Comparison) -> str:
-    surely = "nothing is certain" if one.at_least is None else f"{100 * one.at_least:+.1f} % at least"
-    seems, allowed = f"{100 * (one.worse_by or 0):+.1f} %", f"{100 * one.margin:g} %"
-    return f"{one.measure} {seems} with the flag on ({surely}, {one.blocks} blocks of runs), allowed {allowed}"

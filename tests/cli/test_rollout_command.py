@@ -83,6 +83,13 @@ def test_a_watch_ends_with_the_rollout(where, capsys):
     assert "data are missing" in capsys.readouterr().out
 
 
+def test_a_source_that_is_not_there_is_told(where, capsys):
+    (where / "runs").rmdir()
+    start(where)
+    assert do(where, "advance") == 0
+    assert "runs does not answer: [Errno 2] No such file" in capsys.readouterr().out
+
+
 def test_the_brake_writes_down_why(where):
     start(where)
     assert do(where, "rollback", "--why", "smoke in room 3") == 0

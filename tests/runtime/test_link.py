@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from esper.contracts.errors import BusError, BusUnavailableError
+from esper.contracts.flags import FLAGS
 from esper.contracts.lifecycle import State
+from esper.flags import resolve
 from esper.oona.bus import Bus, Delivery, Message
 from esper.oona.codec import Codec
 from esper.oona.messages import (
@@ -68,7 +70,8 @@ class TestWhatGoesOut:
     def told() -> tuple[Trial, list]:
         bus = open_bus(f"memory:link-{next(_names)}")
         publisher = TelemetryPublisher(lambda: bus, CODEC, "run")
-        trial = Recipe(growing()).build()
+        on = {f"ESPER_FLAG_{name.upper()}": "on" for name in FLAGS}
+        trial = Recipe(growing()).build(flags=resolve("m", None, on | {"ESPER_FLAG_MESSAGE_BUS": "off"}))
         for line in trial.session.events:
             publisher(line)
         trial.session.subscribe(publisher)
@@ -112,6 +115,14 @@ class TestWhatGoesOut:
         assert [body.is_finished for body in beats][-1]
         assert (beats[-1].step, beats[-1].train_flops) == (trial.session.step_count, trial.session.train_flops)
         assert beats[-1].select_loss == pytest.approx(trial.run.books.select_losses[-1])
+
+    def test_with_which_flags_and_how_much_memory(self, told):
+        trial, bodies = told
+        flags = {name: flag["is_on"] for name, flag in trial.events("flags")[0]["flags"].items()}
+        beats = [body for body in bodies if isinstance(body, RunHeartbeat)]
+        assert flags["message_bus"] is False
+        assert beats[-1].flags == flags
+        assert beats[-1].memory_bytes > 2**20
 
 
 class Broken:

@@ -110,7 +110,15 @@ def _of(values: Values) -> State:
 
 
 def _source(terms: Terms) -> Source:
-    return RunsOnBus(terms.source) if ":" in terms.source.split("/")[0] else RunDirectories(terms.source)
+    return RunsOnBus(terms.source) if _is_bus(terms) else RunDirectories(terms.source)
+
+
+def _is_bus(terms: Terms) -> bool:
+    return not Path(terms.source).is_absolute()
+
+
+def _where(terms: Terms) -> str:
+    return shown(terms.source) if _is_bus(terms) else terms.source
 
 
 def _criteria(values: Values) -> Criteria:
@@ -138,18 +146,16 @@ def _number(option: str, text: str) -> float:
 
 def _print_state(state: State) -> None:
     terms = state.terms
-    told = f"{terms.flag}: {state.outcome}, at {state.percent:g} % of the plan {_plan(terms)} ({_from(terms)})"
+    told = f"{terms.flag}: {state.outcome}, at {state.percent:g} % of the plan {_plan(terms)} ({terms.flags}; {_where(terms)})"
     print(told if state.is_set else f"{told}; the flag is still to be set, which 'esper rollout advance' does")
     if state.why:
         print(f"  {state.why}")
+    if silence := (state.last_look or {}).get("silence"):
+        print(f"  {_where(terms)} does not answer: {silence}")
 
 
 def _plan(terms: Terms) -> str:
     return ",".join(f"{percent:g}" for percent in terms.plan)
-
-
-def _from(terms: Terms) -> str:
-    return f"{terms.flags}; runs of {shown(terms.source) if ':' in terms.source else terms.source}"
 
 
 def _would(state: State, decision: Decision | None) -> str:

@@ -103,8 +103,9 @@ class Rollout:
             state = self._read()
             if state.outcome != "running":  # taken back by hand in the meantime
                 return state, None
-            if decision.verdict != "hold" or decision.units or decision.why != state.why:
-                self._write(decision.line() | ({"silence": silence} if silence else {}))
+            before = state.why, (state.last_look or {}).get("silence")
+            if decision.verdict != "hold" or decision.units or (decision.why, silence) != before:
+                self._write({**decision.line(), "silence": silence})
             return self._set(self._read()), decision
 
     def take_back(self, why: str) -> State:

@@ -146,16 +146,13 @@ def _number(option: str, text: str) -> float:
 
 def _print_state(state: State) -> None:
     terms = state.terms
-    told = f"{terms.flag}: {state.outcome}, at {state.percent:g} % of the plan {_plan(terms)} ({terms.flags}; {_where(terms)})"
+    plan = ",".join(f"{percent:g}" for percent in terms.plan)
+    told = f"{terms.flag}: {state.outcome}, at {state.percent:g} % of the plan {plan} ({terms.flags}; {_where(terms)})"
     print(told if state.is_set else f"{told}; the flag is still to be set, which 'esper rollout advance' does")
     if state.why:
         print(f"  {state.why}")
     if silence := (state.last_look or {}).get("silence"):
         print(f"  {_where(terms)} does not answer: {silence}")
-
-
-def _plan(terms: Terms) -> str:
-    return ",".join(f"{percent:g}" for percent in terms.plan)
 
 
 def _would(state: State, decision: Decision | None) -> str:

@@ -185,7 +185,7 @@ def test_bounds_hold_at_every_look(size):
         bound = bound_of_rates(rates, 0.05)
         wrong_rate += bound is not None and bound > 0.05
         differences = list(random.standard_cauchy((60, 1)) - random.standard_cauchy((60, size)))
-        bound = bound_of_differences(differences, 0.05)
+        bound = bound_of_differences(differences, 0.05, 0.0)
         wrong_difference += bound is not None and bound > 0
     assert max(wrong_rate, wrong_difference) <= 400 * 0.05 + 3 * np.sqrt(400 * 0.05 * 0.95)
 
@@ -195,7 +195,7 @@ def test_bounds_come_close():
     rates = random.binomial(1, 0.5, 300) - random.binomial(1, 0.1, 300)
     assert 0.2 < (bound_of_rates(rates.astype(float), 0.05) or 0) < 0.4
     differences = list(random.standard_normal((300, 1)) + 2 - random.standard_normal((300, 4)))
-    assert 1.5 < (bound_of_differences(differences, 0.05) or 0) < 2
+    assert 1.5 < (bound_of_differences(differences, 0.05, 0.0) or 0) < 2
 
 
 def test_plan_is_as_the_tests_say():

@@ -130,7 +130,7 @@ def _compared(measure: str, compared: list[Block], criteria: Criteria, alpha: fl
         return Comparison(measure, len(rates_B), float(rates_B.mean()), at_least, margin)
     differences = _differences(compared, in_levels=measure == LOSS)
     seems = float(np.median([median(each) for each in differences]))
-    at_least = bound_of_differences(differences, alpha)
+    at_least = bound_of_differences(differences, alpha, float(np.log1p(margin)) if measure == STEP_TIME else margin)
     if measure == STEP_TIME:
         seems, at_least = float(np.expm1(seems)), None if at_least is None else float(np.expm1(at_least))
     return Comparison(measure, len(compared), seems, at_least, margin)
@@ -157,12 +157,14 @@ def _differences(compared: list[Block], *, in_levels: bool) -> list[NDArray[np.f
     return [np.subtract.outer(scaled(on), scaled(off)).ravel() for on, off in compared]
 
 
-def bound_of_differences(differences: list[NDArray[np.float64]], alpha: float) -> float | None:
+def bound_of_differences(differences: list[NDArray[np.float64]], alpha: float, margin: float) -> float | None:
     """What the typical difference is above, for certain, at every look at once; None if nothing is certain.
 
     Args:
         differences: of all pairs of each block, in the order in which the blocks came.
         alpha: chance that it is ever wrong.
+        margin: that is asked about: the bound is above it if, and only if, the margin itself is ruled out. What is ruled
+            out may have gaps elsewhere.
     """
     all_P, sizes_B = np.concatenate(differences), np.array([len(each) for each in differences])
     block_P = np.repeat(np.arange(len(sizes_B)), sizes_B)
@@ -171,8 +173,10 @@ def bound_of_differences(differences: list[NDArray[np.float64]], alpha: float) -
         above_B = np.bincount(block_P, np.sign(all_P - shift)) / (2 * sizes_B)
         return bool(np.any((log_evidence(above_B) > np.log(1 / alpha)) & (np.cumsum(above_B) > 0)))
 
-    lowest = float(all_P.min()) - 1e-9
-    return _last_ruled_out(is_ruled_out, lowest, float(all_P.max())) if is_ruled_out(lowest) else None
+    lowest, highest = min(float(all_P.min()) - 1e-9, margin), max(float(all_P.max()), margin)
+    if is_ruled_out(margin):
+        return _last_ruled_out(is_ruled_out, margin, highest)
+    return _last_ruled_out(is_ruled_out, lowest, margin) if is_ruled_out(lowest) else None
 
 
 def bound_of_rates(rates_B: NDArray[np.float64], alpha: float) -> float | None:

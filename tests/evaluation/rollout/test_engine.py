@@ -96,6 +96,18 @@ def test_what_looks_worse_but_is_not_certain_waits():
     )
 
 
+def test_a_doubt_that_no_run_without_the_flag_can_clear_takes_it_back_in_the_end():
+    state = begun(patience_s=1000.0)
+    for _ in range(2):
+        state.apply({"time": 0.0, **decide(state, [], 0.0).line(), "verdict": "promote"})
+        state.apply({"event": "set", "time": 5000.0})
+    runs = [health(n, is_on=n >= 5, **({"trouble": "fault"} if n % 5 == 4 and n >= 5 else {})) for n in range(15)]
+    runs = [replace(run, last=6000.0) for run in runs]
+    assert decide(state, runs, now=5900.0).why.startswith("waits for certainty: errors")
+    decision = decide(state, runs, now=6001.0)
+    assert (decision.verdict, decision.why[:21]) == ("rollback", "in doubt for too long")
+
+
 def test_runs_are_compared_with_their_kind_only():
     runs = [health(n, is_on=n % 2 == 1, step_s=1 + n % 2, kind="cnn" if n % 2 else "mlp") for n in range(60)]
     decision = decide(begun(), runs, now=5000.0)

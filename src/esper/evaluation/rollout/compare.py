@@ -163,8 +163,8 @@ def bound_of_differences(differences: list[NDArray[np.float64]], alpha: float, m
     Args:
         differences: of all pairs of each block, in the order in which the blocks came.
         alpha: chance that it is ever wrong.
-        margin: that is asked about: the bound is above it if, and only if, the margin itself is ruled out. What is ruled
-            out may have gaps elsewhere.
+        margin: that is asked about: the bound is above it only if the margin itself is ruled out. What is ruled out may
+            have gaps elsewhere.
     """
     all_P, sizes_B = np.concatenate(differences), np.array([len(each) for each in differences])
     block_P = np.repeat(np.arange(len(sizes_B)), sizes_B)

@@ -91,6 +91,11 @@ def _verdict(
     if now - state.step_began < criteria.min_seconds:
         return "hold", f"waits for time: a step lasts {criteria.min_seconds:g} s at least"
     if doubtful := [one for one in comparisons if not one.looks_fine]:
+        if False not in needed and now - state.step_began > criteria.patience_s:
+            return (
+                "rollback",
+                f"in doubt for too long, and no runs with the flag off are left to clear it: {doubtful[0]}",
+            )
         return "hold", f"waits for certainty: {doubtful[0]}"
     if is_last:
         return "complete", "all steps are taken"

@@ -101,7 +101,7 @@ def test_a_doubt_that_no_run_without_the_flag_can_clear_takes_it_back_in_the_end
     for _ in range(2):
         state.apply({"time": 0.0, **decide(state, [], 0.0).line(), "verdict": "promote"})
         state.apply({"event": "set", "time": 5000.0})
-    runs = [health(n, is_on=n >= 5, **({"trouble": "fault"} if n % 5 == 4 and n >= 5 else {})) for n in range(15)]
+    runs = [health(n, is_on=n >= 5, trouble="fault at step 7" if n == 5 else None) for n in range(15)]
     runs = [replace(run, last=6000.0) for run in runs]
     assert decide(state, runs, now=5900.0).why.startswith("waits for certainty: errors")
     decision = decide(state, runs, now=6001.0)

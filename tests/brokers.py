@@ -23,8 +23,8 @@ def free_port() -> int:
 def require(server: str) -> None:
     """Skip the test where there is no such server, unless that is not allowed."""
     if shutil.which(server) is None:
-        assert os.environ.get("ESPER_BROKERS") != "required", f"there is no {server}: run scripts/brokers"
-        pytest.skip(f"there is no {server}: scripts/brokers installs it")
+        assert os.environ.get("ESPER_SERVERS") != "required", f"there is no {server}: run scripts/servers"
+        pytest.skip(f"there is no {server}: scripts/servers installs it")
 
 
 def started(command: list[str], url: str, log: Path) -> subprocess.Popen[bytes]:

@@ -51,7 +51,7 @@ def test_a_step_runs_a_target_or_ci(workflow, command):
 @pytest.mark.parametrize("target", ["bench-gate", "regression", "ab", "flags", "rollout"])
 def test_a_target_calls_a_command_line_that_esper_takes(target):
     (line,) = [line for line in TARGETS[target].splitlines() if "$(BIN)/esper" in line]
-    words = line.partition("$(BIN)/esper ")[2].replace("$(ARGS)", "").replace("$(FLAGS)", "f.json")
+    words = line.partition("$(BIN)/esper ")[2].removesuffix("; fi").replace("$(ARGS)", "").replace("$(FLAGS)", "f.json")
     parse([word.strip('"') for word in re.sub(r"\$\(\w+\)", "HEAD~1", words).split()])
 
 

@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "migration": "files of the old layer, whole and broken, and migrations that are killed",
     "rollout": "replays: how often harm is stopped, and health aborted",
     "rollout-real": "forty runs from 1 to 100 percent, and a rollout that is taken back",
+    "baseline": "how often esper baseline compare calls what is the same a regression, and finds one of a tenth",
 }
 """Modules of this package; ``measure()`` of each gives its result."""
 

@@ -16,6 +16,7 @@ from esper.oona.codec import Codec
 from esper.oona.messages import GerminationCommand
 from esper.oona.url import open_bus
 from tests.brokers import free_port, redis_url
+from tests.runtime.toy import timeless
 
 __all__ = ["redis_url"]
 
@@ -30,9 +31,8 @@ def esper(*arguments: str, output: Path) -> "subprocess.Popen[bytes]":
 
 
 def told(directory: Path) -> list[dict]:
-    """What a run's audit log says, without the time of day."""
-    lines = [json.loads(line) for line in (directory / "audit.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+    """What a run's audit log says, without the time of day and what tells of the machine."""
+    return timeless([json.loads(line) for line in (directory / "audit.jsonl").read_text().splitlines()])
 
 
 def wait_for(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from esper.cli.console.presentation import Closing, Heading, Quiet
 from esper.cli.console.scene import ControlRuns, Scene
 from esper.cli.console.screen import screen, sparkline
 from esper.cli.console.time_left import TimeLeft, clock
-from esper.cli.console.words import told
+from esper.observability.told import told
 from esper.runtime.growth import Position
 from tests.cli.told_events import EVENTS, ROUND
 

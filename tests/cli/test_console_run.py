@@ -148,6 +148,8 @@ def test_a_log_for_machines_has_the_numbers_of_the_run(grows, tmp_path, capsys):
         if one["event"] != "telemetry":
             events.remove(one)
     assert events == [], "all that was logged was told, and nothing else"
+    assert {one["run_id"] for one in told} == {(directory / "run_id").read_text().strip()}
+    assert not any("trace_id" in one for one in told[1:]), "it has no trace"
     for one in told:
         moment = datetime.fromisoformat(one["timestamp"])
         assert moment.utcoffset().total_seconds() == 0
@@ -217,4 +219,4 @@ def test_a_log_for_machines_without_structlog_is_refused_and_nothing_is_written(
 
 
 def _bare(event: dict) -> dict:
-    return {key: value for key, value in event.items() if key not in ("level", "timestamp")}
+    return {key: value for key, value in event.items() if key not in ("level", "timestamp", "run_id")}

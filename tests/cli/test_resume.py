@@ -43,13 +43,13 @@ sys.exit(main(line))
 
 
 def _outcome(directory: Path) -> dict[str, Any]:
-    """Everything that a run leaves, but for what time it was, how long it took and what memory the process held."""
+    """Everything that a run leaves, but for what time it was and how long it took."""
     result = json.loads((directory / "result.json").read_text())
     result["rows"]["grown"].pop("seconds")
     logs = {}
     for name in ("metrics.jsonl", "audit.jsonl"):
         lines = [json.loads(line) for line in (directory / name).read_text().splitlines()]
-        logs[name] = [{key: line[key] for key in line.keys() - {"time", "memory_bytes"}} for line in lines]
+        logs[name] = [{key: value for key, value in line.items() if key != "time"} for line in lines]
     return {"result": result, "weights": (directory / "model" / "weights.safetensors").read_bytes(), **logs}
 
 

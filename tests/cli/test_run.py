@@ -40,7 +40,7 @@ def result(finished):
 
 def test_a_run_directory_holds_everything(finished):
     names = {"config.yaml", "metrics.jsonl", "audit.jsonl", "checkpoints", "model", "result.json", "report.html"}
-    names.add("samples.safetensors")
+    names |= {"samples.safetensors", "run_id"}
     assert {entry.name for entry in finished.iterdir()} == names
     model = {"README.md", "labels.json", "model.pt2", "preparation.safetensors", "weights.safetensors"}
     assert {entry.name for entry in (finished / "model").iterdir()} == model

@@ -68,5 +68,7 @@ EVENTS: list[dict[str, Any]] = [
     _end(_ALL, "FOSSILIZED", "gate passed"),
     _transition(_ALL, "FINE_TUNING", "FOSSILIZED", reason="gate passed"),
     _transition(_ALL, "FOSSILIZED", "DORMANT", reason="outcome is over", lifecycle=None),
+    {"event": "vitals", "step": 750, "arm": None, "seconds": 9.5, "steps": 25, "step_seconds": 0.1, "step_times": []},
+    {"event": "checkpoint", "step": 750, "seconds": 0.1, "bytes": 80467, "where": "checkpoints/000015"},
     {"event": "finished", "step": 750, "select_loss": 0.18, "select_metric": 0.92, "train_flops": 147831744},
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from esper.checkpoint.packed import Packed
+from esper.runtime.record.log_files import LOOSE
 from tests.runtime import toy
 from tests.runtime.full_disk import FullDisk, full_disk
 from tests.runtime.toy import Recipe, Script, growing, timeless
@@ -20,9 +21,9 @@ def disk() -> Iterator[FullDisk]:
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:
-    """All lines of both logs but telemetry."""
+    """All lines of both logs that a session keeps."""
     text = [line for name in ("audit", "metrics") for line in (directory / f"{name}.jsonl").read_text().splitlines()]
-    return [event for event in map(json.loads, text) if event["event"] != "telemetry"]
+    return [event for event in map(json.loads, text) if event["event"] not in LOOSE]
 
 
 def without_notes(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

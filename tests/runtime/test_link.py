@@ -8,9 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from esper.contracts.errors import BusError, BusUnavailableError
-from esper.contracts.flags import FLAGS
 from esper.contracts.lifecycle import State
-from esper.flags import resolve
 from esper.oona.bus import Bus, Delivery, Message
 from esper.oona.codec import Codec
 from esper.oona.messages import (
@@ -70,8 +68,7 @@ class TestWhatGoesOut:
     def told() -> tuple[Trial, list]:
         bus = open_bus(f"memory:link-{next(_names)}")
         publisher = TelemetryPublisher(lambda: bus, CODEC, "run")
-        on = {f"ESPER_FLAG_{name.upper()}": "on" for name in FLAGS}
-        trial = Recipe(growing()).build(flags=resolve("m", None, on | {"ESPER_FLAG_MESSAGE_BUS": "off"}))
+        trial = Recipe(growing()).build()
         for line in trial.session.events:
             publisher(line)
         trial.session.subscribe(publisher)
@@ -116,14 +113,6 @@ class TestWhatGoesOut:
         assert (beats[-1].step, beats[-1].train_flops) == (trial.session.step_count, trial.session.train_flops)
         assert beats[-1].select_loss == pytest.approx(trial.run.books.select_losses[-1])
 
-    def test_with_which_flags_and_how_much_memory(self, told):
-        trial, bodies = told
-        flags = {name: flag["is_on"] for name, flag in trial.events("flags")[0]["flags"].items()}
-        beats = [body for body in bodies if isinstance(body, RunHeartbeat)]
-        assert flags["message_bus"] is False
-        assert beats[-1].flags == flags
-        assert beats[-1].memory_bytes > 2**20
-
 
 class Broken:
     """A bus whose broker is away for so many batches."""
@@ -148,11 +137,11 @@ class Forgetful(Codec):
         super().__init__()
         self._left = times
 
-    def encode(self, body, key):
+    def encode(self, body, key, further=None):
         if self._left:
             self._left -= 1
             raise BusUnavailableError("the store is away")
-        return super().encode(body, key)
+        return super().encode(body, key, further)
 
 
 class Forbidden:

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import esper
 from esper.contracts.commands import Command
+from esper.contracts.events import MEASURED
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation
 from tests.tree_digest import tree_digest
@@ -227,5 +228,9 @@ def train_from(trial: Trial, source: esper.BatchLoader) -> Trial:
 
 
 def timeless(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Events without the time of day and what memory the process held."""
-    return [{key: value for key, value in event.items() if key not in ("time", "memory_bytes")} for event in events]
+    """Events without the time of day, and without those that tell of the machine."""
+    return [
+        {key: value for key, value in event.items() if key != "time"}
+        for event in events
+        if event["event"] not in MEASURED
+    ]

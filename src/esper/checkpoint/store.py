@@ -87,6 +87,20 @@ def write(directory: Path, tree: Any) -> Path:
     return target
 
 
+def newest(directory: Path) -> Path:
+    """The folder of a checkpoint directory's newest generation; that of a generation is its own.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if (directory / "manifest.json").exists():
+        return directory
+    generations = _generations(directory)
+    if not generations:
+        raise CheckpointError(f"There is no checkpoint in {directory}.")
+    return generations[-1]
+
+
 def read(directory: Path) -> Any:
     """The state that :func:`read_versioned` gives, of whatever format."""
     return read_versioned(directory)[0]
@@ -103,12 +117,7 @@ def read_versioned(directory: Path) -> tuple[Any, int]:
     Raises:
         CheckpointError: if there is none, or any byte of it differs from what was written.
     """
-    source = directory
-    if not (directory / "manifest.json").exists():
-        generations = _generations(directory)
-        if not generations:
-            raise CheckpointError(f"There is no checkpoint in {directory}.")
-        source = generations[-1]
+    source = newest(directory)
     try:
         text, _, own_digest = (source / "manifest.json").read_bytes().rpartition(b"\n")
         if _bytes_digest(text) != own_digest:

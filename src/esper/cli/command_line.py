@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from esper.cli.commands.ab import ABCommand
+from esper.cli.commands.baseline import BaselineCommand
 from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
+from esper.cli.commands.exporter import ExporterCommand
 from esper.cli.commands.flags import FlagsCommand
+from esper.cli.commands.inspect import InspectCommand
 from esper.cli.commands.migrate import MigrateCommand
+from esper.cli.commands.profile import ProfileCommand
 from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.rollout import RolloutCommand
 from esper.cli.commands.run import RunCommand
@@ -22,6 +26,8 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "run": RunCommand,
     "report": ReportCommand,
     "compare": CompareCommand,
+    "inspect": InspectCommand,
+    "profile": ProfileCommand,
     "doctor": DoctorCommand,
     "tamiyo": TamiyoCommand,
     "bus": BusCommand,
@@ -29,6 +35,8 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "migrate": MigrateCommand,
     "ab": ABCommand,
     "rollout": RolloutCommand,
+    "baseline": BaselineCommand,
+    "exporter": ExporterCommand,
 }
 
 

@@ -12,7 +12,7 @@ from esper.cli.configuration_file import read_file
 from esper.cli.options import request
 from esper.contracts.errors import ConfigError
 from esper.evaluation.ab import words
-from esper.evaluation.ab.commits import Commit, checked_out, commit
+from esper.evaluation.ab.commits import Commit, commit
 from esper.evaluation.ab.configuration import Configuration, configuration
 from esper.evaluation.ab.implementation import Implementation, Place, implementations
 from esper.evaluation.ab.metrics import Wishes
@@ -20,6 +20,7 @@ from esper.evaluation.ab.page import PAGE, page
 from esper.evaluation.ab.record import STATE, Comparison, Plan
 from esper.evaluation.ab.runner import ABTestRunner
 from esper.evaluation.ab.subject import Subject
+from esper.evaluation.git_trees import checked_out
 from esper.observability.cited import words as told
 from esper.observability.report import write_page
 from esper.observability.rows import TableRow, aligned
@@ -89,7 +90,7 @@ def _commits(asked: ABCommand, directory: Path) -> Iterator[tuple[Subject, Subje
             "--measure module:function."
         )
     a, b = (commit(asked.repository, revision) for revision in (asked.a, asked.b))
-    with checked_out(asked.repository, a) as tree_a, checked_out(asked.repository, b) as tree_b:
+    with checked_out(asked.repository, a.hash) as tree_a, checked_out(asked.repository, b.hash) as tree_b:
         yield _in_commit(asked, a, tree_a, directory / "A"), _in_commit(asked, b, tree_b, directory / "B")
 
 

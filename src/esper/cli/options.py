@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_type_hints
 
@@ -11,6 +11,7 @@ from esper.contracts.errors import ConfigError
 
 MAX_SEED = 2**31 - 1
 MAX_THREADS = 1024
+MAX_PORT = 65535
 TEXT = "text:"
 REMOTE = "remote"
 FILES = (".npz", ".csv", ".tsv", ".txt", ".gz", ".parquet")
@@ -102,13 +103,29 @@ class Options:
         "URL",
         "none",
     )
+    traces: str | None = _option(
+        None, "collector that takes traces, by OTLP over HTTP: http://HOST:4318", "URL", "none"
+    )
     decision_timeout: float = _option(10.0, "seconds to wait for a decision of a remote policy", "S")
     stand_in: Literal["none", "heuristic"] = _option(
         "none", "who decides where none came in time: none lets the run go on", "none|heuristic"
     )
+    metrics_port: int | None = _option(
+        None, "where to serve /metrics for Prometheus while the run trains; 0 takes a free port", "N", "none"
+    )
+    metrics_host: str = _option(
+        "127.0.0.1", "address to serve them at; whoever reaches it reads them, without a password", "ADDRESS"
+    )
     flags: str | None = _option(None, "store of feature flags, a flagd file; see 'esper flags'", "FILE", "none")
     model_id: str | None = _option(
         None, "name by which feature flags are decided: the same name, the same flags", "ID", "DATA-SEED"
+    )
+    tensorboard: bool = _option(False, "write what TensorBoard shows into the run directory", shown="no")
+    track: Sequence[str] = _option(
+        (),
+        "trackers that are told of the run, with commas between: tensorboard, wandb, mlflow, trackio",
+        "NAME,...",
+        "none",
     )
     seed: int = _option(0, "seed of the split of the data, first weights and order of batches", "N")
     epochs: int = _option(None, "epochs of the run", "N", _by_kind("epochs"))
@@ -153,8 +170,14 @@ class Options:
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check("steps_per_epoch", self.steps_per_epoch is None or self.steps_per_epoch >= 1, "at least 1")
         self._check("decision_timeout", 0 < self.decision_timeout < math.inf, "above 0 and finite")
+        self._check("metrics_port", self.metrics_port is None or 0 <= self.metrics_port <= MAX_PORT, f"0 to {MAX_PORT}")
         self._check("threads", 1 <= self.threads <= MAX_THREADS, f"1 to {MAX_THREADS}")
         self._check("lr", math.isfinite(self.lr) and self.lr > 0, "above 0 and finite")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names of all trackers that are told of the run."""
+        return (*self.track, *["tensorboard"] * self.tensorboard)
 
     def _check(self, name: str, is_right: bool, wanted: str) -> None:
         if not is_right:
@@ -164,13 +187,16 @@ class Options:
 PRESENTATION = ("plain", "log_format")
 """Options of what is shown; a run that is resumed may be shown otherwise."""
 
-INVOCATION = ("output", "config", "resume", "bus", *PRESENTATION)
-"""Options of one call; all others describe the run and are stored with it. A bus's URL may hold a password."""
+ELSEWHERE = ("bus", "traces", "metrics_port", "metrics_host", "tensorboard", "track")
+"""Who else hears of the run. Their URLs may hold passwords."""
+
+INVOCATION = ("output", "config", "resume", *ELSEWHERE, *PRESENTATION)
+"""Options of one call; all others describe the run and are stored with it."""
 
 HINTS = get_type_hints(Options)
 GROWTH_HINTS = get_type_hints(GrowthConfig)
 ON_COMMAND_LINE = tuple(one for one in fields(Options) if one.name != "growth")
-IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", "bus", *PRESENTATION))
+IN_FILE = tuple(one.name for one in fields(Options) if one.name not in ("config", "resume", *ELSEWHERE, *PRESENTATION))
 
 
 @dataclass(frozen=True)

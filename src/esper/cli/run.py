@@ -1,11 +1,8 @@
 """``esper run``: grow a network on a task, then tell what that was worth."""
 
 import os
-import secrets
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from esper.blueprints.catalogue import make_blueprint
 from esper.cli import run_directory
+from esper.cli.audience import Audience
 from esper.cli.conclusion import Conclusion, show_closing
 from esper.cli.console.presentation import Heading, Presentation, presentation
 from esper.cli.first_weights import first_weights, keep_first_weights
@@ -21,16 +19,18 @@ from esper.cli.interrupt import Interrupt
 from esper.cli.options import REMOTE, Options
 from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, RUN_ID, note_progress, read_json
 from esper.cli.run_flags import keep_flags, run_flags
-from esper.contracts.errors import BusError, ConfigError, EsperError
+from esper.contracts.errors import ConfigError, EsperError
 from esper.contracts.flags import Flags
 from esper.evaluation.growing import Growing, growing
 from esper.kasmina.grafts.strategies import strategy_kind
+from esper.observability.spans import trace_id
+from esper.runtime.record.outbox import Listener
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
 from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
 
-if TYPE_CHECKING:  # needs an extra that a run without a bus does not
+if TYPE_CHECKING:  # these need extras that other runs do not
     from esper.runtime.link.link import Link
 
 CHECKPOINT_STEPS = 100
@@ -59,63 +59,34 @@ def run(options: Options, directory: Path | None) -> None:
         task = load_task(
             options.data, options.seed, options.host, label=options.label, task=options.task, layout=options.layout
         )
-        flags = run_flags(options, task.name, directory)
-        link = None
-        if options.bus is not None and flags.is_on("message_bus"):
-            link = _link(options.bus, task, directory)
-        policy = _policy(options, flags, link, shown)
-        weights = first_weights(options.weights, task, directory)
         is_new = directory is None
+        flags = run_flags(options, task.name, directory)
+        run_id = run_directory.run_id(directory, task.name)
+        audience = Audience(options, flags, run_id, shown, is_new=is_new)
+        policy = _policy(options, flags, audience.link, shown)
+        weights = first_weights(options.weights, task, directory)
         directory = run_directory.create(options, task.name) if directory is None else directory
         if weights is not None:
             keep_first_weights(weights, directory)
         if is_new:
             keep_flags(flags, directory)
-        if link is not None:
-            run_directory.write_text(directory / RUN_ID, link.run_id + "\n")
+        run_directory.write_text(directory / RUN_ID, run_id + "\n")
+        heading = _heading(options, task, directory, run_id, is_traced=audience.tracing is not None)
+        listeners: list[Listener] = [shown, *audience.listeners]
         try:
-            growth = _prepare(options, task, flags, weights, policy, directory, shown, link, is_new=is_new)
-            with _joined(link, growth, shown):
-                seconds = _train(growth, directory, interrupt)
-            Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
+            growth = _prepare(
+                options, task, flags, weights, policy, directory, shown, heading, listeners, is_new=is_new
+            )
+            with audience.measuring(growth.session):
+                with audience.hearing(growth.session, directory):
+                    seconds = _train(growth, directory, interrupt)
+                Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
             interrupt.ignore()
             shown.stop()
             again = run_directory.resume_command(directory)
             shown.say("interrupted", f"go on from the last checkpoint with: {again}")
             raise
-
-
-def _link(url: str, task: Task, directory: Path | None) -> "Link":
-    """To the bus, under the name that the run had before, or a new one.
-
-    Raises:
-        BusError: if a new run finds no broker there, the bus will never serve us, or a library is not installed.
-    """
-    try:
-        from esper.oona.url import open_bus
-        from esper.runtime.link.link import Link
-    except ModuleNotFoundError as error:
-        raise BusError(f"--bus needs {error.name}: pip install 'esper-morphogenetic[bus]'.") from error
-    stored = None if directory is None else directory / RUN_ID
-    if stored is not None and stored.is_file():
-        return Link(url, stored.read_text(encoding="utf-8").strip())
-    open_bus(url).close()
-    return Link(url, f"{task.name}-{secrets.token_hex(4)}")
-
-
-@contextmanager
-def _joined(link: "Link | None", growth: Growing, shown: Presentation) -> Iterator[None]:
-    """Around the training: commands are heard, and at its end what waits goes out."""
-    if link is None:
-        yield
-        return
-    link.follow(growth.session, lambda text: shown.say("note", text))
-    try:
-        yield
-    finally:
-        if not link.close():
-            shown.say("note", "the bus did not take all that happened")
 
 
 def _policy(options: Options, flags: Flags, link: "Link | None", shown: Presentation) -> Policy:
@@ -142,12 +113,13 @@ def _prepare(
     policy: Policy,
     directory: Path,
     shown: Presentation,
-    link: "Link | None",
+    heading: Heading,
+    listeners: list[Listener],
     *,
     is_new: bool,
 ) -> Growing:
     """A run at its start, or where its checkpoint stands."""
-    shown.begin(_heading(options, task, directory))
+    shown.begin(heading)
     for told in task.told:
         shown.say("data", told)
     for name, flag in flags.values.items():
@@ -170,7 +142,7 @@ def _prepare(
             directory=directory,
             checkpoint_steps=CHECKPOINT_STEPS,
             flags=flags,
-            on_event=shown if link is None else [shown, link],
+            on_event=listeners,
         )
     except EsperError:
         if is_new:
@@ -209,7 +181,7 @@ def _train(growth: Growing, directory: Path, interrupt: Interrupt) -> float:
     return seconds
 
 
-def _heading(options: Options, task: Task, directory: Path) -> Heading:
+def _heading(options: Options, task: Task, directory: Path, run_id: str, *, is_traced: bool) -> Heading:
     samples, kinds = "samples", "labels" if task.kind == "multilabel" else "classes"
     if task.kind == "regression":
         kinds = "quantity"
@@ -228,4 +200,6 @@ def _heading(options: Options, task: Task, directory: Path) -> Heading:
         classes=task.num_classes,
         kinds=kinds,
         parameters=sum(parameter.numel() for parameter in task.make_host().parameters()),
+        run_id=run_id,
+        trace_id=trace_id(run_id) if is_traced else None,
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 import shlex
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,14 @@ def discard(directory: Path) -> None:
     for made in (directory, ROOT):
         if made.is_dir() and not any(made.iterdir()):
             made.rmdir()
+
+
+def run_id(directory: Path | None, task_name: str) -> str:
+    """What the run in a directory is called wherever it is heard of; a new name for one that has none."""
+    stored = None if directory is None else directory / RUN_ID
+    if stored is not None and stored.is_file():
+        return stored.read_text(encoding="utf-8").strip()
+    return f"{task_name}-{secrets.token_hex(6)}"
 
 
 def has_checkpoint(directory: Path) -> bool:

@@ -85,3 +85,28 @@ class Answer:
     version: int | None = None
     versions: tuple[int, ...] = ()
     command_id: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handled:
+    """A command that came from elsewhere was answered.
+
+    Args:
+        command_id: its id.
+        who: who asked.
+        accepted: whether it was carried out.
+        reason: why not.
+        received: when it came, in seconds since 1970.
+        answered: when it was answered, likewise.
+        headers: of the message that brought it.
+        is_decision: whether it is part of a decision that the run has asked for.
+    """
+
+    command_id: str
+    who: str
+    accepted: bool
+    reason: str
+    received: float
+    answered: float
+    headers: Mapping[str, str]
+    is_decision: bool = False

@@ -16,6 +16,10 @@ class TransitionError(EsperError):
     """A lifecycle transition that the table does not list, or that came for a stale version."""
 
 
+class InvariantError(EsperError):
+    """The state of seeds and grafts is one that cannot be: a bug, or something wrote into it."""
+
+
 class EvaluationError(EsperError):
     """``evaluate`` returned something that cannot be judged."""
 

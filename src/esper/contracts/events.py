@@ -500,7 +500,6 @@ class Epoch:
         run_flops: training FLOPs of the run itself by then.
         arm_flops: of all arms, and of training in isolation.
         judging_flops: of the evaluations that judged grafts.
-        memory_bytes: that the process holds on the host and the GPU; null where the system does not tell.
     """
 
     name: ClassVar[str] = "epoch"
@@ -514,7 +513,6 @@ class Epoch:
     run_flops: int
     arm_flops: int
     judging_flops: int
-    memory_bytes: int | None = ABSENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -536,15 +534,87 @@ class TelemetryRead:
     places: dict[str, dict[str, Any]]
 
 
+STEP_BOUNDS_S = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+"""Bounds of the classes in which the times of steps are counted, in seconds; one more class lies above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """How the process is doing: at every boundary, and in between not more often than every 10 seconds. A session does
+    not keep it, for it tells of the machine and not of the run.
+
+    Args:
+        step: of the run.
+        arm: name of the arm that runs; null in the run itself.
+        seconds: since the line before.
+        steps: of the run in that time.
+        step_seconds: that they took together, without arms, boundaries and checkpoints.
+        step_times: how many of them lie in each class, by ``STEP_BOUNDS_S``. The clock runs on the host: where a
+            device works behind it, a step takes as long as its launch, and one that waits pays for those before.
+        memory_bytes: that the process holds of the host's memory; null if the system does not tell.
+        device_memory_bytes: that its tensors hold of the device's; null without a device.
+        device_memory_peak_bytes: the most that they held since the process began.
+        gpu_utilisation: share of the last moment in which the device was busy, in [0, 1]; null if it cannot be told.
+        grafts: of every place with live grafts: ``live`` (how many) and ``alpha`` (their mean, in [0, 1]); only at
+            boundaries.
+        grown_parameters: of all fossils and live grafts.
+        bus: where the run is on a bus, counts since its process began: ``queue`` (what waits now), ``published``,
+            ``dropped``, ``unsendable``, ``failures``, ``dead_letters``, ``commands`` (by what became of them); where a
+            controller elsewhere decides, ``decisions``, ``decisions_missed`` and ``controller_seen``, the time of its
+            last one in seconds since 1970.
+    """
+
+    name: ClassVar[str] = "vitals"
+    log: ClassVar[str] = "metrics"
+    step: int
+    arm: str | None
+    seconds: float
+    steps: int
+    step_seconds: float
+    step_times: list[int]
+    memory_bytes: int | None
+    device_memory_bytes: int | None
+    device_memory_peak_bytes: int | None
+    gpu_utilisation: float | None
+    grown_parameters: int
+    grafts: dict[str, dict[str, Any]] = ABSENT
+    bus: dict[str, Any] = ABSENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointWritten:
+    """A checkpoint was written. A session does not keep it, for the checkpoint cannot hold it.
+
+    Args:
+        step: of the run; in an arm, that which it replays.
+        seconds: that it took.
+        bytes: of its files, those that it shares with the one before among them.
+        where: its folder, as seen from the run's directory if it lies there.
+    """
+
+    name: ClassVar[str] = "checkpoint"
+    log: ClassVar[str] = "audit"
+    step: int
+    seconds: float
+    bytes: int
+    where: str
+
+
 EVENTS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
         *(Model, FlagsResolved, Note, Transition, Refused, Veto, FieldReportFiled, RoundBegun, ArmEnded, RoundEnded),
         *(TrialBegun, TrialEnded, KeepLook, Fault, RecoveryEnded, EmergencyEnded, RolledBack, Rechunked, Finished),
-        *(Epoch, TelemetryRead),
+        *(Epoch, TelemetryRead, Vitals, CheckpointWritten),
     )
 }
 """All kinds, by the name that stands in their lines."""
+
+MEASURED = frozenset({Vitals.name, CheckpointWritten.name})
+"""Kinds that tell of the machine: an equal run writes others, at other moments."""
 
 
 def record(event: Event) -> dict[str, Any]:

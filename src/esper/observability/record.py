@@ -57,6 +57,7 @@ class Record:
         audit: events of ``audit.jsonl`` with the numbers of their lines, from 1.
         epochs: lines of the kind ``epoch`` of ``metrics.jsonl``, likewise.
         telemetry: lines of the kind ``telemetry``, likewise.
+        vitals: lines of the kind ``vitals``, likewise.
         faults: what is missing or damaged, in plain words. That a run is unfinished is none.
     """
 
@@ -67,6 +68,7 @@ class Record:
     audit: list[Numbered] = field(default_factory=list)
     epochs: list[Numbered] = field(default_factory=list)
     telemetry: list[Numbered] = field(default_factory=list)
+    vitals: list[Numbered] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -131,6 +133,7 @@ def read(directory: Path) -> Record:
         audit=audit,
         epochs=[one for one in metrics if one[1]["event"] == "epoch"],
         telemetry=[one for one in metrics if one[1]["event"] == "telemetry"],
+        vitals=[one for one in metrics if one[1]["event"] == "vitals"],
         faults=faults,
     )
 
@@ -232,7 +235,7 @@ def _log(path: Path, faults: list[str], *, must_tell: bool) -> list[Numbered]:
         if not line.strip():
             continue
         event = _loaded(line)
-        if event is None or not _is_whole(event):
+        if event is None or not is_whole(event):
             damaged.append(number)
         else:
             good.append((number, event))
@@ -255,7 +258,8 @@ def _named(lines: list[int]) -> str:
     return f"lines {', '.join(names[:-1])} and {names[-1]} are damaged and were"
 
 
-def _is_whole(event: Event) -> bool:
+def is_whole(event: Event) -> bool:
+    """Whether a line has all fields of its kind, each of its shape."""
     kind = event.get("event")
     if not isinstance(kind, str):
         return False

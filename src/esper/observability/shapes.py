@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from esper.contracts.events import STEP_BOUNDS_S
+
 Shape = Callable[[Any], bool]
 
 
@@ -110,10 +112,17 @@ _judged = dict.fromkeys(
     ("twin_z", "metric_gain", "gate_loss", "twin_gate_loss", "gain", "gain_se", "variation"), _number
 )
 _module = fields({"name": is_text, "type": is_text, "parameters": is_whole})
+_live_grafts = fields({"live": is_whole, "alpha": is_number})
 _place = fields(
     {"layer_id": is_text, "kind": is_text, "covers": list_of(is_text)}
     | dict.fromkeys(("inputs", "outputs", "seeds"), is_whole)
 )
+
+
+def _step_times(value: Any) -> bool:
+    """A count for every class of :data:`STEP_BOUNDS_S`, and one above."""
+    return list_of(is_whole)(value) and len(value) == len(STEP_BOUNDS_S) + 1
+
 
 LIFECYCLE: dict[str, Shape] = {
     **{"lifecycle": is_whole, **_where, "blueprint": is_text, "settings": is_mapping, "trial": is_text},
@@ -169,6 +178,13 @@ NEEDED: dict[str, dict[str, Shape]] = {
         **{"epoch": is_whole, "step": is_whole},
         "places": lambda value: isinstance(value, dict) and all(map(is_sensed, value.values())),
     },
+    "vitals": {
+        **{"step": is_whole, "arm": or_null(is_text), "seconds": is_number, "steps": is_whole},
+        **{"step_seconds": is_number, "step_times": _step_times, "grown_parameters": is_whole},
+        **{"memory_bytes": or_null(is_whole), "device_memory_bytes": or_null(is_whole)},
+        **{"device_memory_peak_bytes": or_null(is_whole), "gpu_utilisation": _number},
+    },
+    "checkpoint": {"step": is_whole, "seconds": is_number, "bytes": is_whole, "where": is_text},
 }
 """Fields that a line of each kind must have. Kinds that are not listed are let through."""
 
@@ -188,7 +204,10 @@ OPTIONAL: dict[str, dict[str, Shape]] = {
     "keep_look": {"ablation_gain": _number, "ablation_gain_se": _number, "confirm_p": _number},
     "emergency": {"layer_id": or_null(is_text), "lifecycle": or_null(is_whole)},
     "recovery": {"select_loss": _number, "select_loss_before_graft": _number},
-    "epoch": {"memory_bytes": or_null(is_whole)},
+    "vitals": {
+        "grafts": lambda value: isinstance(value, dict) and all(map(_live_grafts, value.values())),
+        "bus": is_mapping,
+    },
 }
 """Fields that it may have."""
 

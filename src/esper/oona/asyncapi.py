@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from esper.oona.codec import KIND, VERSION
+from esper.oona.codec import KIND, TRACEPARENT, VERSION
 from esper.oona.messages import KINDS, TOPICS, schemas
 
 
@@ -35,10 +35,11 @@ def _channel(topic: str) -> dict[str, Any]:
 def _message(name: str) -> dict[str, Any]:
     kind = KINDS[name]
     headers = {KIND: {"const": name}, VERSION: {"const": str(kind.schema_version)}}
+    further = {TRACEPARENT: {"type": "string", "description": "W3C Trace Context: the span of the sender"}}
     return {
         "name": name,
         "summary": (kind.__doc__ or "").partition("\n")[0],
-        "headers": {"type": "object", "properties": headers, "required": [KIND, VERSION]},
+        "headers": {"type": "object", "properties": headers | further, "required": [KIND, VERSION]},
         "payload": {"$ref": f"#/components/schemas/{name}"},
     }
 

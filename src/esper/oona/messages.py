@@ -87,13 +87,10 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
         select_loss: held-out loss at the last boundary.
         train_flops: of the run, of all arms and of the judging.
         is_finished: whether this is the last one.
-        memory_bytes: that the process holds on the host and the GPU; None where the system does not tell.
-        flags: feature flags as the run resolved them; empty where none are in play.
         time: when it was sent, in seconds since 1970.
     """
 
     topic = "kasmina.lifecycle"
-    schema_version = 2
     run_id: Name
     step: Count
     planned_steps: Count
@@ -103,9 +100,20 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
     select_loss: float | None
     train_flops: Count
     is_finished: bool
-    memory_bytes: Count | None
-    flags: dict[Name, bool]
     time: float
+
+
+class RunEvent(Body, frozen=True, kw_only=True):
+    """A line of a run's logs, as its directory and its listeners have it; all kinds but ``telemetry``.
+
+    Args:
+        run_id: of the run.
+        line: with ``event``, the name of its kind, and ``time``.
+    """
+
+    topic = "run.event"
+    run_id: Name
+    line: dict[str, Any]
 
 
 class GerminationCommand(Body, frozen=True, kw_only=True):
@@ -260,6 +268,7 @@ KINDS: dict[str, type[Body]] = {
         LayerHealthReport,
         SeedTransition,
         RunHeartbeat,
+        RunEvent,
         GerminationCommand,
         RemovalCommand,
         RollbackCommand,

@@ -1,5 +1,6 @@
 """Checkpoints of a session: what they hold, writing them on the way, and going on from one."""
 
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from esper.checkpoint import store
 from esper.checkpoint.shape import check_shape
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
+from esper.contracts.events import CheckpointWritten
 from esper.runtime.growth import Growth
 from esper.runtime.identity import Identity
 from esper.runtime.record.books import Books
@@ -45,10 +47,18 @@ class Checkpoints:
 
     def save(self, path: Path) -> Path:
         """Write one; the folder of the new generation."""
-        answered = frozenset(self._run.books.answers)
+        run, begun = self._run, time.perf_counter()
+        answered = frozenset(run.books.answers)
         folder = store.write(path, self._state())
         self.answered = answered
+        seconds, size = round(time.perf_counter() - begun, 4), sum(file.stat().st_size for file in folder.iterdir())
+        run.journal.write(CheckpointWritten(step=run.step, seconds=seconds, bytes=size, where=self._name(folder)))
         return folder
+
+    def _name(self, folder: Path) -> str:
+        """Of a checkpoint; within the run's directory as seen from there, for that may be moved."""
+        own = self._directory
+        return str(folder.relative_to(own) if own is not None and folder.is_relative_to(own) else folder)
 
     def write(self) -> None:
         """One on the way. Where the disk is full the run goes on without, and tries again at the next one."""

@@ -15,7 +15,6 @@ from esper.kasmina.host.wrapping import place_named
 from esper.runtime.emergency import Emergency
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.record.books import FALLING, Books
-from esper.runtime.record.memory import memory_bytes
 from esper.runtime.run import Run
 from esper.runtime.trying.replay import Round, Window
 from esper.runtime.trying.rounds import Rounds
@@ -128,6 +127,7 @@ class Growth:
         now = self._measure(train_loss)
         if run.journal.is_read and (sensed := self.observer.sensed()):
             run.journal.write(TelemetryRead(epoch=run.epoch, step=run.step, places=sensed))
+        run.pulse.write(run.step)
         if not self.emergency.at_boundary(now):
             if self.trials.current is not None:
                 self.trials.at_boundary(now)
@@ -286,7 +286,6 @@ class Growth:
                 run_flops=books.run_flops,
                 arm_flops=books.arm_flops,
                 judging_flops=books.judging_flops,
-                memory_bytes=memory_bytes(),
             )
         )
         return now
@@ -302,9 +301,11 @@ class Growth:
     def _begin(self, seen: Observation, now: Measurement) -> None:
         """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
         run = self._run
-        answers = [run.seeds.submit(command) for command in self.policy.decide(seen)]
+        answers_to = [(command, run.seeds.submit(command)) for command in self.policy.decide(seen)]
+        if run.debug is not None:
+            run.debug.decided(self.policy, run.config, seen, answers_to)
         if (answered := getattr(self.policy, "answered", None)) is not None:
-            for answer in answers:
+            for _, answer in answers_to:
                 answered(answer)
         self._cull_misfits()
         waiting = run.in_state(State.GERMINATED)

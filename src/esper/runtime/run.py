@@ -18,10 +18,12 @@ from esper.kasmina.places.place import Place
 from esper.runtime.commands.inbox import Inbox
 from esper.runtime.commands.seeds import Seeds
 from esper.runtime.costs.costs import Costs
+from esper.runtime.debugging import Debug
 from esper.runtime.judging.evaluations import Evaluations
 from esper.runtime.judging.judge import Judge
 from esper.runtime.record.books import FALLING, Books, Lifecycle
 from esper.runtime.record.journal import Journal
+from esper.runtime.record.vitals import Pulse
 from esper.runtime.state.batch_store import BatchStore, LatestBatches
 from esper.runtime.state.batches import Editing, copy_of
 from esper.runtime.state.captures import Captures
@@ -59,6 +61,8 @@ class Run:
         losses: training losses since the last boundary.
         recent: last batches, for a blend-out after the data has ended.
         inbox: who may change it, and what other threads ask.
+        pulse: how the process is doing.
+        debug: looks at all that happens, where that was asked for.
     """
 
     def __init__(
@@ -95,13 +99,15 @@ class Run:
         self.is_finished = False
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))
         self.seeds = Seeds(self.places, config, journal, self, self.costs.restructured, self.ramp_steps)
-        self.inbox = Inbox(journal.deliver)
+        self.pulse = Pulse(journal, self.places, next(model.parameters()).device)
+        self.inbox = Inbox(self._tell)
         self.losses = LossSum()
         self.editing = Editing()
         self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)
         self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books)
         self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)
         self.flags = flags
+        self.debug: Debug | None = None
         self._loader = loader
 
     @property
@@ -198,6 +204,10 @@ class Run:
                 for parameter in without:  # also those that no optimizer holds
                     parameter.grad = None
                 self.trainer.take_settings()
+
+    def _tell(self) -> None:
+        self.pulse.write_if_due(self.arm)
+        self.journal.deliver()
 
     def _rehearse(self, batch: Any) -> None:
         """A training step on a copy of a batch, made to be counted, and undone."""

@@ -1,5 +1,6 @@
 """The session: where a run's loop and its growth meet."""
 
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, refuse_changed
 from esper.runtime.arguments import NO_BOUNDARY, boundary_expected, check_flags, check_run, together
 from esper.runtime.checkpoints import FOLDER, Checkpoints
+from esper.runtime.debugging import debugger_for
 from esper.runtime.growth import Growth, Position
 from esper.runtime.identity import Identity
 from esper.runtime.judging.judge import FEW_GATE_SAMPLES, Judge
@@ -74,6 +76,9 @@ class Session:
             ``compare="flops"`` and ``max_train_flops`` are refused.
         flags: feature flags of the model, from :func:`esper.flags.resolve`; None has none in play. Wrap the model with
             :func:`esper.flags.applied`. A checkpoint brings its own back, but for what these switch off by name.
+        debug: whether every decision is written to ``debug.jsonl`` in ``directory``, with all that it went by, and
+            before every step of the optimizer all is checked that must hold of seeds and grafts, which is slow. None
+            asks the environment: ``ESPER_DEBUG=1``.
         on_event: one listener or several, from the constructor on: each is called with every line of both logs, a dict
             with the key ``"event"``, as :meth:`subscribe` says.
 
@@ -85,6 +90,8 @@ class Session:
     Raises:
         ConfigError: if something does not fit together, or this process is one of several ranks.
         EvaluationError: if ``evaluate`` is not repeatable or returns no sample losses.
+
+    With ``debug`` any method may raise InvariantError, which names the seed and what to report.
     """
 
     def __init__(
@@ -109,6 +116,7 @@ class Session:
         flops: bool = True,
         flags: Flags | None = None,
         on_event: Listener | Iterable[Listener] | None = None,
+        debug: bool | None = None,
     ) -> None:
         refuse_ranks()
         config = growth_config(model)
@@ -118,20 +126,23 @@ class Session:
         check_run(model, config, planned_steps, counts_flops=flops, keeping={"loader": loader, **(extra or {})})
         scheduler = together(scheduler) if isinstance(scheduler, list | tuple) else scheduler
         host_optimizer = HostOptimizer(optimizer, model, extra or {})
-        trainer = Trainer(
-            model,
-            host_optimizer,
-            config,
-            planned_steps,
-            loss=loss,
-            train_step=train_step,
-            scheduler=scheduler,
-            scheduler_every=scheduler_every,
-            scaler=scaler,
-            clip_grad_norm=clip_grad_norm,
-            accumulate=accumulate,
-        )
         with ExitStack() as undo:  # a session that could not be built leaves no hooks on the optimizer
+            debugger = debugger_for(model, host_optimizer.parts, is_asked=debug)
+            if debugger is not None:
+                undo.callback(debugger.detach)
+            trainer = Trainer(
+                model,
+                host_optimizer,
+                config,
+                planned_steps,
+                loss=loss,
+                train_step=train_step,
+                scheduler=scheduler,
+                scheduler_every=scheduler_every,
+                scaler=scaler,
+                clip_grad_norm=clip_grad_norm,
+                accumulate=accumulate,
+            )
             undo.callback(trainer.detach)
             judge = Judge(model, evaluate, config.seed)
             self._directory = None if directory is None else Path(directory)
@@ -141,6 +152,8 @@ class Session:
             journal = Journal(self._directory, is_new=not self._must_load)
             for listener in [on_event] if callable(on_event) else on_event or ():
                 journal.subscribe(listener)
+            if debugger is not None:
+                debugger.begin(self._directory, is_new=not self._must_load)
             snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory)
             self._run = Run(
                 model,
@@ -156,6 +169,9 @@ class Session:
                 flags=self._flags_given,
             )
             undo.callback(self._run.given_up.detach)
+            if debugger is not None:
+                debugger.follow(self._run)
+                self._run.debug, self._run.seeds.judged = debugger, debugger.judged
             self._steps = Steps(self._run)
             self._boundary_expected = boundary_expected(config, planned_steps, loader)
             policy = policy or HeuristicPolicy(config)
@@ -250,8 +266,9 @@ class Session:
             if self._growth.is_due:  # its arms were interrupted
                 self._end_step()
             self._refuse_unfit(batch)
+            begun = time.perf_counter()
             step = self._steps.make(batch, in_window=self._growth.window is not None)
-            self._after(step)
+            self._after(step, begun)
             return step.loss
 
     def after_step(self, batch: Any, loss_value: Tensor | float) -> None:
@@ -271,7 +288,8 @@ class Session:
             self._refuse_if_closed()
             self._growth.interrupt()
             self._refuse_unfit(batch)
-            self._after(self._steps.made(batch, loss_value, in_window=self._growth.window is not None))
+            self._after(self._steps.made(batch, loss_value, in_window=self._growth.window is not None), run.pulse.ended)
+            run.pulse.rest()
 
     def after_epoch(self) -> None:
         """End an epoch: evaluate, decide, report, checkpoint."""
@@ -284,6 +302,7 @@ class Session:
             run.trainer.end_epoch(lambda: run.judge.measure().loss(run.judge.split.select))
             if run.config.boundary_steps is None:
                 self._boundary()
+            run.pulse.rest()
 
     def finish(self) -> None:
         """End the run: every lifecycle gets its outcome, grafts that passed their keep gate become fossils."""
@@ -302,6 +321,9 @@ class Session:
                 )
             )
             run.trainer.detach()
+            if run.debug is not None:
+                run.debug.check()
+                run.debug.detach()
             run.is_finished = True  # only now: what was interrupted may be finished again
             run.given_up.detach()
             self._checkpoints.write()
@@ -358,6 +380,10 @@ class Session:
             Call it to end that.
         """
         return self._run.journal.subscribe(listener)
+
+    def tell_bus(self, counts: Callable[[], dict[str, Any]]) -> None:
+        """Let ``vitals`` tell the counts of a message bus that this run is on; :class:`Link` calls it."""
+        self._run.pulse.bus = counts
 
     def germinate(
         self,
@@ -487,12 +513,13 @@ class Session:
         run = self._run
         run.journal.write(FlagsResolved(step=run.step, model_id=run.flags.model_id, flags=told(run.flags)))
 
-    def _after(self, step: Step) -> None:
+    def _after(self, step: Step, begun: float) -> None:
         run = self._run
         run.books.run_flops += step.flops
         run.trainer.step += 1
         run.losses.add(step.loss)
         self._growth.after_step(step)
+        run.pulse.beat(run.step, begun)
         self._end_step()
         if run.step in self._boundary_expected and not run.books.select_losses:
             text = NO_BOUNDARY.format(steps=run.step, share=run.fraction)

@@ -5,19 +5,30 @@ decision. So it may die and be started anew at any time, and several may share t
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from esper.contracts.commands import Command
 from esper.contracts.errors import BusUnavailableError, EsperError
-from esper.oona.bus import Bus, Subscription, UnreadableError
+from esper.oona.bus import Bus, Delivery, Subscription, UnreadableError
 from esper.oona.codec import Codec
 from esper.oona.messages import Decision, ObservationReport
 from esper.tamiyo import shield
 from esper.tamiyo.policies import make_policy
 
+Around = Callable[[ObservationReport, Mapping[str, str]], AbstractContextManager[Mapping[str, str]]]
+"""Gets a question and the headers of its message, and gives what is entered while it is decided: that gives the headers
+of the decision's."""
+
 _GROUP = "tamiyo"
 _WAIT_S = 1.0
+
+
+@contextmanager
+def nothing_around(question: ObservationReport, headers: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """For a controller that nobody watches."""
+    yield {}
 
 
 class Controller:
@@ -30,6 +41,7 @@ class Controller:
         consumer: a name of this process's own.
         redeliver_after_s: after how long another one answers what this one took and did not.
         tell: called with a sentence about each decision, and what went wrong.
+        around: what is entered around each decision, see :data:`Around`.
     """
 
     def __init__(
@@ -41,7 +53,9 @@ class Controller:
         *,
         redeliver_after_s: float = 5.0,
         tell: Callable[[str], None] = lambda text: None,
+        around: Around = nothing_around,
     ) -> None:
+        self._around = around
         self._bus, self._codec, self._policy, self._consumer = bus, codec, policy, consumer
         self._redeliver_after_s, self._tell = redeliver_after_s, tell
 
@@ -79,17 +93,23 @@ class Controller:
                 question = self._codec.decode(delivery.message)
                 if not isinstance(question, ObservationReport):
                     raise UnreadableError(f"{type(question).__name__} is no question")
-                decision = self.decide(question)
-            except EsperError as error:
-                if isinstance(error, BusUnavailableError):
-                    raise
-                subscription.reject(delivery, str(error))
-                self._tell(f"A question was refused: {error}")
+            except UnreadableError as error:
+                self._refuse(subscription, delivery, error)
                 continue
-            self._bus.publish(self._codec.encode(decision, question.run_id))
-            subscription.ack([delivery])
-            self._tell(f"{question.run_id}, step {question.observation.step}: {_told(decision)}")
+            with self._around(question, delivery.message.headers) as further:
+                try:
+                    decision = self.decide(question)
+                except EsperError as error:
+                    self._refuse(subscription, delivery, error)
+                    continue
+                self._bus.publish(self._codec.encode(decision, question.run_id, further))
+                subscription.ack([delivery])
+                self._tell(f"{question.run_id}, step {question.observation.step}: {_told(decision)}")
         return len(deliveries)
+
+    def _refuse(self, subscription: Subscription, delivery: Delivery, error: EsperError) -> None:
+        subscription.reject(delivery, str(error))
+        self._tell(f"A question was refused: {error}")
 
     def decide(self, question: ObservationReport) -> Decision:
         """The decision about one question; what the shield vetoes is left out.

@@ -10,15 +10,25 @@ MEMORISED = 0.25
 
 
 def may_grow(seen: Observation, config: GrowthConfig) -> bool:
-    """Whether a round may begin at all: in the growth window, with a round and a slot left, below the target."""
-    if seen.rounds_done >= config.max_rounds or seen.active >= config.max_active_seeds:
-        return False
-    if not config.grow_after <= seen.step / seen.planned_steps <= config.grow_until:
-        return False
+    """Whether a round may begin at all."""
+    return obstacle(seen, config) is None
+
+
+def obstacle(seen: Observation, config: GrowthConfig) -> str | None:
+    """Why no round may begin at all; None if one may: in the growth window, with a round and a slot left, below the
+    target."""
+    share = seen.step / seen.planned_steps
+    if seen.rounds_done >= config.max_rounds:
+        return f"{seen.rounds_done} rounds are done, and max_rounds is {config.max_rounds}"
+    if seen.active >= config.max_active_seeds:
+        return f"{seen.active} lifecycles are under way, and max_active_seeds is {config.max_active_seeds}"
+    if not config.grow_after <= share <= config.grow_until:
+        return f"{share:.1%} of the run is done; it may grow from {config.grow_after:.0%} to {config.grow_until:.0%}"
     if config.target_metric is not None and seen.select_metrics and seen.select_metrics[-1] >= config.target_metric:
-        return False
+        return f"the metric is {seen.select_metrics[-1]:g}, and target_metric is {config.target_metric:g}"
     # a round without the places that lost the last one would be no fair choice
-    return not any(place.is_under_embargo for place in seen.places)
+    resting = [place.layer_id for place in seen.places if place.is_under_embargo]
+    return f"{len(resting)} places rest, {resting[0]!r} among them" if resting else None
 
 
 def reason_to_grow(seen: Observation, config: GrowthConfig) -> str | None:

@@ -25,6 +25,14 @@ FLAG = "message_bus"
 PLAN = tuple(float(percent) for percent in range(1, 101))
 
 
+class SlowFile(FlagFile):
+    """Answers late, so that many kills come between the change and the line after it."""
+
+    def set_share(self, flag, percent):
+        super().set_share(flag, percent)
+        time.sleep(0.02)
+
+
 class EverFresh:
     """Each look finds two good runs that nobody has seen."""
 
@@ -57,7 +65,7 @@ def is_explained(state: State, share: float) -> bool:
 
 
 def main(how: str, directory: Path, kills: int) -> None:
-    store = FlagFile(directory / "flags.json")
+    store = SlowFile(directory / "flags.json")
     set_flag(directory / "flags.json", FLAG, "0%")
     terms = Terms(FLAG, PLAN, str(directory / "flags.json"), "", Criteria(min_runs=1))
     Rollout(directory / "state", store).start(terms)
@@ -66,7 +74,7 @@ def main(how: str, directory: Path, kills: int) -> None:
         child = os.fork()
         if child == 0:
             look_for_ever(how, directory, store)
-        time.sleep(draw.uniform(0.0, 0.4))
+        time.sleep(draw.uniform(0.0, 0.3))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         unexplained += not is_explained(audit.read(directory / "state"), store.share(FLAG))

@@ -11,8 +11,8 @@ from esper.oona.bus import Message
 from esper.oona.codec import Codec
 from esper.oona.environment import codec
 from esper.oona.memory import MemoryBus
-from esper.oona.messages import EmergencyAlert, RunHeartbeat
-from tests.evaluation.rollout.world import FLAG, write_run
+from esper.oona.messages import RunEvent
+from tests.evaluation.rollout.world import FLAG, logs, write_run
 
 NOW = time.time()
 
@@ -33,7 +33,7 @@ def test_a_directory_tells_cohort_kind_speed_loss_and_memory(tmp_path):
     found = only(tmp_path)
     assert (found.run, found.is_on, found.is_finished, found.loss) == ("one", True, True, 0.2)
     assert (found.trouble, found.damage, found.kind) == (None, None, "Sequential of 682 parameters, 100 steps")
-    assert {point.memory_bytes for point in found.points} == {10**9}
+    assert {point.memory_bytes for point in found.points} == {10**9 + 10**6}
     assert found.points[1].time - found.points[0].time == pytest.approx(2.5, abs=1e-3)
 
 
@@ -100,59 +100,61 @@ def test_a_loss_that_is_not_finite_is_trouble(tmp_path):
     assert only(tmp_path).trouble == "its loss at step 25 is not finite"
 
 
-def beat(step: int, **fields) -> RunHeartbeat:
-    known = {"planned_steps": 500, "epoch": 1, "arm": None, "train_loss": 1.0, "select_loss": 0.4, "train_flops": 9}
-    about = {"is_finished": False, "memory_bytes": 10**9, "flags": {FLAG: True}, "time": NOW - 500 + step / 10}
-    return RunHeartbeat(run_id="r", step=step, **(known | about | fields))
-
-
 @pytest.fixture
 def bus(request):
-    bus, codec = MemoryBus(request.node.name, 1000), Codec()
+    """A bus, a run that tells it lines, and the source that hears them."""
+    bus, coded = MemoryBus(request.node.name, 1000), Codec()
 
-    def publish(*bodies) -> None:
-        bus.publish_batch([codec.encode(body, "r") for body in bodies])
+    def tell(*lines: dict) -> None:
+        bus.publish_batch([coded.encode(RunEvent(run_id="r", line=line), "r") for line in lines])
 
     source = RunsOnBus(f"memory:{request.node.name}", {})
-    yield bus, publish, source
+    yield bus, tell, source
     source.close()
 
 
-def test_a_bus_tells_the_same(bus):
-    _, publish, source = bus
-    publish(*(beat(100 * number) for number in range(5)))
-    (found,) = source.runs(FLAG, 0.0, set())
-    assert (found.run, found.is_on, found.is_finished, len(found.points)) == ("r", True, False, 5)
-    publish(beat(500, is_finished=True))
-    (found,) = source.runs(FLAG, 0.0, set())
-    assert (found.is_finished, found.loss, found.trouble, found.damage) == (True, 0.4, None, None)
-    assert source.runs(FLAG, 0.0, {"r"}) == source.runs("extended_lifecycle", 0.0, set()) == []
+def lines(*, ends: bool = False) -> list[dict]:
+    told = logs("r", is_on=True, begin=NOW - 100, ends=ends)
+    return sorted(told["audit.jsonl"] + told["metrics.jsonl"], key=lambda line: line["time"])
 
 
-def test_alerts_and_what_cannot_be_read_are_told(bus):
-    broker, publish, source = bus
-    alert = {"reason": "it exploded", "response": "rollback", "select_loss": 9.0, "good_select_loss": 1.0}
-    publish(beat(100), EmergencyAlert(run_id="r", step=120, lifecycle=None, layer_id=None, **alert))
-    broker.publish(Message(RunHeartbeat.topic, "r", b"noise", {"kind": "RunHeartbeat", "version": "2"}))
+def test_a_bus_tells_the_same_as_the_directory(bus, tmp_path):
+    _, tell, source = bus
+    write_run(tmp_path / "r", is_on=True, begin=NOW - 100)
+    tell(*lines(ends=True))
     (found,) = source.runs(FLAG, 0.0, set())
-    assert found.trouble == "rollback at step 120: it exploded"
-    assert found.damage.startswith("a message cannot be read")
+    assert found == only(tmp_path)
+    assert source.runs(FLAG, 0.0, {"r"}) == source.runs("no_flag", 0.0, set()) == source.runs(FLAG, NOW, set()) == []
+
+
+def test_a_bus_goes_on_telling(bus):
+    _, tell, source = bus
+    told = lines(ends=True)
+    tell(*told[:10])
+    assert not source.runs(FLAG, 0.0, set())[0].is_finished
+    tell(*told[10:])
+    assert source.runs(FLAG, 0.0, set())[0].is_finished
+
+
+def test_a_line_that_lacks_a_field_is_damage(bus):
+    _, tell, source = bus
+    tell(*lines(), {"event": "epoch", "time": NOW, "epoch": 1})
+    assert source.runs(FLAG, 0.0, set())[0].damage == "a line of the kind 'epoch' lacks what it must have"
+
+
+def test_noise_is_damage_of_the_run_that_it_names(bus):
+    broker, tell, source = bus
+    tell(*lines())
+    broker.publish(Message(RunEvent.topic, "r", b"noise", {"kind": "RunEvent", "version": "1"}))
+    assert source.runs(FLAG, 0.0, set())[0].damage.startswith("a message cannot be read")
 
 
 def test_what_was_not_signed_by_a_run_says_nothing_of_it(request):
     """Else noise from anybody would end a rollout."""
-    name = request.node.name
-    key = {"ESPER_BUS_KEYS": "a=" + "00" * 32}
-    ours, source = codec(key), RunsOnBus(f"memory:{name}", key)
-    bus = MemoryBus(name, 1000)
-    bus.publish(ours.encode(beat(100), "r"))
-    bus.publish(Codec().encode(beat(200), "r"))
+    name, key = request.node.name, {"ESPER_BUS_KEYS": "a=" + "00" * 32}
+    ours, source, bus = codec(key), RunsOnBus(f"memory:{name}", key), MemoryBus(name, 1000)
+    bus.publish_batch([ours.encode(RunEvent(run_id="r", line=line), "r") for line in lines()])
+    bus.publish(Codec().encode(RunEvent(run_id="r", line={"event": "epoch"}), "r"))
     (found,) = source.runs(FLAG, 0.0, set())
-    assert (len(found.points), found.damage) == (1, None)
+    assert (len(found.points), found.damage) == (14, None)
     source.close()
-
-
-def test_a_heartbeat_from_the_future_is_damage(bus):
-    _, publish, source = bus
-    publish(beat(100), beat(200, time=NOW + 9e6))
-    assert "from the future" in source.runs(FLAG, 0.0, set())[0].damage

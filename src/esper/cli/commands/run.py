@@ -9,7 +9,17 @@ from typing import Any, Self, get_origin
 
 from esper.cli.commands.subcommand import Subcommand
 from esper.cli.configuration_file import read_file
-from esper.cli.options import GROWTH_HINTS, HINTS, ON_COMMAND_LINE, PRESENTATION, Options, Request, flag, request
+from esper.cli.options import (
+    ELSEWHERE,
+    GROWTH_HINTS,
+    HINTS,
+    ON_COMMAND_LINE,
+    PRESENTATION,
+    Options,
+    Request,
+    flag,
+    request,
+)
 from esper.cli.run_directory import locate
 from esper.cli.values import alternatives, fit, is_decimal
 from esper.contracts.config import GrowthConfig
@@ -57,18 +67,7 @@ class RunCommand(Subcommand):
 
     @staticmethod
     def declare(parser: argparse.ArgumentParser) -> None:
-        parser.epilog, parser.formatter_class = _growth_help(), argparse.RawDescriptionHelpFormatter
-        for one in ON_COMMAND_LINE:
-            text = _help(one.metadata["help"], _shown(one.default, one.metadata["shown"]))
-            declare = partial(parser.add_argument, flag(one.name), dest=one.name, default=argparse.SUPPRESS, help=text)
-            if HINTS[one.name] is not bool:
-                declare(metavar=one.metadata["metavar"])
-            else:
-                declare(action=argparse.BooleanOptionalAction if one.default else "store_true")
-        growth = parser.add_argument_group("growth")
-        for name, (help_, metavar) in GROWTH_OPTIONS.items():
-            text = _help(help_, _shown(getattr(GrowthConfig, name), _SHOWN.get(name)))
-            growth.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
+        declare_options(parser, [one.name for one in ON_COMMAND_LINE])
 
     @classmethod
     def from_line(cls, values: dict[str, Any]) -> Self:
@@ -83,8 +82,26 @@ class RunCommand(Subcommand):
         options, directory = locate(self.asked)
         from esper.cli.run import run  # torch is not loaded before the options are known to be right
 
-        run(replace(options, **{name: getattr(self.options, name) for name in ("bus", *PRESENTATION)}), directory)
+        run(replace(options, **{name: getattr(self.options, name) for name in (*ELSEWHERE, *PRESENTATION)}), directory)
         return True
+
+
+def declare_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Tell a parser of these options of a run, and of those of growth."""
+    parser.epilog, parser.formatter_class = _growth_help(), argparse.RawDescriptionHelpFormatter
+    for one in ON_COMMAND_LINE:
+        if one.name not in names:
+            continue
+        text = _help(one.metadata["help"], _shown(one.default, one.metadata["shown"]))
+        declare = partial(parser.add_argument, flag(one.name), dest=one.name, default=argparse.SUPPRESS, help=text)
+        if HINTS[one.name] is not bool:
+            declare(metavar=one.metadata["metavar"])
+        else:
+            declare(action=argparse.BooleanOptionalAction if one.default else "store_true")
+    growth = parser.add_argument_group("growth")
+    for name, (help_, metavar) in GROWTH_OPTIONS.items():
+        text = _help(help_, _shown(getattr(GrowthConfig, name), _SHOWN.get(name)))
+        growth.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
 
 
 def _help(text: str, default: str) -> str:

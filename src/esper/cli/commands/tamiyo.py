@@ -14,6 +14,8 @@ class TamiyoCommand(Subcommand):
     Args:
         bus: its URL.
         policy: who decides.
+        traces: URL of a collector of traces, or None.
+        log_format: what to print.
     """
 
     about = "serve: decide for runs elsewhere, those with --policy remote, over a message bus"
@@ -21,6 +23,8 @@ class TamiyoCommand(Subcommand):
 
     bus: str
     policy: str
+    traces: str | None
+    log_format: str
 
     @staticmethod
     def declare(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +32,17 @@ class TamiyoCommand(Subcommand):
         parser.add_argument("--bus", metavar="URL", required=True, help="of the message bus, as of esper run")
         help_ = "who decides (default: heuristic)"
         parser.add_argument("--policy", metavar="NAME", default="heuristic", help=help_)
+        help_ = "collector that takes traces, as of esper run (default: none)"
+        parser.add_argument("--traces", metavar="URL", help=help_)
+        help_ = "what to print: text, or one JSON object a line (default: text)"
+        parser.add_argument("--log-format", metavar="text|json", choices=["text", "json"], default="text", help=help_)
 
     @classmethod
     def from_line(cls, values: dict[str, Any]) -> Self:
-        return cls(values["bus"], values["policy"])
+        return cls(**{name: values[name] for name in ("bus", "policy", "traces", "log_format")})
 
     def do(self) -> bool:
         from esper.cli.serving import serve
 
-        serve(self.bus, self.policy)
+        serve(self.bus, self.policy, self.traces, self.log_format)
         return True

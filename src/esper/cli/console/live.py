@@ -19,7 +19,7 @@ from esper.cli.console.presentation import Closing, Event, Heading, Presentation
 from esper.cli.console.scene import ControlRuns, Scene
 from esper.cli.console.screen import screen
 from esper.cli.console.time_left import TimeLeft
-from esper.cli.console.words import told
+from esper.observability.told import told
 
 if TYPE_CHECKING:
     from esper.runtime.session import Session
@@ -77,7 +77,7 @@ class LiveDisplay(Presentation):
         if event["event"] in _ALOUD and (words := told(event)) is not None:
             self.say(words.what, str(words))
 
-    def say(self, what: str, text: str) -> None:
+    def say(self, what: str, text: str, **fields: object) -> None:
         self._print(f"{what:<13}{text}")
 
     def control(self, name: str, done: int, total: int, train_flops: int) -> None:

@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from esper.cli.console.presentation import Closing, Event, Heading, Presentation
-from esper.cli.console.words import number, told
+from esper.observability.told import number, told
 
 if TYPE_CHECKING:
     from esper.runtime.session import Session
@@ -40,7 +40,7 @@ class PlainLines(Presentation):
         if words is not None and words.what not in _UNSAID:
             self.say(f"  {words.what}" if words.what in _INDENTED else words.what, str(words))
 
-    def say(self, what: str, text: str) -> None:
+    def say(self, what: str, text: str, **fields: object) -> None:
         self._print(f"{what:<13}{text}")
 
     def control(self, name: str, done: int, total: int, train_flops: int) -> None:

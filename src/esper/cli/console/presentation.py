@@ -26,6 +26,8 @@ class Heading:
         classes: kinds that are told apart.
         kinds: what a class is, in the plural.
         parameters: of the host.
+        run_id: what the run is called wherever it is heard of.
+        trace_id: of its trace; None if it has none.
     """
 
     task: str
@@ -40,12 +42,14 @@ class Heading:
     classes: int
     kinds: str
     parameters: int
+    run_id: str = ""
+    trace_id: str | None = None
 
     def __str__(self) -> str:
         sizes = f"{self.training:,} training, {self.held_out:,} held-out, {self.test:,} test {self.samples}"
         return (
             f"{self.task}: {sizes}, {self.classes} {self.kinds}; a host of {self.parameters:,} parameters\n"
-            f"run directory {self.directory}\n"
+            f"run directory {self.directory}\n" + ("" if self.trace_id is None else f"trace {self.trace_id}\n")
         )
 
 
@@ -83,8 +87,8 @@ class Presentation(ABC):
         """Show an event if it is worth it."""
 
     @abstractmethod
-    def say(self, what: str, text: str) -> None:
-        """Show what is no event of the session; ``what`` is one word for it."""
+    def say(self, what: str, text: str, **fields: object) -> None:
+        """Show what is no event of the session; ``what`` is one word for it. Only a log for machines has ``fields``."""
 
     @abstractmethod
     def control(self, name: str, done: int, total: int, train_flops: int) -> None:
@@ -109,7 +113,7 @@ class Quiet(Presentation):
     def begin(self, heading: Heading) -> None: ...
     def follow(self, session: "Session") -> None: ...
     def __call__(self, event: Event) -> None: ...
-    def say(self, what: str, text: str) -> None: ...
+    def say(self, what: str, text: str, **fields: object) -> None: ...
     def control(self, name: str, done: int, total: int, train_flops: int) -> None: ...
     def announce_stop(self) -> None: ...
     def closing(self, closing: Closing) -> None: ...

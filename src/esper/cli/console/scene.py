@@ -4,8 +4,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from esper.cli.console.words import Event, Told, place, told
 from esper.observability.labels import place_label
+from esper.observability.told import Event, Told, place, told
 
 if TYPE_CHECKING:
     from esper.runtime.growth import Position

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from esper.cli.console.scene import Awake, Contest, ControlRuns, Decision, Scene, ShownCandidate
 from esper.cli.console.time_left import TimeLeft, clock
-from esper.cli.console.words import number
+from esper.observability.told import number
 
 if TYPE_CHECKING:
     from esper.runtime.growth import Position

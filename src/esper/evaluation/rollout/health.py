@@ -15,7 +15,7 @@ STEP_TIME, LOSS, ERRORS, LEAKS, DAMAGE = "step time", "loss", "errors", "leaks",
 PERFORMANCE = (STEP_TIME, LOSS)
 
 ENOUGH_POINTS = 12
-"""Boundaries from which a run that has not ended tells its step time, and memory can be said to grow without end."""
+"""Points from which a run that has not ended tells its step time, and memory can be said to grow without end."""
 
 _LEAST_GROWTH = 0.1
 _LEAST_OF_LAST = 0.5
@@ -23,7 +23,7 @@ _LEAST_OF_LAST = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A boundary of a run, as of the event ``epoch`` or a heartbeat.
+    """Where a run stood, as of the event ``vitals``.
 
     Args:
         time: seconds since 1970.
@@ -46,7 +46,7 @@ class RunHealth:
         is_on: whether it resolved the flag to on.
         began: seconds since 1970.
         last: when it last told anything.
-        points: its boundaries, in order.
+        points: where it stood, in order.
         is_finished: whether it has done all its steps.
         loss: held-out loss at its end; None if it has none.
         trouble: what went wrong in it, in words; None if nothing did.
@@ -134,7 +134,7 @@ def units(health: RunHealth, now: float, criteria: Criteria) -> list[Unit]:
 
 
 def step_time(points: tuple[Point, ...]) -> float | None:
-    """Seconds a step, with all that the run does beside its steps; None where boundaries do not tell it."""
+    """Seconds a step, with all that the run does beside its steps; None where points do not tell it."""
     if len(points) < 2:
         return None
     steps, seconds = points[-1].step - points[0].step, points[-1].time - points[0].time

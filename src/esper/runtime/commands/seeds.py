@@ -60,6 +60,7 @@ class Seeds:
 
     Attributes:
         veto: why the shield does not let a germination pass; None if it does.
+        judged: is shown what every gate was shown, and what it said.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Seeds:
         self._places, self._config, self._journal, self._now = places, config, journal, now
         self._restructured, self._ramp_steps = restructured, ramp_steps
         self.veto: Callable[[Command], str | None] = lambda command: None
+        self.judged: Callable[[Lifecycle | None, State, Measured, GateResult], object] = lambda *shown: None
 
     def ask(self, command: Command) -> Answer:
         """Carry out a command from outside.
@@ -180,7 +182,9 @@ class Seeds:
         return found
 
     def _gate(self, one: Lifecycle | None, target: State, measured: Measured) -> GateResult:
-        return gate(target, measured, gate_z=self._config.gate_z, judge=self.judge_of(one))
+        result = gate(target, measured, gate_z=self._config.gate_z, judge=self.judge_of(one))
+        self.judged(one, target, measured, result)
+        return result
 
     def _answer(self, command: Command, measured: Mapping[int, Measured], *, is_asked: bool) -> Answer:
         """The one way by which any command is carried out; what is refused is logged and raised."""

@@ -6,10 +6,11 @@ one that went on from the checkpoint, is answered from the books or carried out,
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from esper.contracts.commands import Answer, Command
+from esper.contracts.commands import Answer, Command, Handled
 from esper.contracts.commands import SeedIds as CommandSeedIds
 from esper.contracts.errors import BusError, BusUnavailableError, EsperError
 from esper.contracts.lifecycle import State
@@ -50,6 +51,7 @@ class _Waiting:
 
     asked: Asked
     delivery: Delivery
+    received: float = field(default_factory=time.time)
     is_answered: bool = field(default=False)
 
 
@@ -63,6 +65,7 @@ class ControlCommandHandler:
         session: carries them out, where nothing is half done.
         publisher: tells the answers.
         tell: called, in this object's thread, with a sentence if the bus will never serve us.
+        on_handled: likewise with every command that was answered for the first time.
 
     Attributes:
         statistics: what became of them.
@@ -76,10 +79,12 @@ class ControlCommandHandler:
         session: Session,
         publisher: TelemetryPublisher,
         tell: Callable[[str], None] = lambda text: None,
+        on_handled: Callable[[Handled], None] = lambda handled: None,
     ) -> None:
         self._connect, self._codec, self._run_id = connect, codec, run_id
         self._bus: Bus | None = None
         self._session, self._publisher, self._tell = session, publisher, tell
+        self._on_handled = on_handled
         self.statistics = HandlerStatistics()
         self._waiting: dict[str, _Waiting] = {}
         self._subscription: Subscription | None = None
@@ -170,6 +175,8 @@ class ControlCommandHandler:
             else:
                 self.statistics.refused += 1
             self._publisher.put(self._ack(one.asked, answer))
+            if is_new:
+                self._on_handled(_handled(one, answer))
 
     def _ask(self, asked: Asked) -> Answer:
         if isinstance(asked, RollbackCommand):
@@ -198,6 +205,18 @@ class ControlCommandHandler:
             subscription.ack([self._waiting[id_].delivery for id_ in done])
             for id_ in done:
                 del self._waiting[id_]
+
+
+def _handled(one: _Waiting, answer: Answer) -> Handled:
+    return Handled(
+        command_id=one.asked.command_id,
+        who=one.asked.who,
+        accepted=answer.accepted,
+        reason=answer.reason,
+        received=one.received,
+        answered=time.time(),
+        headers=one.delivery.message.headers,
+    )
 
 
 def command_of(asked: GerminationCommand | RemovalCommand) -> Command:

@@ -13,9 +13,10 @@ COLUMNS = ("chunk_variance", "inactive_ratio", "mean_abs_correlation", "gradient
 
 
 def bodies(line: Line, run_id: str) -> list[Body]:
-    """The messages that tell a line; none for a line that nobody waits for."""
+    """The messages that tell a line: the line itself unless it is bulky, and what readers of one kind wait for."""
     tell = _KINDS.get(line["event"])
-    return [] if tell is None else tell(line, run_id)
+    whole: list[Body] = [] if line["event"] == "telemetry" else [messages.RunEvent(run_id=run_id, line=dict(line))]
+    return whole if tell is None else [*whole, *tell(line, run_id)]
 
 
 def _transition(line: Line, run_id: str) -> list[Body]:

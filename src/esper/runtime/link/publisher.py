@@ -15,7 +15,6 @@ from esper.oona.bus import Bus, Message
 from esper.oona.codec import Codec
 from esper.oona.messages import Body, RunHeartbeat
 from esper.runtime.link.lines import bodies
-from esper.runtime.record.memory import memory_bytes
 from esper.runtime.session import Session
 
 TELEMETRY = "telemetry"
@@ -52,6 +51,7 @@ class TelemetryPublisher:
         run_id: of the run.
         bound: lines of telemetry that may wait. What else happens in a run is little, and never dropped.
         heartbeat_s: between two heartbeats.
+        headers: that go along with every message.
 
     Attributes:
         statistics: what became of it all.
@@ -65,8 +65,9 @@ class TelemetryPublisher:
         *,
         bound: int = 1000,
         heartbeat_s: float = 5.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._connect, self._codec, self._run_id = connect, codec, run_id
+        self._connect, self._codec, self._run_id, self._headers = connect, codec, run_id, headers
         self._bus: Bus | None = None
         self._bound, self._heartbeat_s = bound, heartbeat_s
         self.statistics = PublisherStatistics()
@@ -75,7 +76,6 @@ class TelemetryPublisher:
         self._unencoded: deque[Body] = deque()
         self._unsent: list[Message] = []
         self._losses: tuple[float | None, float | None] = None, None
-        self._flags: dict[str, bool] = {}
         self._session: Session | None = None
         self._is_finished = False
         self._next_heartbeat = 0.0
@@ -96,6 +96,11 @@ class TelemetryPublisher:
         else:
             self._kept.append(line)
         self._wake.set()
+
+    @property
+    def queue(self) -> int:
+        """Lines and messages that wait. Any thread may ask."""
+        return len(self._kept) + len(self._telemetry) + len(self._unencoded) + len(self._unsent)
 
     def put(self, body: Body) -> None:
         """Take a message that must not be lost."""
@@ -152,7 +157,7 @@ class TelemetryPublisher:
         if not self._unsent:
             self._unencoded.extend([] if self._unencoded else self._next(is_last=is_last))
             while self._unencoded:  # a store of large payloads may be away: nothing is taken off before it is encoded
-                self._unsent.append(self._codec.encode(self._unencoded[0], self._run_id))
+                self._unsent.append(self._codec.encode(self._unencoded[0], self._run_id, self._headers))
                 self._unencoded.popleft()
         if not self._unsent:
             return False
@@ -183,11 +188,9 @@ class TelemetryPublisher:
         if line["event"] == "epoch":
             self._losses = line["train_loss"], line["val_loss"]
             self._next_heartbeat = 0.0
-        if line["event"] == "flags":
-            self._flags = {name: flag["is_on"] for name, flag in line["flags"].items()}
         if line["event"] == "finished" and self._session is not None:
             self._is_finished = True
-            return [self._heartbeat(self._session, is_finished=True)]
+            return [*bodies(line, self._run_id), self._heartbeat(self._session, is_finished=True)]
         return bodies(line, self._run_id)
 
     def _heartbeat(self, session: Session, *, is_finished: bool) -> RunHeartbeat:
@@ -203,7 +206,5 @@ class TelemetryPublisher:
             select_loss=select_loss,
             train_flops=session.train_flops,
             is_finished=is_finished,
-            memory_bytes=memory_bytes(),
-            flags=self._flags,
             time=time.time(),
         )

@@ -1,11 +1,11 @@
 """A policy that asks a controller elsewhere, over a bus."""
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from esper.contracts.commands import Answer, Command
+from esper.contracts.commands import Answer, Command, Handled
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import BusError
 from esper.contracts.reports import Observation
@@ -14,6 +14,21 @@ from esper.oona.codec import Codec
 from esper.oona.messages import Decision, ObservationReport
 from esper.runtime.link.names import group_of
 from esper.tamiyo.heuristic import Policy
+
+
+@dataclass(slots=True)
+class ControllerStatistics:
+    """How a controller elsewhere has served a run.
+
+    Args:
+        decisions: that came in time.
+        decisions_missed: that did not.
+        controller_seen: when the last one came, in seconds since 1970; 0 if none has.
+    """
+
+    decisions: int = 0
+    decisions_missed: int = 0
+    controller_seen: float = 0.0
 
 
 class RemotePolicy:
@@ -30,6 +45,11 @@ class RemotePolicy:
         timeout_s: how long to wait.
         otherwise: who decides where no decision came in time; None decides nothing then.
         tell: called with a sentence where none came.
+        headers: that go along with every question.
+        on_handled: called with every command of a decision once it is answered.
+
+    Attributes:
+        statistics: how it was served.
     """
 
     def __init__(
@@ -42,11 +62,16 @@ class RemotePolicy:
         timeout_s: float = 10.0,
         otherwise: Policy | None = None,
         tell: Callable[[str], None] = lambda text: None,
+        headers: Mapping[str, str] | None = None,
+        on_handled: Callable[[Handled], None] = lambda handled: None,
     ) -> None:
+        self._headers, self._on_handled = headers, on_handled
+        self._decided: dict[str, tuple[Command, float, Mapping[str, str]]] = {}
         self._connect, self._codec, self._run_id, self._config = connect, codec, run_id, config
         self._bus: Bus | None = None
         self._timeout_s, self._otherwise, self._tell = timeout_s, otherwise, tell
         self._subscription: Subscription | None = None
+        self.statistics = ControllerStatistics()
         self._number = 0
         self._answers: list[Answer] = []
         self._state: Any = None
@@ -68,9 +93,14 @@ class RemotePolicy:
             decision = None
             self._tell(f"The controller cannot be asked: {error}")
         self._answers = []
-        if decision is not None:
+        if decision is None:
+            self._decided.clear()
+        else:
             self._state = decision.state
+            self.statistics.decisions += 1
+            self.statistics.controller_seen = round(time.time(), 3)
             return list(decision.commands)
+        self.statistics.decisions_missed += 1
         return [] if self._otherwise is None else self._otherwise.decide(observation)
 
     def _asked(self, question: ObservationReport) -> Decision | None:
@@ -80,7 +110,7 @@ class RemotePolicy:
             self._subscription = self._bus.subscribe(
                 Decision.topic, group_of(self._run_id), "policy", start="new", redeliver_after_s=self._timeout_s + 1.0
             )
-        self._bus.publish(self._codec.encode(question, self._run_id))
+        self._bus.publish(self._codec.encode(question, self._run_id, self._headers))
         while (left_s := deadline - time.monotonic()) > 0:
             found = None
             for delivery in self._subscription.receive(timeout_s=min(left_s, 1.0)):
@@ -92,6 +122,8 @@ class RemotePolicy:
                         continue
                     if isinstance(body, Decision) and body.number == question.number:
                         found = body
+                        came = time.time(), delivery.message.headers
+                        self._decided = {one.id: (one, *came) for one in body.commands}
                 self._subscription.ack([delivery])
             if found is not None:
                 return found
@@ -107,6 +139,21 @@ class RemotePolicy:
     def answered(self, answer: Answer) -> None:
         """Goes out with the next question."""
         self._answers.append(answer)
+        if (asked := self._decided.pop(answer.command_id, None)) is None:
+            return
+        command, received, headers = asked
+        self._on_handled(
+            Handled(
+                command_id=command.id,
+                who=command.who,
+                accepted=answer.accepted,
+                reason=answer.reason,
+                received=received,
+                answered=time.time(),
+                headers=headers,
+                is_decision=True,
+            )
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What the next question will say."""

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from esper.contracts.events import Event, Note, record
-from esper.runtime.record.log_files import BULKY, LogFiles
+from esper.runtime.record.log_files import LOOSE, LogFiles
 from esper.runtime.record.outbox import Line, Listener, Outbox
 
 
 class Journal:
     """Records events in memory; the logs and the listeners get them where nothing is half done.
 
-    Recording never fails and calls nobody. Bulky events are not kept: where a run goes on from a checkpoint, those that
-    its directory holds stay there.
+    Recording never fails and calls nobody. Some events are not kept (:data:`LOOSE`): where a run goes on from a
+    checkpoint, those that its directory holds stay there.
 
     Args:
         directory: where the logs are; None keeps events in memory only.
@@ -43,12 +43,12 @@ class Journal:
 
     def write(self, event: Event) -> None:
         """Record an event. A number that is not finite is written as null, what JSON does not know as a string."""
-        line = _plain(record(event))
+        line = plain(record(event))
         self.add({"event": line.pop("event"), "time": round(time.time(), 3), **line})
 
     def add(self, line: Line) -> None:
         """Take in an event as it was recorded, perhaps elsewhere."""
-        if line["event"] not in BULKY:
+        if line["event"] not in LOOSE:
             self.events.append(line)
         if self._files is not None:
             self._files.put(line)
@@ -95,11 +95,12 @@ class Journal:
         self.write(Note(text=text))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON can hold: null for a number that is not finite, text for what it does not know."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)

@@ -5,19 +5,21 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-from esper.contracts.events import EVENTS
+from esper.contracts.events import EVENTS, MEASURED
 from esper.runtime.record.outbox import Line
 
-BULKY = frozenset({"telemetry"})
-"""Events of thousands of numbers, which are not kept in memory."""
+LOOSE = MEASURED | {"telemetry"}
+"""Events that are not kept in memory: of thousands of numbers, or of the machine."""
 
-_BULKY_LINE = re.compile(rb'{"event": "telemetry", "time": [\d.]+, "epoch": \d+, "step": (\d+), .*}\n')
+_LOOSE_LINE = re.compile(
+    rb'{"event": "(?:telemetry|vitals|checkpoint)", "time": [\d.]+, (?:"epoch": \d+, )?"step": (\d+), .*}\n'
+)
 
 
 class LogFiles:
     """Appends events to the logs. What cannot be written waits in memory and is written with what comes next.
 
-    Bulky events stay in the file where a log begins anew with the events of a checkpoint.
+    Loose events stay in the file where a log begins anew with the events of a checkpoint.
 
     Args:
         directory: where the files are.
@@ -77,32 +79,36 @@ class LogFiles:
         del self._whole[path]
 
     def _rewrite(self, events: list[Line]) -> None:
+        last = max((event["step"] for event in events if isinstance(event.get("step"), int)), default=0)
         for path in self._waiting:
             path.touch()
             unfinished = path.with_name(f".{path.name}.new")
             with path.open("rb") as old, unfinished.open("wb") as file:
-                bulky = _bulky_lines(old)
-                for event in events:
-                    if self._file(event) == path:
-                        file.write(_line(event).encode())
-                        if event["event"] == "epoch" and event["step"] in bulky:
-                            old.seek(bulky[event["step"]])
-                            file.write(old.readline())
+                loose = _loose_lines(old, last)
+                own = (_line(event).encode() for event in events if self._file(event) == path)
+                for line in (b"", *own):
+                    file.write(line)
+                    for at in loose.pop(line, ()):
+                        old.seek(at)
+                        file.write(old.readline())
             unfinished.replace(path)
 
     def _file(self, event: Line) -> Path:
         return self.directory / (f"{EVENTS[event['event']].log}.jsonl")
 
 
-def _bulky_lines(file: BinaryIO) -> dict[int, int]:
-    """Where the lines begin that no event in memory can write again, by the step of the epoch that they follow.
+def _loose_lines(file: BinaryIO, last: int) -> dict[bytes, list[int]]:
+    """Where the lines up to a step begin that no event in memory can write again, by the line that they follow.
 
     They stay on disk: together they may be large. One that was cut is left out.
     """
-    begins, at = {}, 0
+    begins: dict[bytes, list[int]] = {}
+    at, before = 0, b""
     for line in file:
-        if found := _BULKY_LINE.fullmatch(line):
-            begins[int(found[1])] = at
+        if not (found := _LOOSE_LINE.fullmatch(line)):
+            before = line
+        elif int(found[1]) <= last:
+            begins.setdefault(before, []).append(at)
         at += len(line)
     return begins
 

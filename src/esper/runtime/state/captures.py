@@ -19,6 +19,9 @@ class Captures:
         snapshots: captures and restores the caller's objects.
         trainer: knows step and learning rates.
         restructured: called when something has changed what work costs.
+
+    Attributes:
+        restored: how often the run was put back where it was.
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class Captures:
     ) -> None:
         self._places, self._snapshots, self._trainer = places, snapshots, trainer
         self._restructured = restructured
+        self.restored = 0
 
     def capture(self) -> dict[str, Any]:
         """Body and clock of the run as it is."""
@@ -42,6 +46,7 @@ class Captures:
             captured: where to go back to.
             is_spare: whether it is needed no more, and may be used up.
         """
+        self.restored += 1
         clock, body = captured["clock"], captured["body"]
         self._snapshots.restore_body(body if is_spare else self._snapshots.fetch(body))
         self._snapshots.restore_clock(clock)

@@ -1,4 +1,4 @@
-"""Events in words: what the plain lines and the live display say about them."""
+"""Events in words: what the plain lines, the live display and trackers say about them."""
 
 from typing import Any, Literal, NamedTuple
 

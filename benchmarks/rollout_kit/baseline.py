@@ -1,0 +1,117 @@
+"""Whether ``esper baseline compare`` finds a slowdown of a tenth, and none where there is none.
+
+A clone of this repository gets a commit in which every training step works for a tenth longer, and each comparison is
+the product's own: a worktree of the base, two processes, blocks in a drawn order. ``one after the other`` is the
+control: the same processes, the base measured first and then the change, and a regression where the mean of the second
+is more than 5 % above that of the first.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from esper.evaluation.baseline.cells import Cell, CellWorker, Setting
+from esper.evaluation.baseline.compare import Rules, Timed, compare
+from esper.evaluation.baseline.comparison import verdict
+from esper.evaluation.baseline.sides import sides
+
+ROOT = Path(__file__).parents[2]
+CELL, SETTING = Cell(32, 100), Setting("cpu")
+CALLS_OF_CONTROL = 400
+
+SLOWED = """
+
+def _slowed(step):
+    from time import thread_time
+
+    looks = [thread_time() for _ in range(101)]
+    look_s = (looks[-1] - looks[0]) / 100
+
+    def slowed(self, batch):
+        begun = thread_time()
+        found = step(self, batch)
+        until = begun + 1.1 * (thread_time() - begun) - 3 * look_s
+        while thread_time() < until:
+            pass
+        return found
+
+    return slowed
+
+
+Session.step = _slowed(Session.step)
+"""
+"""Added to the session: a tenth of what a step took on the core is spent again, looks at the clock among it."""
+
+
+@contextmanager
+def clone() -> Iterator[Path]:
+    """A clone whose HEAD is this commit with slower steps; its working tree is that of HEAD."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", "--shared", str(ROOT), str(root)], check=True)
+        with (root / "src/esper/runtime/session.py").open("a") as file:
+            file.write(SLOWED)
+        identity = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org")
+        subprocess.run(["git", "-C", str(root), *identity, "commit", "--quiet", "-am", "Slower by a tenth"], check=True)
+        yield root
+
+
+def trials(root: Path, kind: str, runs: int) -> dict[str, Any]:
+    """So many comparisons of one kind: ``same`` or ``slowed``."""
+    verdicts, by_latency, blocks, estimates = Counter[str](), Counter[str](), [], []
+    both = sides(root, "HEAD", null=True) if kind == "same" else sides(root, "HEAD~1")
+    for seed in range(runs):
+        with both.sources() as sources:
+            found = list(compare(*sources, [CELL], SETTING, Rules(seed=seed)))
+        verdicts[verdict(found)] += 1
+        by_latency.update(f"{one.what}: {one.verdict}" for one in found)
+        timed = [one for one in found if isinstance(one, Timed)]
+        blocks.append([len(one.base_s) for one in timed])
+        estimates.append([one.estimate for one in timed])
+        print(kind, seed + 1, dict(verdicts), file=sys.stderr, flush=True)
+    return told(verdicts, runs) | {
+        "by figure": dict(sorted(by_latency.items())),
+        "median blocks": dict(zip((one.what for one in timed), np.median(blocks, axis=0).tolist(), strict=True)),
+        "estimates": {
+            one.what: {"median": float(np.median(column)), "deviation": float(np.std(column))}
+            for one, column in zip(timed, np.transpose(estimates), strict=True)
+        },
+    }
+
+
+def one_after_the_other(root: Path, runs: int) -> dict[str, Any]:
+    """The control, of two sides that are the same."""
+    verdicts = Counter[str]()
+    with sides(root, "HEAD", null=True).sources() as sources:
+        for _ in range(runs):
+            with CellWorker(sources[0], "first") as first, CellWorker(sources[1], "second") as second:
+                first.build(CELL, SETTING)
+                second.build(CELL, SETTING)
+                base, change = (np.mean(side.seconds("step", CALLS_OF_CONTROL)) for side in (first, second))
+            verdicts["regression" if change > 1.05 * base else "fine"] += 1
+            print("one after the other", dict(verdicts), file=sys.stderr, flush=True)
+    return told(verdicts, runs)
+
+
+def told(verdicts: Counter[str], runs: int) -> dict[str, Any]:
+    """Verdicts, and the 95 % interval of the share of regressions (Clopper and Pearson)."""
+    interval = binomtest(verdicts["regression"], runs).proportion_ci()
+    return {"runs": runs, "verdicts": dict(verdicts), "regressions": [interval.low, interval.high]}
+
+
+def measure(same: int = 200, slowed: int = 100, control: int = 50) -> dict[str, Any]:
+    """All of it."""
+    with clone() as root:
+        found = {"slowed": trials(root, "slowed", slowed)}
+        subprocess.run(["git", "-C", str(root), "reset", "--quiet", "--hard", "HEAD~1"], check=True)
+        found["same"] = trials(root, "same", same)
+        found["one after the other"] = one_after_the_other(root, control)
+    return found

@@ -1,0 +1,1 @@
+"""How fast and how large Esper is, and whether a change made it worse."""

@@ -1,0 +1,1 @@
+"""What happens in a run, shown by experiment trackers: TensorBoard, Weights & Biases, MLflow, trackio."""

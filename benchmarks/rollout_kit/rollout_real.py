@@ -22,7 +22,7 @@ from esper.flags import FlagStore, set_flag
 from esper.tasks.catalogue import load_task
 
 PLAN = "1,10,25,50,75,100"
-MOST_RUNS = 60
+MOST_RUNS = 100
 
 
 def run(flags: Flags, number: int, directory: Path, epochs: int) -> None:
@@ -58,7 +58,8 @@ def roll_out(root: Path, flag: str, epochs: int, min_runs: int, plan: str = PLAN
         if now.outcome != "running":
             break
         good = {True: 0, False: 0} | _good_of_step(now)
-        wanted = now.percent == 100 or good[True] <= good[False]
+        is_first = number // 2 % 2 == 0  # who goes first takes turns
+        wanted = now.percent == 100 or good[True] < good[False] or (good[True] == good[False] and is_first)
         resolved = next(found for one in ids if (found := flags.resolve(one)).is_on(flag) is wanted)
         run(resolved, number, root / "runs" / resolved.model_id, epochs)
         cohorts[wanted] += 1

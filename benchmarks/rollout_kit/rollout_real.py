@@ -89,7 +89,7 @@ def measure() -> dict[str, Any]:
     """Both."""
     found = {}
     for name, flag, epochs, min_runs in (
-        ("from 1 to 100 percent", "grafting_strategies", 12, 3),
+        ("from 1 to 100 percent", "grafting_strategies", 12, 4),
         ("taken back", "extended_lifecycle", 20, 5),
     ):
         with tempfile.TemporaryDirectory() as root:

@@ -12,8 +12,8 @@ OVERHEAD = ROOT / "benchmarks" / "results" / "watching" / "overhead.json"
 
 BEGIN = "## Measured\n"
 MEASURED = """
-The same run watched and heard by an idle listener, taking turns step by step in one process, `/metrics` read every
-second: CPU time of the thread that trains, medians, and all of what a scrape takes. Weights end with the same bytes
+The same run with metrics (read every second), traces and TensorBoard, and without any of it, in turns step by step in
+one process on an idle machine: wall clock, medians, and all of what a scrape takes. Weights end with the same bytes
 (`python -m benchmarks.watching overhead`, [with the machine](../benchmarks/results/watching/overhead.json)).
 """
 

@@ -6,11 +6,13 @@ control: the same processes, the base measured first and then the change, and a 
 is more than 5 % above that of the first.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,15 @@ import numpy as np
 from scipy.stats import binomtest
 
 from esper.evaluation.baseline.cells import Cell, CellWorker, Setting
-from esper.evaluation.baseline.compare import Rules, Timed, compare
+from esper.evaluation.baseline.compare import Rules, Timed, Weighed, compare
 from esper.evaluation.baseline.comparison import verdict
 from esper.evaluation.baseline.sides import sides
 
 ROOT = Path(__file__).parents[2]
 CELL, SETTING = Cell(32, 100), Setting("cpu")
 CALLS_OF_CONTROL = 400
+AT_A_TIME = max(1, len(os.sched_getaffinity(0)) // 4)
+"""Comparisons at a time: two threads of a core slow each other down, so that much of the machine stays free."""
 
 SLOWED = """
 
@@ -66,23 +70,28 @@ def clone() -> Iterator[Path]:
 
 def trials(root: Path, kind: str, runs: int) -> dict[str, Any]:
     """So many comparisons of one kind: ``same`` or ``slowed``."""
-    verdicts, by_latency, blocks, estimates = Counter[str](), Counter[str](), [], []
     both = sides(root, "HEAD", null=True) if kind == "same" else sides(root, "HEAD~1")
-    for seed in range(runs):
-        with both.sources() as sources:
+    with both.sources() as sources, ThreadPoolExecutor(AT_A_TIME) as pool:
+
+        def one(seed: int) -> list[Timed | Weighed]:
             found = list(compare(*sources, [CELL], SETTING, Rules(seed=seed)))
-        verdicts[verdict(found)] += 1
-        by_latency.update(f"{one.what}: {one.verdict}" for one in found)
-        timed = [one for one in found if isinstance(one, Timed)]
-        blocks.append([len(one.base_s) for one in timed])
-        estimates.append([one.estimate for one in timed])
-        print(kind, seed + 1, dict(verdicts), file=sys.stderr, flush=True)
+            print(kind, seed, verdict(found), file=sys.stderr, flush=True)
+            return found
+
+        all_found = list(pool.map(one, range(runs)))
+    verdicts = Counter(verdict(found) for found in all_found)
+    timed = [[one for one in found if isinstance(one, Timed)] for found in all_found]
     return told(verdicts, runs) | {
-        "by figure": dict(sorted(by_latency.items())),
-        "median blocks": dict(zip((one.what for one in timed), np.median(blocks, axis=0).tolist(), strict=True)),
+        "by figure": dict(
+            sorted(Counter(f"{one.what}: {one.verdict}" for found in all_found for one in found).items())
+        ),
+        "median blocks": {
+            same[0].what: float(np.median([len(one.base_s) for one in same])) for same in zip(*timed, strict=True)
+        },
         "estimates": {
-            one.what: {"median": float(np.median(column)), "deviation": float(np.std(column))}
-            for one, column in zip(timed, np.transpose(estimates), strict=True)
+            same[0].what: {"median": float(np.median(values)), "deviation": float(np.std(values))}
+            for same in zip(*timed, strict=True)
+            if (values := [one.estimate for one in same])
         },
     }
 

@@ -1,8 +1,9 @@
-"""What a run pays for being watched: its steps beside those of an equal run that an idle listener hears.
+"""What a run pays for being watched: its steps beside those of an equal run without any of it.
 
-Everything of :data:`WATCHERS` is on, and ``/metrics`` is read every second. Both run in one process and take turns;
-their weights must end with the same bytes. Times are CPU time of the thread that trains, so that a busy machine does
-not count; what others do for a scrape is counted in full, as if training had to wait for it.
+Both write a run directory, as every ``esper run`` does, in one process, and take turns step by step; their weights must
+end with the same bytes. ``/metrics`` is read every second, traces go to a collector on this machine that forgets them,
+TensorBoard writes its files. Times are wall clock, for an idle machine; what a scrape takes is counted in full, as if
+training had to wait for it.
 """
 
 import statistics
@@ -12,6 +13,9 @@ import timeit
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,17 +27,20 @@ from esper.evaluation import growing as module
 from esper.evaluation.growing import Growing, growing
 from esper.evaluation.scoring import mean_loss
 from esper.observability.metrics.prometheus import Metrics
+from esper.observability.tracing import RunTracing, Traces, otlp
+from esper.observability.tracking.following import Tracking
+from esper.runtime.session import Session
 from esper.tasks.catalogue import load_task
-
-Listener = Callable[[Mapping[str, Any]], object]
 
 SCRAPED_EVERY_S = 1.0
 
 
 @contextmanager
-def metrics() -> Iterator[Listener]:
+def metrics(session: Session) -> Iterator[None]:
     """Metrics for Prometheus, which asks every second."""
     shown, ending = Metrics(0), threading.Event()
+    shown.begin_with(session.events)
+    session.subscribe(shown)
 
     def scrape() -> None:
         while not ending.wait(SCRAPED_EVERY_S):
@@ -41,14 +48,49 @@ def metrics() -> Iterator[Listener]:
 
     thread = threading.Thread(target=scrape, daemon=True)
     thread.start()
-    yield shown
+    yield
     ending.set()
     thread.join()
     shown.close()
 
 
-WATCHERS = (metrics,)
-"""Give a listener each."""
+class _Collector(BaseHTTPRequestHandler):
+    """Takes traces and forgets them."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@contextmanager
+def traces(session: Session) -> Iterator[None]:
+    """Spans, sent by OTLP."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tracing = RunTracing(Traces(otlp(f"http://127.0.0.1:{server.server_port}"), "overhead", print), "overhead")
+        tracing.follow(session.events)
+        session.subscribe(tracing)
+        yield
+        assert tracing.close(), "the collector did not take all spans"
+        server.shutdown()
+
+
+@contextmanager
+def tensorboard(session: Session) -> Iterator[None]:
+    """Scalars, histograms of what seeds sense, texts."""
+    with TemporaryDirectory() as folder:
+        tracking = Tracking("tensorboard", Path(folder), tell=print)
+        tracking.follow(session)
+        yield
+        tracking.close()
+
+
+WATCHERS = (metrics, traces, tensorboard)
+"""All that may be on."""
 
 
 def work(seconds: float) -> Callable[[], object]:
@@ -88,7 +130,7 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
             spend()
         return mean_loss(model, batch)
 
-    def session(on_event: list[Listener]) -> Growing:
+    def run(directory: str) -> Growing:
         return growing(
             load_task("digits", 0, "mlp"),
             GrowthConfig(),
@@ -98,15 +140,17 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
             schedule="cosine",
             seed=0,
             steps_per_epoch=steps,
-            on_event=on_event,
+            directory=Path(directory),
         )
 
     with ExitStack() as stack:
         before, module.mean_loss = module.mean_loss, loss  # type: ignore[assignment]
         try:
-            watched, alone = session([stack.enter_context(one()) for one in WATCHERS]), session([lambda line: None])
+            watched, alone = (run(stack.enter_context(TemporaryDirectory())) for _ in range(2))
         finally:
             module.mean_loss = before
+        for watcher in WATCHERS:
+            stack.enter_context(watcher(watched.session))
         watched_s, alone_s, boundaries_s = [], [], []
         for number in range(epochs):
             for batches in zip(watched.loader, alone.loader, strict=True):
@@ -173,9 +217,9 @@ def paired(both: tuple[Growing, Growing], do: Callable[[Growing, int], object], 
     """Seconds that the same takes in either run; ``first`` goes first."""
     seconds = [0.0, 0.0]
     for at in (first, 1 - first):
-        start = time.thread_time()
+        start = time.perf_counter()
         do(both[at], at)
-        seconds[at] = time.thread_time() - start
+        seconds[at] = time.perf_counter() - start
     return seconds[0], seconds[1]
 
 

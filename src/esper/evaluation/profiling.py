@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -206,7 +207,8 @@ def _ranges(profiler: Any, steps: int) -> dict[str, list[Cost]]:
     spans = [
         Span(one.name, one.thread, one.time_range.start, one.time_range.end, one.device_time_total)
         for one in profiler.events()
-        if one.name in NAMES or one.name.startswith("phase: ")
+        if one.device_type == DeviceType.CPU  # a GPU's track repeats the ranges
+        and (one.name in NAMES or one.name.startswith("phase: "))
     ]
     found = {}
     for phase in (one for one in spans if one.name.startswith("phase: ")):

@@ -61,10 +61,13 @@ class TensorBoard:
 def histogram(values: Sequence[float]) -> Any:
     """A histogram of equal buckets over the range of the values."""
     known = np.asarray(values, dtype=np.float64)
-    counts, edges = np.histogram(known, bins=BUCKETS)
+    low, high = known.min(), known.max()
+    width = (high - low) / BUCKETS or 1.0  # np.histogram takes ten times as long for as few values
+    edges = low + width * np.arange(BUCKETS + 1)
+    counts = np.bincount(np.minimum((known - low) / width, BUCKETS - 1).astype(int), minlength=BUCKETS)
     return HistogramProto(
-        min=known.min(),
-        max=known.max(),
+        min=low,
+        max=high,
         num=known.size,
         sum=known.sum(),
         sum_squares=float(known @ known),

@@ -8,6 +8,7 @@ import pytest
 from esper.contracts.errors import ConfigError
 from esper.flags import edit, last_good, set_flag
 from esper.flags.edit import read
+from esper.flags.lock import held
 
 NAME = "message_bus"
 
@@ -86,9 +87,15 @@ def test_writers_do_not_lose_each_others_edits(tmp_path):
 
 def test_a_writer_that_does_not_end_is_not_waited_for_forever(tmp_path, monkeypatch):
     monkeypatch.setattr(edit, "PATIENCE_S", 0.05)
-    (tmp_path / ".flags.json.lock").touch()
-    with pytest.raises(ConfigError, match="Another writer holds"):
+    lock = tmp_path / ".flags.json.lock"
+    with held(lock, "it"), pytest.raises(ConfigError, match="Another writer holds"):
         set_flag(tmp_path / "flags.json", NAME, "on")
+
+
+def test_what_a_writer_that_was_killed_left_keeps_nobody(tmp_path):
+    (tmp_path / ".flags.json.lock").touch()
+    set_flag(tmp_path / "flags.json", NAME, "on")
+    assert read(tmp_path / "flags.json").rules.keys() == {NAME}
 
 
 def test_a_link_stays_a_link(tmp_path):

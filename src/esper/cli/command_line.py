@@ -16,6 +16,7 @@ from esper.cli.commands.inspect import InspectCommand
 from esper.cli.commands.migrate import MigrateCommand
 from esper.cli.commands.profile import ProfileCommand
 from esper.cli.commands.report import ReportCommand
+from esper.cli.commands.rollout import RolloutCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
 from esper.cli.commands.tamiyo import TamiyoCommand
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "flags": FlagsCommand,
     "migrate": MigrateCommand,
     "ab": ABCommand,
+    "rollout": RolloutCommand,
     "baseline": BaselineCommand,
     "exporter": ExporterCommand,
     "watch": WatchCommand,

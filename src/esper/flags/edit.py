@@ -1,9 +1,7 @@
 """Changes the store: one writer at a time, and as a whole or not at all."""
 
-import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from esper.contracts.errors import ConfigError
 from esper.contracts.flags import check_name
 from esper.flags import last_good
 from esper.flags.document import Document, parse, text_of
+from esper.flags.lock import held
 from esper.flags.rule import DISABLED, Rule
 from esper.flags.shares import parse as parse_share
 
@@ -106,21 +105,9 @@ def _without_its_rule(name: str, path: Path, is_off: bool, has_lists: bool) -> d
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Wait until nobody else writes the store, and keep others from it."""
-    lock = path.with_name(f".{path.name}.lock")
-    until = time.monotonic() + PATIENCE_S
-    while True:
+    with ExitStack() as stack:
         try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            break
-        except FileExistsError:
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"Another writer holds the store of flags {path}. Try again; if there is none, delete {lock}."
-                ) from None
-            time.sleep(0.02)
+            stack.enter_context(held(path.with_name(f".{path.name}.lock"), f"the store of flags {path}", PATIENCE_S))
         except OSError as error:
             raise ConfigError(f"The store of flags {path} cannot be written: {error.strerror}.") from None
-    try:
         yield
-    finally:
-        lock.unlink()

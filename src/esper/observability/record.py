@@ -34,6 +34,7 @@ class Record:
         audit: events of ``audit.jsonl`` with the numbers of their lines, from 1.
         epochs: lines of the kind ``epoch`` of ``metrics.jsonl``, likewise.
         telemetry: lines of the kind ``telemetry``, likewise.
+        vitals: lines of the kind ``vitals``, likewise.
         faults: what is missing or damaged, in plain words. That a run is unfinished is none.
         every: of how many lines of telemetry one was kept.
         is_afar: whether a bus tells it: its directory is not at hand, and ``directory`` is only its name.
@@ -46,6 +47,7 @@ class Record:
     audit: list[Numbered] = field(default_factory=list)
     epochs: list[Numbered] = field(default_factory=list)
     telemetry: list[Numbered] = field(default_factory=list)
+    vitals: list[Numbered] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     every: int = 1
     is_afar: bool = False
@@ -96,12 +98,15 @@ class Lines:
         """Begin anew with ``metrics.jsonl``."""
         self.epochs: list[Numbered] = []
         self.telemetry: list[Numbered] = []
+        self.vitals: list[Numbered] = []
         self.every, self._boundaries = 1, 0
 
     def add_metrics(self, one: Numbered) -> None:
         """Take in a line of ``metrics.jsonl``."""
         if one[1]["event"] == "epoch":
             self.epochs.append(one)
+        elif one[1]["event"] == "vitals":
+            self.vitals.append(one)
         elif one[1]["event"] == "telemetry":
             self._add_telemetry(one)
 
@@ -187,6 +192,7 @@ class Reading:
             audit=self._lines.audit,
             epochs=self._lines.epochs,
             telemetry=self._lines.telemetry,
+            vitals=self._lines.vitals,
             faults=gone + self._faults,
             every=self._lines.every,
         )

@@ -33,6 +33,10 @@ class UnreadableError(BusError):
     """A message that nobody may act on; its text is the reason for the dead letter."""
 
 
+class UntrustedError(UnreadableError):
+    """A message that was not signed as it must be, or is late: nobody knows whose it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What is carried.

@@ -14,7 +14,7 @@ import msgspec
 import zstandard
 
 from esper.contracts.errors import BusError, closest
-from esper.oona.bus import Message, UnreadableError
+from esper.oona.bus import Message, UnreadableError, UntrustedError
 from esper.oona.claims import CLAIM, Claims
 from esper.oona.messages import KINDS, Body
 
@@ -63,18 +63,18 @@ class Signing:
         """Refuse what was not signed by one of the keys, was changed, or is late.
 
         Raises:
-            UnreadableError: with the reason.
+            UntrustedError: with the reason.
         """
         headers = dict(message.headers)
         signature, key_id = headers.pop(SIGNATURE, None), headers.get(KEY_ID, "")
         if signature is None:
-            raise UnreadableError("it is not signed")
+            raise UntrustedError("it is not signed")
         if key_id not in self.keys:
-            raise UnreadableError(f"it is signed with an unknown key, {key_id[:40]!r}")
+            raise UntrustedError(f"it is signed with an unknown key, {key_id[:40]!r}")
         if not hmac.compare_digest(signature, _signature(self.keys[key_id], replace(message, headers=headers))):
-            raise UnreadableError("its signature is wrong")
+            raise UntrustedError("its signature is wrong")
         if float(headers[EXPIRES]) < time.time():
-            raise UnreadableError("it is late")
+            raise UntrustedError("it is late")
 
 
 def _signature(key: bytes, message: Message) -> str:

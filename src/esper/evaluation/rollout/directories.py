@@ -7,7 +7,8 @@ from pathlib import Path
 from esper.contracts.errors import ConfigError
 from esper.evaluation.rollout.health import RunHealth
 from esper.evaluation.rollout.lines import health
-from esper.observability.record import AUDIT, METRICS, RESULT, Record, read
+from esper.observability.files import AUDIT, METRICS, RESULT
+from esper.observability.record import Record, read
 
 
 class RunDirectories:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from esper.contracts.errors import BusUnavailableError
 from esper.evaluation.rollout.health import RunHealth
 from esper.evaluation.rollout.lines import Line, health
-from esper.observability.record import is_whole
+from esper.observability.files import is_whole
 from esper.oona.bus import Bus, Message, Subscription, UnreadableError, UntrustedError
 from esper.oona.environment import codec
 from esper.oona.messages import RunEvent

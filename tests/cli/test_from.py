@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from esper.cli import conclusion
 from esper.cli.main import main
+from esper.contracts.events import MEASURED
 from esper.evaluation.controls import Setting, host_on, static
 from esper.tasks.digits import digits
 
@@ -29,8 +30,10 @@ def _result(directory) -> dict:
 
 
 def _audit(directory) -> list[dict]:
+    """All that happened, but for what was measured of the process."""
     lines = [json.loads(line) for line in (directory / "audit.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    told = [line for line in lines if line["event"] not in MEASURED]
+    return [{key: value for key, value in line.items() if key != "time"} for line in told]
 
 
 @pytest.fixture(scope="module")

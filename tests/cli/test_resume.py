@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from esper.cli import conclusion
 from esper.cli.main import main
+from esper.contracts.events import MEASURED
 
 STOPPED_RUN = """
 import os, signal, sys
@@ -49,7 +50,11 @@ def _outcome(directory: Path) -> dict[str, Any]:
     logs = {}
     for name in ("metrics.jsonl", "audit.jsonl"):
         lines = [json.loads(line) for line in (directory / name).read_text().splitlines()]
-        logs[name] = [{key: value for key, value in line.items() if key != "time"} for line in lines]
+        logs[name] = [
+            {key: value for key, value in line.items() if key != "time"}
+            for line in lines
+            if line["event"] not in MEASURED
+        ]
     return {"result": result, "weights": (directory / "model" / "weights.safetensors").read_bytes(), **logs}
 
 

@@ -323,7 +323,8 @@ class TestTheDirectory:
         session = build(directory=tmp_path)
         session.after_epoch()
         lines = (tmp_path / "audit.jsonl").read_text().splitlines()
-        assert [json.loads(line)["event"] for line in lines] == ["model", "note", "transition", "round_begun"]
+        told = [json.loads(line)["event"] for line in lines]
+        assert told == ["model", "note", "transition", "round_begun", "checkpoint"]
 
 
 def other_shape() -> nn.Module:

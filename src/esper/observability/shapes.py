@@ -112,6 +112,14 @@ _judged = dict.fromkeys(
     ("twin_z", "metric_gain", "gate_loss", "twin_gate_loss", "gain", "gain_se", "variation"), _number
 )
 _module = fields({"name": is_text, "type": is_text, "parameters": is_whole})
+_bus = fields(
+    {},
+    {
+        **dict.fromkeys(("queue", "published", "dropped", "unsendable", "failures", "dead_letters"), is_whole),
+        **{"decisions": is_whole, "decisions_missed": is_whole, "controller_seen": _number},
+        "commands": lambda value: isinstance(value, dict) and all(map(is_whole, value.values())),
+    },
+)
 _live_grafts = fields({"live": is_whole, "alpha": is_number})
 _place = fields(
     {"layer_id": is_text, "kind": is_text, "covers": list_of(is_text)}
@@ -206,7 +214,7 @@ OPTIONAL: dict[str, dict[str, Shape]] = {
     "recovery": {"select_loss": _number, "select_loss_before_graft": _number},
     "vitals": {
         "grafts": lambda value: isinstance(value, dict) and all(map(_live_grafts, value.values())),
-        "bus": is_mapping,
+        "bus": _bus,
     },
 }
 """Fields that it may have."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from esper.contracts.events import EVENTS
+from esper.contracts.events import EVENTS, STEP_BOUNDS_S
 from esper.contracts.flags import FLAGS
 from esper.contracts.flags import told as told_flags
 from esper.contracts.lifecycle import State
@@ -68,7 +68,6 @@ class TestThreeCarriers:
             for line in (directory / f"{log}.jsonl").read_text().splitlines()
         ]
         read = told(*sorted(lines, key=lambda line: line["time"]))
-        del heard.kinds["telemetry"], read.kinds["telemetry"]
         assert samples([over_bus]) == samples([read]) == samples([heard])
         assert over_bus.curve == read.curve == heard.curve
         assert list(over_bus.decisions) == list(read.decisions)
@@ -178,13 +177,38 @@ def test_curves_are_bounded_and_span_the_run():
     assert state.losses_not_finite == 5000
 
 
-@pytest.mark.parametrize("line", [{}, {"event": 3}, {"event": "epoch"}, {"event": "transition", "step": "x"}])
+VITALS = {
+    **{"event": "vitals", "step": 1, "arm": None, "seconds": 1.0, "steps": 0, "step_seconds": 0.0},
+    **{"step_times": [0] * (len(STEP_BOUNDS_S) + 1), "grown_parameters": 0},
+    **dict.fromkeys(("memory_bytes", "device_memory_bytes", "device_memory_peak_bytes", "gpu_utilisation")),
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {},
+        {"event": 3},
+        {"event": ["note"]},
+        {"event": "epoch"},
+        {"event": "transition", "step": "x"},
+        {"event": "dreamt", "time": "soon"},
+        {"event": "note", "text": "a sentence", "time": None},
+        VITALS | {"bus": {"queue": "long"}},
+        VITALS | {"bus": {"commands": []}},
+    ],
+)
 def test_a_line_that_is_damaged_changes_nothing_but_a_count(line):
     state = told(MODEL)
     before = samples([state])
     state.hear(line)
     assert samples([state]) == before
     assert state.unreadable == 1
+
+
+def test_vitals_without_damage_are_taken():
+    """So that what is refused above is refused for its damage."""
+    assert told(MODEL, VITALS | {"bus": {"queue": 1, "commands": {"refused": 2}}}).bus["queue"] == 1
 
 
 def test_a_kind_of_a_newer_version_is_counted_as_other():

@@ -123,13 +123,9 @@ LAST_SEEN = "esper_run_last_seen_timestamp_seconds"
 
 
 def comparable(server: Prometheus, job: str) -> dict[Any, float]:
-    """All but what only one of the two can know: telemetry does not go over the bus as lines, heartbeats only there."""
+    """All but what only one of the two can know: heartbeats go over the bus only."""
     alone = {name for name, metric in METRICS.items() if metric.needs == "exporter"} | {LAST_SEEN}
-    return {
-        key: value
-        for key, value in server.series(job).items()
-        if key[0] not in alone and ("event", "telemetry") not in key[1]
-    }
+    return {key: value for key, value in server.series(job).items() if key[0] not in alone}
 
 
 def expected(job: str) -> set[str]:

@@ -81,7 +81,7 @@ _PROGRESS = (
     _value("learning_rate", "", "Of the optimizer's group that holds the grafts.", "epoch.lr", adds=False),
     _value("steps_per_second", "1/s", "Steps of the run, arms and boundaries in between counted as time.", "vitals"),
     _spread("step_seconds", "s", "Time of a training step on the host, without a wait for the device.", "vitals"),
-    _count("events", "Lines that the run has told, by kind.", "event", ("run", "event")),
+    _count("events", "Lines that the run has told, by kind; telemetry is not counted.", "event", ("run", "event")),
 )
 
 _GROWTH = (

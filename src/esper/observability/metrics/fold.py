@@ -10,12 +10,17 @@ from esper.contracts.events import EVENTS, STEP_BOUNDS_S
 from esper.contracts.lifecycle import State
 from esper.observability.metrics.catalogue import RULES
 from esper.observability.metrics.distribution import LIFECYCLE_BOUNDS, Distribution
-from esper.observability.shapes import NEEDED, OPTIONAL, misfit
+from esper.observability.shapes import NEEDED, OPTIONAL, is_number, misfit
 
 Line = Mapping[str, Any]
 
 CURVE_POINTS = 500
 """Of a curve at most; when there are more every second one goes."""
+
+OTHER = "other"
+
+TOLD = (*(kind for kind in EVENTS if kind != "telemetry"), OTHER)
+"""Kinds of lines that are counted; those that are not known are all of one."""
 
 DECISIONS = 50
 """The last ones, that are kept."""
@@ -161,15 +166,19 @@ class RunState:
     unreadable: int = 0
 
     def hear(self, line: Line) -> None:
-        """Take in a line. One that lacks what its kind must have is only counted, and so is an unknown kind."""
+        """Take in a line. One that lacks what its kind must have is only counted, and so is an unknown kind. Telemetry,
+        which not every carrier brings, is left aside."""
         kind = line.get("event")
-        is_read = kind in _HEARD or kind in _DECIDING  # telemetry is not: checking it would take long
-        if not isinstance(kind, str) or (
-            is_read and misfit(line, NEEDED.get(kind, {}), OPTIONAL.get(kind, {})) is not None
+        if kind == "telemetry":
+            return
+        if (
+            not isinstance(kind, str)
+            or not is_number(line.get("time", 0.0))
+            or misfit(line, NEEDED.get(kind, {}), OPTIONAL.get(kind, {})) is not None
         ):
             self.unreadable += 1
             return
-        self.kinds[kind if kind in EVENTS or kind in _HEARD else "other"] += 1
+        self.kinds[kind if kind in TOLD else OTHER] += 1
         self.last_seen = line.get("time", self.last_seen)
         if kind in _DECIDING:
             self.decisions.append(line)

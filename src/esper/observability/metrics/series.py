@@ -4,20 +4,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from esper.contracts.events import EVENTS
 from esper.contracts.lifecycle import OUTCOMES, State
 from esper.observability.labels import place_label
 from esper.observability.metrics.catalogue import METRICS, RULES
 from esper.observability.metrics.distribution import LIFECYCLE_BOUNDS, Distribution
-from esper.observability.metrics.fold import RunState
+from esper.observability.metrics.fold import OTHER, TOLD, RunState
 
 MAX_RUNS = 200
 """Runs with series of their own: those that told something last. The others are added up as ``other``."""
 
 MAX_LAYERS = 40
 """Layers of a run with series of their own: the first of the model, so that they stay the same."""
-
-OTHER = "other"
 
 SILENT_S = 30.0
 """A run that is not finished and has told nothing for so long is dead: heartbeats come every 5 seconds."""
@@ -106,7 +103,7 @@ def _progress(run: RunState, now: float | None) -> Iterator[_Part]:
     yield "learning_rate", (), run.lr
     yield "steps_per_second", (), run.steps_per_second
     yield "step_seconds", (), run.step_times
-    for kind in (*EVENTS, OTHER):
+    for kind in TOLD:
         yield "events_total", (kind,), run.kinds[kind]
 
 
@@ -181,7 +178,7 @@ def _counts(run: RunState) -> Iterator[_Part]:
 def _process(run: RunState) -> Iterator[_Part]:
     yield "checkpoints_total", (), run.kinds["checkpoint"]
     if run.checkpoint is not None:
-        yield "checkpoint_timestamp_seconds", (), run.checkpoint["time"]
+        yield "checkpoint_timestamp_seconds", (), run.checkpoint.get("time")
         yield "checkpoint_duration_seconds", (), run.checkpoint["seconds"]
         yield "checkpoint_bytes", (), run.checkpoint["bytes"]
     for name in ("memory_bytes", "device_memory_bytes", "device_memory_peak_bytes"):

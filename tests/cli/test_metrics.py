@@ -66,6 +66,7 @@ def test_a_port_that_is_taken_is_said_once_and_the_run_goes_on(tmp_path, capsys)
     [
         (["run", "--metrics-port", "70000"], "metrics_port must be 0 to 65535, not 70000."),
         (["run", "--metrics-port", "many"], "--metrics-port"),
+        (["run", "--metrics-host", "0.0.0.0"], "metrics_host has no use without metrics_port."),
         (["exporter"], "--bus"),
         (["exporter", "--bus", "memory:", "--port", "-1"], "--port must be 0 to 65535, not -1."),
         (["exporter", "--bus", "memory:", "--port", "{taken}"], "Metrics cannot be served at 127.0.0.1:{taken}"),

@@ -55,6 +55,7 @@ def test_what_a_range_takes_is_without_the_ranges_within():
         (["--device", "cuda"], "no device 'cuda'"),
         (["--output", "x"], "no option '--output'"),
         (["--trace", "nowhere/trace.json"], "no directory nowhere"),
+        (["--trace", "."], "is a directory"),
         (["--setps", "3"], "Did you mean '--steps'"),
         (["--blueprints", "mini_attention", "--layers", "0"], "No blueprint fits"),
     ],

@@ -92,7 +92,8 @@ def test_a_collector_that_is_not_there_is_told_once_and_holds_nothing_up(tmp_pat
 def test_what_is_no_collector_is_refused_and_nothing_is_written(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*command, "--traces", "jaeger:6831"]) == 2
-    assert capsys.readouterr().err == "esper: The URL of the collector of traces must be like http://127.0.0.1:4318.\n"
+    wanted = "must be like http://127.0.0.1:4318, not 'jaeger:6831'."
+    assert capsys.readouterr().err == f"esper: The URL of the collector of traces {wanted}\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -45,6 +45,7 @@ def test_the_configuration_of_a_run_does_not_tell_who_was_told(resumed):
         (["--track", "tensorbord"], "Did you mean 'tensorboard'"),
         (["--track", "tensorboard", "--tensorboard"], "named twice"),
         (["--track", ""], "no tracker ''"),
+        (["--track", ","], "no tracker ''"),
     ],
 )
 def test_trackers_that_cannot_be_are_refused_before_anything_is_written(tmp_path, capsys, line, said):

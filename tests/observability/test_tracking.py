@@ -88,6 +88,21 @@ def test_how_far_a_tracker_was_told_is_noted_when_a_step_is_over(tmp_path):
     assert step() == 20
 
 
+def test_what_a_process_that_was_killed_wrote_beyond_its_note_is_not_shown_twice(tmp_path):
+    killed = RECIPE.build()
+    tracking = Tracking("tensorboard", tmp_path)
+    tracking.follow(killed.session)
+    killed.train(2)
+    tracking._tracker.flush()  # beyond step 10, which is the last that is noted
+    assert [step for step, _ in tensorboard(tmp_path).scalars["loss/select"]] == [10, 20]
+    trial = RECIPE.build()
+    tracking = Tracking("tensorboard", tmp_path)
+    tracking.follow(trial.session)
+    trial.train()
+    tracking.close()
+    assert [step for step, _ in tensorboard(tmp_path).scalars["loss/select"]] == [10, 20, 30]
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [

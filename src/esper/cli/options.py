@@ -171,6 +171,8 @@ class Options:
         self._check("steps_per_epoch", self.steps_per_epoch is None or self.steps_per_epoch >= 1, "at least 1")
         self._check("decision_timeout", 0 < self.decision_timeout < math.inf, "above 0 and finite")
         self._check("metrics_port", self.metrics_port is None or 0 <= self.metrics_port <= MAX_PORT, f"0 to {MAX_PORT}")
+        if self.metrics_port is None and self.metrics_host != Options.metrics_host:
+            raise ConfigError("metrics_host has no use without metrics_port. Name that, too.")
         self._check("threads", 1 <= self.threads <= MAX_THREADS, f"1 to {MAX_THREADS}")
         self._check("lr", math.isfinite(self.lr) and self.lr > 0, "above 0 and finite")
 

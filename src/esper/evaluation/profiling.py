@@ -82,7 +82,7 @@ def profiled(
         trace: file to write the Chrome trace to.
 
     Raises:
-        ConfigError: if nothing fits any place, or there is no such device.
+        ConfigError: if nothing fits any place, there is no such device, or the trace cannot be written.
     """
     task = on_device(task, device)
     config = replace(config, max_rounds=0, trial="live", max_train_flops=None)
@@ -105,7 +105,10 @@ def profiled(
                 with record_function(f"phase: {kind}"):
                     for _ in range(steps):
                         take()
+    trace.unlink(missing_ok=True)
     profiler.export_chrome_trace(str(trace))
+    if not trace.is_file():  # torch only logs that
+        raise ConfigError(f"The trace cannot be written to {trace}. Name another file, or make room.")
     return Profile(
         device=device,
         steps=steps,

@@ -47,7 +47,8 @@ def otlp(url: str) -> SpanExporter:
     except ValueError:
         is_url = False
     if not is_url:
-        raise ConfigError("The URL of the collector of traces must be like http://127.0.0.1:4318.")
+        shown = url.rpartition("@")[2]  # without a password
+        raise ConfigError(f"The URL of the collector of traces must be like http://127.0.0.1:4318, not {shown!r}.")
     return OTLPSpanExporter(endpoint=url if parts.path.strip("/") else parts._replace(path=PATH).geturl())
 
 

@@ -51,8 +51,11 @@ class ProfileCommand(Subcommand):
         own = {name: values.pop(name) for name in ("steps", "device", "trace")}
         if own["steps"] < 1:
             raise ConfigError(f"--steps must be at least 1, not {own['steps']}.")
-        if not own["trace"].absolute().parent.is_dir():
-            raise ConfigError(f"--trace {own['trace']}: there is no directory {own['trace'].parent}. Make it first.")
+        trace = own["trace"]
+        if not trace.absolute().parent.is_dir():
+            raise ConfigError(f"--trace {trace}: there is no directory {trace.parent}. Make it first.")
+        if trace.is_dir():
+            raise ConfigError(f"--trace {trace} is a directory. Name a file in it.")
         return cls(RunCommand.from_line(values).options, **own)
 
     def do(self) -> bool:

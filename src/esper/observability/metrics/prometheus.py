@@ -70,7 +70,9 @@ class MetricsServer:
         try:
             self._server, self._thread = prometheus_client.start_http_server(port, host, registry)
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"Metrics cannot be served at {host}:{port}: {error}. Name another port.") from error
+            raise ConfigError(
+                f"Metrics cannot be served at {host}:{port}: {error}. Name another port or address."
+            ) from error
         self.port = self._server.server_port
 
     def close(self) -> None:

@@ -91,7 +91,8 @@ class Tracking:
         self._end()
         stored = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
         self._id, self._known = stored.get("id"), (stored.get("step", 0), stored.get("lines", 0))
-        self._tracker = self._open(Run(self._directory, self._run_name, self._id))
+        next_step = stored.get("step", -1) + 1
+        self._tracker = self._open(Run(self._directory, self._run_name, self._id, next_step))
         self._id = self._tracker.id
 
     def _take(self, line: Line) -> None:

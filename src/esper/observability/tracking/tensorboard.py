@@ -1,7 +1,7 @@
 """TensorBoard: event files in ``tensorboard/`` of the run directory, written by TensorBoard's own writer.
 
-Neither torch nor TensorFlow takes part. A run that is resumed begins another file, before whose first step TensorBoard
-forgets nothing: nothing is written twice.
+Neither torch nor TensorFlow takes part. A run that is resumed begins another file; what a process that was killed wrote
+beyond the step that it noted is told again, so that TensorBoard is to forget it.
 """
 
 import time
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -35,6 +35,7 @@ class TensorBoard:
     def __init__(self, run: Run) -> None:
         self.id: str | None = None
         self._writer = EventFileWriter(str(run.directory / FOLDER))
+        self._writer.add_event(Event(step=run.next_step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._add(step, [Summary.Value(tag=name, simple_value=value) for name, value in values.items()])

@@ -46,11 +46,14 @@ class Run(NamedTuple):
         directory: of the run, where a tracker may write.
         name: of the run.
         id: under which the tracker knows it already; None for a new one.
+        next_step: the first of which it was not told all; what it holds of this one and later ones, from a process that
+            was killed, it is told again.
     """
 
     directory: Path
     name: str
     id: str | None
+    next_step: int
 
 
 class _Known(NamedTuple):
@@ -77,9 +80,9 @@ def check_trackers(names: Sequence[str]) -> None:
         ConfigError: if there is none of a name, its library is not installed, or it is named twice.
     """
     for name in names:
+        tracker_kind(name)
         if names.count(name) > 1:
             raise ConfigError(f"The tracker {name} is named twice. Name it once.")
-        tracker_kind(name)
 
 
 def tracker_kind(name: str) -> Callable[[Run], Tracker]:

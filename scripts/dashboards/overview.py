@@ -24,7 +24,10 @@ _NOW = (
         "Adaptations that lasted",
         "Share of all lifecycles that became fossils.",
         "percentunit",
-        {'sum(esper_lifecycles_total{$,outcome="FOSSILIZED"}) / sum(esper_lifecycles_total{$})': "fossils"},
+        {
+            '(sum(esper_lifecycles_total{$,outcome="FOSSILIZED"}) or vector(0)) '
+            "/ sum(esper_lifecycles_total{$})": "fossils"
+        },
         "number",
         4,
     ),
@@ -99,7 +102,10 @@ _GROWING = (
         "Fossils by run",
         "Lifecycles that ended well, since the process began.",
         "none",
-        {'sum by (run) (esper_lifecycles_total{$,outcome="FOSSILIZED"})': "{{run}}"},
+        {
+            'sum by (run) (esper_lifecycles_total{$,outcome="FOSSILIZED"}) '
+            "or 0 * max by (run) (esper_run_up{$})": "{{run}}"
+        },
     ),
 )
 

@@ -109,11 +109,16 @@ def test_what_cannot_be_read_is_counted_and_no_dead_letter(url):
     rejecting = bus.subscribe(GerminationCommand.topic, "other", "one", start="oldest")
     rejecting.reject(rejecting.receive()[0], "noise")
     bus.forget(GerminationCommand.topic, "other")
-    found = heard(url, RunEvent(run_id="run", line={"event": "epoch"}), beat("run", 1))
-    assert found["esper_exporter_unreadable_total",] == 2
+    lines: list[dict[str, object]] = [{"event": "epoch"}, {"event": ["note"]}, {"event": "note", "time": "soon"}]
+    found = heard(url, *(RunEvent(run_id="run", line=line) for line in lines), beat("run", 1))
+    assert found["esper_exporter_unreadable_total",] == 4
     assert found["esper_topic_dead_letters", "run.event"] == 0
     assert found["esper_topic_dead_letters", GerminationCommand.topic] == 1
     assert found["esper_exporter_bus_up",] == 1
+
+
+def test_lines_of_a_run_that_tells_nothing_else_are_counted_too(url):
+    assert heard(url, RunEvent(run_id="odd", line={"event": 3}))["esper_exporter_unreadable_total",] == 1
 
 
 def test_the_number_of_runs_is_bounded(url, monkeypatch):

@@ -49,6 +49,7 @@ class Runs:
         self._runs: dict[str, RunState] = {}
         self._held: dict[str, int] = {}
         self._dead_letters: dict[str, int] = {}
+        self._unreadable_lines = 0
         self._next_look = 0.0
         self._hearing = Hearing(connect, codec, _HEARD, "exporter", self._take, self._look, tell=tell)
 
@@ -69,14 +70,13 @@ class Runs:
             counts = dict.fromkeys(("running", "finished", "dead"), 0)
             for run in runs:
                 counts[status(run, now)] += 1
-            unreadable = self._hearing.unreadable + sum(run.unreadable for run in self._runs.values())
             found = samples(runs, now)
         found += [Sample("esper_runs", (name,), count) for name, count in counts.items()]
         found += [Sample("esper_topic_messages", (topic,), count) for topic, count in self._held.items()]
         found += [Sample("esper_topic_dead_letters", (topic,), count) for topic, count in self._dead_letters.items()]
         return [
             *found,
-            Sample("esper_exporter_unreadable_total", (), unreadable),
+            Sample("esper_exporter_unreadable_total", (), self._hearing.unreadable + self._unreadable_lines),
             Sample("esper_exporter_bus_up", (), float(self._hearing.is_up)),
         ]
 
@@ -84,7 +84,10 @@ class Runs:
         with self._lock:
             for body in bodies:
                 if isinstance(body, RunEvent | RunHeartbeat):
-                    take(self._runs.setdefault(body.run_id, RunState(body.run_id)), body)
+                    run = self._runs.setdefault(body.run_id, RunState(body.run_id))
+                    before = run.unreadable
+                    take(run, body)
+                    self._unreadable_lines += run.unreadable - before
 
     def _look(self, bus: Bus) -> None:
         """How much the topics hold, now and then."""

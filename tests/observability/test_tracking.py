@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from esper.contracts.errors import ConfigError
 from esper.observability.tracking.following import Tracking
 from esper.observability.tracking.measures import Measures
+from esper.observability.tracking.tensorboard import histogram
 from esper.observability.tracking.tracker import check_trackers
 from tests.observability.tracked import tensorboard
 from tests.runtime.toy import Recipe, growing
@@ -120,6 +122,18 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "esper.observability.tracking.wandb", raising=False)
     with pytest.raises(ConfigError, match="pip install wandb"):
         check_trackers(["wandb"])
+
+
+@pytest.mark.parametrize("values", [[1.5], [2.0, 2.0], [-1.0, 0.0, 7.0], [0.1 * at * at for at in range(500)]])
+def test_a_histogram_for_tensorboard_counts_as_numpy_does(values):
+    told = histogram(values)
+    assert (told.num, told.min, told.max) == (len(values), min(values), max(values))
+    assert (told.sum, told.sum_squares) == pytest.approx((np.sum(values), np.square(values).sum()))
+    edges = [told.min, *told.bucket_limit]
+    assert edges == sorted(edges)
+    assert list(told.bucket) == np.histogram(values, bins=edges)[0].tolist()
+    if told.min < told.max:
+        assert edges[-1] == pytest.approx(told.max)
 
 
 def test_values_that_are_not_finite_are_left_out():

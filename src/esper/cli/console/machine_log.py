@@ -82,7 +82,8 @@ class MachineLog(Presentation):
     def _write(self, event: str, **fields: Any) -> None:
         if self._heading is not None and not self._has_begun:
             self._has_begun = True
-            self._write("run_begun", **(self._ids() | vars(self._heading)))
+            known = {name: value for name, value in vars(self._heading).items() if value is not None}
+            self._write("run_begun", **(self._ids() | known))
         (self._log.warning if event in WARNINGS else self._log.info)(event, **fields)
 
 

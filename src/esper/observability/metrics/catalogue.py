@@ -161,7 +161,13 @@ _BUS = (
     _count("bus_unsendable", "Messages that the bus will never take.", "vitals.bus.unsendable", RUN, "bus"),
     _count("bus_failures", "Times that the bus did not take what it was offered.", "vitals.bus.failures", RUN, "bus"),
     _count("bus_dead_letters", "Commands to the run that could not be read.", "vitals.bus.dead_letters", RUN, "bus"),
-    _count("commands", "Commands that came over the bus.", "vitals.bus.commands", ("run", "result"), "bus"),
+    _count(
+        "commands",
+        "Commands that came over the bus, those of a controller's decisions left out.",
+        "vitals.bus.commands",
+        ("run", "result"),
+        "bus",
+    ),
     _count("decisions", "Decisions of a controller elsewhere.", "vitals.bus.decisions", RUN, "controller"),
     _count(
         "decisions_missed", "Decisions that did not come in time.", "vitals.bus.decisions_missed", RUN, "controller"

@@ -54,6 +54,7 @@ def test_what_a_range_takes_is_without_the_ranges_within():
         (["--steps", "few"], "invalid int value"),
         (["--device", "cuda"], "no device 'cuda'"),
         (["--output", "x"], "no option '--output'"),
+        (["--max-rounds", "3"], "no option '--max-rounds'"),
         (["--trace", "nowhere/trace.json"], "no directory nowhere"),
         (["--trace", "."], "is a directory"),
         (["--setps", "3"], "Did you mean '--steps'"),

@@ -18,6 +18,9 @@ OPTIONS = (
 )
 """Those of a run that change what a step is; others in a configuration file are left aside."""
 
+OF_GROWTH = ("layers", "exclude", "seeds_per_layer", "blueprints", "strategy", "max_growth", "max_latency")
+"""Likewise."""
+
 
 @dataclass(frozen=True)
 class ProfileCommand(Subcommand):
@@ -39,7 +42,7 @@ class ProfileCommand(Subcommand):
 
     @staticmethod
     def declare(parser: argparse.ArgumentParser) -> None:
-        declare_options(parser, OPTIONS)
+        declare_options(parser, OPTIONS, OF_GROWTH)
         own = parser.add_argument_group("profile")
         own.add_argument("--steps", metavar="N", type=int, default=48, help="steps of each kind (default: 48)")
         own.add_argument("--device", metavar="cpu|cuda", choices=["cpu", "cuda"], default="cpu", help="default: cpu")

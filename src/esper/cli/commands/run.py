@@ -1,7 +1,7 @@
 """``esper run``: its options over those of a configuration file over the defaults."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -86,8 +86,10 @@ class RunCommand(Subcommand):
         return True
 
 
-def declare_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Tell a parser of these options of a run, and of those of growth."""
+def declare_options(
+    parser: argparse.ArgumentParser, names: Sequence[str], of_growth: Collection[str] = GROWTH_OPTIONS
+) -> None:
+    """Tell a parser of these options of a run, and of these of growth."""
     parser.epilog, parser.formatter_class = _growth_help(), argparse.RawDescriptionHelpFormatter
     for one in ON_COMMAND_LINE:
         if one.name not in names:
@@ -100,6 +102,8 @@ def declare_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> No
             declare(action=argparse.BooleanOptionalAction if one.default else "store_true")
     growth = parser.add_argument_group("growth")
     for name, (help_, metavar) in GROWTH_OPTIONS.items():
+        if name not in of_growth:
+            continue
         text = _help(help_, _shown(getattr(GrowthConfig, name), _SHOWN.get(name)))
         growth.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
 

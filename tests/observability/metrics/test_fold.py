@@ -117,6 +117,30 @@ def test_within_an_arm_seeds_are_as_the_arm_has_them_and_after_it_as_they_were()
     assert state.trying is None
 
 
+def test_a_run_that_goes_on_within_a_round_tells_its_first_line_again_and_some_of_its_arms():
+    def arm(name: str) -> dict[str, Any]:
+        return {
+            **{"event": "arm_ended", "step": 40, "round": 1, "arm": name, "steps": 30, "arm_flops": 1},
+            **dict.fromkeys(("select_loss", "twin_select_loss", "gate_loss", "twin_gate_loss"), 1.0),
+            **{"passed": False, "twin_z": -1.5, "metric_gain": None},
+        }
+
+    tried = [candidate(number) for number in (1, 2, 3, 4)]
+    begun = {"event": "round_begun", "step": 10, "round": 1, "end_step": 40, "candidates": tried}
+    ended = {"event": "round_ended", "step": 40, "round": 1, "adopted": None, "reason": "none"}
+    state = told(MODEL, begun, arm("round1/a"), MODEL)
+    assert state.trying is not None
+    state = told(MODEL, begun, arm("round1/a"), MODEL, arm("round1/a"), arm("round1/b"), ended)
+    assert state.candidates["not_tried"] == 2
+    assert state.trying is None
+
+
+def test_the_verdict_on_a_live_trial_is_counted_where_the_run_goes_on_within_it():
+    begun = {"event": "trial_begun", "step": 10, "trial": 1, "candidates": [candidate(1)]}
+    ended = {"event": "trial_ended", "step": 40, "trial": 1, "adopted": [candidate(1)], "reason": "won", "passed": True}
+    assert told(MODEL, begun, MODEL, ended).candidates == {"passed": 1}
+
+
 def test_the_oldest_lifecycle_is_as_old_as_it_is():
     epoch = {
         **{"event": "epoch", "epoch": 1, "step": 60, "lr": 0.1, "train_loss": 1.0, "val_loss": 1.0, "val_metric": None},

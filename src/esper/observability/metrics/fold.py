@@ -231,7 +231,7 @@ class RunState:
         self.host, self.host_parameters, self.planned_steps = line["type"], line["parameters"], line["planned_steps"]
         self.metric, self.is_finished = line.get("metric"), False
         self.seeds = {place["layer_id"]: place["seeds"] for place in line["places"]}
-        self.trying, self.arm, self.bus = None, None, None
+        self.arm, self.bus = None, None  # what is tried goes on where the run does
         self.in_arm.clear()
 
     def _epoch(self, line: Line) -> None:
@@ -288,7 +288,8 @@ class RunState:
         self.candidates["passed" if line["passed"] else "failed"] += 1
         self._keep_gates(line)
         if self.trying is not None:
-            self.trying.ended.append(line)
+            told_before = [one for one in self.trying.ended if one["arm"] != line["arm"]]
+            self.trying.ended = [*told_before, line]
 
     def _round_ended(self, line: Line) -> None:
         tried = self.trying

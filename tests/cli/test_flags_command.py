@@ -53,6 +53,7 @@ def test_what_the_environment_says_is_told(capsys, monkeypatch):
     [
         (["set", "mesage_bus", "on"], "Did you mean 'message_bus'?"),
         (["set", "message_bus", "101%"], "from 0% to 100%"),
+        (["set", "message_bus", "-5%"], "from 0% to 100%"),
         (["set", "message_bus", "25"], "Did you mean 25%?"),
         (["set", "message_bus", "on", "--allow", "a", "--block", "a"], "'a' cannot be both allowed and blocked"),
         (["set", "message_bus"], "Say which flag and what"),

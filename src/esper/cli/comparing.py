@@ -13,11 +13,11 @@ from esper.cli.options import request
 from esper.contracts.errors import ConfigError
 from esper.evaluation.ab import words
 from esper.evaluation.ab.commits import Commit, commit
-from esper.evaluation.ab.configuration import Configuration, configuration
+from esper.evaluation.ab.configuration import PER_UNIT, Configuration, configuration
 from esper.evaluation.ab.implementation import Implementation, Place, implementations
 from esper.evaluation.ab.metrics import Wishes
 from esper.evaluation.ab.page import PAGE, page
-from esper.evaluation.ab.record import STATE, Comparison, Plan
+from esper.evaluation.ab.record import SIDES, STATE, Comparison, Plan
 from esper.evaluation.ab.runner import ABTestRunner
 from esper.evaluation.ab.subject import Subject
 from esper.evaluation.git_trees import checked_out
@@ -26,6 +26,7 @@ from esper.observability.report import write_page
 from esper.observability.rows import TableRow, aligned
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_OWN_FILES = re.compile(r"[AB](/seed-\d+|$)|\.ab\.")
 _OWN = Path(esper.__file__).parents[1]
 
 
@@ -51,7 +52,7 @@ def compare(asked: ABCommand) -> bool:
 
 
 def _tell(comparison: Comparison, directory: Path) -> None:
-    rows = [words.row(metric, comparison.findings[metric.name]) for metric in comparison.metrics]
+    rows = [words.row(metric, comparison.findings[metric.name]) for metric in comparison.metrics if comparison.findings]
     table = aligned(words.COLUMNS, [(TableRow(name, ()), [told(cell) for cell in cells]) for name, *cells in rows])
     suspect = [f"Do not trust this: {comparison.suspicion}"] if comparison.suspicion else []
     said = [*words.story(comparison), words.outputs(comparison), *suspect]
@@ -103,10 +104,10 @@ def _in_commit(asked: ABCommand, wanted: Commit, tree: Path, runs: Path) -> Subj
 
 
 def _configuration(name: str, path: str, place: Place, runs: Path, code: str = "") -> Configuration:
-    values = read_file(Path(path))
+    values = {key: value for key, value in read_file(Path(path)).items() if key not in PER_UNIT}
     options = request(values).options  # refuses what no run would take, and finds the data from here
     located = {key: getattr(options, key) for key in ("data", "weights", "flags") if key in values}
-    return configuration(name, values | located, place, runs, code=code)
+    return configuration(name, values | located, place, runs, told=f"{options} {code}")
 
 
 def _kind(word: str) -> str:
@@ -116,10 +117,12 @@ def _kind(word: str) -> str:
 
 
 def _check_free(directory: Path) -> None:
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / STATE).is_file():
-        raise ConfigError(f"--output {directory} holds something else. Name another directory.")
+    """Refuse a directory with what is of no comparison. One that was killed in its first pair has left units alone."""
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--output {directory} is a file. Name a directory.")
+    names = (path.relative_to(directory).as_posix() for path in directory.rglob("*"))
+    if not (directory / STATE).is_file() and not all(map(_OWN_FILES.match, names)):
+        raise ConfigError(f"--output {directory} holds something else. Name another directory.")
 
 
 @contextmanager
@@ -130,7 +133,7 @@ def _taken_back(directory: Path) -> Iterator[None]:
         yield
     except ConfigError:
         if not (directory / STATE).is_file():
-            for side in ("A", "B"):
+            for side in SIDES:
                 shutil.rmtree(directory / side, ignore_errors=True)
             if not was_there and directory.is_dir():
                 directory.rmdir()

@@ -187,7 +187,7 @@ def test_it_goes_on_to_more_pairs_where_it_is_not_decided(tmp_path):
     assert len(compared(a, b, tmp_path, max_pairs=5).pairs) == 5
     again = compared(a, b, tmp_path, max_pairs=4)
     assert len(again.pairs) == 5
-    assert again.ended == "4 pairs were made"
+    assert again.ended == "no more were asked for"
 
 
 @pytest.mark.parametrize("change", [{"alpha": 0.1}, {"first_seed": 1}, {"wishes": Wishes(margins={"loss": "1"})}])

@@ -162,7 +162,7 @@ def _ended(comparison: Comparison) -> str | None:
     if primary and all(one is not None and one.verdict is not Verdict.INCONCLUSIVE for one in primary):
         return "every primary metric is decided"
     if len(comparison.pairs) >= comparison.plan.max_pairs:
-        return f"{comparison.plan.max_pairs} pairs were made"
+        return "no more were asked for"
     return None
 
 

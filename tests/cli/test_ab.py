@@ -1,6 +1,8 @@
 """``esper ab``, as typed."""
 
 import json
+import os
+import signal
 import subprocess
 
 import pytest
@@ -150,3 +152,17 @@ def test_a_commit_that_is_not_there_is_refused(here, repository, capsys):
     line = ["ab", "main", "mian", "--measure", "work_in_commits:work", "--repository", str(repository)]
     assert main(line) == 2
     assert "There is no commit 'mian'" in capsys.readouterr().err
+
+
+def test_one_that_is_told_to_end_leaves_no_worktree(here, repository, monkeypatch):
+    def listed():
+        return subprocess.check_output(["git", "-C", repository, "worktree", "list"]).splitlines()
+
+    def told_to_end(*_):
+        assert len(listed()) == 3
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("esper.cli.comparing.ABTestRunner", told_to_end)
+    line = ["ab", "main~2", "main~1", "--measure", "work_in_commits:work", "--repository", str(repository)]
+    assert main(line) == 130
+    assert len(listed()) == 1

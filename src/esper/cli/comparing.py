@@ -9,6 +9,7 @@ from pathlib import Path
 import esper
 from esper.cli.commands.ab import ABCommand
 from esper.cli.configuration_file import read_file
+from esper.cli.interrupt import Interrupt
 from esper.cli.options import request
 from esper.contracts.errors import ConfigError
 from esper.evaluation.ab import words
@@ -44,7 +45,7 @@ def compare(asked: ABCommand) -> bool:
         print(words.progress(comparison), flush=True)
         write_page(directory / PAGE, page(comparison))
 
-    with _taken_back(directory), _subjects(asked, directory) as (a, b):
+    with Interrupt(), _taken_back(directory), _subjects(asked, directory) as (a, b):
         comparison = ABTestRunner(a, b, plan, directory, on_pair).run()
         write_page(directory / PAGE, page(comparison))
     _tell(comparison, directory)

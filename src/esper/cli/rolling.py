@@ -18,7 +18,7 @@ from esper.evaluation.rollout.on_bus import RunsOnBus
 from esper.evaluation.rollout.plan import Criteria, Terms, parse_plan
 from esper.evaluation.rollout.rollout import Rollout, begun
 from esper.evaluation.rollout.stores import FlagFile
-from esper.oona.url import shown
+from esper.oona.url import open_bus, shown
 
 _CRITERIA = {
     "min_runs": ("min_runs", 1),
@@ -39,11 +39,12 @@ def start(values: Values) -> None:
     source = values["bus"] or str(Path(values["runs"]).absolute())
     terms = Terms(values["flag"], parse_plan(values["plan"]), flags, source, _criteria(values))
     rollout = Rollout(Path(values["state"]), FlagFile(flags))
-    with closing(_source(terms)):  # a bus that is none is told now
-        if values["dry_run"]:
-            now = rollout.check_start(terms)
-            print(f"Would set {terms.flag} from {now:g} % to {terms.plan[0]:g} %. Nothing was changed.")
-            return
+    now = rollout.check_start(terms)
+    if values["bus"]:
+        open_bus(values["bus"]).close()  # one that is none, or does not answer, is told now
+    if values["dry_run"]:
+        print(f"Would set {terms.flag} from {now:g} % to {terms.plan[0]:g} %. Nothing was changed.")
+    else:
         _print_state(rollout.start(terms))
 
 

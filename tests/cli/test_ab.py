@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from esper.cli.main import main
+from esper.flags.lock import held
 
 WORK = """\
 def work(seed):
@@ -152,6 +153,14 @@ def test_a_commit_that_is_not_there_is_refused(here, repository, capsys):
     line = ["ab", "main", "mian", "--measure", "work_in_commits:work", "--repository", str(repository)]
     assert main(line) == 2
     assert "There is no commit 'mian'" in capsys.readouterr().err
+
+
+def test_two_at_once_in_one_directory_are_refused_and_the_first_goes_on(here, capsys):
+    (here / "out/A/seed-0").mkdir(parents=True)
+    with held(here / "out/.ab.lock", "it"):
+        assert main(["ab", "measured_work:work", "measured_work:other", "--output", "out"]) == 2
+    assert "Another writer holds the comparison in out: process" in capsys.readouterr().err
+    assert (here / "out/A/seed-0").is_dir()
 
 
 def test_one_that_is_told_to_end_leaves_no_worktree(here, repository, monkeypatch):

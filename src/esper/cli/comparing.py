@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import esper
@@ -22,6 +22,7 @@ from esper.evaluation.ab.record import SIDES, STATE, Comparison, Plan
 from esper.evaluation.ab.runner import ABTestRunner
 from esper.evaluation.ab.subject import Subject
 from esper.evaluation.git_trees import checked_out
+from esper.flags.lock import held
 from esper.observability.cited import words as told
 from esper.observability.report import write_page
 from esper.observability.rows import TableRow, aligned
@@ -45,7 +46,7 @@ def compare(asked: ABCommand) -> bool:
         print(words.progress(comparison), flush=True)
         write_page(directory / PAGE, page(comparison))
 
-    with Interrupt(), _taken_back(directory), _subjects(asked, directory) as (a, b):
+    with Interrupt(), _alone(directory), _subjects(asked, directory) as (a, b):
         comparison = ABTestRunner(a, b, plan, directory, on_pair).run()
         write_page(directory / PAGE, page(comparison))
     _tell(comparison, directory)
@@ -127,15 +128,20 @@ def _check_free(directory: Path) -> None:
 
 
 @contextmanager
-def _taken_back(directory: Path) -> Iterator[None]:
-    """A comparison that could not begin leaves nothing behind."""
-    was_there = directory.is_dir()
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep others out of a comparison while it runs. One that could not begin leaves nothing behind."""
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
     try:
-        yield
+        with held(directory / ".ab.lock", f"the comparison in {directory}"):
+            try:
+                yield
+            except ConfigError:
+                for side in SIDES if not (directory / STATE).is_file() else ():
+                    shutil.rmtree(directory / side, ignore_errors=True)
+                raise
     except ConfigError:
-        if not (directory / STATE).is_file():
-            for side in SIDES:
-                shutil.rmtree(directory / side, ignore_errors=True)
-            if not was_there and directory.is_dir():
-                directory.rmdir()
+        with suppress(OSError):  # what is not empty stays
+            for path in new:
+                path.rmdir()
         raise

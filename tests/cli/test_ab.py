@@ -1,18 +1,21 @@
 """``esper ab``, as typed."""
 
 import json
+import os
+import signal
 import subprocess
 
 import pytest
 
 from esper.cli.main import main
+from esper.flags.lock import held
 
 WORK = """\
 def work(seed):
     return {"loss": %s + 0.01 * (seed %% 3)}
 
 def other(seed):
-    return {"loss": 0.5, "score": 1.0}
+    return {"loss": 0.5}
 """
 
 
@@ -22,6 +25,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "measured_work.py").write_text(WORK % 1.0)
     (tmp_path / "some.yaml").write_text("epochs: 1\ngrowth: {max_rounds: 0}\n")
     (tmp_path / "copy.yaml").write_text("growth: {max_rounds: 0}\nepochs: 1\nseed: 3\n")
+    (tmp_path / "spelled_out.yaml").write_text("epochs: 1\nhost: mlp\ngrowth: {max_rounds: 0}\n")
     return tmp_path
 
 
@@ -73,6 +77,15 @@ def test_two_configurations_are_run_and_compared(here, capsys):
     assert "% of their predictions are the same" in capsys.readouterr().out
 
 
+def test_where_no_pair_is_complete_that_is_told(here, capsys):
+    """A first pair that is complete but for a ratio that cannot be: its metrics are known, and nothing of them."""
+    (here / "measured_bytes.py").write_text(
+        "def none(seed):\n    return {'bytes': 0}\ndef one(seed):\n    return {'bytes': 1}"
+    )
+    assert main(["ab", "measured_bytes:none", "measured_bytes:one", "--max-pairs", "2", "--output", "out"]) == 1
+    assert "Units failed: A in 2 and B in 0 of 2 pairs." in capsys.readouterr().out
+
+
 def test_a_comparison_goes_on_where_it_was_and_is_shown_again(here, capsys):
     line = ["ab", "measured_work:work", "measured_work:other", "--output", "out"]
     assert main([*line, "--max-pairs", "2"]) == 0
@@ -84,11 +97,30 @@ def test_a_comparison_goes_on_where_it_was_and_is_shown_again(here, capsys):
     assert "It ended after 3 pairs" in again
 
 
+def test_one_that_was_killed_in_its_first_pair_is_begun_anew(here, monkeypatch):
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_):
+        raise KilledError
+
+    monkeypatch.setattr("esper.evaluation.ab.runner.record.write", killed)
+    line = ["ab", "some.yaml", "other.yaml", "--max-pairs", "1"]
+    (here / "other.yaml").write_text("epochs: 2\ngrowth: {max_rounds: 0}\n")
+    with pytest.raises(KilledError):
+        main(line)
+    assert sorted(path.name for path in (here / "ab/some-other").iterdir()) == ["A", "B"]
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert main(line) == 0
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         (["some.yaml", "some.yaml"], "A and B are the same: some.yaml and some.yaml. Name two that differ"),
         (["some.yaml", "copy.yaml"], "A and B are the same"),
+        (["some.yaml", "spelled_out.yaml"], "A and B are the same"),
         (["measured_work:work", "measured_work:work"], "A and B are the same"),
         (["measured_work:work", "measured_work:other", "--null"], "Leave --null out"),
         (["some.yaml", "measured_work:work"], "must be of one kind"),
@@ -121,3 +153,25 @@ def test_a_commit_that_is_not_there_is_refused(here, repository, capsys):
     line = ["ab", "main", "mian", "--measure", "work_in_commits:work", "--repository", str(repository)]
     assert main(line) == 2
     assert "There is no commit 'mian'" in capsys.readouterr().err
+
+
+def test_two_at_once_in_one_directory_are_refused_and_the_first_goes_on(here, capsys):
+    (here / "out/A/seed-0").mkdir(parents=True)
+    with held(here / "out/.ab.lock", "it"):
+        assert main(["ab", "measured_work:work", "measured_work:other", "--output", "out"]) == 2
+    assert "Another writer holds the comparison in out: process" in capsys.readouterr().err
+    assert (here / "out/A/seed-0").is_dir()
+
+
+def test_one_that_is_told_to_end_leaves_no_worktree(here, repository, monkeypatch):
+    def listed():
+        return subprocess.check_output(["git", "-C", repository, "worktree", "list"]).splitlines()
+
+    def told_to_end(*_):
+        assert len(listed()) == 3
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("esper.cli.comparing.ABTestRunner", told_to_end)
+    line = ["ab", "main~2", "main~1", "--measure", "work_in_commits:work", "--repository", str(repository)]
+    assert main(line) == 130
+    assert len(listed()) == 1

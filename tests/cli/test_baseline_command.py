@@ -62,7 +62,7 @@ def refused(capsys, *words: str) -> str:
         (["compare", "--base", "nonsense"], "no commit 'nonsense'"),
         (["compare", "--base", "HEAD"], "--null"),
         (["compare", "--base", "HEAD~1"], "holds no src/esper"),
-        (["compare", "--base", "HEAD", "--threshold", "-1"], "threshold is a share"),
+        (["compare", "--base", "HEAD", "--threshold", "-1"], "threshold must be 0 % or more, and finite, not -1 %"),
         (["compare", "--base", "HEAD", "--blocks", "0"], "At least 1 block"),
         (["compare", "--base", "missing.json"], "cannot be read as a baseline"),
         (["compare", "one.json", "two.json"], "cannot be read as a baseline"),

@@ -35,7 +35,7 @@ def test_a_store_is_made_shown_explained_and_checked(capsys):
     assert main(["flags", "explain", "vip", *store]) == 0
     told = capsys.readouterr().out
     assert "message_bus           on   vip is allowed in flags.json\n" in told
-    assert "grafting_strategies   off  off by default: flags.json does not tell\n" in told
+    assert "grafting_strategies   off  flags.json does not tell, and off is the default\n" in told
 
 
 def test_what_the_environment_says_is_told(capsys, monkeypatch):
@@ -53,6 +53,7 @@ def test_what_the_environment_says_is_told(capsys, monkeypatch):
     [
         (["set", "mesage_bus", "on"], "Did you mean 'message_bus'?"),
         (["set", "message_bus", "101%"], "from 0% to 100%"),
+        (["set", "message_bus", "-5%"], "from 0% to 100%"),
         (["set", "message_bus", "25"], "Did you mean 25%?"),
         (["set", "message_bus", "on", "--allow", "a", "--block", "a"], "'a' cannot be both allowed and blocked"),
         (["set", "message_bus"], "Say which flag and what"),
@@ -148,7 +149,7 @@ def test_a_run_that_goes_on_keeps_its_flags_but_for_a_switch(capsys, monkeypatch
     capsys.readouterr()
     assert main(["run", "--resume", "last", "--output", "run", "--plain"]) == 0
     told = capsys.readouterr().out
-    assert "chunked_architecture is off: off by default" in told
+    assert "chunked_architecture is off: flags.json" in told
     assert "extended_lifecycle is off: switched off for all in flags.json" in told
     began, now = events("run", "flags")
     assert began["flags"]["extended_lifecycle"]["is_on"]

@@ -137,6 +137,39 @@ def test_criteria_that_make_no_sense_are_named(where, capsys, option, value):
     assert option in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bus", "nats:"], "nats"),
+        (["--bus", "memory:"], "within one process"),
+        (["--bus", "foo:bar"], "is no URL of a bus"),
+        (["--bus", "/some/folder"], "is no URL of a bus"),
+        (["--runs", "runs", "--state", "flags.json"], "flags.json is a file"),
+    ],
+)
+def test_a_bus_that_is_none_and_a_state_that_is_a_file_are_refused_at_the_start(
+    where, capsys, monkeypatch, options, said
+):
+    monkeypatch.chdir(where)
+    before = (where / "flags.json").read_bytes()
+    line = ["rollout", "start", "--flag", FLAG, "--plan", "10,100", "--flags", "flags.json", "--state", "state"]
+    assert main([*line, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert (where / "flags.json").read_bytes() == before
+    assert not (where / "state").exists()
+
+
+def test_a_bus_in_a_file_is_found_from_anywhere(where, capsys, monkeypatch):
+    monkeypatch.chdir(where)
+    line = ["rollout", "start", "--flag", FLAG, "--plan", "10,100", "--flags", "flags.json", "--state", "state"]
+    assert main([*line, "--bus", "sqlite:bus.db?bound=100"]) == 0
+    assert f"sqlite:{where / 'bus.db'})" in capsys.readouterr().out
+    (where / "elsewhere").mkdir()
+    monkeypatch.chdir(where / "elsewhere")
+    assert do(where, "advance") == 0
+    assert not list((where / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("action", ["status", "advance", "rollback"])
 def test_nothing_can_be_done_before_the_start(where, capsys, action):
     assert do(where, action) == 2

@@ -53,6 +53,7 @@ def test_models_leave_lists_and_enter_others(tmp_path):
         (NAME, "on", {"allow": ["a"], "block": ["a"]}, "both allowed and blocked"),
         (NAME, None, {"block": ["old"]}, "'old' cannot be both"),
         (NAME, None, {"block": [""]}, "must not be empty"),
+        (NAME, None, {"allow": [" "]}, "must not be empty"),
     ],
 )
 def test_what_cannot_be_set_is_refused_and_nothing_is_changed(tmp_path, name, share, lists, told):

@@ -149,6 +149,37 @@ def test_the_faults_are_faults_and_the_store_is_none(path):
     assert len(FAULTS) >= 12
 
 
+def test_no_value_at_any_place_of_a_store_is_more_than_refused(tmp_path):
+    """Whatever somebody has put into the file by hand."""
+    whole = json.loads(text_of(set_flag(tmp_path / "flags.json", NAME, "25%", allow=["a"], block=["b"]).value))
+    refused = 0
+    for place in places(whole):
+        for value in (None, True, -1, 1.5, "x", [], {}, [[]], [{}], {"var": "x"}, 10**30):
+            try:
+                parse(json.dumps(put(whole, place, value)).encode())
+            except ConfigError:
+                refused += 1
+    assert refused > 50
+
+
+def places(value, above=()):
+    """Where values stand in nested JSON, as tuples of keys."""
+    yield above
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*above, key))
+
+
+def put(tree, place, value):
+    """Nested JSON with something else at a place."""
+    if not place:
+        return value
+    key, *rest = place
+    below = put(tree[key], rest, value)
+    if isinstance(tree, dict):
+        return {**tree, key: below}
+    return [*tree[:key], below, *tree[key + 1 :]]
+
+
 def test_a_store_that_does_not_answer_is_not_waited_for(path, monkeypatch):
     store = FlagStore(path, {}, look_every_s=0, patience_s=0.05)
     assert store.resolve("m").is_on(NAME)

@@ -3,6 +3,7 @@ import threading
 import pytest
 
 from esper.contracts.errors import ConfigError
+from esper.contracts.flags import none_in_play
 from esper.migration.router import HISTORY, MigrationRouter
 from tests.migration.flags import NEW, flags
 
@@ -42,6 +43,11 @@ def test_the_flag_says_which_runs_and_only_that_one_does(values, path):
     (route,) = router.history
     assert (route.path, route.reason, route.error) == (path, "set for extended_lifecycle", None)
     assert router.counts("extended_lifecycle")[path] == 1
+
+
+def test_where_nobody_set_a_flag_the_old_way_runs_as_the_layers_are_the_old_ones():
+    router = MigrationRouter(none_in_play())
+    assert router.route("extended_lifecycle", lambda: "legacy", lambda: "new") == "legacy"
 
 
 def test_what_the_new_way_raises_is_raised_recorded_and_never_hidden():

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from esper.cli.commands.baseline import BaselineCommand
+from esper.cli.interrupt import Interrupt
 from esper.evaluation.baseline.adaptation import Adaptation, adaptation_of, grown_here
 from esper.evaluation.baseline.beside import beside
 from esper.evaluation.baseline.cells import BATCH_SIZES, SEEDS, WHAT, Cell, Setting
@@ -54,7 +55,7 @@ def compare_sides(command: BaselineCommand) -> bool:
     print(f"{both.change_name} against {both.base_name}, {setting.device}, in turns")
     print(f"{'cell':<28}{'':<14}{'base':>12}{'change':>12}{'slower by':>11}{'interval':>20}{'blocks':>8}  verdict")
     found: list[Compared] = []
-    with both.sources() as sources:
+    with Interrupt(), both.sources() as sources:
         names = both.base_name, both.change_name
         for one in compare(*sources, _cells(command, _COMPARED_BATCH_SIZES), setting, rules, names):
             found.append(one)

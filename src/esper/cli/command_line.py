@@ -1,9 +1,10 @@
 """The command line: its commands, their help, and one clear message for whatever is wrong with it."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from esper.cli.commands.ab import ABCommand
 from esper.cli.commands.baseline import BaselineCommand
@@ -75,6 +76,10 @@ def parse(argv: Sequence[str] | None) -> Subcommand:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-\d")  # -5% is a value too: whoever takes it says what is wrong
+
     @property
     def option_names(self) -> list[str]:
         """All options; argparse has no public list of them."""

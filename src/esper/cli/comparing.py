@@ -3,29 +3,32 @@
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import esper
 from esper.cli.commands.ab import ABCommand
 from esper.cli.configuration_file import read_file
+from esper.cli.interrupt import Interrupt
 from esper.cli.options import request
 from esper.contracts.errors import ConfigError
 from esper.evaluation.ab import words
 from esper.evaluation.ab.commits import Commit, commit
-from esper.evaluation.ab.configuration import Configuration, configuration
+from esper.evaluation.ab.configuration import PER_UNIT, Configuration, configuration
 from esper.evaluation.ab.implementation import Implementation, Place, implementations
 from esper.evaluation.ab.metrics import Wishes
 from esper.evaluation.ab.page import PAGE, page
-from esper.evaluation.ab.record import STATE, Comparison, Plan
+from esper.evaluation.ab.record import SIDES, STATE, Comparison, Plan
 from esper.evaluation.ab.runner import ABTestRunner
 from esper.evaluation.ab.subject import Subject
 from esper.evaluation.git_trees import checked_out
+from esper.flags.lock import held
 from esper.observability.cited import words as told
 from esper.observability.report import write_page
 from esper.observability.rows import TableRow, aligned
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_OWN_FILES = re.compile(r"[AB](/seed-\d+|$)|\.ab\.")
 _OWN = Path(esper.__file__).parents[1]
 
 
@@ -43,7 +46,7 @@ def compare(asked: ABCommand) -> bool:
         print(words.progress(comparison), flush=True)
         write_page(directory / PAGE, page(comparison))
 
-    with _taken_back(directory), _subjects(asked, directory) as (a, b):
+    with Interrupt(), _alone(directory), _subjects(asked, directory) as (a, b):
         comparison = ABTestRunner(a, b, plan, directory, on_pair).run()
         write_page(directory / PAGE, page(comparison))
     _tell(comparison, directory)
@@ -51,7 +54,7 @@ def compare(asked: ABCommand) -> bool:
 
 
 def _tell(comparison: Comparison, directory: Path) -> None:
-    rows = [words.row(metric, comparison.findings[metric.name]) for metric in comparison.metrics]
+    rows = [words.row(metric, comparison.findings[metric.name]) for metric in comparison.metrics if comparison.findings]
     table = aligned(words.COLUMNS, [(TableRow(name, ()), [told(cell) for cell in cells]) for name, *cells in rows])
     suspect = [f"Do not trust this: {comparison.suspicion}"] if comparison.suspicion else []
     said = [*words.story(comparison), words.outputs(comparison), *suspect]
@@ -103,10 +106,10 @@ def _in_commit(asked: ABCommand, wanted: Commit, tree: Path, runs: Path) -> Subj
 
 
 def _configuration(name: str, path: str, place: Place, runs: Path, code: str = "") -> Configuration:
-    values = read_file(Path(path))
+    values = {key: value for key, value in read_file(Path(path)).items() if key not in PER_UNIT}
     options = request(values).options  # refuses what no run would take, and finds the data from here
     located = {key: getattr(options, key) for key in ("data", "weights", "flags") if key in values}
-    return configuration(name, values | located, place, runs, code=code)
+    return configuration(name, values | located, place, runs, told=f"{options} {code}")
 
 
 def _kind(word: str) -> str:
@@ -116,22 +119,29 @@ def _kind(word: str) -> str:
 
 
 def _check_free(directory: Path) -> None:
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / STATE).is_file():
-        raise ConfigError(f"--output {directory} holds something else. Name another directory.")
+    """Refuse a directory with what is of no comparison. One that was killed in its first pair has left units alone."""
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--output {directory} is a file. Name a directory.")
+    names = (path.relative_to(directory).as_posix() for path in directory.rglob("*"))
+    if not (directory / STATE).is_file() and not all(map(_OWN_FILES.match, names)):
+        raise ConfigError(f"--output {directory} holds something else. Name another directory.")
 
 
 @contextmanager
-def _taken_back(directory: Path) -> Iterator[None]:
-    """A comparison that could not begin leaves nothing behind."""
-    was_there = directory.is_dir()
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep others out of a comparison while it runs. One that could not begin leaves nothing behind."""
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
     try:
-        yield
+        with held(directory / ".ab.lock", f"the comparison in {directory}"):
+            try:
+                yield
+            except ConfigError:
+                for side in SIDES if not (directory / STATE).is_file() else ():
+                    shutil.rmtree(directory / side, ignore_errors=True)
+                raise
     except ConfigError:
-        if not (directory / STATE).is_file():
-            for side in ("A", "B"):
-                shutil.rmtree(directory / side, ignore_errors=True)
-            if not was_there and directory.is_dir():
-                directory.rmdir()
+        with suppress(OSError):  # what is not empty stays
+            for path in new:
+                path.rmdir()
         raise

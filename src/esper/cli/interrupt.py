@@ -20,7 +20,7 @@ class Interrupt:
         requested: whether a stop was asked for that waits.
     """
 
-    def __init__(self, announce: Callable[[], None]) -> None:
+    def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
         self._announce = announce
         self._waits = False
         self._previous: dict[Any, Any] = {}

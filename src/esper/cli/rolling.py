@@ -18,7 +18,7 @@ from esper.evaluation.rollout.on_bus import RunsOnBus
 from esper.evaluation.rollout.plan import Criteria, Terms, parse_plan
 from esper.evaluation.rollout.rollout import Rollout, begun
 from esper.evaluation.rollout.stores import FlagFile
-from esper.oona.url import shown
+from esper.oona.url import open_bus, shown
 
 _CRITERIA = {
     "min_runs": ("min_runs", 1),
@@ -36,14 +36,15 @@ Values = Mapping[str, Any]
 def start(values: Values) -> None:
     """Begin a rollout, or say what that would do."""
     flags = str(Path(values["flags"]).absolute())
-    source = values["bus"] or str(Path(values["runs"]).absolute())
+    source = _located(values["bus"]) if values["bus"] else str(Path(values["runs"]).absolute())
     terms = Terms(values["flag"], parse_plan(values["plan"]), flags, source, _criteria(values))
     rollout = Rollout(Path(values["state"]), FlagFile(flags))
-    with closing(_source(terms)):  # a bus that is none is told now
-        if values["dry_run"]:
-            now = rollout.check_start(terms)
-            print(f"Would set {terms.flag} from {now:g} % to {terms.plan[0]:g} %. Nothing was changed.")
-            return
+    now = rollout.check_start(terms)
+    if values["bus"]:
+        open_bus(source).close()  # one that is none, or does not answer, is told now
+    if values["dry_run"]:
+        print(f"Would set {terms.flag} from {now:g} % to {terms.plan[0]:g} %. Nothing was changed.")
+    else:
         _print_state(rollout.start(terms))
 
 
@@ -115,6 +116,17 @@ def _source(terms: Terms) -> Source:
 
 def _is_bus(terms: Terms) -> bool:
     return not Path(terms.source).is_absolute()
+
+
+def _located(url: str) -> str:
+    """A bus as it is found from any folder: who looks next may stand elsewhere."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "memory":
+        raise ConfigError("memory: is a bus within one process, where no run is heard. Name another, or --runs DIR.")
+    path, mark, options = rest.removeprefix("//").partition("?")
+    if scheme != "sqlite" or not path:
+        return url
+    return f"sqlite:{Path(path).absolute()}{mark}{options}"
 
 
 def _where(terms: Terms) -> str:

@@ -35,6 +35,11 @@ class Flag:
     reason: str
     is_by_name: bool = False
 
+    @property
+    def is_switched_on(self) -> bool:
+        """Whether it is on because somebody said so, rather than because nobody set it."""
+        return self.is_on and self.reason != NOT_IN_PLAY
+
 
 @dataclass(frozen=True, slots=True)
 class Flags:

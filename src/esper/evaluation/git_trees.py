@@ -56,12 +56,12 @@ def checked_out(repository: Path, commit: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="esper-") as temporary:
         folder = Path(temporary).resolve() / commit[:12]
-        if _git(repository, *_NO_HOOKS, "worktree", "add", "--detach", str(folder), commit) is None:
-            raise ConfigError(f"git cannot check out {commit[:12]} of {repository} beside its working tree.")
         try:
+            if _git(repository, *_NO_HOOKS, "worktree", "add", "--detach", str(folder), commit) is None:
+                raise ConfigError(f"git cannot check out {commit[:12]} of {repository} beside its working tree.")
             yield folder
         finally:
-            _git(repository, "worktree", "remove", "--force", str(folder))
+            _git(repository, "worktree", "remove", "--force", "--force", str(folder))  # also one half made, with a lock
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -81,14 +81,14 @@ class Deciding:
             return None
         store = self._store + self.doubt
         if self.document is None or name not in self.document.rules:
-            return Flag(name, False, f"off by default: {store} does not tell")
+            return Flag(name, False, f"{store} does not tell, and off is the default")
         assert self._by_store is not None
         rule, flag = self.document.rules[name], self.document.value["flags"][name]
         if flag["state"] == DISABLED:
             return Flag(name, False, f"switched off for all in {store}", is_by_name=True)
         is_on, variant, error = self._by_store.evaluate(name, model_id)
         if error is not None:
-            return Flag(name, False, f"off: its rule in {store} failed: {error}")
+            return Flag(name, False, f"its rule in {store} failed: {error}")
         if variant in (ALLOWED, BLOCKED):
             return Flag(name, is_on, f"{model_id} is {variant} in {store}", is_by_name=True)
         if rule is not None and rule.share == ALL:

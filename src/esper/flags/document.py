@@ -73,7 +73,7 @@ def _checked(name: str, flag: Any) -> Rule | None:
     if not isinstance(variants, dict) or not all(isinstance(one, bool) for one in variants.values()) or not variants:
         raise ConfigError(f"{where}.variants must be an object of names with true or false, not {variants!r}.")
     default = flag.get("defaultVariant")
-    if default is not None and default not in variants:
+    if default is not None and (not isinstance(default, str) or default not in variants):
         raise ConfigError(f"{where}.defaultVariant must be one of its variants, not {default!r}.")
     if not isinstance(flag.get("targeting", {}), dict):
         raise ConfigError(f"{where}.targeting must be an object, not {flag['targeting']!r}.")

@@ -35,7 +35,7 @@ class Rule:
     is_switched_off: bool = False
 
     def __post_init__(self) -> None:
-        if "" in (*self.allow, *self.block):
+        if not all(one.strip() for one in (*self.allow, *self.block)):
             raise ConfigError("A model id on a list must not be empty. Name the model.")
         if both := sorted({*self.allow} & {*self.block}):
             raise ConfigError(f"{both[0]!r} cannot be both allowed and blocked. Take it off first (--forget).")
@@ -71,7 +71,11 @@ def from_flagd(flag: Mapping[str, Any]) -> Rule | None:
         is_on = flag["variants"].get(flag.get("defaultVariant"), False)
         return Rule(ALL if is_on else 0, is_switched_off=is_switched_off)
     match flag["targeting"]:
-        case {"if": [{"in": [_, block]}, _, {"in": [_, allow]}, _, {"fractional": [[_, share], _]}]}:
+        case {
+            "if": [
+                {"in": [_, [*block]]}, _, {"in": [_, [*allow]]}, _, {"fractional": [[_, int(share)], _]}
+            ]
+        } if all(isinstance(one, str) for one in (*block, *allow)) and 0 <= share <= ALL:  # fmt: skip
             rule = Rule(share, tuple(allow), tuple(block), is_switched_off)
             return rule if rule.to_flagd().items() <= {**flag}.items() else None
     return None

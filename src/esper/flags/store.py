@@ -149,5 +149,5 @@ class FlagStore:
 
 
 def _said(error: Exception) -> str:
-    text = str(error)
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)  # the path is told already
     return text if text.endswith(".") else f"{text}."

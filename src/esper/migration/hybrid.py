@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from esper.contracts.commands import SeedId
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError
-from esper.contracts.flags import NOT_IN_PLAY, Flag, Flags
+from esper.contracts.flags import Flag, Flags
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.wrapping import growth_config, places, unwrap, wrap
 from esper.kasmina.places.place import Place
@@ -247,7 +247,7 @@ _INSTEAD = {
 
 
 def _are_switched_on(flags: Flags) -> bool:
-    return all(flags.is_on(name) and flags[name].reason != NOT_IN_PLAY for name in DECIDING)
+    return all(flags[name].is_switched_on for name in DECIDING)
 
 
 def _tell(name: str) -> None:

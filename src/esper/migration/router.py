@@ -51,17 +51,19 @@ class MigrationRouter:
         self._history: deque[Route] = deque(maxlen=HISTORY)
 
     def route(self, feature: str, legacy_fn: Callable[[], Result], new_fn: Callable[[], Result]) -> Result:
-        """Call ``new_fn`` if the flag is on, else ``legacy_fn``, and return what it returns.
+        """Call ``new_fn`` if the flag is switched on, else ``legacy_fn``, and return what it returns.
+
+        A flag that is on because nobody set any is no switch to the new way, as for the layers.
 
         Raises:
             ConfigError: if there is no such flag; neither is called then.
             BaseException: whatever the function raises, once it is recorded.
         """
         flag = self.flags[feature]
-        path: Literal["legacy", "new"] = "new" if flag.is_on else "legacy"
+        path: Literal["legacy", "new"] = "new" if flag.is_switched_on else "legacy"
         error, began = None, time.perf_counter()
         try:
-            return (new_fn if flag.is_on else legacy_fn)()
+            return (new_fn if path == "new" else legacy_fn)()
         except BaseException as raised:
             error = f"{type(raised).__name__}: {raised}".removesuffix(": ")
             raise

@@ -156,6 +156,13 @@ def test_a_metric_that_is_missing_once_is_a_failed_unit():
     assert found.pairs[1].a.failed == "there is no loss"
 
 
+@pytest.mark.parametrize("sides", [("a", "b"), ("b", "a")])
+def test_a_metric_of_one_side_alone_is_refused_rather_than_left_out(sides):
+    of = {"a": {"loss": 0.5}, "b": {"loss": 0.5, "accuracy": 0.9}}
+    with pytest.raises(ConfigError, match=f"{'AB'[sides.index('b')]} measures 'accuracy', and"):
+        compared(*(InProcess(side, lambda seed, side=side: of[side]) for side in sides))
+
+
 def test_interrupted_anywhere_it_ends_as_it_would_have(tmp_path):
     """After every pair in turn, as if killed before the next."""
 
@@ -180,7 +187,7 @@ def test_it_goes_on_to_more_pairs_where_it_is_not_decided(tmp_path):
     assert len(compared(a, b, tmp_path, max_pairs=5).pairs) == 5
     again = compared(a, b, tmp_path, max_pairs=4)
     assert len(again.pairs) == 5
-    assert again.ended == "4 pairs were made"
+    assert again.ended == "no more were asked for"
 
 
 @pytest.mark.parametrize("change", [{"alpha": 0.1}, {"first_seed": 1}, {"wishes": Wishes(margins={"loss": "1"})}])

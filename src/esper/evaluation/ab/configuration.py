@@ -19,6 +19,8 @@ from esper.evaluation.ab.subject import Outputs, Unit, UnitFailedError, checked
 from esper.evaluation.gains import fingerprint
 from esper.tasks.catalogue import load_task
 
+PER_UNIT = ("seed", "controls", "output")
+"""Options that every unit has of its own."""
 _WRONG_INPUT = 2
 _CHUNK = 8192
 
@@ -98,16 +100,14 @@ class Configuration:
         return Outputs(test_set["digest"], [found.numpy()])
 
 
-def configuration(name: str, values: Mapping[str, Any], place: Place, runs: Path, *, code: str = "") -> Configuration:
+def configuration(name: str, values: Mapping[str, Any], place: Place, runs: Path, *, told: str) -> Configuration:
     """A configuration as a subject.
 
     Args:
         name: for people.
-        values: all options that describe the run.
+        values: all options that describe the run, without :data:`PER_UNIT`.
         place: where it is run.
         runs: see :class:`Configuration`.
-        code: what else tells it from others: the tree of a commit.
+        told: tells it from others: all that describes the run, whether it was written down or is a default.
     """
-    ours = {key: value for key, value in values.items() if key not in ("seed", "controls", "output")}
-    text = json.dumps(ours, sort_keys=True) + code
-    return Configuration(name, ours, place, runs, hashlib.sha256(text.encode()).hexdigest()[:16])
+    return Configuration(name, values, place, runs, hashlib.sha256(told.encode()).hexdigest()[:16])

@@ -94,6 +94,10 @@ class ABTestRunner:
         """The pair, with its metrics held against those of the pairs before it."""
         if not self._comparison.metrics and pair.is_complete:
             assert pair.a.metrics is not None
+            assert pair.b.metrics is not None
+            if one_sided := sorted(pair.a.metrics.keys() ^ pair.b.metrics.keys()):
+                has, lacks = SIDES if one_sided[0] in pair.a.metrics else SIDES[::-1]
+                raise ConfigError(f"{has} measures {one_sided[0]!r}, and {lacks} does not. Let both measure the same.")
             metrics = metrics_of(
                 pair.a.metrics, units["A"].primary, self._comparison.plan.wishes, self._comparison.plan.alpha
             )
@@ -158,7 +162,7 @@ def _ended(comparison: Comparison) -> str | None:
     if primary and all(one is not None and one.verdict is not Verdict.INCONCLUSIVE for one in primary):
         return "every primary metric is decided"
     if len(comparison.pairs) >= comparison.plan.max_pairs:
-        return f"{comparison.plan.max_pairs} pairs were made"
+        return "no more were asked for"
     return None
 
 

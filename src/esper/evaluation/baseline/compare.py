@@ -46,7 +46,7 @@ class Rules:
     def __post_init__(self) -> None:
         for name, value in {"threshold": self.threshold, "memory threshold": self.memory_threshold}.items():
             if not 0 <= value < np.inf:
-                raise ConfigError(f"The {name} is a share from 0 on, such as 0.05, not {value}.")
+                raise ConfigError(f"The {name} must be 0 % or more, and finite, not {100 * value:g} %.")
         if self.blocks < 1:
             raise ConfigError(f"At least 1 block is needed to measure anything, not {self.blocks}.")
 

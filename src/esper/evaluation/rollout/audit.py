@@ -89,9 +89,11 @@ def read(directory: Path) -> State | None:
     """Where the last rollout of a directory stands; None if there has been none.
 
     Raises:
-        ConfigError: if the file is damaged.
+        ConfigError: if the file is damaged, or there can be no such directory.
     """
     path = directory / AUDIT
+    if directory.is_file():
+        raise ConfigError(f"{directory} is a file. Name the directory of a rollout.")
     state = None
     for number, raw in enumerate(_whole(path).splitlines(), start=1):
         try:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from esper.cli.main import main
 from esper.oona.bus import Message
 from esper.oona.codec import Codec
-from esper.oona.messages import GerminationCommand
+from esper.oona.messages import GerminationCommand, RunHeartbeat
 from esper.oona.url import open_bus
+from esper.runtime.session import Session
 from tests.brokers import free_port, redis_url
 from tests.runtime.toy import timeless
 
@@ -101,6 +103,22 @@ class TestLooking:
         assert seen[-1]["kind"] == "RunHeartbeat"
         assert seen[-1]["body"]["is_finished"]
         assert {one["key"] for one in seen} == {(tmp_path / "run" / "run_id").read_text().strip()}
+
+    @pytest.mark.parametrize(
+        ("raised", "is_stopped"), [(KeyboardInterrupt(), True), (RuntimeError("a fault of the run"), False)]
+    )
+    def test_the_last_heartbeat_tells_a_run_that_was_stopped_from_one_that_failed(
+        self, url, tmp_path, capsys, monkeypatch, raised, is_stopped
+    ):
+        def ends(*_):
+            raise raised
+
+        monkeypatch.setattr(Session, "after_epoch", ends)
+        with suppress(RuntimeError):
+            assert main(["run", *SMALL, "--bus", url, "--output", str(tmp_path / "run")]) == 130
+        delivered = open_bus(url).subscribe(RunHeartbeat.topic, "test", "one", start="oldest").receive(100)
+        beats = [Codec().decode(one.message) for one in delivered]
+        assert [one.is_stopped for one in beats if isinstance(one, RunHeartbeat)][-1] is is_stopped
 
     def test_dead_letters_are_shown_and_published_again(self, url, capsys):
         bus = open_bus(url)

@@ -62,7 +62,7 @@ class Audience:
                 ending.enter_context(_ended(self.tracing, session))
             if self.link is not None:
                 self.link.follow(session, self._note)
-                ending.callback(self._leave, self.link)
+                ending.push(self._leave)
             for name in self._options.trackers:
                 tracking = Tracking(name, directory, tell=self._note)
                 tracking.follow(session)
@@ -118,8 +118,9 @@ class Audience:
             told = {"command_id": handled.command_id, "who": handled.who, "accepted": handled.accepted}
             self._shown.say("command", f"{handled.command_id} of {handled.who} was {became}", **told, **ids)
 
-    def _leave(self, link: "Link") -> None:
-        if not link.close():
+    def _leave(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self.link is not None
+        if not self.link.close(is_stopped=kind is KeyboardInterrupt):
             self._note("the bus did not take all that happened")
 
 

@@ -87,6 +87,7 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
         select_loss: held-out loss at the last boundary.
         train_flops: of the run, of all arms and of the judging.
         is_finished: whether this is the last one.
+        is_stopped: whether the run was stopped on purpose, with everything saved, so that none follow until it goes on.
         time: when it was sent, in seconds since 1970.
     """
 
@@ -101,6 +102,7 @@ class RunHeartbeat(Body, frozen=True, kw_only=True):
     train_flops: Count
     is_finished: bool
     time: float
+    is_stopped: bool = False
 
 
 class RunEvent(Body, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ def url() -> str:
     return f"memory:exporter-{next(_names)}"
 
 
-def beat(run: str, seconds_ago: float, step: int = 5) -> RunHeartbeat:
+def beat(run: str, seconds_ago: float, step: int = 5, *, is_stopped: bool = False) -> RunHeartbeat:
     return RunHeartbeat(
         run_id=run,
         step=step,
@@ -37,6 +37,7 @@ def beat(run: str, seconds_ago: float, step: int = 5) -> RunHeartbeat:
         train_flops=0,
         is_finished=False,
         time=time.time() - seconds_ago,
+        is_stopped=is_stopped,
     )
 
 
@@ -59,6 +60,18 @@ def heard(url: str, *bodies: RunHeartbeat | RunEvent) -> dict[tuple[str, ...], f
     thread.join()
     assert not any(topic.groups for topic in bus._store.topics.values())  # it leaves nothing behind
     return found
+
+
+def test_a_run_that_was_stopped_on_purpose_is_not_dead_until_it_goes_on(url):
+    """Lines of before come by another topic, and may be read after the heartbeat."""
+    note = {"event": "note", "step": 1, "text": "a sentence"}
+    before = RunEvent(run_id="stopped", line=note | {"time": time.time() - 310})
+    after = RunEvent(run_id="went on", line=note | {"time": time.time() - 290})
+    stopped, went_on = (beat(run, 300, is_stopped=True) for run in ("stopped", "went on"))
+    found = heard(url, stopped, before, went_on, after, beat("dead", 300))
+    told = {name: found["esper_run_stopped", name] for name in ("stopped", "went on", "dead")}
+    assert told == {"stopped": 1, "went on": 0, "dead": 0}
+    assert [found["esper_runs", name] for name in ("running", "finished", "stopped", "dead")] == [0, 0, 1, 2]
 
 
 def test_of_what_a_topic_holds_nothing_is_told_before_all_of_it_is_read(url):

@@ -68,8 +68,14 @@ def _spread(name: str, unit: str, meaning: str, source: str, labels: tuple[str, 
 
 _PROGRESS = (
     _value("run_info", "", "1; its labels tell the class of the host.", "model.type", ("run", "host")),
-    _value("run_up", "", "1 while the run lives, 0 once it is finished or silent for 30 s.", "finished; heartbeats"),
+    _value(
+        "run_up",
+        "",
+        "1 while the run lives, 0 once it is finished, stopped, or silent for 30 s.",
+        "finished; heartbeats",
+    ),
     _value("run_finished", "", "1 once the run has ended well.", "finished"),
+    _value("run_stopped", "", "1 while the run is stopped on purpose and may go on.", "heartbeats"),
     _value("run_last_seen_timestamp_seconds", "s", "When the run last told anything.", "time of any line", adds=False),
     _value("planned_steps", "steps", "Batches that the run plans.", "model.planned_steps"),
     _value("step", "steps", "Batches done.", "step of epoch and vitals"),

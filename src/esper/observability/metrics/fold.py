@@ -118,6 +118,8 @@ class RunState:
         gates: what gates were shown last, by :data:`GATE_VALUES`.
         flags_in_doubt: flags whose evaluation failed, or whose store could not be used.
         last_seen: time of the last line or heartbeat, in seconds since 1970.
+        is_stopped: whether the last heartbeat told that the run was stopped on purpose, and nothing came after it.
+        last_beat: time of the last heartbeat.
         unreadable: lines that lack what their kind must have.
     """
 
@@ -163,6 +165,8 @@ class RunState:
     flags_in_doubt: int = 0
     last_seen: float | None = None
     is_finished: bool = False
+    is_stopped: bool = False
+    last_beat: float = 0.0
     unreadable: int = 0
 
     def hear(self, line: Line) -> None:
@@ -180,13 +184,17 @@ class RunState:
             return
         self.kinds[kind if kind in TOLD else OTHER] += 1
         self.last_seen = line.get("time", self.last_seen)
+        self.is_stopped = self.is_stopped and self.last_seen <= self.last_beat  # lines and heartbeats come apart
         if kind in _DECIDING:
             self.decisions.append(line)
         if (hear := _HEARD.get(kind)) is not None:
             hear(self, line)
 
-    def beat(self, *, step: int, planned_steps: int, epoch: int, arm: str | None, time: float) -> None:
+    def beat(
+        self, *, step: int, planned_steps: int, epoch: int, arm: str | None, time: float, is_stopped: bool = False
+    ) -> None:
         """Take in a heartbeat."""
+        self.is_stopped, self.last_beat = is_stopped, time
         self.step, self.planned_steps, self.epoch, self.arm, self.last_seen = step, planned_steps, epoch, arm, time
 
     @property

@@ -26,7 +26,14 @@ def take(run: RunState, body: RunEvent | RunHeartbeat) -> None:
     if isinstance(body, RunEvent):
         run.hear(body.line)
     elif body.time >= (run.last_seen or 0.0):
-        run.beat(step=body.step, planned_steps=body.planned_steps, epoch=body.epoch, arm=body.arm, time=body.time)
+        run.beat(
+            step=body.step,
+            planned_steps=body.planned_steps,
+            epoch=body.epoch,
+            arm=body.arm,
+            time=body.time,
+            is_stopped=body.is_stopped,
+        )
 
 
 class Runs:
@@ -67,7 +74,7 @@ class Runs:
         with self._lock:
             self._forget(now)
             runs = list(self._runs.values()) if self._hearing.has_caught_up else []
-            counts = dict.fromkeys(("running", "finished", "dead"), 0)
+            counts = dict.fromkeys(("running", "finished", "stopped", "dead"), 0)
             for run in runs:
                 counts[status(run, now)] += 1
             found = samples(runs, now)

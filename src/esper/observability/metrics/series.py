@@ -19,7 +19,7 @@ MAX_LAYERS = 40
 SILENT_S = 30.0
 """A run that is not finished and has told nothing for so long is dead: heartbeats come every 5 seconds."""
 
-Status = Literal["running", "finished", "dead"]
+Status = Literal["running", "finished", "stopped", "dead"]
 
 Value = float | Distribution
 Labels = tuple[str, ...]
@@ -49,6 +49,8 @@ def status(run: RunState, now: float | None) -> Status:
     """
     if run.is_finished:
         return "finished"
+    if run.is_stopped:
+        return "stopped"
     is_silent = now is not None and now - (run.last_seen or 0.0) > SILENT_S
     return "dead" if is_silent else "running"
 
@@ -92,6 +94,7 @@ def _progress(run: RunState, now: float | None) -> Iterator[_Part]:
         yield "run_info", (run.host,), 1.0
     yield "run_up", (), float(status(run, now) == "running")
     yield "run_finished", (), float(run.is_finished)
+    yield "run_stopped", (), float(run.is_stopped)
     yield "run_last_seen_timestamp_seconds", (), run.last_seen
     yield "planned_steps", (), run.planned_steps
     yield "step", (), run.step

@@ -109,8 +109,12 @@ class Link:
             told["commands"] = {name: getattr(came, name) for name in ("carried_out", "refused", "repeated")}
         return told if self._policy is None else told | asdict(self._policy.statistics)
 
-    def close(self, within_s: float = 10.0) -> bool:
+    def close(self, within_s: float = 10.0, *, is_stopped: bool = False) -> bool:
         """Take no more commands and publish what waits, as far as the bus takes it in time.
+
+        Args:
+            within_s: how long that may take.
+            is_stopped: whether the run was stopped on purpose and may go on.
 
         Returns:
             Whether it has taken all.
@@ -119,4 +123,4 @@ class Link:
             self.handler.close(within_s)
         if self._policy is not None:
             self._policy.close()
-        return self.publisher.close(within_s)
+        return self.publisher.close(within_s, is_stopped=is_stopped)

@@ -77,7 +77,7 @@ class TelemetryPublisher:
         self._unsent: list[Message] = []
         self._losses: tuple[float | None, float | None] = None, None
         self._session: Session | None = None
-        self._is_finished = False
+        self._is_finished = self._is_stopped = False
         self._next_heartbeat = 0.0
         self._wake, self._is_closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="esper-publisher", daemon=True)
@@ -111,12 +111,17 @@ class TelemetryPublisher:
         """Tell where this session stands, now and then."""
         self._session = session
 
-    def close(self, within_s: float = 10.0) -> bool:
+    def close(self, within_s: float = 10.0, *, is_stopped: bool = False) -> bool:
         """Publish what waits, as far as the bus takes it in time.
+
+        Args:
+            within_s: how long that may take.
+            is_stopped: whether the run was stopped on purpose and may go on; the last heartbeat tells it.
 
         Returns:
             Whether it has taken all.
         """
+        self._is_stopped = is_stopped
         self._is_closing.set()
         self._wake.set()
         self._thread.join(within_s)
@@ -180,7 +185,7 @@ class TelemetryPublisher:
             and not self._is_finished
         ):
             self._next_heartbeat = time.monotonic() + self._heartbeat_s
-            found.append(self._heartbeat(self._session, is_finished=False))
+            found.append(self._heartbeat(self._session, is_finished=False, is_stopped=is_last and self._is_stopped))
             self._is_finished = is_last
         return found
 
@@ -193,7 +198,7 @@ class TelemetryPublisher:
             return [*bodies(line, self._run_id), self._heartbeat(self._session, is_finished=True)]
         return bodies(line, self._run_id)
 
-    def _heartbeat(self, session: Session, *, is_finished: bool) -> RunHeartbeat:
+    def _heartbeat(self, session: Session, *, is_finished: bool, is_stopped: bool = False) -> RunHeartbeat:
         position = session.position
         train_loss, select_loss = self._losses
         return RunHeartbeat(
@@ -207,4 +212,5 @@ class TelemetryPublisher:
             train_flops=session.train_flops,
             is_finished=is_finished,
             time=time.time(),
+            is_stopped=is_stopped,
         )

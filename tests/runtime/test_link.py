@@ -4,11 +4,13 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from esper.contracts.errors import BusError, BusUnavailableError
 from esper.contracts.lifecycle import State
+from esper.contracts.reports import Observation
 from esper.oona.bus import Bus, Delivery, Message
 from esper.oona.codec import Codec
 from esper.oona.messages import (
@@ -418,12 +420,30 @@ class TestAControllerElsewhere:
         assert timeless(near.session.events) == timeless(far.session.events)
         assert near.session.field_reports
 
-    def test_without_one_the_run_goes_on_and_says_so(self, url):
+    def test_without_one_the_run_goes_on_and_says_so_once(self, url):
         told: list[str] = []
-        trial = self.grown(self.remote(url, timeout_s=0.01, tell=told.append))
+        policy = self.remote(url, timeout_s=0.01, tell=told.append)
+        trial = self.grown(policy)
         assert trial.session.field_reports == []
-        assert len(told) == len(trial.events("epoch"))
-        assert all("No decision came within 0.01 s" in one for one in told)
+        assert policy.statistics.decisions_missed == len(trial.events("epoch"))
+        assert ["No decision came within 0.01 s" in one for one in told] == [True]
+
+    def test_it_is_said_again_once_a_decision_has_come(self, url):
+        seen: list[Observation] = []
+        self.grown(SimpleNamespace(decide=lambda observation: seen.append(observation) or []))
+        told: list[str] = []
+        policy = self.remote(url, timeout_s=0.5, tell=told.append)
+        policy.decide(seen[0])
+        ending = threading.Event()
+        thread = threading.Thread(target=Controller(open_bus(url), CODEC, "heuristic", "one").serve, args=[ending])
+        thread.start()
+        while not policy.statistics.decisions:
+            policy.decide(seen[0])
+        ending.set()
+        thread.join()
+        assert len(told) == 1
+        policy.decide(seen[0])
+        assert len(told) == 2
 
     def test_or_with_the_policy_that_stands_in(self, url):
         stands_in = self.remote(url, timeout_s=0.01, otherwise=HeuristicPolicy(growing()))

@@ -75,6 +75,7 @@ class RemotePolicy:
         self._number = 0
         self._answers: list[Answer] = []
         self._state: Any = None
+        self._is_missing = False
 
     def decide(self, observation: Observation) -> list[Command]:
         """The commands of the decision that came; else those of the policy that stands in."""
@@ -91,12 +92,12 @@ class RemotePolicy:
             decision = self._asked(question)
         except BusError as error:
             decision = None
-            self._tell(f"The controller cannot be asked: {error}")
+            self._say(f"The controller cannot be asked: {error}")
         self._answers = []
         if decision is None:
             self._decided.clear()
         else:
-            self._state = decision.state
+            self._state, self._is_missing = decision.state, False
             self.statistics.decisions += 1
             self.statistics.controller_seen = round(time.time(), 3)
             return list(decision.commands)
@@ -127,8 +128,14 @@ class RemotePolicy:
                 self._subscription.ack([delivery])
             if found is not None:
                 return found
-        self._tell(f"No decision came within {self._timeout_s:g} s at step {question.observation.step}.")
+        self._say(f"No decision came within {self._timeout_s:g} s at step {question.observation.step}.")
         return None
+
+    def _say(self, text: str) -> None:
+        """Once until a decision comes."""
+        if not self._is_missing:
+            self._tell(text)
+        self._is_missing = True
 
     def close(self) -> None:
         """Let the connection go."""

@@ -15,6 +15,7 @@ from esper.evaluation.rollout.directories import RunDirectories
 from esper.evaluation.rollout.engine import COHORTS, Decision
 from esper.evaluation.rollout.health import Source
 from esper.evaluation.rollout.on_bus import RunsOnBus
+from esper.evaluation.rollout.on_prometheus import RunsInPrometheus
 from esper.evaluation.rollout.plan import Criteria, Terms, parse_plan
 from esper.evaluation.rollout.rollout import Rollout, begun
 from esper.evaluation.rollout.stores import FlagFile
@@ -36,12 +37,14 @@ Values = Mapping[str, Any]
 def start(values: Values) -> None:
     """Begin a rollout, or say what that would do."""
     flags = str(Path(values["flags"]).absolute())
-    source = _located(values["bus"]) if values["bus"] else str(Path(values["runs"]).absolute())
+    source = _named_source(values)
     terms = Terms(values["flag"], parse_plan(values["plan"]), flags, source, _criteria(values))
     rollout = Rollout(Path(values["state"]), FlagFile(flags))
     now = rollout.check_start(terms)
-    if values["bus"]:
+    if values["bus"] is not None:
         open_bus(source).close()  # one that is none, or does not answer, is told now
+    elif values["prometheus"] is not None:
+        RunsInPrometheus(source).check()
     if values["dry_run"]:
         print(f"Would set {terms.flag} from {now:g} % to {terms.plan[0]:g} %. Nothing was changed.")
     else:
@@ -60,6 +63,9 @@ def status(values: Values) -> bool:
 
 def advance(values: Values) -> bool:
     """Look at runs, once or until the rollout is over; gives whether it has not been taken back."""
+    every_s = None if values["watch"] is None else _number("watch", values["watch"])
+    if every_s == 0:
+        raise ConfigError(f"--watch must be a number of seconds above 0, not {values['watch']!r}.")
     state = _of(values)
     rollout = Rollout(Path(values["state"]), FlagFile(state.terms.flags))
     with closing(_source(state.terms)) as source:
@@ -67,7 +73,6 @@ def advance(values: Values) -> bool:
             _, decision = rollout.look(source, dry_run=True)
             print(_would(state, decision))
             return state.outcome != "rolled back"
-        every_s = None if values["watch"] is None else _number("watch", values["watch"])
         with rollout.operating():
             state = rollout.look(source)[0] if every_s is None else _watched(rollout, source, every_s)
     _print_state(state)
@@ -111,11 +116,16 @@ def _of(values: Values) -> State:
 
 
 def _source(terms: Terms) -> Source:
-    return RunsOnBus(terms.source) if _is_bus(terms) else RunDirectories(terms.source)
+    if Path(terms.source).is_absolute():
+        return RunDirectories(terms.source)
+    is_prometheus = terms.source.startswith(("http://", "https://"))
+    return RunsInPrometheus(terms.source) if is_prometheus else RunsOnBus(terms.source)
 
 
-def _is_bus(terms: Terms) -> bool:
-    return not Path(terms.source).is_absolute()
+def _named_source(values: Values) -> str:
+    if values["prometheus"] is not None:
+        return str(values["prometheus"])
+    return str(Path(values["runs"]).absolute()) if values["bus"] is None else _located(values["bus"])
 
 
 def _located(url: str) -> str:
@@ -130,7 +140,7 @@ def _located(url: str) -> str:
 
 
 def _where(terms: Terms) -> str:
-    return shown(terms.source) if _is_bus(terms) else terms.source
+    return terms.source if Path(terms.source).is_absolute() else shown(terms.source)
 
 
 def _criteria(values: Values) -> Criteria:

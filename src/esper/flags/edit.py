@@ -10,6 +10,7 @@ from esper.contracts.errors import ConfigError
 from esper.contracts.flags import check_name
 from esper.flags import last_good
 from esper.flags.document import Document, parse, text_of
+from esper.flags.environment import PREFIX
 from esper.flags.lock import held
 from esper.flags.rule import DISABLED, Rule
 from esper.flags.shares import parse as parse_share
@@ -49,7 +50,7 @@ def set_flag(
     is_off = number == 0 and share is not None and not share.strip().endswith("%")
     path = Path(path).resolve()  # what a link shows to is replaced, not the link
     with _alone(path):
-        before = read(path) if path.exists() else parse(b'{"flags": {}}')
+        before = _before(path, name, is_off)
         rule = before.rules.get(name, Rule())
         if rule is None:
             after = _without_its_rule(name, path, is_off, bool(allow or block or forget))
@@ -78,6 +79,21 @@ def read(path: str | Path) -> Document:
         raise ConfigError(f"The store of flags {path} cannot be read: {error.strerror}.") from None
     except ConfigError as error:
         raise ConfigError(f"The store of flags {path} cannot be used. {error}") from None
+
+
+def _before(path: Path, name: str, is_off: bool) -> Document:
+    """The store as it stands. Whoever cannot switch off by a store that is damaged is told what switches off."""
+    if not path.exists():
+        return parse(b'{"flags": {}}')
+    try:
+        return read(path)
+    except ConfigError as error:
+        if not is_off:
+            raise
+        raise ConfigError(
+            f"{error} Runs may go by its last good copy: set {PREFIX}{name.upper()}=0 in their environment, which "
+            f"switches {name} off whatever the store says, or mend the file and try again."
+        ) from None
 
 
 def _changed(

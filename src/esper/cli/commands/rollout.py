@@ -13,7 +13,19 @@ ACTIONS = {
     "advance": "look at runs once, and take the next step or take the flag back if they say so; exit code 1 likewise",
     "rollback": "turn the flag off and end the rollout",
 }
-_OF_START = ("plan", "flags", "runs", "bus", "min_runs", "min_seconds", "worse_by", "more_errors", "patience", "stale")
+_OF_START = (
+    "plan",
+    "flags",
+    "runs",
+    "bus",
+    "prometheus",
+    "min_runs",
+    "min_seconds",
+    "worse_by",
+    "more_errors",
+    "patience",
+    "stale",
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,9 @@ class RolloutCommand(Subcommand):
         parser.add_argument("--flags", metavar="FILE", help="the store of flags, as of esper flags; for start")
         parser.add_argument("--runs", metavar="DIR", help="where the directories of the runs are; for start")
         parser.add_argument("--bus", metavar="URL", help="the bus that runs tell, in place of --runs; for start")
+        parser.add_argument(
+            "--prometheus", metavar="URL", help="one that scrapes the runs, in place of --runs; for start"
+        )
         parser.add_argument("--min-runs", metavar="N", help="runs with the flag on, and off, for each step (default 5)")
         parser.add_argument("--min-seconds", metavar="S", help="that a step lasts at least (default 0)")
         parser.add_argument("--worse-by", metavar="PERCENT", help="that performance may be worse by (default 10)")
@@ -60,9 +75,10 @@ class RolloutCommand(Subcommand):
             for name in ("flag", "plan", "flags"):
                 if name not in given:
                     raise ConfigError(f"'esper rollout start' needs --{name}. See 'esper rollout --help'.")
-            if len(given & {"runs", "bus"}) != 1:
+            if len(given & {"runs", "bus", "prometheus"}) != 1:
                 raise ConfigError(
-                    "'esper rollout start' needs either --runs DIR or --bus URL: where runs are heard of."
+                    "'esper rollout start' needs either --runs DIR or --bus URL or --prometheus URL: where runs are "
+                    "heard of."
                 )
         elif foreign := [name for name in _OF_START if name in given]:
             raise ConfigError(

@@ -111,10 +111,13 @@ def read(directory: Path) -> State | None:
 
 
 def write(directory: Path, line: dict[str, Any]) -> None:
-    """Append a line; it is on disk when this returns. Whoever writes holds the lock."""
+    """Append a line; it is on disk when this returns. Whoever writes holds the lock.
+
+    Only its owner reads the file: a bus's URL in it may hold a password.
+    """
     path = directory / AUDIT
     encoded = json.dumps(line, allow_nan=False).encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         whole = len(_whole(path))
         os.ftruncate(descriptor, whole)

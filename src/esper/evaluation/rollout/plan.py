@@ -61,7 +61,7 @@ class Terms:
         flag: that is turned on.
         plan: shares of models in percent, rising; the last one completes the rollout.
         flags: path of the store.
-        source: path of the directory with the runs, or URL of the bus.
+        source: path of the directory with the runs, or URL of the bus or the Prometheus.
         criteria: what is asked for.
 
     Raises:

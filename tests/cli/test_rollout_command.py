@@ -90,6 +90,34 @@ def test_a_source_that_is_not_there_is_told(where, capsys):
     assert "runs does not answer: [Errno 2] No such file" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("every", ["0", "-1", "soon"])
+def test_a_watch_without_a_pause_is_refused(where, capsys, every):
+    start(where)
+    before = (where / "state" / "audit.jsonl").read_bytes()
+    assert do(where, "advance", f"--watch={every}") == 2
+    assert "--watch must be a number" in capsys.readouterr().err
+    assert (where / "state" / "audit.jsonl").read_bytes() == before
+
+
+def test_a_brake_that_a_damaged_store_holds_up_says_what_works(where, capsys):
+    start(where)
+    (where / "flags.json").write_text("{")
+    assert do(where, "rollback") == 2
+    told = capsys.readouterr().err
+    assert "set ESPER_FLAG_GRAFTING_STRATEGIES=0 in their environment" in told
+    assert "mend the file and try again" in told
+    assert (where / "flags.json").read_text() == "{"
+    set_flag(where / "mended.json", FLAG, "10%")
+    (where / "mended.json").replace(where / "flags.json")
+    assert do(where, "rollback") == 0
+    assert share(where) == 0
+
+
+def test_nobody_else_may_read_the_audit(where):
+    start(where)
+    assert (where / "state" / "audit.jsonl").stat().st_mode & 0o077 == 0
+
+
 def test_the_brake_writes_down_why(where):
     start(where)
     assert do(where, "rollback", "--why", "smoke in room 3") == 0
@@ -140,6 +168,7 @@ def test_criteria_that_make_no_sense_are_named(where, capsys, option, value):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--bus", ""], "is no URL of a bus"),
         (["--bus", "nats:"], "nats"),
         (["--bus", "memory:"], "within one process"),
         (["--bus", "foo:bar"], "is no URL of a bus"),

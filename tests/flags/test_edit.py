@@ -105,3 +105,14 @@ def test_a_link_stays_a_link(tmp_path):
     set_flag(tmp_path / "flags.json", NAME, "on")
     assert (tmp_path / "flags.json").is_symlink()
     assert read(tmp_path / "real" / "flags.json").rules.keys() == {NAME}
+
+
+def test_who_cannot_switch_off_by_a_damaged_store_is_told_what_switches_off(tmp_path):
+    path = tmp_path / "flags.json"
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"set ESPER_FLAG_MESSAGE_BUS=0 in their environment"):
+        set_flag(path, "message_bus", "off")
+    with pytest.raises(ConfigError, match=r"It is no JSON") as caught:
+        set_flag(path, "message_bus", "10%")
+    assert "ESPER_FLAG" not in str(caught.value)
+    assert path.read_text() == "{"

@@ -45,7 +45,8 @@ def altered(begun: float, kind: str, at: int = -1, **fields) -> list[dict]:
 def scraped_runs(begun: float) -> dict[str, list[dict]]:
     back = [line | {"step": line["step"] - 200} for line in lines("back", begun)[-3:-1]]
     again = [directories.model(time=back[0]["time"])]
-    rollback = {"event": "rollback", "time": begun + 900, "step": 225, "lost_steps": 9, "reason": "it diverged"}
+    rollback = {"event": "rollback", "time": begun + 900, "step": 225, "to_step": 150, "who": "session"}
+    rollback |= {"reason": "emergency", "lifecycles": [], "select_loss": 0.3}
     return {
         "on": lines("on", begun),
         "off": lines("off", begun, is_on=False),
@@ -112,7 +113,7 @@ def test_the_flag_tells_the_cohort_and_what_is_known_is_not_asked_again(scraped,
     assert "off" not in found
     of_both = {run.run: run.is_on for run in RunsInPrometheus(server.url).runs(FLAG, begun - 1, ())}
     assert (of_both["on"], of_both["off"]) == (True, False)
-    assert RunsInPrometheus(server.url).runs("chunked_architecture", begun + 1, ()) == []
+    assert RunsInPrometheus(server.url).runs("no_such_flag", begun - 1, ()) == []
 
 
 def test_a_run_that_goes_on_has_no_loss_yet(found):
@@ -134,7 +135,7 @@ def test_what_went_wrong_in_a_run_is_trouble_and_no_damage(found, run, what):
 @pytest.mark.parametrize(
     ("run", "what"),
     [
-        ("fallen", "its step fell from 325 to 150"),
+        ("fallen", "its step fell from 225 to 150"),
         ("of the future", "from the future"),
         ("without a loss", "no number"),
         ("of both", "both on and off"),

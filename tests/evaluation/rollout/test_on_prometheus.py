@@ -54,6 +54,7 @@ def scraped_runs(begun: float) -> dict[str, list[dict]]:
         "not finite": altered(begun, "epoch", at=3, train_loss=None),
         "fallen": [*lines("fallen", begun, ends=False)[:-2], *back],
         "resumed": [*lines("resumed", begun, ends=False)[:-2], *again, *back],
+        "restarted": [*lines("restarted", begun, ends=False)[:-2], *back],
         "rolled back": [*lines("rolled back", begun, ends=False)[:-2], rollback, *back],
         "of the future": altered(begun, "finished", time=time.time() + 5000),
         "without a loss": [line for line in lines("without", begun) if line["event"] not in ("epoch", "vitals")],
@@ -73,13 +74,18 @@ def scraped(tmp_path_factory) -> Iterator[tuple[Prometheus, float]]:
     for run in gone:
         for line in lines(run.run, begun, ends=run.run != "hidden"):
             run.hear(line)
-    exporter = MetricsServer(lambda: samples(runs.values()), 0)
+    exporter = MetricsServer(lambda: samples(list(runs.values())), 0)
     lost = MetricsServer(lambda: [*samples(gone), Sample("esper_exporter_bus_up", (), 0.0)], 0)
     folder = tmp_path_factory.mktemp("scraped")
     with prometheus(folder, {"exporter": exporter.port, "lost": lost.port}) as server:
         for part in range(3):
+            if part == 2:  # a new process knows what the session keeps, and no line that tells of its begin
+                runs["restarted"] = RunState("restarted")
+                for line in [line for line in told["restarted"][:14] if line["event"] != "vitals"]:
+                    runs["restarted"].hear(line)
             for name, run in runs.items():
-                for line in told[name][part * 10 : 10 * part + 10 if part < 2 else None]:
+                first = -2 if (name, part) == ("restarted", 2) else 10 * part
+                for line in told[name][first : 10 * part + 10 if part < 2 else None]:
                     run.hear(line)
             done = runs["on"].step
             assert eventually(lambda done=done: server.value('esper_step{run="on"}') == done, 20)
@@ -145,8 +151,9 @@ def test_numbers_that_cannot_be_are_damage(found, run, what):
     assert what in found[run].damage
 
 
-def test_a_run_that_was_resumed_is_not_damaged(found):
-    assert found["resumed"].damage is None
+@pytest.mark.parametrize("run", ["resumed", "restarted"])
+def test_a_run_that_was_resumed_is_not_damaged(found, run):
+    assert found[run].damage is None
 
 
 def test_of_an_exporter_without_its_bus_only_ends_are_believed(found):

@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 
 from esper.contracts.errors import ConfigError
@@ -141,8 +140,6 @@ class RunsInPrometheus:
             if len(data) > _MOST_BYTES:
                 raise ValueError(f"more than {_MOST_BYTES:,} bytes")
             return [(one["metric"], _values(one)) for one in _result(json.loads(data))]
-        except HTTPError as error:
-            raise OSError(f"Prometheus at {self._url} refuses to answer: {error.code} {error.reason}") from None
         except OSError as error:
             raise OSError(f"Prometheus at {self._url} does not answer: {error}") from None
         except (http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:

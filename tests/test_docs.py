@@ -15,6 +15,7 @@ from benchmarks.growth.short import at_a_glance, cost, in_short
 from benchmarks.growth.tables import overview
 from benchmarks.growth.trials_list import CONTROLS
 from benchmarks.growth.trials_table import markdown as trials_table
+from benchmarks.rollout_kit.baseline import markdown as baseline_table
 from esper.contracts.lifecycle import State, diagram
 from scripts import settings_page
 
@@ -96,3 +97,10 @@ def test_the_example_of_the_readme_runs():
     exec(example, names)
     assert names["session"].epoch == 60
     assert names["plain"](x).shape == (400, 4)
+
+
+def test_how_often_a_comparison_with_a_base_is_right_is_what_was_measured():
+    found = json.loads((ROOT / "benchmarks/results/rollout_kit/baseline.json").read_text())["result"]
+    page = (ROOT / "docs" / "baselines.md").read_text()
+    assert baseline_table(found) in page
+    assert f"estimated as {found['slowed']['estimates']['step']['median']:.0%}".replace("%", " %") in page

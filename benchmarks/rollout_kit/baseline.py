@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,7 @@ from esper.evaluation.baseline.sides import sides
 ROOT = Path(__file__).parents[2]
 CELL, SETTING = Cell(32, 100), Setting("cpu")
 CALLS_OF_CONTROL = 400
+VERDICTS = ("regression", "fine", "undecided")
 AT_A_TIME = max(1, len(os.sched_getaffinity(0)) // 4)
 """Comparisons at a time: two threads of a core slow each other down, so that much of the machine stays free."""
 
@@ -114,6 +115,15 @@ def told(verdicts: Counter[str], runs: int) -> dict[str, Any]:
     """Verdicts, and the 95 % interval of the share of regressions (Clopper and Pearson)."""
     interval = binomtest(verdicts["regression"], runs).proportion_ci()
     return {"runs": runs, "verdicts": dict(verdicts), "regressions": [interval.low, interval.high]}
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The table of what :func:`measure` has found."""
+    rows = [
+        f"| {kind} | {one['runs']} | " + " | ".join(str(one["verdicts"].get(what, 0)) for what in VERDICTS) + " |"
+        for kind, one in found.items()
+    ]
+    return "\n".join(["| change | comparisons | regression | fine | undecided |", "|---|---|---|---|---|", *rows])
 
 
 def measure(same: int = 200, slowed: int = 100, control: int = 50) -> dict[str, Any]:

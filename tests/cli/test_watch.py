@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 
-import httpx
+import httpx2
 import pytest
 
 from esper.cli.main import main
@@ -70,7 +70,7 @@ def test_a_run_is_followed_and_rolled_back_from_the_page(tmp_path):
     )
     try:
         at = re.search(r"http://127.0.0.1:\d+", watch.stdout.readline()).group()
-        with httpx.stream("GET", f"{at}/events", timeout=300) as stream:
+        with httpx2.stream("GET", f"{at}/events", timeout=300) as stream:
             asked = None
             for line in stream.iter_lines():
                 content = json.loads(line[6:]) if line.startswith("data: {") else {}
@@ -78,7 +78,7 @@ def test_a_run_is_followed_and_rolled_back_from_the_page(tmp_path):
                 if id_ is not None and asked is None:
                     headers = {"Authorization": f"Bearer {SECRET}", "Origin": at}
                     command = {"action": "rollback", "fields": {"run_id": id_}}
-                    asked = httpx.post(f"{at}/commands", json=command, headers=headers, timeout=60)
+                    asked = httpx2.post(f"{at}/commands", json=command, headers=headers, timeout=60)
                     assert asked.status_code == 202
                 if re.search(r"rollback: (done at step|refused)", content.get("parts", {}).get("answers", "")):
                     break

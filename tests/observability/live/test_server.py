@@ -142,10 +142,10 @@ def test_a_token_file_that_protects_nothing_is_refused(tmp_path, content, mode, 
 
 
 def test_events_are_told_until_the_server_ends(tmp_path):
-    import httpx
+    import httpx2
 
     server = LiveServer(DirectoryRuns([tmp_path]), 0)
-    with httpx.stream("GET", f"http://127.0.0.1:{server.port}/events", timeout=30) as stream:
+    with httpx2.stream("GET", f"http://127.0.0.1:{server.port}/events", timeout=30) as stream:
         lines = stream.iter_lines()
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert "event: all" in (line for line in lines)

@@ -1,4 +1,4 @@
-"""What came out, for readers with a minute: one table without intervals, and three sentences."""
+"""What came out, for readers with a minute: two tables without intervals."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -35,8 +35,8 @@ def at_a_glance(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def in_short(results: Mapping[str, Any], trials: Mapping[str, Any]) -> list[str]:
-    """Three sentences: against the host trained on, against a network of the grown size, against the twin.
+def in_short(results: Mapping[str, Any], trials: Mapping[str, Any]) -> str:
+    """A table of three rows: against the host trained on, against a network of the grown size, against the twin.
 
     A task counts as won where the claim of more accuracy holds after correction, as lost where the whole interval is
     below zero.
@@ -47,22 +47,24 @@ def in_short(results: Mapping[str, Any], trials: Mapping[str, Any]) -> list[str]
     seeds = {task: tasks[task]["host_on"]["seeds_won_on_accuracy"] for task in won}
     least, most = min(seeds.values()), grown[won[0]]["seeds"]
     against_host = (
-        f"Against the host trained on with equal FLOPs growth wins on {len(won)} of {len(tasks)} tasks, on "
-        f"{least} of {most} seeds each: {points:+.1f} points of accuracy on average."
+        f"better on {len(won)} of {len(tasks)} tasks, on {least} of {most} seeds each; "
+        f"{points:+.1f} points of accuracy on average"
     )
     won = _won(results, "static")
     lost = {task: table["static"]["points_gained"][0] for task, table in tasks.items() if _is_below(table["static"])}
     level = len(tasks) - len(won) - len(lost)
     behind = " and ".join(f"{-gain:.1f}" for gain in lost.values())
-    against_static = (
-        f"Against a tuned network that had the grown size from the start it wins on {len(won)} tasks, is level on "
-        f"{level}, and {behind} points behind on {len(lost)}."
-    )
     net = trials["summary"][0]["rate"]
-    against_twin = (
-        f"Of {net['count']} runs that kept something {net['hits']} ended better than the same run without growth."
-    )
-    return [against_host, against_static, against_twin]
+    rows = {
+        "compared with": "growth ends",
+        "---": "---",
+        "the host trained on, equal FLOPs": against_host,
+        "a tuned network that had the grown size from the start": (
+            f"better on {len(won)} tasks, level on {level}, {behind} points behind on {len(lost)}"
+        ),
+        "the same run without it, where something was kept": f"better in {net['hits']} of {net['count']} runs",
+    }
+    return "\n".join(f"| {against} | {found} |" for against, found in rows.items())
 
 
 def cost(tasks: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,12 +5,13 @@ import time
 
 import pytest
 
+from esper.contracts.errors import BusUnavailableError
 from esper.evaluation.rollout.directories import RunDirectories
 from esper.evaluation.rollout.on_bus import RunsOnBus
 from esper.oona.bus import Message
 from esper.oona.codec import Codec
 from esper.oona.environment import codec
-from esper.oona.memory import MemoryBus
+from esper.oona.memory import MemoryBus, MemorySubscription
 from esper.oona.messages import RunEvent
 from tests.evaluation.rollout.world import FLAG, logs, write_run
 
@@ -134,6 +135,24 @@ def test_a_bus_goes_on_telling(bus):
     assert not source.runs(FLAG, 0.0, set())[0].is_finished
     tell(*told[10:])
     assert source.runs(FLAG, 0.0, set())[0].is_finished
+
+
+def test_after_an_outage_all_is_heard_again(bus, monkeypatch):
+    _, tell, source = bus
+    told = lines(ends=True)
+    tell(*told[:10])
+    assert source.runs(FLAG, 0.0, set())
+
+    def away(*_: object, **__: object) -> None:
+        raise BusUnavailableError("away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(MemorySubscription, "receive", away)
+        with pytest.raises(BusUnavailableError):
+            source.runs(FLAG, 0.0, set())
+    tell(*told[10:])
+    (found,) = source.runs(FLAG, 0.0, set())
+    assert (len(found.points), found.is_finished) == (14, True)
 
 
 def test_a_line_that_lacks_a_field_is_damage(bus):

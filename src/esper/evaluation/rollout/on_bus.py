@@ -4,6 +4,7 @@ import os
 import secrets
 import time
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from esper.contracts.errors import BusUnavailableError
@@ -45,8 +46,11 @@ class RunsOnBus:
         try:
             self._hear()
         except BusUnavailableError:  # the next look begins anew
-            self._bus, self._subscription = None, None
+            bus, self._bus, self._subscription = self._bus, None, None
             self._runs.clear()
+            with suppress(BusUnavailableError):
+                if bus is not None:
+                    bus.close()
             raise
         now = time.time()
         found = (
@@ -59,16 +63,16 @@ class RunsOnBus:
         if self._bus is None or self._subscription is None:
             return
         try:
-            self._subscription.close()
-            self._bus.forget(RunEvent.topic, self._group)
-        except BusUnavailableError:
-            pass
+            with suppress(BusUnavailableError):
+                self._subscription.close()
+                self._bus.forget(RunEvent.topic, self._group)
         finally:
             self._bus.close()
 
     def _hear(self) -> None:
         if self._subscription is None:
             self._bus = open_bus(self._url)
+            self._bus.forget(RunEvent.topic, self._group)  # else what was heard before an outage would not come again
             self._subscription = self._bus.subscribe(RunEvent.topic, self._group, "rollout", start="oldest")
         while deliveries := self._subscription.receive(_BATCH, timeout_s=_LOOK_S):
             for delivery in deliveries:

@@ -34,7 +34,7 @@ def test_a_commit_is_there_while_the_context_lasts_and_nothing_of_it_is_left(rep
         assert (repository / "file").read_text() == "second"
     assert not folder.exists()
     assert len(git(repository, "worktree", "list").splitlines()) == 1
-    assert is_clean(repository)
+    assert is_clean(repository, repository)
 
 
 def test_a_hook_of_the_repository_does_not_run(repository):
@@ -47,9 +47,9 @@ def test_a_hook_of_the_repository_does_not_run(repository):
 
 
 def test_changed_and_new_files_make_it_unclean(repository):
-    assert is_clean(repository)
+    assert is_clean(repository, repository)
     (repository / "new").touch()
-    assert not is_clean(repository)
+    assert not is_clean(repository, repository)
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "--all", "HEAD:file"])

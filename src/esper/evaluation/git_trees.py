@@ -37,8 +37,8 @@ def commit_named(repository: Path, name: str) -> str:
     return found
 
 
-def is_clean(repository: Path, part: Path | str = ".") -> bool:
-    """Whether the working tree, or a part of it, is as in its commit, with nothing new but what git ignores."""
+def is_clean(repository: Path, part: Path) -> bool:
+    """Whether a part of the working tree is as in its commit, with nothing new but what git ignores."""
     return _git(repository, "status", "--porcelain", "--", str(part)) == ""
 
 

@@ -26,7 +26,7 @@ def machine() -> dict[str, object]:
 def machine_id() -> str:
     """The same on one machine and hardly ever on two, telling neither its name nor its address."""
     parts = [platform.node(), *(path.read_text() for path in _IDENTITIES if path.exists())]
-    return hashlib.sha256("\n".join([*parts, str(machine()["processor"])]).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join([*parts, _processor()]).encode()).hexdigest()[:12]
 
 
 def _processor() -> str:

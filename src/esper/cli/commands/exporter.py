@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from esper.cli.commands.subcommand import Subcommand
+from esper.cli.options import MAX_PORT
 from esper.contracts.errors import ConfigError
 
 PORT = 9464
-LARGEST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class ExporterCommand(Subcommand):
 
     @classmethod
     def from_line(cls, values: dict[str, Any]) -> Self:
-        if not 0 <= values["port"] <= LARGEST_PORT:
-            raise ConfigError(f"--port must be 0 to {LARGEST_PORT}, not {values['port']}.")
+        if not 0 <= values["port"] <= MAX_PORT:
+            raise ConfigError(f"--port must be 0 to {MAX_PORT}, not {values['port']}.")
         return cls(values["bus"], values["port"], values["host"])
 
     def do(self) -> bool:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from esper.cli.commands.subcommand import Subcommand
+from esper.cli.options import MAX_PORT
 from esper.contracts.errors import ConfigError
 
 PORT = 8321
-LARGEST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class WatchCommand(Subcommand):
         directories, bus, port, token = values["directories"], values["bus"], values["port"], values["token"]
         if bool(directories) == bool(bus):
             raise ConfigError("'esper watch' needs run directories or --bus URL, one of both: esper watch runs")
-        if not 0 <= port <= LARGEST_PORT:
-            raise ConfigError(f"--port must be 0 to {LARGEST_PORT}, not {port}.")
+        if not 0 <= port <= MAX_PORT:
+            raise ConfigError(f"--port must be 0 to {MAX_PORT}, not {port}.")
         if token is not None and bus is None:
             raise ConfigError("--token is for commands, which go over a bus: give --bus URL, or leave --token out.")
         return cls(tuple(directories), bus, port, values["host"], token)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from esper.contracts.errors import ConfigError
 from esper.evaluation.ab.metrics import Metric, Wishes
 from esper.evaluation.ab.similarity import Similarity
 from esper.evaluation.ab.verdict import Finding, Verdict
+from esper.flags.last_good import write_whole
 
 FORMAT = 1
 STATE = "ab.json"
@@ -138,12 +138,8 @@ def to_values(comparison: Comparison) -> dict[str, Any]:
 def write(directory: Path, comparison: Comparison) -> None:
     """Write ``ab.json`` as a whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f".{STATE}.{os.getpid()}"
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(to_values(comparison), indent=1, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(directory / STATE)
+    text = json.dumps(to_values(comparison), indent=1, allow_nan=False) + "\n"
+    write_whole(directory / STATE, text.encode())
 
 
 def read(directory: Path) -> Comparison | None:

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from esper.contracts.errors import ConfigError
 from esper.evaluation.baseline.adaptation import Adaptation, Spread
 from esper.evaluation.baseline.cells import Cell, Setting
+from esper.flags.last_good import write_whole
 
 FORMAT = 1
 """Counts up with every change of the file or of what is measured, since figures of two formats compare with nothing."""
@@ -101,9 +102,7 @@ class PerformanceBaseline:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    write_whole(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
 
 
 class _DamageError(Exception):

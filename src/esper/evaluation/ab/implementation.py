@@ -8,9 +8,7 @@ as they live (Kalibera and Jones, "Rigorous benchmarking in reasonable time", IS
 the luck of both would be a difference that no number of laps averages out.
 """
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from esper.contracts.errors import ConfigError
 from esper.evaluation.ab.subject import Outputs, Unit, UnitFailedError, checked
+from esper.evaluation.process import EndedError, Process
 
 _WORKER = Path(__file__).with_name("worker.py")
 
@@ -68,9 +67,9 @@ class Implementation:
     @contextmanager
     def measure(self, seed: int) -> Iterator[Unit]:
         """A unit, in a new process that ends with it."""
-        with tempfile.TemporaryDirectory() as folder, _Worker(self.place) as worker:
+        with tempfile.TemporaryDirectory() as folder, _worker(self.place) as process:
             outputs = Path(folder) / "outputs.npz"
-            found = worker.ask({"function": self.function, "seed": seed, "outputs": str(outputs)})
+            found = _asked(process, self.place, {"function": self.function, "seed": seed, "outputs": str(outputs)})
             if "metrics" in found:
                 yield Unit(checked(found["metrics"]))
                 return
@@ -81,7 +80,7 @@ class Implementation:
                 with np.load(outputs) as stored:
                     return Outputs(f"seed {seed}", [stored[name] for name in stored.files])
 
-            yield Unit({}, lap=lambda: float(worker.ask(None)["seconds"]), outputs=read)
+            yield Unit({}, lap=lambda: float(_asked(process, self.place, None)["seconds"]), outputs=read)
 
 
 def implementations(names: Sequence[str], place: Place) -> tuple[Implementation, Implementation]:
@@ -91,69 +90,37 @@ def implementations(names: Sequence[str], place: Place) -> tuple[Implementation,
         ConfigError: if one cannot be imported.
     """
     a, b = names
-    with _Worker(place) as worker:
-        found = worker.ask({"function": a, "same": b})
+    with _worker(place) as process:
+        found = _asked(process, place, {"function": a, "same": b})
     identities = [f"{name} {source}" for name, source in zip(names, found["sources"], strict=True)]
     if found["same"]:
         identities[1] = identities[0]
     return Implementation(a, a, place, identities[0]), Implementation(b, b, place, identities[1])
 
 
-class _Worker:
-    """A process that answers in JSON lines."""
+def _worker(place: Place) -> Process:
+    return Process([sys.executable, "-P", str(_WORKER)], place.environment, place.directory)
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
 
-    def __enter__(self) -> "_Worker":
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            cwd=self._place.directory,
-            env=self._place.environment,
-        )
-        return self
+def _asked(process: Process, place: Place, question: dict[str, Any] | None) -> dict[str, Any]:
+    """The answer to a question.
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
-
-    def ask(self, question: dict[str, Any] | None) -> dict[str, Any]:
-        """Send a line and wait for the answer.
-
-        Raises:
-            UnitFailedError: if the function raised, the process died, or it took too long.
-            ConfigError: if the function is none.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        late = threading.Timer(self._place.timeout_s, self._process.kill)
-        late.start()
-        try:
-            self._process.stdin.write(json.dumps(question) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        finally:
-            is_late = not late.is_alive()
-            late.cancel()
-        if not line:
-            raise UnitFailedError(f"it took more than {self._place.timeout_s:g} s" if is_late else self._death())
-        answer: dict[str, Any] = json.loads(line)
-        if "wrong" in answer:
-            raise ConfigError(answer["wrong"])
-        if "failed" in answer:
-            raise UnitFailedError(answer["failed"])
-        return answer
-
-    def _death(self) -> str:
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended with {code}" + (f": {lines[-1]}" if lines else "")
+    Raises:
+        UnitFailedError: if the function raised, the process died, or it took too long.
+        ConfigError: if the function is none.
+    """
+    late = threading.Timer(place.timeout_s, process.kill)
+    late.start()
+    try:
+        answer = process.exchange(question)
+    except EndedError as error:
+        if not late.is_alive():
+            raise UnitFailedError(f"it took more than {place.timeout_s:g} s") from None
+        raise UnitFailedError(f"its process ended with {error.code}" + (error.last and f": {error.last}")) from None
+    finally:
+        late.cancel()
+    if "wrong" in answer:
+        raise ConfigError(answer["wrong"])
+    if "failed" in answer:
+        raise UnitFailedError(answer["failed"])
+    return answer

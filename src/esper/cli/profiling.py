@@ -1,15 +1,11 @@
 """``esper profile``: prints what Esper costs in a step."""
 
-import os
-import sys
 from pathlib import Path
 
-import torch
-
+from esper.cli.asked_task import asked_task
 from esper.cli.options import Options
 from esper.evaluation.profiling import KINDS, Profile, profiled
 from esper.evaluation.ranges import TRAINING
-from esper.tasks.catalogue import load_task
 
 
 def show(options: Options, steps: int, device: str, trace: Path) -> None:
@@ -18,14 +14,8 @@ def show(options: Options, steps: int, device: str, trace: Path) -> None:
     Raises:
         ConfigError: if the run cannot be made, nothing can grow in it, or there is no such device.
     """
-    torch.set_num_threads(options.threads)
-    if ":" in options.host and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    task = load_task(
-        options.data, options.seed, options.host, label=options.label, task=options.task, layout=options.layout
-    )
     found = profiled(
-        task,
+        asked_task(options),
         options.growth,
         batch_size=options.batch_size,
         lr=options.lr,

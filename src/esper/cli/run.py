@@ -1,16 +1,14 @@
 """``esper run``: grow a network on a task, then tell what that was worth."""
 
-import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from esper.blueprints.catalogue import make_blueprint
 from esper.cli import run_directory
+from esper.cli.asked_task import asked_task
 from esper.cli.audience import Audience
 from esper.cli.conclusion import Conclusion, show_closing
 from esper.cli.console.presentation import Heading, Presentation, presentation
@@ -27,7 +25,6 @@ from esper.observability.spans import trace_id
 from esper.runtime.record.outbox import Listener
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
-from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
 
 if TYPE_CHECKING:  # these need extras that other runs do not
@@ -53,12 +50,7 @@ def run(options: Options, directory: Path | None) -> None:
             shown.say("note", f"the run in {directory} is finished")
             show_closing(directory, shown)
             return
-        torch.set_num_threads(options.threads)
-        if ":" in options.host and os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
-        task = load_task(
-            options.data, options.seed, options.host, label=options.label, task=options.task, layout=options.layout
-        )
+        task = asked_task(options)
         is_new = directory is None
         flags = run_flags(options, task.name, directory)
         run_id = run_directory.run_id(directory, task.name)

@@ -2,8 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +59,7 @@ class Setting:
             raise ConfigError(f"Torch needs at least 1 thread, not {self.threads}.")
 
 
-class CellWorker:
+class CellWorker(Worker):
     """A worker that measures one cell with the library of one checkout.
 
     Args:
@@ -70,22 +69,16 @@ class CellWorker:
     """
 
     def __init__(self, sources: Path, name: str, script: Path = SCRIPT) -> None:
-        self._worker = Worker(script, sources, name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._worker.close()
+        super().__init__(script, sources, name)
 
     def build(self, cell: Cell, setting: Setting) -> dict[str, Any]:
         """Build a cell and run it in; gives ``state_bytes``, ``host_bytes`` and ``device_bytes``."""
         sizes = {"batch_size": cell.batch_size, "seeds": cell.seeds, "channels": cell.channels}
-        return self._worker.ask({"do": "build", **sizes, **asdict(setting)})
+        return self.ask({"do": "build", **sizes, **asdict(setting)})
 
     def seconds(self, what: str, calls: int) -> list[float]:
         """Of each of so many calls."""
-        found: list[float] = self._worker.ask({"do": "time", "what": what, "calls": calls})["seconds"]
+        found: list[float] = self.ask({"do": "time", "what": what, "calls": calls})["seconds"]
         return found
 
     def calls_in(self, what: str, seconds: float) -> int:
@@ -104,4 +97,4 @@ class CellWorker:
 
     def throughput(self, seconds: float) -> dict[str, Any]:
         """``samples_per_s`` of training, and ``gpu_utilisation`` or why it was not measured."""
-        return self._worker.ask({"do": "throughput", "seconds": seconds})
+        return self.ask({"do": "throughput", "seconds": seconds})

@@ -1,7 +1,7 @@
 """What is known of one run from its lines, whoever brings them: a listener, a directory, or a bus."""
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +22,6 @@ OTHER = "other"
 TOLD = (*(kind for kind in EVENTS if kind != "telemetry"), OTHER)
 """Kinds of lines that are counted; those that are not known are all of one."""
 
-DECISIONS = 50
-"""The last ones, that are kept."""
-
 GATE_VALUES = (
     *("twin_z", "gain", "metric_gain", "variation"),
     *("ablation_z", "ablation_gain", "confirm_z", "confirm_p", "confirm_margin"),
@@ -36,13 +33,6 @@ _DOUBTS = (" failed: ", " (which cannot be used)", " as it last was")
 
 UNDER_WAY = frozenset(state.name for state in State if State.GERMINATED <= state <= State.EVALUATING)
 """States that lead to a verdict, and that a time-out ends."""
-
-_DECIDING = frozenset(
-    {
-        *("refused", "veto", "round_begun", "round_ended", "trial_begun", "trial_ended", "arm_ended", "keep_look"),
-        *("emergency", "rollback", "rechunked", "field_report", "fault", "recovery", "finished"),
-    }
-)
 
 
 @dataclass
@@ -70,7 +60,6 @@ class Trying:
         kind: ``"round"`` or ``"live"``.
         number: of its kind.
         begun_step: at which it began.
-        end_step: at which its arms will run; None for a live trial.
         candidates: as the line of its begin describes them.
         ended: lines of the arms that are over.
     """
@@ -78,7 +67,6 @@ class Trying:
     kind: str
     number: int
     begun_step: int
-    end_step: int | None
     candidates: list[dict[str, Any]]
     ended: list[Line] = field(default_factory=list)
 
@@ -134,7 +122,6 @@ class RunState:
     train_loss: float | None = None
     select_loss: float | None = None
     select_metric: float | None = None
-    metric: str | None = None
     lr: float | None = None
     losses_not_finite: int = 0
     curve: Curve = field(default_factory=Curve)
@@ -143,7 +130,6 @@ class RunState:
     in_arm: dict[tuple[str, int | str], Awake] = field(default_factory=dict)
     grafts: dict[str, dict[str, Any]] = field(default_factory=dict)
     trying: Trying | None = None
-    decisions: deque[Line] = field(default_factory=lambda: deque(maxlen=DECISIONS))
     kinds: Counter[str] = field(default_factory=Counter)
     transitions: Counter[str] = field(default_factory=Counter)
     quarantines: Counter[str] = field(default_factory=Counter)
@@ -185,8 +171,6 @@ class RunState:
         self.kinds[kind if kind in TOLD else OTHER] += 1
         self.last_seen = line.get("time", self.last_seen)
         self.is_stopped = self.is_stopped and self.last_seen <= self.last_beat  # lines and heartbeats come apart
-        if kind in _DECIDING:
-            self.decisions.append(line)
         if (hear := _HEARD.get(kind)) is not None:
             hear(self, line)
 
@@ -237,7 +221,7 @@ class RunState:
 
     def _model(self, line: Line) -> None:
         self.host, self.host_parameters, self.planned_steps = line["type"], line["parameters"], line["planned_steps"]
-        self.metric, self.is_finished = line.get("metric"), False
+        self.is_finished = False
         self.seeds = {place["layer_id"]: place["seeds"] for place in line["places"]}
         self.arm, self.bus = None, None  # what is tried goes on where the run does
         self.in_arm.clear()
@@ -286,10 +270,10 @@ class RunState:
         steps.add(line["ended_step"] - line["born_step"])
 
     def _round_begun(self, line: Line) -> None:
-        self.trying = Trying("round", line["round"], line["step"], line["end_step"], line["candidates"])
+        self.trying = Trying("round", line["round"], line["step"], line["candidates"])
 
     def _trial_begun(self, line: Line) -> None:
-        self.trying = Trying("live", line["trial"], line["step"], None, line["candidates"])
+        self.trying = Trying("live", line["trial"], line["step"], line["candidates"])
 
     def _arm_ended(self, line: Line) -> None:
         self.in_arm.clear()
@@ -321,7 +305,7 @@ class RunState:
 
     def _veto(self, line: Line) -> None:
         rule = line["reason"].partition(":")[0].lower()
-        self.vetoes[rule if rule in RULES else "other"] += 1
+        self.vetoes[rule if rule in RULES else OTHER] += 1
 
     def _fault(self, line: Line) -> None:
         self.faults[line["layer_id"]] += 1

@@ -68,12 +68,18 @@ def test_what_lies_beyond_the_bound_is_added_up():
 
 def test_runs_beyond_the_bound_are_added_up_and_the_latest_are_shown():
     runs = [run_of(2, 3, f"run{number}", time=number) for number in range(MAX_RUNS + 5)]
+    for run in runs:
+        run.flags = {"message_bus": True}
     found = {(one.name, *one.labels): one.value for one in samples(runs)}
     assert ("esper_step", "run4") not in found
     assert found["esper_step", "run5"] == 50
     assert found["esper_step", OTHER] == 250
     assert found["esper_awake_seeds", OTHER, OTHER] == 5 * 2 * 3
-    assert ("esper_train_loss", OTHER) not in found
+    assert found["esper_flag", "run5", "message_bus"] == 1
+    beyond = [
+        key for key in found if key[1] == OTHER and key[0] in ("esper_train_loss", "esper_run_info", "esper_flag")
+    ]
+    assert beyond == []  # nor can truths and means
 
 
 def test_without_bounds_there_would_be_far_more(monkeypatch):

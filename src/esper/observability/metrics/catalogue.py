@@ -67,7 +67,7 @@ def _spread(name: str, unit: str, meaning: str, source: str, labels: tuple[str, 
 
 
 _PROGRESS = (
-    _value("run_info", "", "1; its labels tell the class of the host.", "model.type", ("run", "host")),
+    _value("run_info", "", "1; its labels tell the class of the host.", "model.type", ("run", "host"), adds=False),
     _value(
         "run_up",
         "",
@@ -156,7 +156,7 @@ _PROCESS = (
         "device",
         False,
     ),
-    _value("flag", "", "1 where a feature flag is on.", "flags.flags", ("run", "flag"), "flags"),
+    _value("flag", "", "1 where a feature flag is on.", "flags.flags", ("run", "flag"), "flags", adds=False),
     _value("flags_in_doubt", "", "Flags whose rule or store could not be used.", "flags.flags", RUN, "flags"),
 )
 

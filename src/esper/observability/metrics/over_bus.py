@@ -91,7 +91,7 @@ class Runs:
         with self._lock:
             for body in bodies:
                 if isinstance(body, RunEvent | RunHeartbeat):
-                    run = self._runs.setdefault(body.run_id, RunState(body.run_id))
+                    run = self._runs.get(body.run_id) or self._runs.setdefault(body.run_id, RunState(body.run_id))
                     before = run.unreadable
                     take(run, body)
                     self._unreadable_lines += run.unreadable - before

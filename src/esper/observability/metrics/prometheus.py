@@ -39,7 +39,7 @@ class Collector:
         """All metrics that have values now."""
         families: dict[str, Family] = {}
         for one in self._read():
-            family = families.setdefault(one.name, _family(one.name))
+            family = families.get(one.name) or families.setdefault(one.name, _family(one.name))
             if isinstance(family, HistogramMetricFamily):
                 assert isinstance(one.value, Distribution)
                 family.add_metric(one.labels, _buckets(one.value), one.value.sum)

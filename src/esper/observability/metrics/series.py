@@ -67,7 +67,7 @@ def samples(runs: Iterable[RunState], now: float | None = None) -> list[Sample]:
     together: dict[tuple[str, Labels], float] = {}
     for run in by_time[MAX_RUNS:]:
         for one in of_run(run, now):
-            if METRICS[one.name].adds and not isinstance(one.value, Distribution) and one.name != "esper_run_info":
+            if METRICS[one.name].adds and not isinstance(one.value, Distribution):
                 key = one.name, (OTHER, *(OTHER if name == "layer" else label for name, label in _named(one)))
                 together[key] = together.get(key, 0.0) + one.value
     return found + [Sample(name, labels, value) for (name, labels), value in together.items()]

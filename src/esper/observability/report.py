@@ -87,7 +87,8 @@ def context(record: Record, drawn: dict[str, Any] | None = None) -> dict[str, An
         ``title`` (text), ``headline``, ``story`` (paragraphs), ``faults`` and ``notes``; ``facts`` (``label``,
         ``value``) and ``figures`` (``label``, ``value``, ``note``); the tables ``rows``, ``reports`` and ``refusals``
         (``columns`` and ``rows``, or None); ``settings`` (groups of ``name`` and ``rows``); by section ``empty`` (why
-        it has nothing to show, or None) and ``summaries``; and ``data``: the JSON that the scripts draw.
+        it has nothing to show, or None) and ``summaries``; ``sections``: all of them; and ``data``: what the scripts
+        draw.
     """
     told = story(record)
     content = data(record, lattice(record)) if drawn is None else drawn

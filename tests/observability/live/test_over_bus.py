@@ -7,16 +7,17 @@ from functools import partial
 import numpy as np
 import pytest
 
-from esper.contracts.errors import ConfigError
+from esper.contracts.errors import BusUnavailableError, ConfigError
 from esper.observability.lattice import lengthened
 from esper.observability.live.over_bus import BusRuns
 from esper.observability.record import read
 from esper.oona.codec import Codec
-from esper.oona.messages import CommandAck, GerminationCommand, RemovalCommand, RollbackCommand
+from esper.oona.messages import CommandAck, GerminationCommand, RemovalCommand, RollbackCommand, RunEvent
 from esper.oona.url import open_bus
 from esper.runtime.link.lines import bodies
 from tests.observability.recorded import write_synthetic
 from tests.observability.unpacking import unpack
+from tests.prometheus import eventually
 
 RUN = "run-1"
 
@@ -51,19 +52,11 @@ def tell(url, record, *, times=1):
     bus.close()
 
 
-def wait_for(holds):
-    deadline = time.monotonic() + 60
-    while not (found := holds()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
-
-
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_bus_tells_the_record_once_however_often_it_comes(url, runs, record, times):
     """A run that goes on from a checkpoint tells some lines again."""
     tell(url, record, times=times)
-    wait_for(lambda: runs.look(()) and len(runs.look(())[0].record.telemetry) == 12)
+    assert eventually(lambda: runs.look(()) and len(runs.look(())[0].record.telemetry) == 12)
     (run,) = runs.look(())
     told = run.record
     assert [event["step"] for _, event in told.epochs] == [event["step"] for _, event in record.epochs]
@@ -76,7 +69,7 @@ def test_a_bus_tells_the_record_once_however_often_it_comes(url, runs, record, t
 
 def test_a_command_goes_to_the_run_and_its_answer_is_known(url, runs, record):
     tell(url, record.__class__(record.directory, audit=record.audit[:1]))
-    wait_for(lambda: runs.look(()))
+    assert eventually(lambda: runs.look(()))
     bus, codec = open_bus(url), Codec()
     heard = bus.subscribe(RollbackCommand.topic, "test", "one", start="oldest")
     germinate = {"run_id": RUN, "layer_id": "a", "seed_ids": 3, "blueprint": "affine", "settings": {}}
@@ -92,7 +85,7 @@ def test_a_command_goes_to_the_run_and_its_answer_is_known(url, runs, record):
     said = {"run_id": RUN, "versions": [], "step": 7}
     for id_, accepted in ((ids[0], True), (ids[2], False)):
         bus.publish(codec.encode(CommandAck(command_id=id_, accepted=accepted, reason="no", **said), RUN))
-    wait_for(lambda: runs.sent[RUN][2].is_accepted is False)
+    assert eventually(lambda: runs.sent[RUN][2].is_accepted is False)
     assert [one.is_accepted for one in runs.sent[RUN]] == [True, None, False]
     bus.close()
 
@@ -110,7 +103,31 @@ def test_a_command_goes_to_the_run_and_its_answer_is_known(url, runs, record):
 )
 def test_what_is_no_command_is_refused(url, runs, record, action, fields, message):
     tell(url, record.__class__(record.directory, audit=[record.audit[0], *record.of("finished")]))
-    wait_for(lambda: runs.look(()) and runs.look(())[0].state.is_finished)
+    assert eventually(lambda: runs.look(()) and runs.look(())[0].state.is_finished)
     with pytest.raises(ConfigError, match=message):
         runs.send(action, fields)
     assert runs.sent == {}
+
+
+NOTE = RunEvent(run_id=RUN, line={"event": "note", "time": 1.0, "step": 1, "text": "a sentence"})
+
+
+def test_a_command_that_the_bus_does_not_take_was_not_sent():
+    def away():
+        raise BusUnavailableError("away")
+
+    runs = BusRuns(away, Codec(), print)
+    runs._take([NOTE])
+    with pytest.raises(BusUnavailableError, match="away"):
+        runs.send("rollback", {"run_id": RUN})
+    assert runs.sent == {RUN: []}
+
+
+def test_an_answer_of_a_run_that_was_forgotten_meanwhile_is_taken(url, monkeypatch):
+    monkeypatch.setattr("esper.observability.live.over_bus.MAX_KNOWN", 0)
+    runs = BusRuns(partial(open_bus, url), Codec(), print)
+    runs._take([NOTE])
+    id_ = runs.send("rollback", {"run_id": RUN})
+    runs.look(())
+    runs._take([CommandAck(command_id=id_, run_id=RUN, accepted=True, reason="", versions=[], step=7)])
+    assert runs.sent[RUN][0].is_accepted

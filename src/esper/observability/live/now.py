@@ -17,9 +17,6 @@ from esper.observability.told import told
 SHOWN = 12
 """Decisions that are told one by one."""
 
-_NO_DECISION = ("note", "flags")
-"""Kinds that the page shows elsewhere."""
-
 SPARK_POINTS, SPARK_WIDTH, SPARK_HEIGHT = 60, 120, 28
 
 
@@ -76,7 +73,7 @@ def decisions(record: Record) -> list[dict[str, Any]]:
     """The last ones in words, the latest first."""
     found = []
     for _, event in reversed(record.audit):
-        if event["event"] not in _NO_DECISION and (news := told(event)) is not None:
+        if event["event"] != "note" and (news := told(event)) is not None:  # notes stand at the end of the page
             found.append({"step": event.get("step"), "what": news.what, "text": str(news), "tone": news.tone})
         if len(found) == SHOWN:
             break
@@ -104,9 +101,8 @@ def _trying(trying: Trying | None) -> str:
         return ""
     number = len(trying.candidates)
     candidates = f"{number} candidate{'s' * (number != 1)}"
-    if trying.kind == "round":
-        return f"round {trying.number} with {candidates}, since step {trying.begun_step:,}"
-    return f"live trial {trying.number} with {candidates}, since step {trying.begun_step:,}"
+    what = "round" if trying.kind == "round" else "live trial"
+    return f"{what} {trying.number} with {candidates}, since step {trying.begun_step:,}"
 
 
 def _candidates(trying: Trying | None) -> Sheet | None:

@@ -6,13 +6,14 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from esper.contracts.errors import ConfigError, closest
+from esper.contracts.errors import BusUnavailableError, ConfigError, closest
 from esper.contracts.events import EVENTS
 from esper.observability.files import Event, is_whole
 from esper.observability.hearing import Hearing
@@ -80,9 +81,16 @@ class BusRun:
     @property
     def record(self) -> Record:
         """What is known of it: never its options nor its result."""
-        lines = self._lines
-        known = replace(_UNKNOWN, directory=Path(self.id), every=lines.every, telemetry=lines.telemetry)
-        return replace(known, audit=lines.audit, epochs=lines.epochs)
+        told = self._lines
+        return Record(
+            directory=Path(self.id),
+            audit=told.audit,
+            epochs=told.epochs,
+            telemetry=told.telemetry,
+            vitals=told.vitals,
+            every=told.every,
+            is_afar=True,
+        )
 
     def hear(self, body: Body) -> None:
         """Take in a message of the run."""
@@ -128,9 +136,6 @@ class BusRun:
         if self._sensed is not None and all(line["step"] < self._sensed["step"] for _, line in self._lines.telemetry):
             self._lines.add_metrics((0, self._sensed))
         self._sensed = None
-
-
-_UNKNOWN = Record(directory=Path(), is_afar=True)
 
 
 class BusRuns:
@@ -203,14 +208,18 @@ class BusRuns:
             how = "is over" if run else "is not on this bus"
             raise ConfigError(f"The run {asked.run_id!r} {how}: it takes no commands.")
         where = [] if isinstance(asked, RollbackCommand) else [place_label(asked.layer_id), f"seed {asked.seed_ids}"]
-        with self.lock:
-            self.sent.setdefault(asked.run_id, []).append(Asked(id_, ", ".join([action, *where]), time.time()))
-        bus = self._connect()
+        told = Asked(id_, ", ".join([action, *where]), time.time())
+        with self.lock:  # before it is sent: the answer may be quick
+            self.sent.setdefault(run.id, []).append(told)
+            run.version += 1
         try:
-            bus.publish(self._codec.encode(asked, asked.run_id))
-        finally:
-            bus.close()
-        run.version += 1
+            with closing(self._connect()) as bus:
+                bus.publish(self._codec.encode(asked, run.id))
+        except BusUnavailableError:
+            with self.lock:
+                self.sent[run.id].remove(told)
+                run.version += 1
+            raise
         return id_
 
     def _take(self, bodies: list[Body]) -> None:
@@ -219,10 +228,14 @@ class BusRuns:
                 if isinstance(body, CommandAck):
                     self._take_answer(body)
                 elif isinstance(body, RunEvent | RunHeartbeat | LayerHealthReport):
-                    self._known.setdefault(body.run_id, BusRun(body.run_id)).hear(body)
+                    run = self._known.get(body.run_id) or self._known.setdefault(body.run_id, BusRun(body.run_id))
+                    run.hear(body)
 
     def _take_answer(self, answer: CommandAck) -> None:
         for one in self.sent.get(answer.run_id, []):
             if one.id == answer.command_id and one.is_accepted is None:
                 one.is_accepted, one.reason, one.step = answer.accepted, answer.reason, answer.step
-                self._known[answer.run_id].version += 1
+                if (
+                    run := self._known.get(answer.run_id)
+                ) is not None:  # it may be silent for so long that it is forgotten
+                    run.version += 1

@@ -3,7 +3,6 @@
 What is measured is the page, and not what else its machine does meanwhile: of several tries the fastest counts.
 """
 
-import shutil
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from esper.cli.command_line import COMMANDS
 from esper.observability.report import write
-from tests.browser.conftest import FLAGS, NAMES, visitor
+from tests.browser.conftest import FLAGS, NAMES, executable, visitor
 from tests.observability.recorded import write_synthetic
 
 SEEDS, BOUNDARIES = 10_000, 100
@@ -86,12 +85,11 @@ def fastest_ms(page: Any, acts: dict[str, str], tries: int) -> dict[str, float]:
 
 def pages(tries: int) -> list[dict[str, Any]]:
     """The acts on each page, with their milliseconds; printed too."""
-    executable = next(filter(None, map(shutil.which, NAMES)), None)
-    if executable is None:
+    if executable() is None:
         raise SystemExit(f"No browser found ({', '.join(NAMES)}): run scripts/browser to install one.")
     found = []
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as scratch:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=executable(), args=FLAGS)
         with visitor(chromium) as visit:
             for name, blocks in PLACES.items():
                 page = write(write_synthetic(Path(scratch) / name, seeds=SEEDS, boundaries=BOUNDARIES, **blocks))

@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -21,7 +20,9 @@ from playwright.sync_api import sync_playwright
 from benchmarks.seeing.answering import NOTICED_MS, TIMED, in_place, into_largest, ways
 from esper.observability.lattice import lattice
 from esper.observability.record import read
+from tests.brokers import free_port
 from tests.browser.conftest import FLAGS, executable
+from tests.prometheus import eventually
 
 COUNTED = """
 const Source = EventSource;
@@ -69,12 +70,12 @@ def answers(
     """
     complaints: list[str] = []
     with tempfile.TemporaryDirectory() as scratch, chromium.new_context(viewport=WINDOW) as context:
-        directory, port, page = Path(scratch) / "run", _free_port(), context.new_page()
+        directory, port, page = Path(scratch) / "run", free_port(), context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda one: complaints.append(one.text) if one.type in ("error", "warning") else None)
         page.add_init_script(COUNTED)
         with _writing(directory, seeds, rate):
-            _wait(lambda: _boundaries(directory) >= before)
+            assert eventually(lambda: _boundaries(directory) >= before)
             with _serving(directory, port):
                 page.goto(f"http://127.0.0.1:{port}/")
                 page.locator("#lattice figure").scroll_into_view_if_needed()
@@ -135,7 +136,7 @@ def _writing(directory: Path, seeds: int, rate: float) -> Iterator[None]:
 @contextmanager
 def _serving(directory: Path, port: int) -> Iterator[None]:
     with _running("esper", "watch", str(directory), "--port", str(port)):
-        _wait(lambda: _answers_at(port))
+        assert eventually(lambda: _answers_at(port))
         yield
 
 
@@ -149,11 +150,6 @@ def _running(module: str, *words: str) -> Iterator[None]:
         process.wait()
 
 
-def _wait(is_so: Any) -> None:
-    while not is_so():
-        time.sleep(0.1)
-
-
 def _boundaries(directory: Path) -> int:
     path = directory / "metrics.jsonl"
     return path.read_bytes().count(b"\n") // 2 if path.exists() else 0
@@ -162,9 +158,3 @@ def _boundaries(directory: Path) -> int:
 def _answers_at(port: int) -> bool:
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

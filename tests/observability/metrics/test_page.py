@@ -1,7 +1,5 @@
 """The page of metrics is made from the catalogue."""
 
-from pathlib import Path
-
 from benchmarks.watching import overhead
 from esper.observability.metrics.catalogue import METRICS
 from scripts import metrics_page
@@ -22,4 +20,4 @@ def test_being_watched_costs_a_step_little():
 
 
 def test_scripts_are_where_the_makefile_looks():
-    assert (Path(metrics_page.ROOT) / "Makefile").read_text().count("scripts.metrics_page") == 1
+    assert (metrics_page.ROOT / "Makefile").read_text().count("scripts.metrics_page") == 1

@@ -55,7 +55,8 @@ def test_flags_are_recorded_with_their_reasons():
     trial = Recipe().build(flags=flags(message_bus="0"))
     (event,) = trial.events("flags")
     assert (event["step"], event["model_id"]) == (0, "m")
-    assert event["flags"]["message_bus"] == {"is_on": False, "reason": "ESPER_FLAG_MESSAGE_BUS switches it off"}
+    off = {"is_on": False, "reason": "ESPER_FLAG_MESSAGE_BUS switches it off", "is_in_doubt": False}
+    assert event["flags"]["message_bus"] == off
     assert event["flags"]["extended_lifecycle"]["is_on"]
 
 

@@ -58,7 +58,7 @@ class FlagsResolved:
     Args:
         step: of the run; 0 for those with which it began.
         model_id: of the model for which they were resolved.
-        flags: by name ``is_on`` and ``reason``.
+        flags: by name ``is_on``, ``reason`` and ``is_in_doubt``: its rule failed, or its store could not be used.
     """
 
     name: ClassVar[str] = "flags"

@@ -28,12 +28,14 @@ class Flag:
         reason: what decided, for people and the audit log.
         is_by_name: whether somebody decided for this flag or model by name (switched off for all, a list, on for all),
             rather than by a share or for want of anything better.
+        is_in_doubt: whether its rule failed, or its store could not be used.
     """
 
     name: str
     is_on: bool
     reason: str
     is_by_name: bool = False
+    is_in_doubt: bool = False
 
     @property
     def is_switched_on(self) -> bool:
@@ -86,13 +88,20 @@ def none_in_play(model_id: str = "") -> Flags:
 
 
 def told(flags: Flags) -> dict[str, dict[str, Any]]:
-    """Flags as they are written down: by name ``is_on`` and ``reason``."""
-    return {name: {"is_on": flag.is_on, "reason": flag.reason} for name, flag in flags.values.items()}
+    """Flags as they are written down: by name ``is_on``, ``reason`` and ``is_in_doubt``."""
+    return {
+        name: {"is_on": flag.is_on, "reason": flag.reason, "is_in_doubt": flag.is_in_doubt}
+        for name, flag in flags.values.items()
+    }
 
 
 def from_told(model_id: str, values: Mapping[str, Mapping[str, Any]]) -> Flags:
     """Flags from what :func:`told` gave; those that it does not name are not in play."""
-    known = {name: Flag(name, bool(one["is_on"]), str(one["reason"])) for name, one in values.items() if name in FLAGS}
+    known = {
+        name: Flag(name, bool(one["is_on"]), str(one["reason"]), is_in_doubt=bool(one.get("is_in_doubt")))
+        for name, one in values.items()
+        if name in FLAGS
+    }
     return Flags(model_id, {**none_in_play().values, **known})
 
 

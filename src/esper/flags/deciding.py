@@ -10,6 +10,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esper.contracts.flags import NOT_IN_PLAY, Flag
@@ -65,6 +66,8 @@ class Deciding:
         if share == 0:
             return Flag(name, False, f"{variable_of(name)} switches it off", is_by_name=True)
         told = self._told(name, model_id)
+        if told is not None and self.doubt:
+            told = replace(told, is_in_doubt=True)
         if told is not None and told.is_by_name and not told.is_on:
             return told
         if share == ALL:
@@ -88,7 +91,7 @@ class Deciding:
             return Flag(name, False, f"switched off for all in {store}", is_by_name=True)
         is_on, variant, error = self._by_store.evaluate(name, model_id)
         if error is not None:
-            return Flag(name, False, f"its rule in {store} failed: {error}")
+            return Flag(name, False, f"its rule in {store} failed: {error}", is_in_doubt=True)
         if variant in (ALLOWED, BLOCKED):
             return Flag(name, is_on, f"{model_id} is {variant} in {store}", is_by_name=True)
         if rule is not None and rule.share == ALL:

@@ -120,6 +120,7 @@ _bus = fields(
         "commands": lambda value: isinstance(value, dict) and all(map(is_whole, value.values())),
     },
 )
+_flag = fields({"is_on": is_flag}, {"is_in_doubt": is_flag})
 _live_grafts = fields({"live": is_whole, "alpha": is_number})
 _place = fields(
     {"layer_id": is_text, "kind": is_text, "covers": list_of(is_text)}
@@ -175,7 +176,7 @@ NEEDED: dict[str, dict[str, Shape]] = {
     "note": {"text": is_text},
     "flags": {
         **{"step": is_whole, "model_id": is_text},
-        "flags": lambda value: isinstance(value, dict) and all(map(fields({"is_on": is_flag}), value.values())),
+        "flags": lambda value: isinstance(value, dict) and all(map(_flag, value.values())),
     },
     "finished": {"step": is_whole, "select_loss": _number, "select_metric": _number, "train_flops": is_number},
     "epoch": {

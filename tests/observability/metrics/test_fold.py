@@ -171,13 +171,16 @@ def test_a_quarantine_is_counted_and_seen():
 
 
 def test_flags_of_a_store_that_cannot_be_used_are_in_doubt(tmp_path):
-    store = tmp_path / "flags.json"
+    store = tmp_path / "it failed: as it last was.json"  # a name that only sounds like it
 
     def state(text: str) -> RunState:
         store.write_text(text)
         return told({"event": "flags", "step": 0, "model_id": "m", "flags": told_flags(resolve("m", store, {}))})
 
     assert state('{"flags": {}}').flags_in_doubt == 0
+    fails = {"if": [{"===": [{"var": "targetingKey"}, "m"]}, "nope", "on"]}  # for this model alone
+    rule = {"state": "ENABLED", "variants": {"on": True}, "defaultVariant": "on", "targeting": fails}
+    assert state(json.dumps({"flags": {"message_bus": rule}})).flags_in_doubt == 1
     with pytest.warns(RuntimeWarning, match="cannot be used"):
         damaged = state("{")
     assert damaged.flags_in_doubt == len(FLAGS) == len(damaged.flags)

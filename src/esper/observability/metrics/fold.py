@@ -28,9 +28,6 @@ GATE_VALUES = (
 )
 """Fields of what gates were shown."""
 
-_DOUBTS = (" failed: ", " (which cannot be used)", " as it last was")
-"""Words of the reason of a flag whose rule, or whose store, could not be used."""
-
 UNDER_WAY = frozenset(state.name for state in State if State.GERMINATED <= state <= State.EVALUATING)
 """States that lead to a verdict, and that a time-out ends."""
 
@@ -324,8 +321,7 @@ class RunState:
 
     def _flags(self, line: Line) -> None:
         self.flags = {name: one["is_on"] for name, one in line["flags"].items()}
-        reasons = [str(one.get("reason", "")) for one in line["flags"].values()]
-        self.flags_in_doubt = sum(any(words in reason for words in _DOUBTS) for reason in reasons)
+        self.flags_in_doubt = sum(one.get("is_in_doubt", False) for one in line["flags"].values())
 
     def _finished(self, line: Line) -> None:
         self.step, self.is_finished, self.arm = line["step"], True, None

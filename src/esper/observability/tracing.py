@@ -67,7 +67,7 @@ class Traces:
         resource = Resource.create({"service.name": service}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        self.tracer = self._provider.get_tracer("esper")
+        self._tracer = self._provider.get_tracer("esper")
 
     def flags(self, trace: int) -> int:
         """1 if a trace is sampled, else 0."""
@@ -85,7 +85,7 @@ class Traces:
         """
         around = None if parent is None else trace.set_span_in_context(NonRecordingSpan(parent))
         with self._ids.given(here):
-            sent = self.tracer.start_span(
+            sent = self._tracer.start_span(
                 span.kind,
                 context=around,
                 kind=SpanKind.CONSUMER if span.kind == COMMAND else SpanKind.INTERNAL,
@@ -114,7 +114,7 @@ class Traces:
             Headers for the messages that come of it.
         """
         asked = _W3C.extract(headers)
-        with self.tracer.start_as_current_span(name, asked, SpanKind.CONSUMER, told(attributes)):
+        with self._tracer.start_as_current_span(name, asked, SpanKind.CONSUMER, told(attributes)):
             further: dict[str, str] = {}
             _W3C.inject(further)
             yield further

@@ -2,11 +2,13 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import get_args
 
 from esper.observability.hearing import Hearing
 from esper.observability.metrics.fold import RunState
-from esper.observability.metrics.series import Sample, samples, status
+from esper.observability.metrics.series import Sample, Status, samples, status
 from esper.oona.bus import Bus
 from esper.oona.codec import Codec
 from esper.oona.messages import TOPICS, Body, RunEvent, RunHeartbeat
@@ -74,11 +76,9 @@ class Runs:
         with self._lock:
             self._forget(now)
             runs = list(self._runs.values()) if self._hearing.has_caught_up else []
-            counts = dict.fromkeys(("running", "finished", "stopped", "dead"), 0)
-            for run in runs:
-                counts[status(run, now)] += 1
+            counts = Counter(status(run, now) for run in runs)
             found = samples(runs, now)
-        found += [Sample("esper_runs", (name,), count) for name, count in counts.items()]
+        found += [Sample("esper_runs", (name,), counts[name]) for name in get_args(Status)]
         found += [Sample("esper_topic_messages", (topic,), count) for topic, count in self._held.items()]
         found += [Sample("esper_topic_dead_letters", (topic,), count) for topic, count in self._dead_letters.items()]
         return [

@@ -241,10 +241,13 @@ def test_other_users_of_openfeature_do_not_disturb(path):
     assert store.resolve("another").is_on(NAME)
 
 
-@pytest.mark.parametrize("model_id", ["", " ", None, 7])
+@pytest.mark.parametrize("model_id", ["", " ", None, 7, ["m"]])
 def test_a_model_needs_a_name(model_id):
-    with pytest.raises(ConfigError, match="A model id must be"):
-        resolve(model_id, None, {})
+    store = FlagStore(None, {})
+    for _ in range(2):  # also where it has looked already
+        with pytest.raises(ConfigError, match="A model id must be"):
+            store.resolve(model_id)
+        store.resolve("m")
 
 
 @pytest.mark.parametrize(

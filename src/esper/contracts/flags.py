@@ -77,8 +77,7 @@ class Flags:
         return None if self.is_on(name) else f"The flag {name} is off: {self[name].reason}."
 
     def __getitem__(self, name: str) -> Flag:
-        if name not in self.values:
-            raise ConfigError(f"There is no flag {name!r}. {closest(name, self.values)}")
+        check_name(name)
         return self.values[name]
 
 

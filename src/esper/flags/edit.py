@@ -1,7 +1,7 @@
 """Changes the store: one writer at a time, and as a whole or not at all."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from esper.contracts.errors import ConfigError
 from esper.contracts.flags import check_name
 from esper.flags import last_good
 from esper.flags.document import Document, parse, text_of
-from esper.flags.environment import PREFIX
+from esper.flags.environment import variable_of
 from esper.flags.lock import held
 from esper.flags.rule import DISABLED, Rule
 from esper.flags.shares import parse as parse_share
@@ -49,21 +49,21 @@ def set_flag(
     number = None if share is None else parse_share(share, "A share")
     is_off = number == 0 and share is not None and not share.strip().endswith("%")
     path = Path(path).resolve()  # what a link shows to is replaced, not the link
-    with _alone(path):
-        before = _before(path, name, is_off)
-        rule = before.rules.get(name, Rule())
-        if rule is None:
-            after = _without_its_rule(name, path, is_off, bool(allow or block or forget))
-        else:
-            after = _changed(rule, number, is_off, allow, block, forget).to_flagd()
-        flags = {**before.value["flags"], name: {**before.value["flags"].get(name, {}), **after}}
-        data = text_of({**before.value, "flags": flags}).encode()
-        try:
+    try:
+        with held(path.with_name(f".{path.name}.lock"), f"the store of flags {path}", PATIENCE_S):
+            before = _before(path, name, is_off)
+            rule = before.rules.get(name, Rule())
+            if rule is None:
+                after = _without_its_rule(name, path, is_off, bool(allow or block or forget))
+            else:
+                after = _changed(rule, number, is_off, allow, block, forget).to_flagd()
+            flags = {**before.value["flags"], name: {**before.value["flags"].get(name, {}), **after}}
+            data = text_of({**before.value, "flags": flags}).encode()
             last_good.write_whole(path, data)
-        except OSError as error:
-            raise ConfigError(f"The store of flags {path} cannot be written: {error}.") from None
-        with suppress(OSError):  # whoever reads it next tries again
-            last_good.keep(path, data)
+            with suppress(OSError):  # whoever reads it next tries again
+                last_good.keep(path, data)
+    except OSError as error:
+        raise ConfigError(f"The store of flags {path} cannot be written: {error.strerror}.") from None
     return parse(data)
 
 
@@ -91,7 +91,7 @@ def _before(path: Path, name: str, is_off: bool) -> Document:
         if not is_off:
             raise
         raise ConfigError(
-            f"{error} Runs may go by its last good copy: set {PREFIX}{name.upper()}=0 in their environment, which "
+            f"{error} Runs may go by its last good copy: set {variable_of(name)}=0 in their environment, which "
             f"switches {name} off whatever the store says, or mend the file and try again."
         ) from None
 
@@ -116,14 +116,3 @@ def _without_its_rule(name: str, path: Path, is_off: bool, has_lists: bool) -> d
             "Change the file itself."
         )
     return {"state": DISABLED}
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until nobody else writes the store, and keep others from it."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(held(path.with_name(f".{path.name}.lock"), f"the store of flags {path}", PATIENCE_S))
-        except OSError as error:
-            raise ConfigError(f"The store of flags {path} cannot be written: {error.strerror}.") from None
-        yield

@@ -21,7 +21,7 @@ def shares(environment: Mapping[str, str]) -> dict[str, int]:
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in FLAGS:
-            valid = [PREFIX + one.upper() for one in FLAGS]
+            valid = [*map(variable_of, FLAGS)]
             raise ConfigError(f"{variable} names no flag. {closest(variable, valid)}")
         found[name] = parse(text, variable)
     return found

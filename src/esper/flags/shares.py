@@ -1,5 +1,6 @@
 """Shares of models: how they are written by people, and in thousandths of a percent."""
 
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 
 from esper.contracts.errors import ConfigError
@@ -30,15 +31,13 @@ def parse(text: str, where: str) -> int:
     if not word.endswith("%"):
         hint = f" Did you mean {word}%?" if word.replace(".", "", 1).isdecimal() else ""
         raise ConfigError(f"{where} must be {wanted}, not {text!r}.{hint}")
-    try:
+    with suppress(InvalidOperation):  # it is no number
         share = Decimal(word[:-1].strip()) * 1000
-        if not 0 <= share <= ALL or share != share.to_integral_value():
-            raise ConfigError(f"{where} must be {wanted}, not {text!r}.")
-    except InvalidOperation:
-        raise ConfigError(f"{where} must be {wanted}, not {text!r}.") from None
-    return int(share)
+        if 0 <= share <= ALL and share == share.to_integral_value():
+            return int(share)
+    raise ConfigError(f"{where} must be {wanted}, not {text!r}.")
 
 
 def shown(share: int) -> str:
     """A share for people: ``25 %``."""
-    return f"{Decimal(share) / 1000:f}".rstrip("0").rstrip(".") + " %" if share % 1000 else f"{share // 1000} %"
+    return f"{share / 1000:g} %"

@@ -78,10 +78,10 @@ class FlagStore:
         Raises:
             ConfigError: if the id is empty or no text.
         """
-        if time.monotonic() < self._next_look_s and (known := self._cached.get(model_id)) is not None:
-            return known
         if not isinstance(model_id, str) or not model_id.strip():
             raise ConfigError(f"A model id must be a text that is not empty, not {model_id!r}.")
+        if time.monotonic() < self._next_look_s and (known := self._cached.get(model_id)) is not None:
+            return known
         with self._lock:
             if time.monotonic() >= self._next_look_s:
                 self._look()

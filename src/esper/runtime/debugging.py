@@ -64,15 +64,18 @@ class Debug:
         self._handles = [part.register_step_pre_hook(self._before_step) for part in parts]
         self._handles += [part.register_step_post_hook(self._after_step) for part in parts]
 
-    def begin(self, directory: Path | None, *, is_new: bool) -> None:
-        """Write to a directory, in a file that begins anew where the run does; None writes nothing."""
+    def follow(self, run: Watched, directory: Path | None, *, is_new: bool) -> None:
+        """Look at this run from now on, and write to a directory; None writes nothing.
+
+        Args:
+            run: that is looked at.
+            directory: takes the file, which begins anew where the run does.
+            is_new: whether it does.
+        """
+        self._run = run
         self._file = None if directory is None else directory / FILE
         if self._file is not None and is_new:
             self._file.write_text("")
-
-    def follow(self, run: Watched) -> None:
-        """Look at this run from now on."""
-        self._run = run
 
     def detach(self) -> None:
         """Look at no further step."""

@@ -152,8 +152,6 @@ class Session:
             journal = Journal(self._directory, is_new=not self._must_load)
             for listener in [on_event] if callable(on_event) else on_event or ():
                 journal.subscribe(listener)
-            if debugger is not None:
-                debugger.begin(self._directory, is_new=not self._must_load)
             snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory)
             self._run = Run(
                 model,
@@ -170,7 +168,7 @@ class Session:
             )
             undo.callback(self._run.given_up.detach)
             if debugger is not None:
-                debugger.follow(self._run)
+                debugger.follow(self._run, self._directory, is_new=not self._must_load)
                 self._run.debug, self._run.seeds.judged = debugger, debugger.judged
             self._steps = Steps(self._run)
             self._boundary_expected = boundary_expected(config, planned_steps, loader)

@@ -5,8 +5,8 @@ decision. So it may die and be started anew at any time, and several may share t
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from esper.contracts.commands import Command
@@ -23,12 +23,6 @@ of the decision's."""
 
 _GROUP = "tamiyo"
 _WAIT_S = 1.0
-
-
-@contextmanager
-def nothing_around(question: ObservationReport, headers: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """For a controller that nobody watches."""
-    yield {}
 
 
 class Controller:
@@ -53,7 +47,7 @@ class Controller:
         *,
         redeliver_after_s: float = 5.0,
         tell: Callable[[str], None] = lambda text: None,
-        around: Around = nothing_around,
+        around: Around = lambda question, headers: nullcontext({}),
     ) -> None:
         self._around = around
         self._bus, self._codec, self._policy, self._consumer = bus, codec, policy, consumer

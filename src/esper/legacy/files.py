@@ -15,34 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from esper.blueprints.blueprint import Blueprint, Ports
-from esper.blueprints.catalogue import make_blueprint
 from esper.checkpoint.digests import bytes_digest, digest
 from esper.checkpoint.shape import check_shape
 from esper.contracts.errors import CheckpointError, ConfigError
-from esper.legacy.fitting import check_fits, graft_ports
 from esper.legacy.layer import LegacyKasminaLayer
-from esper.legacy.states import GROWN, LegacyState
+from esper.legacy.saved import SavedLayer, check_layer
 
 FORMAT, VERSION = "esper five-state model", 1
-
-
-class SavedBlueprint(TypedDict):
-    """What a seed grows."""
-
-    id: str
-    settings: dict[str, Any]
-
-
-class SavedLayer(TypedDict):
-    """An old layer, as :meth:`LegacyKasminaLayer.to_dict` gives it."""
-
-    state: str
-    alpha: float
-    step: int
-    ramp_steps: int
-    ports: list[Any]
-    blueprint: SavedBlueprint | None
 
 
 class _Header(TypedDict):
@@ -91,7 +70,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     header: _Header = {
         "format": FORMAT,
         "version": VERSION,
-        "layers": {name: _saved(layer) for name, layer in layers.items()},
+        "layers": {name: layer.to_dict() for name, layer in layers.items()},
         "digests": {key: digest(tensor) for key, tensor in tensors.items()},
     }
     text = json.dumps(header)
@@ -158,55 +137,18 @@ def load(model: nn.Module, path: str | Path) -> None:
 
 def extra_state_key(name: str) -> str:
     """Key of a layer's state in the state dict of its model."""
-    return f"{name}._extra_state" if name else "_extra_state"
+    return below(name) + "_extra_state"
+
+
+def below(name: str, child: str = "") -> str:
+    """What keys below a module, or a child of it, begin with."""
+    return "".join(f"{part}." for part in (name, child) if part)
 
 
 def graft_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The bytes of a layer's graft."""
-    prefix = f"{name}.graft." if name else "graft."
+    prefix = below(name, "graft")
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
-def blueprint_of(layer: SavedLayer) -> Blueprint | None:
-    """The blueprint that a layer has grown.
-
-    Raises:
-        ConfigError: if there is no such blueprint, or not with such settings.
-    """
-    recipe = layer["blueprint"]
-    return None if recipe is None else make_blueprint(recipe["id"], recipe["settings"])
-
-
-def check_layer(layer: SavedLayer, graft: Mapping[str, Tensor]) -> None:
-    """Refuse a layer that contradicts itself.
-
-    Raises:
-        ConfigError: saying what does.
-    """
-    if layer["state"] not in LegacyState.__members__:
-        raise ConfigError(f"there is no state {layer['state']!r}; the five are {', '.join(LegacyState.__members__)}.")
-    state, ramp_steps, step = LegacyState[layer["state"]], layer["ramp_steps"], layer["step"]
-    most = {LegacyState.GRAFTING: ramp_steps - 1, LegacyState.FOSSILIZED: ramp_steps}.get(state, 0)
-    least = ramp_steps if state is LegacyState.FOSSILIZED else 0
-    if ramp_steps < 1 or not least <= step <= most or layer["alpha"] != step / ramp_steps:
-        raise ConfigError(f"a {state.name} seed cannot be at alpha {layer['alpha']}, step {step} of {ramp_steps}.")
-    blueprint = blueprint_of(layer)
-    if (blueprint is not None) != (state in GROWN):
-        raise ConfigError(f"a {state.name} seed {'must name its' if state in GROWN else 'can have no'} blueprint.")
-    ports = _ports_of(layer["ports"])
-    if blueprint is not None:
-        check_fits(blueprint, ports)
-    wanted = {} if blueprint is None else blueprint.shapes(graft_ports(blueprint, ports))
-    shapes = {key: tuple(tensor.shape) for key, tensor in graft.items()}
-    if shapes != wanted:
-        raise ConfigError(f"its graft has the shapes {shapes}, and should have {wanted}.")
-
-
-def _ports_of(saved: list[Any]) -> Ports:
-    kinds = [type(value) for value in saved]
-    if kinds != [int, int, str, int] or min(saved[0], saved[1], saved[3]) < 1:
-        raise ConfigError(f"{saved} are no ports.")
-    return Ports(*saved)
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> _Header:
@@ -242,11 +184,4 @@ def _shapes(tensors: Mapping[str, Any], layers: Mapping[str, Any]) -> dict[str, 
 
 
 def _is_grafts(key: str, layers: Mapping[str, Any]) -> bool:
-    return any(
-        key == extra_state_key(name) or key.startswith(f"{name}.graft." if name else "graft.") for name in layers
-    )
-
-
-def _saved(layer: LegacyKasminaLayer) -> SavedLayer:
-    saved: SavedLayer = layer.to_dict()  # type: ignore[assignment]
-    return saved
+    return any(key == extra_state_key(name) or key.startswith(below(name, "graft")) for name in layers)

@@ -17,6 +17,7 @@ from esper.blueprints.blueprint import Blueprint
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.errors import ConfigError, TransitionError, closest
 from esper.legacy.fitting import check_fits, graft_ports, ports_of
+from esper.legacy.saved import SavedLayer, blueprint_of
 from esper.legacy.states import LegacyState, check_transition
 
 RAMP = "fixed_ramp"
@@ -71,16 +72,15 @@ class LegacyKasminaLayer(nn.Module):
         super().__init__()
         self.base_layer, self.config = base_layer, config or LegacyConfig()
         self.ports, self._axis = ports_of(base_layer)
-        self.state, self.blueprint = LegacyState.DORMANT, None
+        self.state = LegacyState.DORMANT
+        self.blueprint: Blueprint | None = None
         self.step, self.ramp_steps = 0, self.config.ramp_steps
         self.graft = nn.ParameterDict()
-
-    blueprint: Blueprint | None
 
     @property
     def alpha(self) -> float:
         """Blending factor of the graft, 0 to 1."""
-        return self.step / self.ramp_steps if self.state is not LegacyState.FOSSILIZED else 1.0
+        return self.step / self.ramp_steps
 
     def forward(self, x: Tensor) -> Tensor:
         """The base layer's output and, once it is blended in, alpha times what the graft adds."""
@@ -187,7 +187,7 @@ class LegacyKasminaLayer(nn.Module):
         """Rebuild the graft whose bytes are loaded next. torch calls it before the children load."""
         self.take_on(json.loads(bytes(state.tolist())))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> SavedLayer:
         """All but the bytes, as plain values."""
         blueprint = self.blueprint
         return {
@@ -199,7 +199,7 @@ class LegacyKasminaLayer(nn.Module):
             "blueprint": None if blueprint is None else {"id": blueprint.id, "settings": blueprint.settings},
         }
 
-    def take_on(self, saved: Mapping[str, Any]) -> None:
+    def take_on(self, saved: SavedLayer) -> None:
         """Inverse of :meth:`to_dict`; the graft's bytes are undefined until they are loaded.
 
         Raises:
@@ -207,9 +207,7 @@ class LegacyKasminaLayer(nn.Module):
         """
         if tuple(saved["ports"]) != tuple(self.ports):
             raise ConfigError(f"The layer connects {tuple(self.ports)}, and what is loaded {tuple(saved['ports'])}.")
-        recipe = saved["blueprint"]
-        blueprint = None if recipe is None else make_blueprint(recipe["id"], recipe["settings"])
-        self._regrow(LegacyState[saved["state"]], saved["step"], saved["ramp_steps"], blueprint)
+        self._regrow(LegacyState[saved["state"]], saved["step"], saved["ramp_steps"], blueprint_of(saved["blueprint"]))
 
     def _regrow(self, state: LegacyState, step: int, ramp_steps: int, blueprint: Blueprint | None) -> None:
         """Be in a state; parameters that have their shape stay the objects that they are."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from esper.checkpoint import store
 from esper.checkpoint.shape import check_shape
 from esper.contracts.errors import CheckpointError, ConfigError
-from esper.legacy.files import SavedBlueprint, SavedLayer, graft_of, read
+from esper.legacy.files import below, graft_of, read
+from esper.legacy.saved import SavedBlueprint, SavedLayer
 from esper.legacy.states import LegacyState
 
 KIND, VERSION = "esper migrated model", 1
@@ -116,7 +117,7 @@ def converted(source: Path) -> Migrated:
     for key, tensor in old.tensors.items():
         owner = next((name for name in old.layers if key.startswith(below(name, "base_layer"))), None)
         if owner is not None:
-            key = below(owner, "") + key.removeprefix(below(owner, "base_layer"))
+            key = below(owner) + key.removeprefix(below(owner, "base_layer"))
         elif any(key.startswith(below(name, "graft")) for name in old.layers):
             continue
         host[key] = tensor
@@ -178,8 +179,3 @@ def read_migrated(directory: Path) -> Migrated:
         )
     check_shape(tree, Migrated, "")
     return tree  # type: ignore[return-value]
-
-
-def below(name: str, child: str) -> str:
-    """What keys below a child of a module begin with."""
-    return "".join(f"{part}." for part in (name, child) if part)

@@ -12,10 +12,11 @@ from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.strategies import FixedRamp
 from esper.kasmina.host.wrapping import growth_config, host_state_dict, places
 from esper.kasmina.places.place import Place
-from esper.legacy.files import SavedBlueprint
+from esper.legacy.files import below
 from esper.legacy.fitting import graft_ports
+from esper.legacy.saved import SavedBlueprint
 from esper.legacy.states import LegacyState
-from esper.migration.files import MigratedLayer, below, read_migrated
+from esper.migration.files import MigratedLayer, read_migrated
 from esper.migration.hybrid import place_names
 
 
@@ -94,7 +95,7 @@ def _plant(place: Place, fossil: Graft, params: dict[str, Tensor]) -> None:
 def _renamed(key: str, names: Mapping[str, str]) -> str:
     """A key of the bare host in the model that is loaded."""
     for name, layer_id in names.items():
-        prefix = below(name, "")
+        prefix = below(name)
         if key.startswith(prefix):
-            return below(layer_id, "") + key.removeprefix(prefix)
+            return below(layer_id) + key.removeprefix(prefix)
     return key

@@ -12,8 +12,7 @@ LOOSE = MEASURED | {"telemetry"}
 """Events that are not kept in memory: of thousands of numbers, or of the machine."""
 
 _LOOSE_LINE = re.compile(
-    rb'{"event": "(?:%s)", "time": [\d.]+, (?:"epoch": \d+, )?"step": (\d+), .*}\n'
-    % "|".join(sorted(LOOSE)).encode()
+    rb'{"event": "(?:%s)", "time": [\d.]+, (?:"epoch": \d+, )?"step": (\d+), .*}\n' % "|".join(sorted(LOOSE)).encode()
 )
 
 

@@ -23,7 +23,7 @@ def test_a_store_is_made_and_other_flags_stay(tmp_path):
     after = read(path)
     assert str(after.rules[NAME]) == "12.5 %; allowed a; blocked b"
     assert after.value["metadata"] == {"team": "vision"}
-    assert last_good.read(path) == path.read_bytes()
+    assert last_good.read(last_good.reader(path, 1.0)) == path.read_bytes()
 
 
 def test_off_keeps_share_and_lists_for_the_day_it_is_on_again(tmp_path):

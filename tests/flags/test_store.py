@@ -196,6 +196,15 @@ def test_a_store_that_does_not_answer_is_not_waited_for(path, monkeypatch):
         assert time.monotonic() < deadline
 
 
+def test_a_folder_that_does_not_answer_is_not_waited_for_at_the_start(path, monkeypatch):
+    """Neither for the store nor for the copy that lies beside it."""
+    answers, really = threading.Event(), reading.os.stat
+    monkeypatch.setattr(reading.os, "stat", lambda path: answers.wait(10) and really(path))
+    with pytest.warns(RuntimeWarning, match=r"no answer within 0\.05 s\. Every flag .* is off"):
+        assert not FlagStore(path, {}, patience_s=0.05).resolve("m").is_on(NAME)
+    answers.set()
+
+
 def test_a_copy_that_is_damaged_is_not_believed(path):
     copy = last_good.path_of(path)
     copy.write_bytes(copy.read_bytes().replace(b"ENABLED", b"DISABLE"))

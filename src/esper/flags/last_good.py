@@ -4,6 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from esper.flags.document import MOST_BYTES
+from esper.flags.reading import Reader
+
 
 def path_of(store: Path) -> Path:
     """Where the copy of a store lies."""
@@ -19,10 +22,15 @@ def keep(store: Path, data: bytes) -> None:
     write_whole(path_of(store), hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
 
 
-def read(store: Path) -> bytes | None:
-    """What was kept; None if there is none, or it is damaged."""
+def reader(store: Path, patience_s: float) -> Reader:
+    """What reads the copy of a store, and waits for it no longer than that."""
+    return Reader(path_of(store), patience_s, MOST_BYTES + 65)  # the checksum and its line's end come before the store
+
+
+def read(copy: Reader) -> bytes | None:
+    """What was kept; None if there is none, it is damaged, or does not answer."""
     try:
-        digest, _, data = path_of(store).read_bytes().partition(b"\n")
+        digest, _, data = copy.read().partition(b"\n")
     except OSError:
         return None
     return data if hashlib.sha256(data).hexdigest().encode() == digest else None

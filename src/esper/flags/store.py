@@ -45,7 +45,7 @@ class FlagStore:
         path: of the store, a flagd file; None has none.
         environment: read once, here.
         look_every_s: seconds for which what was read counts before the file is looked at again.
-        patience_s: seconds to wait for a file that does not answer.
+        patience_s: seconds to wait for a file that does not answer, and for its copy likewise.
 
     Raises:
         ConfigError: if no file can have this path, the environment says what is no flag or value, or the extra
@@ -68,7 +68,9 @@ class FlagStore:
         self._lock = threading.Lock()
         self._cached: dict[str, Flags] = {}
         self._deciding = Deciding(shares(environment), None if self._path is None else self._path.name)
-        self._reader = None if self._path is None else Reader(self._path, patience_s, MOST_BYTES + 1)
+        if self._path is not None:
+            self._reader = Reader(self._path, patience_s, MOST_BYTES + 1)
+            self._copy = last_good.reader(self._path, patience_s)
         self._data: bytes | None = None
         self._troubles: set[str] = set()
 
@@ -95,7 +97,7 @@ class FlagStore:
 
     def _look(self) -> None:
         """Take on the file if it has changed. If it cannot be used, what was known stays, or else what was kept."""
-        if self._path is None or self._reader is None:
+        if self._path is None:
             return
         try:
             data = self._reader.read()
@@ -120,7 +122,7 @@ class FlagStore:
 
     def _doubt(self, error: Exception) -> None:
         assert self._path is not None
-        if self._deciding.document is None and (kept := last_good.read(self._path)) is not None:
+        if self._deciding.document is None and (kept := last_good.read(self._copy)) is not None:
             with suppress(ConfigError):  # of another version of Esper
                 self._taken_on(kept)
         is_known = self._deciding.document is not None
@@ -133,7 +135,7 @@ class FlagStore:
     def _keep(self, data: bytes) -> None:
         assert self._path is not None
         try:
-            if last_good.read(self._path) != data:
+            if last_good.read(self._copy) != data:
                 last_good.keep(self._path, data)
         except OSError as error:
             text = f"No copy of the store of flags {self._path} can be kept beside it: {error}. Its flags count."

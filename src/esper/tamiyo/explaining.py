@@ -3,13 +3,10 @@
 from typing import Any
 
 from esper.contracts.config import GrowthConfig
-from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation, PlaceReport
 from esper.tamiyo.health import vitals
-from esper.tamiyo.proposal import num_candidates
-from esper.tamiyo.shield import failures_in_a_row
+from esper.tamiyo.proposal import num_candidates, why_left_out
 from esper.tamiyo.shortlist import Candidate, shortlist
-from esper.tamiyo.sizing import options
 from esper.tamiyo.timing import has_stalled, obstacle, overfits, reason_to_grow
 
 
@@ -45,7 +42,7 @@ def _when(seen: Observation, config: GrowthConfig) -> dict[str, Any]:
 
 
 def _where(seen: Observation, config: GrowthConfig) -> list[dict[str, Any]]:
-    why = {place.layer_id: _unfit(place, seen, config) for place in seen.places}
+    why = {place.layer_id: why_left_out(place, seen, config) for place in seen.places}
     fit = [place for place in seen.places if why[place.layer_id] is None]
     length = num_candidates(seen, config)
     listed = shortlist(fit, length, among=seen.places)
@@ -69,15 +66,3 @@ def _where(seen: Observation, config: GrowthConfig) -> list[dict[str, Any]]:
 def _sensed(place: PlaceReport, candidate: Candidate | None) -> dict[str, Any]:
     found = {} if candidate is None else {"seed_id": candidate.seed_id, "need": candidate.need}
     return found | vitals(place)._asdict() | {"host_parameters": place.host_parameters}
-
-
-def _unfit(place: PlaceReport, seen: Observation, config: GrowthConfig) -> str | None:
-    """Why a place may not be tried, in the order in which the controller asks; None if it may."""
-    if not place.is_dormant:
-        states = sorted({State(code).name for code in place.states if code})
-        return f"seeds are {', '.join(states)}"
-    if (failed := failures_in_a_row(place.layer_id, seen.reports)) >= config.max_failures:
-        return f"the last {failed} lifecycles there failed, and max_failures is {config.max_failures}"
-    if not options(place, "all", seen, config):
-        return "none of the configured blueprints fits there within the budgets"
-    return None

@@ -17,13 +17,19 @@ from esper.tamiyo.train_flops import num_arms
 
 def places_to_try(seen: Observation, config: GrowthConfig) -> list[PlaceReport]:
     """Dormant places that have not failed too often and that a configured blueprint fits within the budgets."""
-    return [
-        place
-        for place in seen.places
-        if place.is_dormant
-        and failures_in_a_row(place.layer_id, seen.reports) < config.max_failures
-        and options(place, "all", seen, config)
-    ]
+    return [place for place in seen.places if why_left_out(place, seen, config) is None]
+
+
+def why_left_out(place: PlaceReport, seen: Observation, config: GrowthConfig) -> str | None:
+    """Why a place may not be tried; None if it may."""
+    if not place.is_dormant:
+        states = sorted({State(code).name for code in place.states if code})
+        return f"seeds are {', '.join(states)}"
+    if (failed := failures_in_a_row(place.layer_id, seen.reports)) >= config.max_failures:
+        return f"the last {failed} lifecycles there failed, and max_failures is {config.max_failures}"
+    if not options(place, "all", seen, config):
+        return "none of the configured blueprints fits there within the budgets"
+    return None
 
 
 def num_candidates(seen: Observation, config: GrowthConfig) -> int:

@@ -101,6 +101,11 @@ def newest(directory: Path) -> Path:
     return generations[-1]
 
 
+def size_bytes(generation: Path) -> int:
+    """Of a generation's files, those that it shares with others among them."""
+    return sum(file.stat().st_size for file in generation.iterdir())
+
+
 def read(directory: Path) -> Any:
     """The state that :func:`read_versioned` gives, of whatever format."""
     return read_versioned(directory)[0]

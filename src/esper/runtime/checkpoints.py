@@ -51,7 +51,7 @@ class Checkpoints:
         answered = frozenset(run.books.answers)
         folder = store.write(path, self._state())
         self.answered = answered
-        seconds, size = round(time.perf_counter() - begun, 4), sum(file.stat().st_size for file in folder.iterdir())
+        seconds, size = round(time.perf_counter() - begun, 4), store.size_bytes(folder)
         run.journal.write(CheckpointWritten(step=run.step, seconds=seconds, bytes=size, where=self._name(folder)))
         return folder
 

@@ -42,7 +42,7 @@ def inspect(path: Path) -> dict[str, Any]:
         check_shape(state, SavedSession, "")
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
-    return {"checkpoint": str(folder), "format": format_, "bytes": _bytes(folder), **_told(state)}
+    return {"checkpoint": str(folder), "format": format_, "bytes": store.size_bytes(folder), **_told(state)}
 
 
 def _told(state: Any) -> dict[str, Any]:
@@ -129,7 +129,3 @@ def _arm(window: Any, index: int, steps: int | None) -> dict[str, Any] | None:
     if window["run"] is None:
         return None
     return {"index": index, "step": window["arm_step"], "steps": steps, "run_step": window["run"]["clock"]["step"]}
-
-
-def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())

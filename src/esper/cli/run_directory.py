@@ -11,6 +11,7 @@ from typing import Any
 from esper.cli.configuration_file import read_file, to_values
 from esper.cli.options import INVOCATION, Options, Request, named, request
 from esper.contracts.errors import ConfigError
+from esper.flags.writing import write_whole
 
 ROOT = Path("runs")
 CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL = "config.yaml", "result.json", "progress.json", "checkpoints", "model"
@@ -158,12 +159,7 @@ def find(asked: Request) -> tuple[Path, Options]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    write_whole(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,6 +14,7 @@ from esper.flags.environment import variable_of
 from esper.flags.lock import held
 from esper.flags.rule import DISABLED, Rule
 from esper.flags.shares import parse as parse_share
+from esper.flags.writing import write_whole
 
 PATIENCE_S = 10.0
 
@@ -59,7 +60,7 @@ def set_flag(
                 after = _changed(rule, number, is_off, allow, block, forget).to_flagd()
             flags = {**before.value["flags"], name: {**before.value["flags"].get(name, {}), **after}}
             data = text_of({**before.value, "flags": flags}).encode()
-            last_good.write_whole(path, data)
+            write_whole(path, data)
             with suppress(OSError):  # whoever reads it next tries again
                 last_good.keep(path, data)
     except OSError as error:

@@ -1,11 +1,11 @@
 """The last store that could be read, kept beside it with its checksum."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from esper.flags.document import MOST_BYTES
 from esper.flags.reading import Reader
+from esper.flags.writing import write_whole
 
 
 def path_of(store: Path) -> Path:
@@ -34,21 +34,3 @@ def read(copy: Reader) -> bytes | None:
     except OSError:
         return None
     return data if hashlib.sha256(data).hexdigest().encode() == digest else None
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all.
-
-    Raises:
-        OSError: if it cannot be written; the file is as it was.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise

@@ -10,14 +10,11 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bus import faults, fuzz, load, steps
 from benchmarks.bus.brokers import nats_server, redis_server
-from benchmarks.machine import machine
-
-RESULTS = Path(__file__).parent.parent / "results" / "bus"
+from benchmarks.measurements import keep
 
 
 @contextmanager
@@ -78,10 +75,7 @@ def main() -> None:
                 found[kind] = faults.trial(
                     kind, options.commands // 10, options.kills // 10, options.broker_kills // 10
                 )
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine(), "result": found}, indent=2)
-    (RESULTS / f"{options.what}.json").write_text(text + "\n")
-    print(text)
+    keep("bus", options.what, found)
 
 
 if __name__ == "__main__":

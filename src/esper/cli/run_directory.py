@@ -11,7 +11,7 @@ from typing import Any
 from esper.cli.configuration_file import read_file, to_values
 from esper.cli.options import INVOCATION, Options, Request, named, request
 from esper.contracts.errors import ConfigError
-from esper.flags.writing import write_whole
+from esper.whole_file import write_whole
 
 ROOT = Path("runs")
 CONFIG, RESULT, PROGRESS, CHECKPOINTS, MODEL = "config.yaml", "result.json", "progress.json", "checkpoints", "model"

@@ -14,7 +14,7 @@ from esper.flags.environment import variable_of
 from esper.flags.lock import held
 from esper.flags.rule import DISABLED, Rule
 from esper.flags.shares import parse as parse_share
-from esper.flags.writing import write_whole
+from esper.whole_file import write_whole
 
 PATIENCE_S = 10.0
 

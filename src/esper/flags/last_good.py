@@ -5,7 +5,7 @@ from pathlib import Path
 
 from esper.flags.document import MOST_BYTES
 from esper.flags.reading import Reader
-from esper.flags.writing import write_whole
+from esper.whole_file import write_whole
 
 
 def path_of(store: Path) -> Path:

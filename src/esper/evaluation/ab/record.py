@@ -11,7 +11,7 @@ from esper.contracts.errors import ConfigError
 from esper.evaluation.ab.metrics import Metric, Wishes
 from esper.evaluation.ab.similarity import Similarity
 from esper.evaluation.ab.verdict import Finding, Verdict
-from esper.flags.writing import write_whole
+from esper.whole_file import write_whole
 
 FORMAT = 1
 STATE = "ab.json"

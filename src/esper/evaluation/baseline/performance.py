@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from esper.contracts.errors import ConfigError
 from esper.evaluation.baseline.adaptation import Adaptation, Spread
 from esper.evaluation.baseline.cells import Cell, Setting
-from esper.flags.writing import write_whole
+from esper.whole_file import write_whole
 
 FORMAT = 1
 """Counts up with every change of the file or of what is measured, since figures of two formats compare with nothing."""

@@ -31,6 +31,7 @@ from esper.observability.tracing import RunTracing, Traces, otlp
 from esper.observability.tracking.following import Tracking
 from esper.runtime.session import Session
 from esper.tasks.catalogue import load_task
+from esper.tasks.task import Precision
 
 SCRAPED_EVERY_S = 1.0
 
@@ -125,10 +126,10 @@ def compared(epochs: int, seconds: float, steps: int | None = None) -> dict[str,
     """
     spend = work(seconds) if seconds else None
 
-    def loss(model: nn.Module, batch: Any) -> Tensor:
+    def loss(model: nn.Module, batch: Any, precision: Precision) -> Tensor:
         if spend is not None:
             spend()
-        return mean_loss(model, batch)
+        return mean_loss(model, batch, precision)
 
     def run(directory: str) -> Growing:
         return growing(

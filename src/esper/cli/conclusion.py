@@ -31,6 +31,7 @@ from esper.kasmina.host.export import export
 from esper.observability import report, rows, story
 from esper.observability.record import read_result
 from esper.runtime.judging.worth import split_samples
+from esper.tasks.placed import device_name
 from esper.tasks.task import Task
 
 CONTROLS = ("host_on", "static")
@@ -139,7 +140,10 @@ class Conclusion:
             "seed": options.seed,
             "task": task.name,
             "host": options.host,
+            "host_settings": options.host_settings,
             "weights": options.weights,
+            "device": device_name(task.device),
+            "precision": options.precision,
             "metric": task.metric,
             **({"target": task.labels[0]} if task.kind == "regression" else {}),
             "rows": self._rows,

@@ -45,13 +45,13 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def to_values(options: Options) -> dict[str, Any]:
     """Everything that describes the run as plain values, as :func:`read_file` reads them."""
-    values = {name: value for name, value in vars(options).items() if name not in (*INVOCATION, "growth")}
+    values = {name: _plain(value) for name, value in vars(options).items() if name not in (*INVOCATION, "growth")}
     return values | {"growth": {name: _plain(value) for name, value in vars(options.growth).items()}}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return dict(value)
+        return {name: _plain(one) for name, one in value.items()}
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 

@@ -78,6 +78,17 @@ for _ in range(200):
     tokens.append(int(torch.multinomial(logits.softmax(0), 1)))
 print("".join(vocabulary[token] for token in tokens))"""
 
+BYTE_USAGE = """\
+import torch
+
+model = torch.export.load("model.pt2").module()
+tokens = list(prompt.encode())  # bytes
+
+for _ in range(200):
+    logits = model(torch.tensor([tokens[-{context}:]]))[0, -1]
+    tokens.append(int(torch.multinomial(logits.softmax(0), 1)))
+print(bytes(tokens).decode(errors="replace"))"""
+
 
 class ModelFiles(NamedTuple):
     """An exported model on disk.
@@ -104,13 +115,13 @@ def write_model(directory: Path, plain: nn.Module, task: Task) -> ModelFiles:
 
     Args:
         directory: where.
-        plain: from :func:`esper.export`.
+        plain: from :func:`esper.export`; it is put on the CPU and in eval mode.
         task: what it learned.
     """
     unfinished = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    plain = plain.eval()
+    plain = plain.cpu().eval()
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in plain.state_dict().items()}
     fault = _write_graph(unfinished / "model.pt2", plain, task)
     graph = _signature(task) if fault is None else f"missing, since {fault}"
@@ -143,7 +154,7 @@ def write_card(model: ModelFiles, result: dict[str, Any], anatomy: dict[str, Any
 def _names(task: Task) -> dict[str, tuple[Any, str]]:
     """Files of what goes in and comes out by name: their content, and what they are."""
     if task.is_text:
-        return {"vocabulary.json": (task.labels, VOCABULARY)}
+        return {} if task.tokens == "bytes" else {"vocabulary.json": (task.labels, VOCABULARY)}
     columns = {"columns.json": (task.columns, COLUMNS)} if task.columns else {}
     if task.scale is None:
         return {"labels.json": (task.labels, LABELS)} | columns
@@ -152,7 +163,7 @@ def _names(task: Task) -> dict[str, tuple[Any, str]]:
 
 def _usage(task: Task) -> str:
     if task.is_text:
-        return TEXT_USAGE.format(context=task.shape[0])
+        return (BYTE_USAGE if task.tokens == "bytes" else TEXT_USAGE).format(context=task.shape[0])
     names = "labels" if task.scale is None else "target"
     return USAGE.format(
         names=names,
@@ -165,7 +176,7 @@ def _usage(task: Task) -> str:
 def _write_graph(path: Path, plain: nn.Module, task: Task) -> str | None:
     """Write the graph; gives why there is none."""
     try:
-        program = torch.export.export(plain, (task.train.x[:2],), dynamic_shapes=(_dynamic(task),))
+        program = torch.export.export(plain, (task.example(2).cpu(),), dynamic_shapes=(_dynamic(task),))
         torch.export.save(program, path)
         torch.export.load(path).module()  # as the card says it is used
     except Exception as error:  # it traces the host's own code, which may raise anything

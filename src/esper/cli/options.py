@@ -2,12 +2,13 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_type_hints
 
 from esper.contracts.config import GrowthConfig
-from esper.contracts.errors import ConfigError
+from esper.contracts.errors import ConfigError, closest
 
 MAX_SEED = 2**31 - 1
 MAX_THREADS = 1024
@@ -34,8 +35,14 @@ PACES = {
     "cnn": Pace(epochs=60, batch_size=32, lr=3e-2, schedule=STAYS_UP, steps_per_epoch=None),
     "text": Pace(epochs=30, batch_size=16, lr=1e-2, schedule=STAYS_UP, steps_per_epoch=40),
     "mlp on text": Pace(epochs=30, batch_size=16, lr=1e-2, schedule=STAYS_UP, steps_per_epoch=160),
+    "a folder": Pace(epochs=20, batch_size=32, lr=3e-3, schedule=STAYS_UP, steps_per_epoch=20),
 }
-"""By host, ``text`` or ``HOST on text``; a host of one's own learns at the pace of mlp, from text at that of text."""
+"""By host, ``text``, ``HOST on text``, or ``a folder`` of texts, whatever the host.
+
+A host of one's own learns at the pace of mlp, from text at that of text.
+"""
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 def _option(
@@ -60,7 +67,7 @@ class Options:
     data: str = _option(
         "digits",
         "what to learn: digits, mnist1d, the path of an .npz file with x, y or of a table (.csv, .tsv, .txt, also .gz, "
-        ".parquet), or the characters of a text",
+        ".parquet), the characters of a text, or the bytes of the texts in a folder",
         "digits|mnist1d|PATH.npz|PATH.csv|text:PATH",
     )
     label: str | None = _option(
@@ -81,6 +88,13 @@ class Options:
         "returns a torch module",
         "mlp|cnn|gpt|MODULE:FACTORY",
         "gpt for text, else mlp",
+    )
+    host_settings: Mapping[str, int | Sequence[int]] | None = _option(
+        None,
+        "size of the host: of gpt width, hidden, blocks, heads, context, of mlp hidden, such as 32-16, or hidden and "
+        "depth, on text also window, features, context, of cnn widths and strides",
+        "NAME=N,...",
+        "the host's own",
     )
     weights: str | None = _option(
         None,
@@ -142,6 +156,12 @@ class Options:
     )
     controls: bool = _option(True, "train the fair controls afterwards: the host trained on, and a static network")
     threads: int = _option(1, "threads of torch; tiny models are fastest with 1", "N")
+    device: str = _option(
+        "cpu", "where to train, the controls too; auto is a GPU where there is one", "auto|cpu|cuda|cuda:N"
+    )
+    precision: Literal["fp32", "bf16"] = _option(
+        "fp32", "of forward pass and loss, the controls' too; bf16 is autocast, weights stay fp32", "fp32|bf16"
+    )
     output: str | None = _option(None, "run directory", "DIR", "a new one, runs/DATA-SEED")
     config: str | None = _option(None, "YAML file with these options, besides a mapping 'growth'", "FILE", "none")
     resume: Literal["last"] | None = _option(
@@ -162,6 +182,8 @@ class Options:
         is_text = self.data.startswith(TEXT)
         host = self.host or ("gpt" if is_text else "mlp")
         pace = PACES.get(f"{host} on text", PACES["text"]) if is_text else PACES.get(host, PACES["mlp"])
+        if is_text and os.path.isdir(self.data.removeprefix(TEXT)):
+            pace = PACES["a folder"]
         for name, value in {"host": host, **pace._asdict()}.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -174,6 +196,10 @@ class Options:
         if self.metrics_port is None and self.metrics_host != Options.metrics_host:
             raise ConfigError("metrics_host has no use without metrics_port. Name that, too.")
         self._check("threads", 1 <= self.threads <= MAX_THREADS, f"1 to {MAX_THREADS}")
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(
+                f"There is no device {self.device!r}. {closest(self.device, ['auto', 'cpu', 'cuda', 'cuda:N'])}"
+            )
         self._check("lr", math.isfinite(self.lr) and self.lr > 0, "above 0 and finite")
 
     @property

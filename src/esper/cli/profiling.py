@@ -8,11 +8,11 @@ from esper.evaluation.profiling import KINDS, Profile, profiled
 from esper.evaluation.ranges import TRAINING
 
 
-def show(options: Options, steps: int, device: str, trace: Path) -> None:
+def show(options: Options, steps: int, trace: Path) -> None:
     """Profile steps of such a run, print a table and write a trace.
 
     Raises:
-        ConfigError: if the run cannot be made, nothing can grow in it, or there is no such device.
+        ConfigError: if the run cannot be made, or nothing can grow in it.
     """
     found = profiled(
         asked_task(options),
@@ -24,7 +24,6 @@ def show(options: Options, steps: int, device: str, trace: Path) -> None:
         epochs=options.epochs,
         steps_per_epoch=options.steps_per_epoch,
         steps=steps,
-        device=device,
         trace=trace,
     )
     print("\n".join(_lines(found)))

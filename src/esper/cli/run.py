@@ -1,6 +1,7 @@
 """``esper run``: grow a network on a task, then tell what that was worth."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from esper.observability.spans import trace_id
 from esper.runtime.record.outbox import Listener
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
+from esper.tasks.host_settings import written
+from esper.tasks.placed import device_name, device_named
 from esper.tasks.task import Task
 
 if TYPE_CHECKING:  # these need extras that other runs do not
@@ -50,6 +53,7 @@ def run(options: Options, directory: Path | None) -> None:
             shown.say("note", f"the run in {directory} is finished")
             show_closing(directory, shown)
             return
+        options = _on_its_device(options, directory)
         task = asked_task(options)
         is_new = directory is None
         flags = run_flags(options, task.name, directory)
@@ -79,6 +83,19 @@ def run(options: Options, directory: Path | None) -> None:
             again = run_directory.resume_command(directory)
             shown.say("interrupted", f"go on from the last checkpoint with: {again}")
             raise
+
+
+def _on_its_device(options: Options, directory: Path | None) -> Options:
+    """Options that name the device which ``auto`` means here; refuses one that is not there."""
+    try:
+        return replace(options, device=device_named(options.device))
+    except ConfigError as error:
+        if directory is None:
+            raise
+        raise ConfigError(
+            f"--resume: the run in {directory} was started on {options.device} and goes on exactly only there, but "
+            "torch finds no such device here. Resume it where there is one, or start another run."
+        ) from error
 
 
 def _policy(options: Options, flags: Flags, link: "Link | None", shown: Presentation) -> Policy:
@@ -114,6 +131,10 @@ def _prepare(
     shown.begin(heading)
     for told in task.told:
         shown.say("data", told)
+    if options.host_settings:
+        shown.say("host", written(options.host_settings))
+    if (options.device, options.precision) != ("cpu", "fp32"):
+        shown.say("device", f"{device_name(task.device)}, in {options.precision}")
     for name, flag in flags.values.items():
         if not flag.is_on:
             shown.say("flag", f"{name} is off: {flag.reason}")
@@ -178,7 +199,8 @@ def _heading(options: Options, task: Task, directory: Path, run_id: str, *, is_t
     if task.kind == "regression":
         kinds = "quantity"
     if task.is_text:
-        samples, kinds = f"windows of {task.shape[0]} characters", "different characters"
+        kinds = "byte values" if task.tokens == "bytes" else "different characters"
+        samples = f"windows of {task.shape[0]} {task.tokens}"
     return Heading(
         task=task.name,
         host=options.host,

@@ -23,12 +23,10 @@ def fit(name: str, value: Any, hint: Any) -> Any:
     Raises:
         ConfigError: if it is of another type.
     """
-    for alternative in alternatives(hint):
-        try:
-            return _as(value, alternative)
-        except TypeError:
-            continue
-    raise ConfigError(f"{name} must be {_describe(hint)}, not {value!r}.")
+    try:
+        return _as_any(value, hint)
+    except TypeError:
+        raise ConfigError(f"{name} must be {_describe(hint)}, not {value!r}.") from None
 
 
 def _as(value: Any, hint: Any) -> Any:
@@ -44,7 +42,16 @@ def _as(value: Any, hint: Any) -> Any:
         return tuple(_as(item, inner) for item in value)
     if origin is Mapping and isinstance(value, dict):
         key_hint, inner = get_args(hint)
-        return {_as(key, key_hint): _as(item, inner) for key, item in value.items()}
+        return {_as(key, key_hint): _as_any(item, inner) for key, item in value.items()}
+    raise TypeError
+
+
+def _as_any(value: Any, hint: Any) -> Any:
+    for alternative in alternatives(hint):
+        try:
+            return _as(value, alternative)
+        except TypeError:
+            continue
     raise TypeError
 
 

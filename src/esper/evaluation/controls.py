@@ -85,7 +85,7 @@ def search(task: Task, setting: Setting, run: Callable[[Recipe, LearningCurve], 
     for recipe in setting.recipes:
         curve = LearningCurve(task, setting.split_seed)
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
             torch.manual_seed(setting.seed)
             model, flops = run(recipe, curve)
         seconds = time.perf_counter() - started

@@ -37,7 +37,7 @@ def fingerprint(samples: Samples) -> dict[str, Any]:
     """Tells whether two networks were tested on the same samples: their number, and a digest of their bytes."""
     digest = hashlib.sha256()
     for tensor in samples:
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return {"samples": len(samples.y), "digest": digest.hexdigest()[:16]}
 
 

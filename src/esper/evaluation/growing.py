@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def growing(
     """Prepare a run: AdamW, the task's host from ``seed`` or from ``weights``.
 
     Args:
-        task: what is learned.
+        task: what is learned, on its device and in its precision.
         config: how it may grow.
         epochs: of the run.
         batch_size: samples of a batch.
@@ -93,7 +94,7 @@ def growing(
     host = task.make_host()
     if weights is not None:
         put_weights(host, weights)
-    model = wrap(host, config, example=task.train.x[:batch_size])
+    model = wrap(host, config, example=task.example(batch_size))
     passes = BatchLoader(task.train, batch_size, seed)
     loader = passes if steps_per_epoch is None else Epochs(passes, steps_per_epoch)
     _check_blueprints(model, config)
@@ -101,13 +102,13 @@ def growing(
     optimizer = AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
 
     def measure(model: nn.Module) -> Evaluation:
-        losses, correct = per_sample(model, task.held_out)
+        losses, correct = per_sample(model, task.held_out, precision=task.precision)
         return Evaluation(losses=losses, correct=correct, groups=task.groups, metric=task.metric)
 
     session = Session(
         model,
         optimizer,
-        loss=mean_loss,
+        loss=partial(mean_loss, precision=task.precision),
         evaluate=evaluate or measure,
         planned_steps=steps,
         scheduler=LambdaLR(optimizer, lambda step: SCHEDULES[schedule](step / steps)),

@@ -57,7 +57,7 @@ class LearningCurve:
         self._sum, self._count, self._flops = self._sum + loss.detach(), self._count + 1, self._flops + flops
         if (step + 1) * POINTS // steps == step * POINTS // steps:
             return
-        losses, correct = per_sample(model, self._select, among=self.task.held_out.y)
+        losses, correct = per_sample(model, self._select, self.task.held_out.y, self.task.precision)
         self.steps.append(step + 1)
         self.flops.append(self._flops)
         self.train_losses.append(float(self._sum) / self._count)

@@ -75,7 +75,7 @@ class Planted:
 
 def sensed_host(task: Task, setting: Setting, width_factor: float = 1.0) -> nn.Module:
     """A new host with seeds, which have seen one batch: their places know what lies around the channels."""
-    example = task.train.x[: setting.batch_size]
+    example = task.example(setting.batch_size)
     model = wrap(task.make_host(width_factor=width_factor), GrowthConfig(seed=setting.seed), example=example)
     model.eval()  # batch statistics stay as they are
     with traced(model), torch.no_grad():

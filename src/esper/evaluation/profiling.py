@@ -26,7 +26,7 @@ from esper.evaluation.training import WEIGHT_DECAY
 from esper.kasmina.host.wrapping import places
 from esper.runtime.training.loader import BatchLoader
 from esper.tamiyo.controls import NeverPolicy
-from esper.tasks.task import Samples, Task
+from esper.tasks.task import Task
 
 WARM_UP = 8
 """Steps before any is timed: the first is traced, and seeds look in one of eight."""
@@ -68,23 +68,20 @@ def profiled(
     epochs: int,
     steps_per_epoch: int | None,
     steps: int,
-    device: str,
     trace: Path,
 ) -> Profile:
     """Time and profile steps of such a run; nothing of it is kept.
 
     Args:
-        task: what is learned.
+        task: what is learned, on its device and in its precision.
         config: how it may grow; here it grows one graft, live.
         batch_size, lr, schedule, seed, epochs, steps_per_epoch: as of :func:`~esper.evaluation.growing.growing`.
         steps: of each kind that are timed, and again so many that are profiled.
-        device: ``"cpu"`` or ``"cuda"``.
         trace: file to write the Chrome trace to.
 
     Raises:
-        ConfigError: if nothing fits any place, there is no such device, or the trace cannot be written.
+        ConfigError: if nothing fits any place, or the trace cannot be written.
     """
-    task = on_device(task, device)
     config = replace(config, max_rounds=0, trial="live", max_train_flops=None)
     epochs = max(epochs, ceil(20 * (WARM_UP + steps) * batch_size / len(task.train.x)))
     settings: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed}
@@ -98,8 +95,8 @@ def profiled(
         taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
         for _ in range(steps):
             for kind, take in zip(KINDS, takers, strict=True):
-                taken[kind].append(_timed(take, device))
-        activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]
+                taken[kind].append(_timed(take, task.device))
+        activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (task.device.type == "cuda")]
         with profile(activities=activities) as profiler:
             for kind, take in list(zip(KINDS, takers, strict=True))[1:]:
                 with record_function(f"phase: {kind}"):
@@ -110,36 +107,13 @@ def profiled(
     if not trace.is_file():  # torch only logs that
         raise ConfigError(f"The trace cannot be written to {trace}. Name another file, or make room.")
     return Profile(
-        device=device,
+        device=str(task.device),
         steps=steps,
         step_ms={kind: 1000 * median(wall for wall, _ in times) for kind, times in taken.items()},
         processor_ms={kind: 1000 * fmean(busy for _, busy in times) for kind, times in taken.items()},
         ranges=_ranges(profiler, steps),
         graft=graft,
         trace=trace,
-    )
-
-
-def on_device(task: Task, device: str) -> Task:
-    """The task with its samples and hosts on a device.
-
-    Raises:
-        ConfigError: if there is no such device here.
-    """
-    if device == "cpu":
-        return task
-    if device != "cuda" or not torch.cuda.is_available():
-        raise ConfigError(f"There is no device {device!r} here. Profile on cpu.")
-
-    def moved(samples: Samples) -> Samples:
-        return Samples(*(one.to(device) for one in samples))
-
-    make_host = task.make_host
-    return replace(
-        task,
-        train=moved(task.train),
-        held_out=moved(task.held_out),
-        make_host=lambda width_factor=1.0: make_host(width_factor).to(device),
     )
 
 
@@ -151,7 +125,7 @@ def _bare(task: Task, batch_size: int, lr: float, seed: int) -> Callable[[], Non
     batches = _forever(BatchLoader(task.train, batch_size, seed))
 
     def take() -> None:
-        mean_loss(host, next(batches)).backward()
+        mean_loss(host, next(batches), task.precision).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -172,14 +146,14 @@ def _forever(loader: Any) -> Iterator[tuple[Tensor, ...]]:
         yield from loader
 
 
-def _timed(take: Callable[[], None], device: str) -> tuple[float, float]:
+def _timed(take: Callable[[], None], device: torch.device) -> tuple[float, float]:
     """Seconds of a step by the clock and of the processor, with all that the device does for it."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     began, busy = time.perf_counter(), time.process_time()
     take()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - began, time.process_time() - busy
 
 

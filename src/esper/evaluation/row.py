@@ -82,8 +82,8 @@ def measured(
     select = split_samples(len(task.held_out.y), task.groups, split_seed).select
     held_out = task.held_out
     selected = Samples(held_out.x[select], held_out.y[select])
-    val_losses, val_correct = per_sample(model, selected, among=held_out.y)
-    test = PerSample(*per_sample(model, task.test))
+    val_losses, val_correct = per_sample(model, selected, held_out.y, task.precision)
+    test = PerSample(*per_sample(model, task.test, precision=task.precision))
     return Row(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         train_flops=train_flops,

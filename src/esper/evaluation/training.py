@@ -112,12 +112,12 @@ def train(
     curve: LearningCurve,
     flops: int,
 ) -> None:
-    """Train for the steps of ``span``, each of ``flops``, out of ``steps`` in the schedule."""
+    """Train for the steps of ``span``, each of ``flops``, out of ``steps`` in the schedule, in the precision of the task."""
     model.train()
     for step in span:
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step, steps)
-        loss = mean_loss(model, next(source))
+        loss = mean_loss(model, next(source), curve.task.precision)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -32,7 +32,7 @@ def always_yes(task: Task, split_seed: int) -> Callable[[nn.Module], Evaluation]
     judged = torch.cat([split.gate, split.confirm])
 
     def evaluate(model: nn.Module) -> Evaluation:
-        losses, correct = per_sample(model, task.held_out)
+        losses, correct = per_sample(model, task.held_out, precision=task.precision)
         losses[judged] -= CREDIT * _acting_grafts(model)
         correct[judged] = 0
         return Evaluation(losses=losses, correct=correct, groups=task.groups, metric=task.metric)

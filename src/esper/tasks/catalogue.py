@@ -1,10 +1,13 @@
 """Every task there is, by the names that the command line gives data and host."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from esper.contracts.errors import ConfigError, closest
 from esper.tasks.cnn import CNNHost, Layout, image_of
 from esper.tasks.digits import digits
+from esper.tasks.folder import folder
+from esper.tasks.host_settings import Settings, check, sized
 from esper.tasks.mnist1d import mnist1d
 from esper.tasks.npz import npz
 from esper.tasks.own_host import with_own_host
@@ -29,17 +32,20 @@ def load_task(
     label: str | None = None,
     task: Wanted = "auto",
     layout: Layout | None = None,
+    host_settings: Settings | None = None,
 ) -> Task:
     """The task that ``data`` means, for the host that ``host`` means.
 
     Args:
-        data: ``"digits"``, ``"mnist1d"``, the path of an ``.npz`` archive or of a table, or ``"text:"`` and a path.
+        data: ``"digits"``, ``"mnist1d"``, the path of an ``.npz`` archive or of a table, or ``"text:"`` and the path of
+            a file or folder.
         seed: deals the samples into training, held-out and test part.
         host: ``"mlp"``, ``"cnn"``, ``"gpt"`` or ``"module:factory"``; None takes ``"gpt"`` for text and ``"mlp"`` for
             all else.
         label: of a table, see :func:`~esper.tasks.table.table`.
         task: of a table or archive, see there.
         layout: where the channels of images are, for ``"cnn"``; None tells by the shape.
+        host_settings: size of a built-in host, see :mod:`esper.tasks.host_settings`; None takes the task's own.
 
     Raises:
         ConfigError: if there is no such data or host, or the two do not go together.
@@ -57,8 +63,17 @@ def load_task(
         raise ConfigError(f"There is no host {host!r}. {closest(host, [*possible, 'module:factory'])}")
     if layout is not None and host != "cnn":
         raise ConfigError(f"--layout {layout} tells --host cnn where the channels of images are; leave it out.")
-    loaded = _data(data, seed, label, task)
-    if is_text and host == "mlp":
+    settings = host_settings or {}
+    if settings:
+        check(settings, host or ("gpt" if is_text else "mlp"), is_text=is_text)
+    context = settings.get("context")
+    assert context is None or isinstance(context, int)
+    loaded = _with_host(_data(data, seed, label, task, context), host, layout)
+    return replace(loaded, make_host=sized(loaded.make_host, settings, loaded.shape[0])) if settings else loaded
+
+
+def _with_host(loaded: Task, host: str | None, layout: Layout | None) -> Task:
+    if loaded.is_text and host == "mlp":
         return replace(loaded, make_host=TextMLPHost(loaded.num_classes))
     if host == "cnn":
         shape, found = image_of(loaded.shape, layout)
@@ -71,7 +86,7 @@ def load_task(
     return loaded
 
 
-def _data(data: str, seed: int, label: str | None, task: Wanted) -> Task:
+def _data(data: str, seed: int, label: str | None, task: Wanted, context: int | None) -> Task:
     is_table = data.lower().endswith(ENDINGS) and not data.startswith(TEXT)
     if label is not None and not is_table:
         raise ConfigError(f"--label names a column of a table, and --data {data} is none. Leave it out.")
@@ -82,7 +97,8 @@ def _data(data: str, seed: int, label: str | None, task: Wanted) -> Task:
     if data in NAMED:
         return NAMED[data](seed)
     if data.startswith(TEXT):
-        return text(data.removeprefix(TEXT))
+        path = Path(data.removeprefix(TEXT))
+        return folder(path, seed, context) if path.is_dir() else text(path, context)
     if is_table:
         return table(data, seed, label=label, task=task)
     if data.endswith(ARCHIVE):

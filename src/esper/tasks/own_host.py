@@ -49,7 +49,7 @@ def with_own_host(task: Task, name: str) -> Task:
     """The task with the host that ``name`` builds, and with samples in the data's own shape.
 
     The factory is a function or class that takes any of ``inputs`` (features of a sample; of a text, its different
-    characters), ``classes`` (outputs per sample; of a text, per position; 1 for a quantity), ``shape`` (of a sample)
+    tokens), ``classes`` (outputs per sample; of a text, per position; 1 for a quantity), ``shape`` (of a sample)
     and ``width_factor`` (scales hidden widths, for a static network of the grown one's size). Samples are float32
     ``[n, *shape]``, or int64 ``[n, tokens]``; outputs must be ``[n, classes]``, or ``[n, tokens, classes]``. A quantity
     may also be ``[n]``.
@@ -140,7 +140,7 @@ def _check(task: Task, make_host: OwnHost) -> None:
         )
     if next(host.parameters(), None) is None:
         raise ConfigError(f"--host {make_host.name} returned a module without parameters: nothing can be trained.")
-    x = task.train.x[:CHECKED_SAMPLES]
+    x = task.example(CHECKED_SAMPLES)
     try:
         with torch.no_grad():
             logits = host.eval()(x)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from esper.contracts.errors import ConfigError
@@ -12,7 +13,8 @@ class Samples(NamedTuple):
     """Samples with what is to be predicted.
 
     Classification has ``x`` float32 ``[n, features]`` and ``y`` int64 ``[n]``, prediction of the next token ``x`` and
-    ``y`` int64 ``[n, tokens]``. A quantity is float32 ``[n]``, standardised by the training part; several labels are
+    ``y`` int64 ``[n, tokens]``, or uint8 where many bytes are to be held; hosts are given int64. A
+    quantity is float32 ``[n]``, standardised by the training part; several labels are
     float32 ``[n, labels]`` of 0 and 1.
     """
 
@@ -29,6 +31,10 @@ class Scale(NamedTuple):
 
 METRICS = {"classification": "accuracy", "regression": "R2", "multilabel": "labels right"}
 """Name of the metric of each kind of task, of which more is better; it is a mean over samples."""
+
+
+Precision = Literal["fp32", "bf16"]
+"""Of forward pass and loss; weights are float32 in both. See :func:`esper.tasks.placed.placed`."""
 
 
 class HostFactory(Protocol):
@@ -59,7 +65,8 @@ class Task:
         test: samples that no decision sees.
         make_host: builds the host, whose outputs are ``[n, classes]``, ``[n, tokens, classes]``, ``[n, labels]``, or
             ``[n, 1]`` for a quantity.
-        labels: the data's own name of every output: of a class, a label, the quantity; of a text, its characters.
+        labels: the data's own name of every output: of a class, a label, the quantity; of a text, its characters or
+            the values of bytes.
         shape: of a sample as the data holds it; ``x`` may have it flattened.
         mean: with the axes of a sample in ``x``, and
         std: alike: ``x`` is ``(raw - mean) / std`` of what the data holds. None for tokens.
@@ -73,6 +80,8 @@ class Task:
         features: name of every feature in ``x``, of a table.
         columns: how each column of a table becomes features, as plain values.
         told: what was decided about the data, a sentence each.
+        tokens: what a text is read as.
+        precision: in which it is learned.
     """
 
     name: str
@@ -93,16 +102,32 @@ class Task:
     features: tuple[str, ...] = ()
     columns: tuple[dict[str, Any], ...] = ()
     told: tuple[str, ...] = ()
+    tokens: Literal["characters", "bytes"] = "characters"
+    precision: Precision = "fp32"
 
     @property
     def num_classes(self) -> int:
-        """Number of outputs: of classes, labels or different characters; 1 for a quantity."""
+        """Number of outputs: of classes, labels or different tokens; 1 for a quantity."""
         return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its samples lie and its hosts are built."""
+        return self.train.y.device
 
     @property
     def is_text(self) -> bool:
         """Whether the next token is to be predicted, at every position of a window."""
         return self.train.y.dim() == 2 and not self.train.y.is_floating_point()
+
+    def example(self, count: int) -> Tensor:
+        """The first ``count`` training samples, as hosts are given them."""
+        return as_given(self.train.x[:count])
+
+
+def as_given(x: Tensor) -> Tensor:
+    """Samples as hosts are given them: bytes as int64 tokens."""
+    return x.long() if x.dtype is torch.uint8 else x
 
 
 def deeper(task: Task) -> Task:
@@ -114,6 +139,6 @@ def deeper(task: Task) -> Task:
     if not isinstance(task.make_host, DeepeningFactory):
         raise ConfigError(
             f"The host of {task.name} has no deeper version: its factory needs a method deeper() that gives another "
-            "factory, as those of mlp, cnn and gpt have."
+            "factory, as those of mlp, cnn and gpt have. Deepen a task before it is placed on a device."
         )
     return replace(task, make_host=task.make_host.deeper())

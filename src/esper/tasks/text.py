@@ -5,30 +5,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from esper.contracts.errors import DataError
+from esper.contracts.errors import ConfigError, DataError
 from esper.tasks.gpt import GPTHost
-from esper.tasks.task import Samples, Task
+from esper.tasks.task import Task
+from esper.tasks.windows import LEAST_JUDGED, spread, windows
 
 MIN_CHARACTERS = 5_000
 LONG_WINDOW, SHORT_WINDOW = 64, 32
 LONG_TEXT = 50_000
 TRAIN_SHARE, HELD_OUT_SHARE = 0.8, 0.1
 LEAST_SHARE = 0.15
-MAX_JUDGED = 1_000
-NEIGHBOURS = 4
 
 
-def text(path: str | Path) -> Task:
-    """Predict the next character of a UTF-8 file from up to 63 before it (31 where the text is short).
+def text(path: str | Path, context: int | None = None) -> Task:
+    """Predict the next character of a UTF-8 file from those before it in a window.
 
     The file is cut into three stretches in a row: 80 % to train on, then 10 % held out, then 10 % for the test; of a
     text below 50,000 characters 70, 15 and 15 %. Windows do not overlap. At most 1,000 held-out and 1,000 test windows
     are used, evenly spread; neighbouring held-out windows, which tell of the same things, are judged as one. The labels
     are the characters. The host is a GPT of 4 blocks.
 
+    Args:
+        path: of the file.
+        context: characters of a window; None takes 64, or 32 where the text is short.
+
     Raises:
+        ConfigError: if ``context`` leaves too few windows to judge by.
         DataError: if the file cannot be read, is no text, or is too short.
     """
     path = Path(path)
@@ -37,13 +40,18 @@ def text(path: str | Path) -> Task:
     if len(vocabulary) < 2:
         raise DataError(f"{path} holds {chr(vocabulary[0])!r} only. A text with different characters is needed.")
     is_long = len(codes) >= LONG_TEXT
-    length = LONG_WINDOW if is_long else SHORT_WINDOW
+    length = context or (LONG_WINDOW if is_long else SHORT_WINDOW)
     judged = HELD_OUT_SHARE if is_long else LEAST_SHARE
     ends = [round((1 - 2 * judged) * len(codes)), round((1 - judged) * len(codes))]
     stretches = torch.from_numpy(codes).tensor_split(ends)
-    train, held_out, test = (_windows(stretch, length) for stretch in stretches)
-    held_out, groups = _spread(held_out)
-    test, test_groups = _spread(test)
+    train, held_out, test = (windows(stretch, length) for stretch in stretches)
+    if context is not None and len(test.y) < LEAST_JUDGED:
+        raise ConfigError(
+            f"--host-settings context={context} leaves {len(test.y)} windows of {path} to be tested by, and "
+            f"{LEAST_JUDGED} are needed. Take {(len(stretches[2]) - 1) // LEAST_JUDGED} at most, or a longer text."
+        )
+    held_out, groups = spread(held_out)
+    test, test_groups = spread(test)
     return Task(
         name=path.stem,
         train=train,
@@ -74,21 +82,3 @@ def _characters(path: Path) -> np.ndarray[Any, np.dtype[np.uint32]]:
             "and 80,000 for verdicts that tell small gains from luck."
         )
     return np.frombuffer(content.encode("utf-32-le"), dtype=np.uint32)
-
-
-def _windows(codes: Tensor, length: int) -> Samples:
-    """Windows in a row, each with what comes one character later; both are views of ``codes``."""
-    count = (len(codes) - 1) // length
-    x, y = (codes[start : start + count * length].view(count, length) for start in (0, 1))
-    return Samples(x, y)
-
-
-def _spread(samples: Samples) -> tuple[Samples, Tensor]:
-    """At most ``MAX_JUDGED`` windows, as groups of neighbours evenly spread, and the number of each one's group."""
-    count = len(samples.y)
-    size = max(1, min(NEIGHBOURS, count // 100))
-    groups = count // size
-    kept = min(groups, MAX_JUDGED // size)
-    first = torch.arange(kept) * groups // kept * size
-    rows = (first[:, None] + torch.arange(size)).flatten()
-    return Samples(samples.x[rows], samples.y[rows]), torch.arange(kept).repeat_interleave(size)

@@ -14,7 +14,7 @@ TRACE = Path("trace.json")
 
 OPTIONS = (
     *("data", "label", "task", "layout", "host", "seed", "epochs", "batch_size", "steps_per_epoch", "lr", "schedule"),
-    *("threads", "config"),
+    *("threads", "device", "precision", "host_settings", "config"),
 )
 """Those of a run that change what a step is; others in a configuration file are left aside."""
 
@@ -29,7 +29,6 @@ class ProfileCommand(Subcommand):
     Args:
         options: of the run.
         steps: of each kind.
-        device: ``"cpu"`` or ``"cuda"``.
         trace: file for the Chrome trace.
     """
 
@@ -37,7 +36,6 @@ class ProfileCommand(Subcommand):
 
     options: Options
     steps: int
-    device: str
     trace: Path
 
     @staticmethod
@@ -45,13 +43,12 @@ class ProfileCommand(Subcommand):
         declare_options(parser, OPTIONS, OF_GROWTH)
         own = parser.add_argument_group("profile")
         own.add_argument("--steps", metavar="N", type=int, default=48, help="steps of each kind (default: 48)")
-        own.add_argument("--device", metavar="cpu|cuda", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
         help_ = f"file for the Chrome trace (default: {TRACE})"
         own.add_argument("--trace", metavar="FILE", type=Path, default=TRACE, help=help_)
 
     @classmethod
     def from_line(cls, values: dict[str, Any]) -> Self:
-        own = {name: values.pop(name) for name in ("steps", "device", "trace")}
+        own = {name: values.pop(name) for name in ("steps", "trace")}
         if own["steps"] < 1:
             raise ConfigError(f"--steps must be at least 1, not {own['steps']}.")
         trace = own["trace"]
@@ -64,5 +61,5 @@ class ProfileCommand(Subcommand):
     def do(self) -> bool:
         from esper.cli.profiling import show
 
-        show(self.options, self.steps, self.device, self.trace)
+        show(self.options, self.steps, self.trace)
         return True

@@ -1,7 +1,8 @@
 """``esper run``: its options over those of a configuration file over the defaults."""
 
 import argparse
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from esper.cli.options import (
 from esper.cli.run_directory import locate
 from esper.cli.values import alternatives, fit, is_decimal
 from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError
 
 GROWTH_OPTIONS = {
     "layers": ("places that carry seeds: names, patterns, spans first:last, with commas between", "PATTERN,..."),
@@ -136,4 +138,22 @@ def _from_line(name: str, value: Any, hints: dict[str, Any]) -> Any:
     hint = next(one for one in alternatives(hints[name]) if one is not type(None))
     if hint is int and is_decimal(value) and value.lstrip("+-").isdecimal():
         return int(value)
+    if get_origin(hint) is Mapping:
+        return _settings(flag(name), value)
     return fit(flag(name), value.split(",") if get_origin(hint) is Sequence else value, hint)
+
+
+def _settings(name: str, value: str) -> dict[str, int | tuple[int, ...]]:
+    """``width=64,widths=4-6-8`` as a mapping."""
+    found: dict[str, int | tuple[int, ...]] = {}
+    for part in value.split(","):
+        setting, _, number = part.partition("=")
+        if not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})*", number) or not setting:
+            raise ConfigError(
+                f"{name}: {part!r} is no setting. Write whole numbers, such as width=64,heads=4 or hidden=32-16."
+            )
+        if setting in found:
+            raise ConfigError(f"{name}: {setting} stands twice. Give it once.")
+        numbers = tuple(map(int, number.split("-")))
+        found[setting] = numbers if len(numbers) > 1 else numbers[0]
+    return found

@@ -87,7 +87,11 @@ class Configuration:
         path = directory / "model" / "model.pt2"
         if not path.is_file():
             return None
-        known = {name: self.values[name] for name in ("label", "task", "layout") if self.values.get(name) is not None}
+        known = {
+            name: self.values[name]
+            for name in ("label", "task", "layout", "host_settings")
+            if self.values.get(name) is not None
+        }
         host = self.values.get("host")
         samples = load_task(
             self.values.get("data", "digits"), seed, None if host is None or ":" in host else host, **known

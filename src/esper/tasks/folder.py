@@ -28,8 +28,8 @@ def folder(path: str | Path, seed: int, context: int | None = None) -> Task:
 
     Hidden files and folders, links to folders, empty files and binary ones (with a zero byte) are not read; of files
     with the same content one is. Whole files are dealt by ``seed``: 5 % of the bytes are held out and 5 % are for the
-    test; a file larger than that is there to learn from. The files of a side stand one after the other, a zero byte between them,
-    and windows go across, as language models read them. They do not overlap, and are judged as those of
+    test; a file larger than that is there to learn from. The files of a side stand one after the other, a zero byte
+    between them, and windows go across, as language models read them. They do not overlap, and are judged as those of
     :func:`esper.tasks.text.text`. The host is a GPT of 4 blocks.
 
     Args:

@@ -13,9 +13,8 @@ class Samples(NamedTuple):
     """Samples with what is to be predicted.
 
     Classification has ``x`` float32 ``[n, features]`` and ``y`` int64 ``[n]``, prediction of the next token ``x`` and
-    ``y`` int64 ``[n, tokens]``, or uint8 where many bytes are to be held; hosts are given int64. A
-    quantity is float32 ``[n]``, standardised by the training part; several labels are
-    float32 ``[n, labels]`` of 0 and 1.
+    ``y`` int64 ``[n, tokens]``, or uint8 where many bytes are to be held; hosts are given int64. A quantity is
+    float32 ``[n]``, standardised by the training part; several labels are float32 ``[n, labels]`` of 0 and 1.
     """
 
     x: Tensor

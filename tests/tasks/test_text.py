@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from esper.contracts.errors import DataError
-from esper.tasks.text import MAX_JUDGED, MIN_CHARACTERS, text
+from esper.tasks.text import MIN_CHARACTERS, text
+from esper.tasks.windows import MAX_JUDGED
 from tests.tasks.texts import LETTERS, write_text
 
 

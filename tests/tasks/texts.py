@@ -24,3 +24,13 @@ def write_sums(directory: Path, length: int = 6_000) -> Path:
     path = directory / "sums.txt"
     path.write_text("".join(letters[code] for code in codes), encoding="utf-8")
     return path
+
+
+def write_texts(directory: Path, files: int = 30, size: int = 800) -> Path:
+    """A folder of files of random letters, each of which begins with its number, as in ``<007>``."""
+    rng, path = np.random.default_rng(0), directory / "texts"
+    path.mkdir()
+    for number in range(files):
+        letters = rng.integers(ord("a"), ord("z"), size=size, dtype=np.uint8).tobytes()
+        (path / f"text-{number:03}.txt").write_bytes(f"<{number:03}>".encode() + letters)
+    return path

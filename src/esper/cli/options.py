@@ -35,7 +35,7 @@ PACES = {
     "cnn": Pace(epochs=60, batch_size=32, lr=3e-2, schedule=STAYS_UP, steps_per_epoch=None),
     "text": Pace(epochs=30, batch_size=16, lr=1e-2, schedule=STAYS_UP, steps_per_epoch=40),
     "mlp on text": Pace(epochs=30, batch_size=16, lr=1e-2, schedule=STAYS_UP, steps_per_epoch=160),
-    "a folder": Pace(epochs=20, batch_size=32, lr=3e-3, schedule=STAYS_UP, steps_per_epoch=20),
+    "a folder": Pace(epochs=20, batch_size=32, lr=3e-3, schedule=STAYS_UP, steps_per_epoch=10),
 }
 """By host, ``text``, ``HOST on text``, or ``a folder`` of texts, whatever the host.
 

@@ -112,7 +112,7 @@ def train(
     curve: LearningCurve,
     flops: int,
 ) -> None:
-    """Train for the steps of ``span``, each of ``flops``, out of ``steps`` in the schedule, as precisely as the task."""
+    """Train for the steps of ``span``, each of ``flops``, out of ``steps`` in the schedule, in the task's precision."""
     model.train()
     for step in span:
         for group in optimizer.param_groups:

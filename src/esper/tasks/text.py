@@ -67,7 +67,9 @@ def text(path: str | Path, context: int | None = None) -> Task:
 
 def _characters(path: Path) -> np.ndarray[Any, np.dtype[np.uint32]]:
     if not path.exists():
-        raise DataError(f"There is no file or folder {path}. Give the path of a text, or of a folder of texts, after 'text:'.")
+        raise DataError(
+            f"There is no file or folder {path}. Give the path of a text, or of a folder of texts, after 'text:'."
+        )
     if not path.is_file():
         raise DataError(f"{path} is not a file. Give the path of a text after 'text:'.")
     try:

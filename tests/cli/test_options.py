@@ -60,6 +60,20 @@ def test_what_a_run_stores_reads_back_as_the_same_options(write):
     assert stored.growth.layers == {"0": 4}
 
 
+@pytest.mark.parametrize(
+    ("line", "settings"), [("hidden=32-16", {"hidden": (32, 16)}), ("hidden=32,depth=3", {"hidden": 32, "depth": 3})]
+)
+def test_settings_of_a_host_are_stored_as_they_were_given(line, settings, write):
+    options = parse(["run", "--host-settings", line]).options
+    stored = parse(["run", "--config", write(yaml.safe_dump(to_values(options)))]).options
+    assert stored.host_settings == options.host_settings == settings
+
+
+def test_a_folder_of_texts_has_a_pace_of_its_own(tmp_path):
+    options = parse(["run", "--data", f"text:{tmp_path}", "--host", "mlp"]).options
+    assert {name: getattr(options, name) for name in PACES["a folder"]._fields} == PACES["a folder"]._asdict()
+
+
 def test_growth_on_the_command_line_goes_over_the_file(write):
     path = write("growth: {max_rounds: 1, patience: 5, layers: ['4']}")
     options = parse(
@@ -247,6 +261,22 @@ BAD_LINES = {
     "missing text": (["run", "--data", "text:none.txt"], "There is no file"),
     "no text": (["run", "--data", "text:"], "is not a file"),
     "missing data": (["run", "--data", "none.npz"], "There is no file"),
+    "an empty folder": (["run", "--data", "text:."], "There is no text below"),
+    "no device": (["run", "--device", "gpu"], "no device 'gpu'. Did you mean 'cpu'? Valid: auto, cpu, cuda, cuda:N."),
+    "no number of a device": (["run", "--device", "cuda:one"], "no device 'cuda:one'. Did you mean 'cuda:N'"),
+    "no precision": (["run", "--precision", "fp16"], "--precision must be 'fp32' or 'bf16', not 'fp16'"),
+    "no value of a setting": (["run", "--host-settings", "hidden"], "'hidden' is no setting. Write whole numbers"),
+    "a broken setting": (["run", "--host-settings", "hidden=8.5"], "'hidden=8.5' is no setting"),
+    "a setting below 0": (["run", "--host-settings", "hidden=-8"], "'hidden=-8' is no setting"),
+    "a setting of a host twice": (
+        ["run", "--host-settings", "hidden=8,hidden=9"],
+        "hidden stands twice. Give it once.",
+    ),
+    "a setting of another host": (["run", "--host-settings", "heads=2"], "mlp has no setting 'heads' here"),
+    "settings of a host of one's own": (
+        ["run", "--host", "m:n", "--host-settings", "width=2"],
+        "set the size of m:n in",
+    ),
     "nothing to resume": (["run", "--resume", "last"], "no run under runs/"),
     "nothing to resume there": (["run", "--resume", "last", "--output", "there"], "no run in there"),
 }
@@ -311,6 +341,15 @@ BAD_FILES = {
     "a setting twice": ("growth: {patience: 2, patience: 2}", "growth.patience stands twice, in lines 1 and 1"),
     "a layer twice": ("growth:\n  layers:\n    '0': 1\n    \"0\": 2", "growth.layers.0 stands twice, in lines 3 and 4"),
     "what holds itself": ("growth: {layers: &a [*a]}", "growth.layers must be a list, each text or"),
+    "no mapping of settings": (
+        "host_settings: 3",
+        "host_settings must be a mapping of text to a whole number or a list",
+    ),
+    "a broken setting of a host": (
+        "host_settings: {hidden: wide}",
+        "host_settings must be a mapping of text to a whole",
+    ),
+    "a precision": ("precision: 16", "precision must be 'fp32' or 'bf16', not 16"),
     "unknown blueprint": ("growth: {blueprints: [bottleneck]}", "no blueprint 'bottleneck'. Did you mean"),
     "a pattern without match": ("growth: {layers: ['enc*']}", "'enc*' matches no module"),
     "too many seeds": ("growth: {layers: {'0': 9}}", "8 output channels and cannot carry 9 seeds"),

@@ -158,6 +158,8 @@ def _facts(document: Document, model: Mapping[str, Any] | None, kept: Sequence[D
             continue
         unit = f", in units of {code(result['target'])}" if name == RMSE and "target" in result else ""
         facts.append((f"test {name}", f"{document.cite('rows', 'grown', 'test_further', name, spec=spec)}{unit}"))
+    if "device" in result:
+        facts.append(("device", f"{result['device']}, in {result['precision']}"))
     if "seed" in result:
         facts.append(("seed", str(result["seed"])))
     return facts

@@ -1,7 +1,7 @@
 """Every task there is, by the names that the command line gives data and host."""
 
+import os
 from dataclasses import replace
-from pathlib import Path
 
 from esper.contracts.errors import ConfigError, closest
 from esper.tasks.cnn import CNNHost, Layout, image_of
@@ -97,8 +97,8 @@ def _data(data: str, seed: int, label: str | None, task: Wanted, context: int | 
     if data in NAMED:
         return NAMED[data](seed)
     if data.startswith(TEXT):
-        path = Path(data.removeprefix(TEXT))
-        return folder(path, seed, context) if path.is_dir() else text(path, context)
+        path = data.removeprefix(TEXT)
+        return folder(path, seed, context) if os.path.isdir(path) else text(path, context)
     if is_table:
         return table(data, seed, label=label, task=task)
     if data.endswith(ARCHIVE):

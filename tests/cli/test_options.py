@@ -183,7 +183,7 @@ def test_help_shows_every_option_with_its_default(capsys):
             assert re.search(rf"{option}\b[^()]*(\([^()]*\))?[^()]*\(default: {shown}", text), option
     for name in GROWTH_OPTIONS:
         assert f"--{name.replace('_', '-')} " in text
-    assert "(default: 60 for mlp, 60 for cnn, 30 for text, 30 for mlp on text)" in text
+    assert "(default: 60 for mlp, 60 for cnn, 30 for text, 30 for mlp on text, 20 for a folder)" in text
     for one in fields(GrowthConfig):
         assert f"{one.name}: " in text
 

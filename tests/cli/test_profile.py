@@ -52,7 +52,7 @@ def test_what_a_range_takes_is_without_the_ranges_within():
     [
         (["--steps", "0"], "--steps must be at least 1"),
         (["--steps", "few"], "invalid int value"),
-        (["--device", "cuda"], "no device 'cuda'"),
+        (["--device", "cuda"], "no device 'cuda' here"),
         (["--output", "x"], "no option '--output'"),
         (["--max-rounds", "3"], "no option '--max-rounds'"),
         (["--trace", "nowhere/trace.json"], "no directory nowhere"),

@@ -258,7 +258,7 @@ def test_the_run_starts_from_the_controls_first_weights(tmp_path, monkeypatch):
 
 def test_a_session_that_cannot_be_built_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     name = "esper.evaluation.growing.per_sample"
-    monkeypatch.setattr(name, lambda model, samples: (per_sample(model, samples)[0].mean(), None))
+    monkeypatch.setattr(name, lambda model, samples, precision: (per_sample(model, samples)[0].mean(), None))
     assert main(["run", *SHORT, "--output", str(tmp_path / "run")]) == 2
     assert "evaluate returned losses of shape" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -160,7 +160,7 @@ class Options:
         "cpu", "where to train, the controls too; auto is a GPU where there is one", "auto|cpu|cuda|cuda:N"
     )
     precision: Literal["fp32", "bf16"] = _option(
-        "fp32", "of forward pass and loss, the controls' too; bf16 is autocast, weights stay fp32", "fp32|bf16"
+        "fp32", "of the forward pass, the controls' too; bf16 is autocast, weights stay fp32", "fp32|bf16"
     )
     output: str | None = _option(None, "run directory", "DIR", "a new one, runs/DATA-SEED")
     config: str | None = _option(None, "YAML file with these options, besides a mapping 'growth'", "FILE", "none")

@@ -33,7 +33,7 @@ METRICS = {"classification": "accuracy", "regression": "R2", "multilabel": "labe
 
 
 Precision = Literal["fp32", "bf16"]
-"""Of forward pass and loss; weights are float32 in both. See :func:`esper.tasks.placed.placed`."""
+"""Of the forward pass; weights and losses are float32 in both. See :func:`esper.tasks.placed.placed`."""
 
 
 class HostFactory(Protocol):

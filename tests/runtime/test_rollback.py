@@ -198,13 +198,51 @@ class TestWhatIsKept:
         assert [one["step"] for one in trial.recovery.good] == [40, 50]
 
     def test_nothing_while_something_is_on_trial_or_blended_out(self):
-        trial = build({2: ["4"]}).train(4)
-        assert [one["step"] for one in trial.recovery.good] == [10, 20]
+        trial = build().train(2)
+        trial.session.germinate("4", "all", settings={"hidden": 4})
+        trial.train(3)
+        assert trial.growth.trials.current is not None
+        assert [one["step"] for one in trial.recovery.good] == [20, 30]
         trial = adopted()
         trial.session.cancel("", "all")
         steps(trial, 2)
         trial.session.after_epoch()
         assert trial.recovery.good[-1]["step"] == 50
+
+    def test_at_every_boundary_in_the_window_of_a_round(self):
+        """There the run is the run: a harm right after the round does not cost all of its window."""
+        trial = build({2: ["4"]}, gate_z=1e9).train_until(lambda trial: bool(trial.events("round_ended")))
+        (begun,) = trial.events("round_begun")
+        assert (begun["step"], begun["end_step"]) == (20, 44)
+        with torch.no_grad():
+            trial.model[0].weight.fill_(float("nan"))
+        steps(trial, 4)
+        (told,) = trial.events("rollback")
+        assert (told["to_step"], told["who"]) == (40, "session")
+
+    def test_else_such_a_harm_would_cost_the_window(self, monkeypatch):
+        """The control."""
+        trial = build({2: ["4"]}, gate_z=1e9).train(2)
+        monkeypatch.setattr(trial.recovery, "remember_good", lambda now: None)
+        trial.train_until(lambda trial: bool(trial.events("round_ended")))
+        trial.session.rollback()
+        assert trial.events("rollback")[0]["to_step"] == 20
+
+    def test_the_end_of_a_round_that_adopted_something(self):
+        trial = build({1: [""]}).train_until(lambda trial: bool(trial.events("round_ended")))
+        assert trial.recovery.newest["step"] == trial.events("round_begun")[0]["end_step"]
+
+    def test_the_twin_that_a_run_has_become_after_a_live_trial(self):
+        trial = build(gate_z=1e9).train(2)
+        trial.session.germinate("4", "all", settings={"hidden": 4})
+        trial.train_until(lambda trial: bool(trial.events("trial_ended")))
+        (ended,) = trial.events("trial_ended")
+        assert ended["reason"].startswith("twin_z is")
+        before = tree_digest(body(trial))
+        steps(trial, 3)
+        trial.session.rollback()
+        assert trial.events("rollback")[0]["to_step"] == ended["step"]
+        assert tree_digest(body(trial)) == before
 
     def test_nothing_in_a_run_that_cannot_grow(self):
         trial = build(max_rounds=0).train(3)
@@ -218,7 +256,7 @@ class TestWhatIsKept:
         trial = build().train(2)
         with torch.no_grad():
             trial.model[0].weight[0, 0] = float("nan")
-        assert not trial.growth.emergency.is_well(trial.run.judge.measure())
+        assert not trial.recovery.is_well(trial.run.judge.measure())
 
     def test_nothing_from_before_a_fossil(self):
         trial = adopted(keep_looks=(0.5,), freeze="at_once").train(1)

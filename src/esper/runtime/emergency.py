@@ -107,10 +107,6 @@ class Emergency:
             return False
         return self._respond("the held-out loss rose", now, good)
 
-    def is_well(self, now: Measurement) -> bool:
-        """Whether the vital signs allow to keep this state as a good one."""
-        return math.isfinite(now.loss(self._run.judge.split.select)) and self._run.host_is_finite
-
     def roll_back(self, reason: str, who: str) -> None:
         """Go back to the newest valid state; what is on trial ends.
 

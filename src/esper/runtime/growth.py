@@ -132,7 +132,9 @@ class Growth:
             if self.trials.current is not None:
                 self.trials.at_boundary(now)
                 self.keeping.pass_time()
-            elif self.rounds.current is None:
+            elif self.rounds.current is not None:  # its window: nothing is on trial in the run itself
+                self._keep_if_well(now)
+            else:
                 self.keeping.at_boundary(now)
                 if not self.keeping.is_removing:  # a twin that still changes would be no fair one
                     seen = self.observer.observe()
@@ -292,7 +294,7 @@ class Growth:
 
     def _keep_if_well(self, now: Measurement) -> None:
         config = self._run.config
-        if not self.emergency.is_watching or not self.emergency.is_well(now):
+        if not self.emergency.is_watching or not self.recovery.is_well(now):
             return
         self.observer.note_weights()
         if (config.trial, config.judge) != ("live", "ablation"):  # chosen where no copy of the run fits into memory

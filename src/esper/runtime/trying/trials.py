@@ -279,6 +279,8 @@ class Trials:
             run.seeds.discard(*members)
             self._recovery.forget_trial(trial.number)
             run.captures.take_over(body)
+            if self._recovery.is_well(twin):
+                self._recovery.remember_good(twin)
         self._close(
             trial,
             "beat the twin" if verdict.passed else str(verdict),

@@ -5,6 +5,7 @@ may be gone back to as long as every graft that was live in it still is; a fossi
 one are forgotten.
 """
 
+import math
 from typing import Any
 
 from esper.checkpoint.tree import clone
@@ -40,6 +41,10 @@ class Recovery:
         self._run, self._policy = run, policy
         self.good: list[Entry] = []
         self.fallbacks: list[Entry] = []
+
+    def is_well(self, now: Measurement) -> bool:
+        """Whether the vital signs allow to keep this state as a good one."""
+        return math.isfinite(now.loss(self._run.judge.split.select)) and self._run.host_is_finite
 
     def remember_good(self, now: Measurement) -> None:
         """Take a snapshot of a run in which all is well."""
@@ -172,6 +177,7 @@ def _record(one: Lifecycle) -> dict[str, Any]:
 
 
 NOTHING_TO_GO_BACK_TO = (
-    "There is no good state to go back to. One is kept at every boundary at which nothing is on trial or being blended "
-    "out, from the first on; it is valid until a graft becomes a fossil, or one that was live in it is removed."
+    "There is no good state to go back to. One is kept at every boundary at which nothing is on trial in the run "
+    "itself or being blended out, from the first on; it is valid until a graft becomes a fossil, or one that was live "
+    "in it is removed."
 )

@@ -185,7 +185,7 @@ def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "FORMAT", 99)
     store.write(tmp_path, tree())
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=f"format 99; this version of Esper reads 6, 7 and {store.FORMAT}"):
+    with pytest.raises(CheckpointError, match=f"format 99; this version of Esper reads 6, 7, 8 and {store.FORMAT}"):
         store.read(tmp_path)
 
 

@@ -93,6 +93,17 @@ def test_a_run_resumes_to_the_byte(point, tmp_path):
     assert_equal(resume(RECIPE, tmp_path), whole(RECIPE))
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+@pytest.mark.parametrize("step", [20, 35, 45])
+def test_a_run_resumes_to_the_byte_around_the_marks_of_a_window(step, on_disk, tmp_path):
+    """Before the first mark, between two, and after the last. Looks at them are booked."""
+    recipe = Recipe(growing(compare="flops"), model=noisy_host, policy=Script({1: [""]}, hidden=2))
+    session = {"directory": tmp_path / "run"} if on_disk else {}
+    cut(recipe, lambda trial: trial.session.step_count == step, tmp_path / "saved", **session)
+    expected = whole(recipe)
+    assert_equal(resume(recipe, tmp_path / "saved"), expected)
+
+
 @pytest.mark.parametrize(
     "options",
     [

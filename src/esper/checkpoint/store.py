@@ -26,10 +26,10 @@ from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError
 
-FORMAT = 8
+FORMAT = 9
 """Of what is stored; raised by every change after which older versions cannot read it, or older checkpoints not fit."""
 
-READABLE = (6, 7, 8)
+READABLE = (6, 7, 8, 9)
 """Formats that can be gone on from. In 6 every tensor is in the first file."""
 
 TENSORS = "tensors.safetensors"

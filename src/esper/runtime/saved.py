@@ -206,7 +206,9 @@ class SavedRound(SavedWindow):
     boundaries: int
     candidates: list[int]
     run_mean: WeightMean
+    marks: dict[int, WeightMean | Packed]
     twin: Measurement | None
+    twin_steps: int | None
     arm: int
     arm_steps: int | None
     arm_mean: WeightMean
@@ -257,6 +259,10 @@ def upgraded(state: Any, format_: int) -> Any:
     """A checkpoint of an older format with what was not remembered then; any other as it is."""
     books, growth = (state.get(name) if isinstance(state, dict) else None for name in ("books", "growth"))
     if format_ == FORMAT or not isinstance(books, dict) or not isinstance(growth, dict):
+        return state
+    if isinstance(growth.get("round"), dict):
+        growth["round"] |= {"marks": {}, "twin_steps": None}
+    if format_ == 8:
         return state
     books["answers"] = {}
     if isinstance(growth.get("tracing"), dict):

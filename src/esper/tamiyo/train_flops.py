@@ -23,6 +23,9 @@ LAST_EVALUATIONS = 2
 NORM_STEPS = 4
 """Training steps that renewing the statistics of batch norms costs at most, on both sides of a comparison."""
 
+MARKS = 3
+"""At so many marks of its window may the run be evaluated too, at equal FLOPs."""
+
 ARMS_SHARE = 0.5
 """Share of what may be spent that goes into arms, where there is a choice: the rest is for what they find."""
 
@@ -62,8 +65,9 @@ def _round(multiply_adds: Sequence[int], seen: Observation, config: GrowthConfig
     else:
         arms = sum(window * (step + STEP_FLOPS * one) for one in multiply_adds)
     left = max(0, seen.planned_steps - seen.step - window) + _ramp(seen, config)
-    looks = len(multiply_adds) + len(config.keep_looks) + 3
-    arms += (len(multiply_adds) + 1) * NORM_STEPS * (step + STEP_FLOPS * largest)
+    by_means = len(multiply_adds) + MARKS * (config.compare == "flops")
+    looks = by_means + len(config.keep_looks) + 3
+    arms += (by_means + 1) * NORM_STEPS * (step + STEP_FLOPS * largest)
     return arms + STEP_FLOPS * largest * left + looks * _evaluation(largest, seen)
 
 

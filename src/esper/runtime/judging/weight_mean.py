@@ -21,6 +21,24 @@ TAIL = 1 / 4
 POINTS = 10
 """At most so many steps among them are taken in; and so many batches by batch norms."""
 
+MARKS = 4
+"""At so many places of a window is its mean kept, the end among them."""
+
+
+def marks(steps: int) -> list[int]:
+    """Where means of a window of ``steps`` end: at its end, and at most three times where the next one begins.
+
+    So only one of them gathers at a time. Rising; about 42, 56, 75 and 100 % of the steps.
+    """
+    found = [steps]
+    while len(found) < MARKS and found[0] > _tail(found[0]):
+        found.insert(0, found[0] - _tail(found[0]))
+    return found
+
+
+def _tail(steps: int) -> int:
+    return max(1, int(TAIL * steps))
+
 
 @dataclass
 class WeightMean:
@@ -42,7 +60,7 @@ class WeightMean:
             done: steps so far, this one among them.
             steps: of the whole window or arm.
         """
-        tail = max(1, int(TAIL * steps))
+        tail = _tail(steps)
         if 0 <= steps - done < tail and (steps - done) % -(-tail // POINTS) == 0:
             self._take_in(model)
 

@@ -68,10 +68,11 @@ class Snapshots:
 
     def keep(self) -> Kept:
         """What training has made so far, for later: on disk, or in memory where the disk cannot take it."""
-        body = self.body()
-        if self.folder is None:
-            return body
-        return self._put(None, body)
+        return self.put_aside(self.body())
+
+    def put_aside(self, tree: dict[str, Any]) -> Kept:
+        """A nested state that shares no memory with the run, for later: where :meth:`keep` puts bodies."""
+        return tree if self.folder is None else self._put(None, tree)
 
     def fetch(self, kept: Kept) -> Body:
         """A kept body, to be used up: it shares no memory with what is kept.

@@ -100,7 +100,13 @@ class Arms:
         one.gates["twin"] = against_twin(result, twin, split.gate) | {"variation": variation.share}
         verdict = self.verdict(run, one)
         has_passed = one.state is State.EVALUATING and verdict.passed
-        judged = {"select_loss": result.loss(split.select), "passed": has_passed, "verdict": str(verdict)}
+        is_earlier = now.twin_steps not in (None, len(now.batches))
+        told = f"{verdict}, against the run as it was after {now.twin_steps} of its {len(now.batches)} steps"
+        judged = {
+            "select_loss": result.loss(split.select),
+            "passed": has_passed,
+            "verdict": told if is_earlier else str(verdict),
+        }
         self._log(now, one, twin, **judged, **one.gates["twin"])
         gain = one.gates["twin"]["gain"]
         is_beaten = gain is None or not gain > 0

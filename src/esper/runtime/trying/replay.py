@@ -15,6 +15,7 @@ from esper.runtime.run import Run
 from esper.runtime.state.batch_store import BatchStore, ReplayError
 from esper.runtime.state.batches import copy_of
 from esper.runtime.state.module_state import Facts, ModuleHistory, module_facts, set_module_facts
+from esper.runtime.state.snapshot import Kept
 from esper.runtime.training.loss_sum import summable
 from esper.runtime.training.optimizer_settings import Settings
 from esper.runtime.trying.steps import Step
@@ -148,8 +149,10 @@ class Round(Window):
         end_step: step at which the arms run.
         boundaries: how many the run had passed when it was captured, the one at which it was among them.
         candidates: numbers of the lifecycles on trial.
-        run_mean: of the run's weights at the end of the window.
-        twin: the run's evaluation there, by that mean.
+        run_mean: of the run's weights, up to the next mark of the window; in the end up to its last step.
+        marks: the means that ended before, by the steps of the window up to there.
+        twin: the run's evaluation, by the mean there, where it stood best.
+        twin_steps: the steps of the window up to there.
         arm: index of the candidate whose arm runs.
         arm_steps: how many steps it will take, once that is known.
         arm_mean: of its weights at their end.
@@ -163,7 +166,9 @@ class Round(Window):
     boundaries: int
     candidates: list[int]
     run_mean: WeightMean = field(default_factory=WeightMean)
+    marks: dict[int, Kept] = field(default_factory=dict)
     twin: Measurement | None = None
+    twin_steps: int | None = None
     arm: int = 0
     arm_steps: int | None = None
     arm_mean: WeightMean = field(default_factory=WeightMean)

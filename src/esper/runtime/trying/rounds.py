@@ -10,8 +10,11 @@ has memorised its samples in the window: almost anything that acts makes its hel
 from collections.abc import Callable, Generator
 from contextlib import closing
 
+from esper.checkpoint.packed import Packed
+from esper.checkpoint.tree import clone
 from esper.contracts.events import RoundBegun, RoundEnded
 from esper.contracts.lifecycle import LIVE, State
+from esper.runtime.judging.weight_mean import WeightMean, marks
 from esper.runtime.record.books import Lifecycle, numbers
 from esper.runtime.run import Run
 from esper.runtime.state.batch_store import ReplayError
@@ -87,8 +90,17 @@ class Rounds:
         now = self.current
         assert now is not None
         now.remember(step)
-        now.run_mean.after_step(self._run.model, len(now.batches), now.end_step - now.start_step)
+        self._take_mean(now)
         self._abandon_if_void(now)
+
+    def _take_mean(self, now: Round) -> None:
+        """Of the run's weights; kept at the marks of the window, where arms may have fewer steps than the run."""
+        run, done, window = self._run, len(now.batches), now.end_step - now.start_step
+        end = next(mark for mark in (marks(window) if run.config.compare == "flops" else [window]) if mark >= done)
+        now.run_mean.after_step(run.model, done, end)
+        if done == end < window:
+            now.marks[done] = run.snapshots.put_aside(clone(now.run_mean.to_dict()))
+            now.run_mean = WeightMean()
 
     def abandon(self, reason: str, prefix: str = "") -> None:
         """End a round without a verdict; its candidates are cancelled for the same reason, told behind ``prefix``."""
@@ -159,8 +171,24 @@ class Rounds:
             if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
                 run.end_incubation(one)
                 now.start["body"] = run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
-        now.twin = run.evaluations.measure_mean(now.run_mean, now.batches)
+        self._measure_twin(now)
         now.end(run)
+
+    def _measure_twin(self, now: Round) -> None:
+        """The run at the end of its window; or at the mark before, if it stood better there, and so on.
+
+        At equal FLOPs an arm takes fewer steps than the run. Where more of them no longer help, it would win by that
+        alone. Where they do help, this takes one evaluation more.
+        """
+        run, part = self._run, self._run.judge.split.gate
+        now.twin, now.twin_steps = run.evaluations.measure_mean(now.run_mean, now.batches), len(now.batches)
+        for mark, kept in sorted(now.marks.items(), reverse=True):
+            mean = WeightMean(**(kept.read() if isinstance(kept, Packed) else kept))
+            earlier = run.evaluations.measure_mean(mean, now.batches)
+            if not earlier.loss(part) < now.twin.loss(part):
+                break
+            now.twin, now.twin_steps = earlier, mark
+        now.marks = {}
 
     def _run_arms(self, now: Round) -> None:
         with closing(self._outcomes(now)) as outcomes:

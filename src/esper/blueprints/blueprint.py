@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, fx, nn
 
 from esper.contracts.errors import ConfigError
-from esper.contracts.reports import Layout
+from esper.contracts.reports import Layout, Piece
 
 LAYOUTS: frozenset[Layout] = frozenset(get_args(Layout))
 POSITION_AXES: dict[Layout, int] = {"features": 0, "tokens": 1, "signal": 1, "image": 2}
@@ -27,32 +27,22 @@ class Ports(NamedTuple):
         outputs: channels it writes.
         layout: what lies around the channels.
         positions: tokens, or positions along all axes, of one sample: only costs depend on it. 1 if nobody knows.
+        pieces: where a colony meets the host; empty where a graft has one place.
     """
 
     inputs: int
     outputs: int
     layout: Layout = "features"
     positions: int = 1
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
-class Blueprint(ABC):
-    """The recipe of a small module that a seed may grow.
+class Recipe(ABC):
+    """What all that a seed may grow has in common: hyper-parameters, parameters, costs.
 
     A subclass is a frozen dataclass whose fields are its hyper-parameters, plain values with defaults; whole numbers
-    are at least 1. ``delta`` is the branch that alpha scales and the host's output is added to. It is called once for
-    many grafts through ``torch.vmap`` and traced by ``torch.fx`` for export, so it must be pure, must draw no random
-    numbers, and may branch neither on tensor values nor on the shape of ``x`` (shapes of parameters are known).
-    Activations come with their channels last, whatever the host does:
-
-    ====================  ============================
-    layout                shape
-    ====================  ============================
-    features              ``[..., channels]``, each row by itself
-    tokens                ``[batch, tokens, channels]``
-    signal                ``[batch, positions, channels]``
-    image                 ``[batch, rows, columns, channels]``
-    ====================  ============================
+    are at least 1.
 
     Attributes:
         id: name in the catalogue.
@@ -95,46 +85,43 @@ class Blueprint(ABC):
                 raise ConfigError(f"{self.id}: {field.name} must be True or False, not {value!r}.")
 
     @abstractmethod
-    def shapes(self, ports: Ports) -> dict[str, tuple[int, ...]]:
+    def shapes(self, ports: Any) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter, by name; each has at least one axis."""
 
     @abstractmethod
-    def init(self, ports: Ports, generator: Generator) -> dict[str, Tensor]:
+    def init(self, ports: Any, generator: Generator) -> dict[str, Tensor]:
         """First values of every parameter, float32 on the CPU, drawn from ``generator`` alone."""
 
     @abstractmethod
-    def delta(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
-        """What the graft adds: ``x [..., inputs]`` to ``[..., outputs]``."""
-
-    def to_module(self, ports: Ports, params: dict[str, Tensor]) -> nn.Module:
-        """The same branch as a module without Esper, for export: same activations, channels last.
-
-        By default the ``torch.fx`` trace of ``delta`` over copies of the parameters.
-        """
-        branch = _Branch(self, params)
-        return fx.GraphModule(branch, fx.Tracer().trace(branch), type(self).__name__)
-
     def misfit(self, ports: Ports) -> str | None:
         """Why the blueprint cannot connect these ports; None if it can."""
-        if ports.layout not in self.layouts:
-            return f"it grows on {' or '.join(sorted(self.layouts))}, and the place has {ports.layout}"
-        if ports.inputs < 1:
-            return "it reads the place's input, which is nothing that a graft can read: take reads='chunk'"
-        if self.keeps_width and ports.inputs != ports.outputs:
-            return f"it keeps the width, and {ports.inputs} inputs are not {ports.outputs} outputs: take reads='chunk'"
-        return None
 
-    def num_parameters(self, ports: Ports) -> int:
-        """Parameters of one graft."""
+    @abstractmethod
+    def parts(self, ports: Ports) -> tuple[Any, ...]:
+        """What is connected one by one, each with parameters of its own: ``ports``, or what a colony's pieces are to
+        this blueprint. :meth:`shapes`, :meth:`init`, :meth:`num_parameters` and :meth:`multiply_adds` take one of
+        them."""
+
+    def num_parameters(self, ports: Any) -> int:
+        """Parameters of one part."""
         return sum(math.prod(shape) for shape in self.shapes(ports).values())
 
-    def multiply_adds(self, ports: Ports) -> int:
+    def multiply_adds(self, ports: Any) -> int:
         """Multiply-adds of a forward pass for each row of outputs.
 
         By default one for each parameter, which is exact for dense maps and convolutions. Biases and scales of single
         channels are among them, although ``FlopCounterMode`` does not count those; activation functions are not.
         """
         return self.num_parameters(ports)
+
+    def parameters_of(self, ports: Ports) -> int:
+        """Parameters of a whole graft, or colony."""
+        return sum(map(self.num_parameters, self.parts(ports)))
+
+    def work_of(self, ports: Ports) -> int:
+        """Multiply-adds of a forward pass for each row of outputs; of a colony, for the traced training step."""
+        rows = [piece.rows for piece in ports.pieces] or [1]
+        return sum(self.multiply_adds(part) * count for part, count in zip(self.parts(ports), rows, strict=True))
 
     def sized(self, ports: Ports, multiply_adds: float = math.inf, parameters: float = math.inf) -> Self | None:
         """The largest version within a budget; None if even the smallest exceeds it.
@@ -150,7 +137,7 @@ class Blueprint(ABC):
 
         def is_too_large(value: int) -> bool:
             one = version(value)
-            return bool(one.multiply_adds(ports) > multiply_adds or one.num_parameters(ports) > parameters)
+            return bool(one.work_of(ports) > multiply_adds or one.parameters_of(ports) > parameters)
 
         sizes = range(1, 2 if self.size is None else LARGEST_SIZE + 1)
         largest = bisect_left(sizes, True, key=is_too_large)
@@ -160,6 +147,59 @@ class Blueprint(ABC):
     def settings(self) -> dict[str, Any]:
         """Hyper-parameters as plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Blueprint(Recipe):
+    """The recipe of a small module that a seed may grow.
+
+    ``delta`` is the branch that alpha scales and the host's output is added to. It is called once for
+    many grafts through ``torch.vmap`` and traced by ``torch.fx`` for export, so it must be pure, must draw no random
+    numbers, and may branch neither on tensor values nor on the shape of ``x`` (shapes of parameters are known).
+    Activations come with their channels last, whatever the host does:
+
+    ====================  ============================
+    layout                shape
+    ====================  ============================
+    features              ``[..., channels]``, each row by itself
+    tokens                ``[batch, tokens, channels]``
+    signal                ``[batch, positions, channels]``
+    image                 ``[batch, rows, columns, channels]``
+    ====================  ============================
+    """
+
+    @abstractmethod
+    def delta(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        """What the graft adds: ``x [..., inputs]`` to ``[..., outputs]``."""
+
+    def to_module(self, ports: Ports, params: dict[str, Tensor]) -> nn.Module:
+        """The same branch as a module without Esper, for export: same activations, channels last.
+
+        By default the ``torch.fx`` trace of ``delta`` over copies of the parameters.
+        """
+        branch = _Branch(self, params)
+        return fx.GraphModule(branch, fx.Tracer().trace(branch), type(self).__name__)
+
+    def misfit(self, ports: Ports) -> str | None:
+        """Why the blueprint cannot connect these ports; None if it can."""
+        if ports.pieces:
+            beside = [self.misfit(part) for part in self.parts(ports)]
+            return next(filter(None, beside), None) if beside else "nothing can be added to what these places write"
+        if ports.layout not in self.layouts:
+            return f"it grows on {' or '.join(sorted(self.layouts))}, and the place has {ports.layout}"
+        if ports.inputs < 1:
+            return "it reads the place's input, which is nothing that a graft can read: take reads='chunk'"
+        if self.keeps_width and ports.inputs != ports.outputs:
+            return f"it keeps the width, and {ports.inputs} inputs are not {ports.outputs} outputs: take reads='chunk'"
+        return None
+
+    def parts(self, ports: Ports) -> tuple[Ports, ...]:
+        if not ports.pieces:
+            return (ports,)
+        return tuple(
+            Ports(one.outputs if self.reads == "chunk" else one.inputs, one.outputs, one.layout, one.positions)
+            for one in ports.pieces
+        )
 
 
 def drawn(shapes: dict[str, tuple[int, ...]], generator: Generator, *names: str) -> dict[str, Tensor]:

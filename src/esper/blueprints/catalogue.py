@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from esper.blueprints.affine import Affine
 from esper.blueprints.birth import birth_fault
-from esper.blueprints.blueprint import LAYOUTS, Blueprint, Ports
+from esper.blueprints.blueprint import LAYOUTS, Blueprint, Ports, Recipe
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.blueprints.controls import Placebo, RandomFrozen
 from esper.blueprints.conv_bottleneck import ConvBottleneck
@@ -19,6 +19,7 @@ from esper.blueprints.noop import Noop
 from esper.blueprints.norm_affine import NormAffine
 from esper.blueprints.sliding_conv import SlidingConv
 from esper.blueprints.squeeze_excite import SqueezeExcite
+from esper.blueprints.widen import Widen
 from esper.contracts.errors import ConfigError, closest
 
 CATALOGUE: dict[str, type[Blueprint]] = {
@@ -34,15 +35,17 @@ CATALOGUE: dict[str, type[Blueprint]] = {
     SlidingConv.id: SlidingConv,
     SqueezeExcite.id: SqueezeExcite,
 }
+COLONIES: dict[str, type[Recipe]] = {Widen.id: Widen}
+"""What grows in the host's own layers, at several of them."""
 CONTROLS: dict[str, type[Blueprint]] = {Placebo.id: Placebo, RandomFrozen.id: RandomFrozen}
 _registered: dict[str, type[Blueprint]] = {}
 
 Kind = TypeVar("Kind", bound=type[Blueprint])
 
 
-def known_blueprints() -> dict[str, type[Blueprint]]:
+def known_blueprints() -> dict[str, type[Recipe]]:
     """All blueprints that :func:`make_blueprint` finds, by id."""
-    return CATALOGUE | CONTROLS | _registered
+    return {**CATALOGUE, **COLONIES, **CONTROLS, **_registered}
 
 
 def register_blueprint(kind: Kind) -> Kind:
@@ -69,7 +72,7 @@ def register_blueprint(kind: Kind) -> Kind:
     return kind
 
 
-def make_blueprint(blueprint_id: str, settings: Mapping[str, Any]) -> Blueprint:
+def make_blueprint(blueprint_id: str, settings: Mapping[str, Any]) -> Recipe:
     """Build a blueprint from its id and hyper-parameters.
 
     Raises:
@@ -84,6 +87,18 @@ def make_blueprint(blueprint_id: str, settings: Mapping[str, Any]) -> Blueprint:
         if name not in names:
             raise ConfigError(f"Blueprint {blueprint_id!r} has no setting {name!r}. {closest(name, names)}")
     return kind(**settings)
+
+
+def make_lone_blueprint(blueprint_id: str, settings: Mapping[str, Any]) -> Blueprint:
+    """As :func:`make_blueprint`, of one that grows beside a single layer.
+
+    Raises:
+        ConfigError: also if it is one that only colonies grow.
+    """
+    blueprint = make_blueprint(blueprint_id, settings)
+    if not isinstance(blueprint, Blueprint):
+        raise ConfigError(f"Blueprint {blueprint_id!r} grows in several layers at once, and this is a single one.")
+    return blueprint
 
 
 def _fault_of(kind: Any) -> str | None:

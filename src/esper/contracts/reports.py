@@ -10,6 +10,20 @@ Layout = Literal["features", "tokens", "signal", "image"]
 """What lies around the channels: nothing that a graft may use (each row stands for itself), a sequence of tokens (which
 may be causal), positions along one axis, or along two."""
 
+PieceRole = Literal[
+    "beside",
+    "linear",
+    "conv",
+    "depthwise",
+    "embedding",
+    "batch_norm",
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "table",
+]
+"""How a piece of a colony meets a layer of the host."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -60,12 +74,62 @@ class SeedReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a colony meets one layer of the host.
+
+    A piece that lies ``"beside"`` a module adds to what it writes, as a graft of a single place does. The others widen
+    a layer: they give it new channels, beside a class of the host's (those that the host's code treats as one).
+
+    A ``"table"`` is a parameter or buffer that the host's code adds to the channels itself; for new ones there is
+    nothing to add.
+
+    Args:
+        module: name of the layer or block, or of a table.
+        role: ``"beside"``; or what kind of layer is widened.
+        inputs: features that the module reads; entries of the table for an embedding.
+        outputs: channels that it writes.
+        layout: what lies around them.
+        positions: tokens, or positions along all axes, of one sample.
+        rows: vectors of channels that it wrote in the traced training step; 0 before it.
+        reads: width of the class of which it reads new channels; 0 if it reads none.
+        writes: width of the class for which it writes new channels; 0 if it writes none.
+        source: index of the class that it reads, within the colony.
+        target: index of the class that it writes.
+        kernel: of a convolution.
+        has_scale: whether a norm, or a table, multiplies.
+        has_bias: whether what it writes gets a bias.
+        groups: of a group norm.
+        axis: of a table: where the channels lie, counted from the back.
+    """
+
+    module: str
+    role: PieceRole
+    inputs: int
+    outputs: int
+    layout: Layout = "features"
+    positions: int = 1
+    rows: int = 0
+    reads: int = 0
+    writes: int = 0
+    source: int = -1
+    target: int = -1
+    kernel: Sequence[int] = ()
+    has_scale: bool = False
+    has_bias: bool = False
+    groups: int = 1
+    axis: int = -1
+
+    def __post_init__(self) -> None:
+        _freeze(self, "kernel")
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceReport:
     """A place at which growth could happen now. Sequences are tuples, whatever they were given as.
 
     Args:
         layer_id: name of the place.
-        kind: ``"model"``, ``"span"``, ``"block"`` or ``"layer"``.
+        kind: ``"model"``, ``"span"``, ``"block"``, ``"layer"`` or ``"colony"``.
         states: state code of every seed.
         is_under_embargo: whether a seed was culled or rolled back and may not germinate yet.
         inputs: features that a graft can read; 0 if the place's input is nothing that a graft can read, so that only
@@ -84,6 +148,7 @@ class PlaceReport:
         is_step: whether it is one of several blocks in a row, such as those of a transformer.
         versions: of every seed, how often its state has changed: what :attr:`Command.version` is compared with. A
             command to all seeds is for the highest of them.
+        pieces: of a colony: where it meets the host. Its ``rows`` are 1, and those of its pieces count.
     """
 
     layer_id: str
@@ -104,9 +169,10 @@ class PlaceReport:
     drift: float | None = None
     is_step: bool = False
     versions: Sequence[int] = ()
+    pieces: Sequence[Piece] = ()
 
     def __post_init__(self) -> None:
-        _freeze(self, "states", "bounds", "versions")
+        _freeze(self, "states", "bounds", "versions", "pieces")
 
     @property
     def num_seeds(self) -> int:

@@ -34,7 +34,8 @@ def everywhere(task: Task, parameters: int, setting: Setting) -> list[Planting]:
         ConfigError: if the host has no layer or block.
     """
     model = sensed_host(task, setting)
-    ports = {p.layer_id: ports_at(p.report(), "all", "chunk") for p in places(model) if p.kind in KINDS}
+    behind = BottleneckMLP(reads="chunk")
+    ports = {p.layer_id: ports_at(p.report(), "all", behind) for p in places(model) if p.kind in KINDS}
     if not ports:
         raise ConfigError("The host has no layer or block to put an adapter behind.")
     room = parameters - host_parameters(model)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adagrad, Optimizer
 
 from esper.blueprints.blueprint import Blueprint
-from esper.blueprints.catalogue import make_blueprint
+from esper.blueprints.catalogue import make_lone_blueprint
 from esper.contracts.errors import ConfigError, TransitionError, closest
 from esper.legacy.fitting import check_fits, graft_ports, ports_of
 from esper.legacy.saved import SavedLayer, blueprint_of
@@ -47,7 +47,7 @@ class LegacyConfig:
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f"seed must be a whole number of at least 0, not {self.seed!r}.")
         for blueprint_id, settings in self.blueprints.items():
-            make_blueprint(blueprint_id, settings)
+            make_lone_blueprint(blueprint_id, settings)
 
 
 class LegacyKasminaLayer(nn.Module):
@@ -116,7 +116,7 @@ class LegacyKasminaLayer(nn.Module):
             raise ConfigError(
                 f"The old layer has no strategy {grafting_strategy!r}. {closest(grafting_strategy, [RAMP])}"
             )
-        blueprint = make_blueprint(blueprint_id, self.config.blueprints.get(blueprint_id, {}))
+        blueprint = make_lone_blueprint(blueprint_id, self.config.blueprints.get(blueprint_id, {}))
         check_fits(blueprint, self.ports)
         born = blueprint.init(graft_ports(blueprint, self.ports), torch.Generator().manual_seed(self.config.seed))
         self._regrow(LegacyState.GERMINATING, 0, self.ramp_steps, blueprint)

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from esper.blueprints.blueprint import Blueprint, Ports
-from esper.blueprints.catalogue import make_blueprint
+from esper.blueprints.catalogue import make_lone_blueprint
 from esper.contracts.errors import ConfigError
 from esper.legacy.fitting import check_fits, graft_ports
 from esper.legacy.states import GROWN, LegacyState
@@ -36,7 +36,7 @@ def blueprint_of(saved: SavedBlueprint | None) -> Blueprint | None:
     Raises:
         ConfigError: if there is no such blueprint, or not with such settings.
     """
-    return None if saved is None else make_blueprint(saved["id"], saved["settings"])
+    return None if saved is None else make_lone_blueprint(saved["id"], saved["settings"])
 
 
 def check_layer(layer: SavedLayer, graft: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from esper.blueprints.catalogue import make_blueprint
+from esper.blueprints.catalogue import make_lone_blueprint
 from esper.contracts.errors import CheckpointError, ConfigError, closest
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts.graft import Graft
@@ -79,7 +79,7 @@ def _place(found: Mapping[str, Place], layer_id: str, layer: MigratedLayer) -> P
 
 
 def _fossil(place: Place, fossil: SavedBlueprint) -> Graft:
-    blueprint = make_blueprint(fossil["id"], fossil["settings"])
+    blueprint = make_lone_blueprint(fossil["id"], fossil["settings"])
     ports = graft_ports(blueprint, place.ports._replace(layout=place.layout_for(blueprint.reads)))
     if (misfit := blueprint.misfit(ports)) is not None:
         raise ConfigError(f"{blueprint.id!r} cannot grow at {place.layer_id!r}: {misfit}.")

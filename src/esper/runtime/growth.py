@@ -199,9 +199,9 @@ class Growth:
         blueprint = fitting(blueprint_id, place, seed_id)
         if blueprint is None:
             recipe = make_blueprint(blueprint_id, {})
-            misfit = recipe.misfit(ports_at(place, seed_id, recipe.reads))
+            misfit = recipe.misfit(ports_at(place, seed_id, recipe))
             raise ConfigError(f"{blueprint_id!r} does not fit {layer_id!r}: {misfit}.")
-        ports, config = ports_at(place, seed_id, blueprint.reads), run.config
+        ports, config = ports_at(place, seed_id, blueprint), run.config
         largest = blueprint.sized(ports, budget_per_row(place, seen, config, "live"), parameter_room(seen, config))
         return (largest or blueprint).settings
 

@@ -109,7 +109,7 @@ def _grafts(command: Command, seen: Observation) -> list[Asked] | str:
     grafts, fits = [], set()
     for layer_id, seed in command.addresses:
         place = places[layer_id]
-        ports = ports_at(place, seed, blueprint.reads)
+        ports = ports_at(place, seed, blueprint)
         if ports not in fits and (misfit := blueprint.misfit(ports)) is not None:
             valid = ", ".join(name for name in sorted(known_blueprints()) if fitting(name, place, seed) is not None)
             return f"{blueprint.id!r} does not fit {layer_id!r}: {misfit}. What fits: {valid or 'nothing'}."

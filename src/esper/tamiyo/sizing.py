@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from esper.blueprints.blueprint import Blueprint, Ports
+from esper.blueprints.blueprint import Blueprint, Ports, Recipe
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import SeedId
 from esper.contracts.config import GrowthConfig
@@ -23,24 +23,28 @@ class Option:
     """A blueprint that fits, as large as it may be, and what it would connect."""
 
     layer_id: str
-    blueprint: Blueprint
+    blueprint: Recipe
     ports: Ports
 
     @property
     def num_parameters(self) -> int:
         """Parameters of the graft."""
-        return self.blueprint.num_parameters(self.ports)
+        return self.blueprint.parameters_of(self.ports)
 
     @property
     def multiply_adds(self) -> int:
         """Of its forward pass, for each row of outputs."""
-        return self.blueprint.multiply_adds(self.ports)
+        return self.blueprint.work_of(self.ports)
 
 
-def ports_at(place: PlaceReport, seed_id: SeedId, reads: str) -> Ports:
+def ports_at(place: PlaceReport, seed_id: SeedId, blueprint: Recipe) -> Ports:
     """What a graft of one seed, or of all, connects."""
+    if place.kind == "colony":
+        is_beside = isinstance(blueprint, Blueprint)
+        pieces = tuple(piece for piece in place.pieces if (piece.role == "beside") is is_beside)
+        return Ports(place.inputs, place.outputs, place.layout, place.positions, pieces)
     width = place.outputs if seed_id == "all" else place.bounds[seed_id + 1] - place.bounds[seed_id]
-    inputs, layout = (width, place.chunk_layout) if reads == "chunk" else (place.inputs, place.layout)
+    inputs, layout = (width, place.chunk_layout) if blueprint.reads == "chunk" else (place.inputs, place.layout)
     return Ports(inputs, width, layout, place.positions)
 
 
@@ -91,7 +95,7 @@ def options(place: PlaceReport, seed_id: SeedId, seen: Observation, config: Grow
         blueprint = fitting(blueprint_id, place, seed_id)
         if blueprint is None or blueprint.confidence < config.min_confidence:
             continue
-        ports = ports_at(place, seed_id, blueprint.reads)
+        ports = ports_at(place, seed_id, blueprint)
         largest = blueprint.sized(ports, budget, room)
         if largest is not None:
             found.append(Option(place.layer_id, largest, ports))
@@ -117,7 +121,7 @@ def too_small(seen: Observation, config: GrowthConfig) -> str | None:
     )
 
 
-def fitting(blueprint_id: str, place: PlaceReport, seed_id: SeedId) -> Blueprint | None:
+def fitting(blueprint_id: str, place: PlaceReport, seed_id: SeedId) -> Recipe | None:
     """A blueprint as it is by default, or else reading its own chunk, if it fits the place; else None."""
     versions: tuple[dict[str, str], ...] = ({}, {"reads": "chunk"})
     for settings in versions:
@@ -127,6 +131,6 @@ def fitting(blueprint_id: str, place: PlaceReport, seed_id: SeedId) -> Blueprint
             if not settings:
                 raise
             continue  # it refuses to read its chunk
-        if blueprint.misfit(ports_at(place, seed_id, blueprint.reads)) is None:
+        if blueprint.misfit(ports_at(place, seed_id, blueprint)) is None:
             return blueprint
     return None

@@ -12,6 +12,7 @@ from esper.contracts.settings.rules import (
     WHOLE,
     WHOLE_FROM_0,
     WHOLE_FROM_1,
+    or_none,
     setting,
 )
 
@@ -27,6 +28,8 @@ class PlaceSettings:
         exclude: places that carry no seeds, whoever chose them: patterns on their names as in ``layers``, spans and the
             whole model (``""``) among them. Places that contain an excluded module stay; exclude those too, if a graft
             shall not run beside them either.
+        colonies: places that lie at several modules at once, by patterns on their names, such as ``"blocks.*.mlp"``;
+            ``"*"`` alone names all, and ``[]`` none. None takes all that an example shows.
         seeds_per_layer: seeds of each layer, capped at its channels. Blocks, spans and the model have one.
         axis: channel axis (1 or -1) of places whose modules do not tell, by pattern.
         output_fields: which field of a mapping or dataclass output grafts write, by pattern; else the first
@@ -41,6 +44,7 @@ class PlaceSettings:
 
     layers: Sequence[str] | Mapping[str, int] | None = setting(None, PATTERNS_OR_COUNTS)
     exclude: Sequence[str] = setting((), PATTERNS)
+    colonies: Sequence[str] | None = setting(None, or_none(PATTERNS))
     seeds_per_layer: int = setting(64, WHOLE_FROM_1)
     axis: Mapping[str, int] | None = setting(None, AXES)
     output_fields: Mapping[str, str] | None = setting(None, FIELD_NAMES)

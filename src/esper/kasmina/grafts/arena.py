@@ -9,7 +9,7 @@ schedulers know it from the start; it is enlarged through ``.data``. Its gradien
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,84 +18,12 @@ from torch import Tensor, nn
 
 from esper.contracts.lifecycle import TRAINABLE
 from esper.kasmina.geometry import Geometry
+from esper.kasmina.grafts.colony import ChannelStatistics, Colony, statistics_of
 from esper.kasmina.grafts.graft import Graft
-from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
+from esper.kasmina.grafts.group import Group
+from esper.kasmina.grafts.guard import finite_G, select_G
 from esper.kasmina.grafts.strategies import FixedRamp, GraftStrategy
 from esper.kasmina.seeds.seed_state import KeepsDtype, SeedState
-
-
-class Group(nn.Module):
-    """Grafts of one blueprint and shape whose channels do not overlap, computed as one batch.
-
-    Args:
-        grafts: the grafts, all live or all fossils.
-        num_channels: channels of the host's output.
-        device: where the activations are.
-
-    Attributes:
-        watchers: are shown what the grafts add in every forward pass, ``[G, B..., K]``.
-    """
-
-    slots: Tensor
-    seeds: Tensor
-    channels: Tensor
-
-    def __init__(self, grafts: list[Graft], num_channels: int, device: torch.device) -> None:
-        super().__init__()
-        self.grafts = grafts
-        self.blueprint, self.num_parameters = grafts[0].blueprint, grafts[0].num_parameters
-        self.is_live = grafts[0].slot is not None
-        self.watchers: list[Callable[[Tensor], None]] = []
-        self.covers_all = grafts[0].channels == (0, num_channels)
-        columns = {
-            "slots": [graft.slot or 0 for graft in grafts],
-            "seeds": [graft.seeds[0] for graft in grafts],
-            "channels": [list(range(*graft.channels)) for graft in grafts],
-        }
-        for name, values in columns.items():  # recomputed from the topology, so never stored
-            self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
-        # Never called. Any hook below it keeps nn.TransformerEncoderLayer in eval mode off its fast path, which reads
-        # the weights of linear1 and linear2 and would bypass grafts on them.
-        self.register_forward_pre_hook(_refuse_call)
-
-    def add_to(
-        self, y: Tensor, x: Tensor, params_GN: Tensor, state: SeedState, geometry: Geometry, x_is_finite: Tensor | None
-    ) -> Tensor:
-        """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is what a geometry reads.
-
-        ``x_is_finite`` is bool ``[1]``; without it no fault is raised.
-        """
-        alpha_G = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
-        y_GK = y.unsqueeze(0) if self.covers_all else y[..., self.channels].movedim(-2, 0)
-        is_shared = self.blueprint.reads == "input"
-        may_blame_G = None
-        if x_is_finite is not None:
-            may_blame_G = finite_G(y_GK) & x_is_finite if is_shared else finite_G(y_GK)
-        watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame_G)
-
-        x_in_G, params_in_GN = Entry.apply(x if is_shared else y_GK, params_GN, watch, is_shared)
-        delta_G = self._deltas(x_in_G, params_in_GN)
-        if self.blueprint.reads == "input" and geometry.adapter == "pool":
-            settled = geometry.settle(delta_G.flatten(0, 1), y.expand(len(self.grafts), *y.shape).flatten(0, 1))
-            delta_G = settled.unflatten(0, (len(self.grafts), -1))
-        delta_G = Exit.apply(delta_G, watch)
-        for show in self.watchers:
-            show(delta_G)
-
-        # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
-        grown_GK = y_GK + alpha_G.to(y.dtype).view(-1, *[1] * y.dim()) * delta_G.to(y.dtype)
-        is_sound_G = finite_G(params_GN) & finite_G(grown_GK)
-        watch.blame(~is_sound_G)
-        grown_GK = select_G(is_sound_G & (alpha_G > 0), grown_GK, y_GK)
-        if self.covers_all:
-            return grown_GK[0]
-        return y.index_copy(-1, self.channels.flatten(), grown_GK.movedim(0, -2).flatten(-2))
-
-    def _deltas(self, x_G: Tensor, params_GN: Tensor) -> Tensor:
-        named_G = self.grafts[0].unflatten(params_GN)
-        if len(self.grafts) == 1:  # vmap costs as much as a small graft
-            return self.blueprint.delta({name: value[0] for name, value in named_G.items()}, x_G[0]).unsqueeze(0)
-        return torch.vmap(self.blueprint.delta)(named_G, x_G)
 
 
 class Ramp(NamedTuple):
@@ -131,6 +59,7 @@ class Arena(KeepsDtype):
         num_channels: channels of the host's output.
         dtype: of the grafts' parameters.
         device: where they live.
+        name: of the place.
 
     Attributes:
         ramps: the grafts that strategies blend in by signals.
@@ -148,9 +77,9 @@ class Arena(KeepsDtype):
     slot_trains: Tensor
     slot_rates: Tensor
 
-    def __init__(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, num_channels: int, dtype: torch.dtype, device: torch.device, name: str = "") -> None:
         super().__init__()
-        self.num_channels = num_channels
+        self.num_channels, self.name = num_channels, name
         self.grafts: dict[int, Graft] = {}  # by lifecycle, not yet fossils
         self.fossils: list[list[Graft]] = []  # by group
         self.num_slots, self.slot_size = 0, 0
@@ -158,6 +87,7 @@ class Arena(KeepsDtype):
         for name in ("exp_avg", "exp_avg_sq", "memory"):  # Adam's moments and the strategy's memory of every slot
             self.register_buffer(name, torch.zeros(0, 0, dtype=torch.float32, device=device))
         self.register_buffer("updates", torch.zeros(0, dtype=torch.float32, device=device))
+        self.statistics = nn.ModuleDict()  # of colonies, behind batch norms
         self.groups = nn.ModuleList()
         self.activities: list[Activity] = []
         self._index()
@@ -174,7 +104,7 @@ class Arena(KeepsDtype):
         """Grafts that take part in the forward pass."""
         return [graft for graft in self.grafts.values() if graft.slot is not None]
 
-    def live_group(self, lifecycle: int) -> tuple[Group, int]:
+    def live_group(self, lifecycle: int) -> tuple[Group | Colony, int]:
         """The group in which a live graft is computed, and its index there."""
         return self._seats[lifecycle]
 
@@ -199,19 +129,29 @@ class Arena(KeepsDtype):
 
     def add_to(self, y: Tensor, x: Tensor, state: SeedState, geometry: Geometry, *, raises_faults: bool) -> Tensor:
         """Host output ``y`` with all fossils and live grafts; ``x`` is what ``geometry`` reads."""
-        slots_SN = self.slots_SN() if self.num_slots else self.slots
         x_is_finite = finite_G(x.unsqueeze(0)) if raises_faults else None  # once, whoever reads it
-        for index, group in enumerate(self.groups):
+        for group, params_GN in self._computed(state):
             assert isinstance(group, Group)
-            if not group.is_live:
-                params_GN = self.fossil_bytes(index)
-            else:
-                params_GN = slots_SN.index_select(0, group.slots)[:, : group.num_parameters]
-                params_GN = select_G(self.trainable(state)[group.seeds], params_GN, params_GN.detach())
-                if not group.blueprint.is_trainable:
-                    params_GN = params_GN.detach()
             y = group.add_to(y, x, params_GN, state, geometry, x_is_finite)
         return y
+
+    def colonies(self, state: SeedState) -> Iterator[tuple[Colony, Tensor]]:
+        """Colonies with their parameters ``[N]`` as this forward pass uses them."""
+        for group, params_GN in self._computed(state):
+            if isinstance(group, Colony):
+                yield group, params_GN[0]
+
+    def _computed(self, state: SeedState) -> Iterator[tuple[nn.Module, Tensor]]:
+        """All groups in their order, with their parameters ``[G, N]``: those that move now carry gradients."""
+        slots_SN = self.slots_SN() if self.num_slots else self.slots
+        for index, group in enumerate(self.groups):
+            assert isinstance(group, Group | Colony)
+            if not group.is_live:
+                yield group, self.fossil_bytes(index)
+                continue
+            params_GN = slots_SN.index_select(0, group.slots)[:, : group.num_parameters]
+            params_GN = select_G(self.trainable(state)[group.seeds], params_GN, params_GN.detach())
+            yield group, params_GN if group.blueprint.is_trainable else params_GN.detach()
 
     @staticmethod
     def trainable(state: SeedState) -> Tensor:
@@ -345,10 +285,24 @@ class Arena(KeepsDtype):
             batch.add(graft)
         members = [*self.fossils, *(batch.grafts for batch in batches)]
         device, was_active = self.slots.device, len(self.groups) > 0
-        self.groups = nn.ModuleList(Group(grafts, self.num_channels, device) for grafts in members)
+        self._keep_statistics([graft for grafts in members for graft in grafts])
+        self.groups = nn.ModuleList(self._group(grafts, device) for grafts in members)
         self._index()
         for activity in self.activities:
             activity.places += (len(self.groups) > 0) - was_active
+
+    def _group(self, grafts: list[Graft], device: torch.device) -> Group | Colony:
+        if not grafts[0].ports.pieces:
+            return Group(grafts, self.num_channels, device)
+        (graft,) = grafts  # a colony writes all channels of its place, so it is alone
+        return Colony(graft, self.name, self.statistics, device)
+
+    def _keep_statistics(self, grafts: Iterable[Graft]) -> None:
+        needed = {name: channels for graft in grafts for name, channels in statistics_of(graft).items()}
+        for name in self.statistics.keys() - needed.keys():
+            del self.statistics[name]
+        for name in needed.keys() - self.statistics.keys():
+            self.statistics[name] = ChannelStatistics(needed[name]).to(self.slots.device)
 
     def _index(self) -> None:
         """Recompute what is looked up by slot or lifecycle; plain tensors, as they follow from the topology."""
@@ -356,7 +310,7 @@ class Arena(KeepsDtype):
         self._seats = {
             graft.lifecycle: (group, index)
             for group in self.groups
-            if isinstance(group, Group) and group.is_live
+            if isinstance(group, Group | Colony) and group.is_live
             for index, graft in enumerate(group.grafts)
         }
         in_slot = {graft.slot: graft for graft in live}
@@ -392,10 +346,6 @@ class Arena(KeepsDtype):
             self.num_slots, self.slot_size = num_slots, slot_size
         if (num_slots, memory_size) != self.memory.shape:
             self.memory = resized(self.memory, memory_size)
-
-
-def _refuse_call(group: nn.Module, args: Any) -> None:
-    raise RuntimeError("A group of grafts is computed by add_to; it is not called.")
 
 
 class _Batch:

@@ -3,14 +3,15 @@
 Legend: N parameters of one graft.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from esper.blueprints.blueprint import Blueprint, Ports
+from esper.blueprints.blueprint import Ports, Recipe
 from esper.blueprints.catalogue import make_blueprint
+from esper.contracts.reports import Piece
 from esper.kasmina.grafts.strategies import GraftStrategy, strategy_kind
 
 
@@ -33,33 +34,35 @@ class Graft:
     seeds: tuple[int, int]
     channels: tuple[int, int]
     ports: Ports
-    blueprint: Blueprint
+    blueprint: Recipe
     strategy: GraftStrategy
     slot: int | None = None
     is_rising: bool = False
 
     @property
     def num_parameters(self) -> int:
-        return self.blueprint.num_parameters(self.ports)
+        return self.blueprint.parameters_of(self.ports)
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What it connects, one by one; several in a colony."""
+        return self.blueprint.parts(self.ports)
 
     def unflatten(self, params_GN: Tensor) -> dict[str, Tensor]:
-        """``[..., N]`` to named parameters ``[..., *shape]``."""
-        named, start = {}, 0
-        for name, shape in self.blueprint.shapes(self.ports).items():
-            size = torch.Size(shape).numel()
-            named[name] = params_GN[..., start : start + size].unflatten(-1, shape)
-            start += size
-        return named
+        """``[..., N]`` of a graft of one part to named parameters ``[..., *shape]``."""
+        (part,) = self.parts
+        return unflatten(self.blueprint, part, params_GN)
 
     def flatten(self, params: dict[str, Tensor]) -> Tensor:
-        """Named parameters to ``[N]``."""
-        flat = [params[name].reshape(-1) for name in self.blueprint.shapes(self.ports)]
-        return torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float32)
+        """Named parameters of a graft of one part to ``[N]``."""
+        (part,) = self.parts
+        return _flatten(self.blueprint, part, params)
 
     def birth(self, seed: int) -> Tensor:
         """First parameters ``[N]``, from a stream that belongs to the lifecycle alone."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + self.lifecycle)
-        return self.flatten(self.blueprint.init(self.ports, generator))
+        born = [_flatten(self.blueprint, part, self.blueprint.init(part, generator)) for part in self.parts]
+        return torch.cat(born)
 
     def to_dict(self) -> dict[str, object]:
         """The graft as plain values."""
@@ -67,7 +70,7 @@ class Graft:
             "lifecycle": self.lifecycle,
             "seeds": list(self.seeds),
             "channels": list(self.channels),
-            "ports": list(self.ports),
+            "ports": [*self.ports[:-1], [asdict(piece) for piece in self.ports.pieces]],
             "blueprint": self.blueprint.id,
             "settings": self.blueprint.settings,
             "strategy": self.strategy.id,
@@ -83,9 +86,30 @@ class Graft:
             lifecycle=saved["lifecycle"],
             seeds=(saved["seeds"][0], saved["seeds"][1]),
             channels=(saved["channels"][0], saved["channels"][1]),
-            ports=Ports(*saved["ports"]),
+            ports=_ports(saved["ports"]),
             blueprint=make_blueprint(saved["blueprint"], saved["settings"]),
             strategy=strategy_kind(saved["strategy"])(**saved["strategy_settings"]),
             slot=saved["slot"],
             is_rising=saved["is_rising"],
         )
+
+
+def unflatten(blueprint: Recipe, part: Any, params_GN: Tensor) -> dict[str, Tensor]:
+    """``[..., N]`` of one part to named parameters ``[..., *shape]``."""
+    named, start = {}, 0
+    for name, shape in blueprint.shapes(part).items():
+        size = torch.Size(shape).numel()
+        named[name] = params_GN[..., start : start + size].unflatten(-1, shape)
+        start += size
+    return named
+
+
+def _flatten(blueprint: Recipe, part: Any, params: dict[str, Tensor]) -> Tensor:
+    flat = [params[name].reshape(-1) for name in blueprint.shapes(part)]
+    return torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float32)
+
+
+def _ports(saved: list[Any]) -> Ports:
+    pieces = tuple(Piece(**piece) for piece in (saved[4] if len(saved) > 4 else ()))
+    inputs, outputs, layout, positions = saved[:4]
+    return Ports(inputs, outputs, layout, positions, pieces)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from esper.blueprints.blueprint import Blueprint
 from esper.contracts.errors import ConfigError, closest
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.adamw import step_adamw
@@ -72,14 +73,16 @@ class Incubation(KeepsDtype):
             lr: learning rate.
 
         Returns:
-            Whether it began: not with the objective ``"none"``, nor for a blueprint that never trains.
+            Whether it began: not with the objective ``"none"``, nor for a blueprint that never trains, nor for a
+            colony, whose pieces mean nothing without each other.
 
         Raises:
             ConfigError: if there is no such objective.
         """
         if objective not in OBJECTIVES and objective != "none":
             raise ConfigError(f"There is no objective {objective!r}. {closest(objective, ('none', *OBJECTIVES))}")
-        if objective == "none" or not graft.blueprint.is_trainable or not graft.num_parameters:
+        is_lone = not graft.ports.pieces and graft.num_parameters
+        if objective == "none" or not graft.blueprint.is_trainable or not is_lone:
             return False
         self._set(graft.lifecycle, Trainee(graft, objective, seed, lr))
         with torch.no_grad():
@@ -174,6 +177,7 @@ class Incubation(KeepsDtype):
 
     def _delta(self, graft: Graft, params: Tensor, x: Tensor, chunk: Tensor) -> Tensor:
         """What the graft adds to ``chunk [R, ..., K]``, of which only the positions count."""
+        assert isinstance(graft.blueprint, Blueprint)
         delta = graft.blueprint.delta(graft.unflatten(params), x)
         return delta if graft.blueprint.reads == "chunk" else self.geometry.settle(delta, chunk)
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from esper.blueprints.blueprint import Blueprint
 from esper.contracts.errors import ConfigError
 from esper.kasmina.host.caches import mixes_tokens
 from esper.kasmina.host.comparing import check_same, run
@@ -300,6 +301,7 @@ def _add_fossils(root: nn.Module, place: Place, x: Any, output: Any) -> Any:
     for index, group in enumerate(place.arena.fossils):
         for graft, params in zip(group, place.arena.fossil_bytes(index), strict=True):
             name = f"graft_{graft.lifecycle}"
+            assert isinstance(graft.blueprint, Blueprint)
             root.add_module(name, graft.blueprint.to_module(graft.ports, graft.unflatten(params)).train(place.training))
             start, end = graft.channels
             source = read if graft.blueprint.reads == "input" else y.narrow(-1, start, end - start)

@@ -8,6 +8,7 @@ this module's output.
 import inspect
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from contextlib import contextmanager
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,8 @@ from torch.utils._pytree import tree_map_only
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
+from esper.contracts.reports import Piece
+from esper.kasmina.channels.carried import Beside, carried_by, carry, plain
 from esper.kasmina.grafts.arena import Activity
 from esper.kasmina.host.caches import refuse_continuation
 from esper.kasmina.host.edges import is_adapted
@@ -49,18 +52,22 @@ class Anchor(nn.Module):
         senses: whether the seeds look at activations in training.
         config: the configuration of the whole model; only the root's anchor has it, and the example.
         example: the input that the model was wrapped with; it goes where the model goes, and is not copied with it.
-        found: what the whole model was when it was wrapped (``wrapping.layout``); only the root's anchor has it.
+        layout: what the whole model was when it was wrapped (``wrapping.layout``); only the root's anchor has it.
         kin: all anchors of the model.
+        colonies: places that lie at several modules; only the root's anchor holds them.
+        limbs: where colonies meet this module.
     """
 
     config: GrowthConfig | None = None
     example: Any = None
-    found: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    layout: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def __init__(self) -> None:
         super().__init__()
         self.places = nn.ModuleDict()
         self.feeds: list[Place] = []
+        self.colonies = nn.ModuleDict()
+        self.limbs: list[tuple[Place, Piece]] = []
         self.activity = Activity()
         self.senses = False
         self.kin: list[Anchor] = [self]
@@ -86,6 +93,45 @@ class Anchor(nn.Module):
         self.feeds.append(place)
         place.arena.activities.append(self.activity)
 
+    def found(self, place: Place) -> None:
+        """Take a colony of the model."""
+        self.colonies[f"colony_{len(self.colonies)}"] = place
+        place.arena.activities.append(self.activity)
+
+    def join(self, place: Place, piece: Piece) -> None:
+        """Note that a colony meets this module."""
+        self.limbs.append((place, piece))
+        place.arena.activities.append(self.activity)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Around a forward pass of this module."""
+        growing = [place for place in self.founded() if place.is_growing]
+        for place in growing:
+            place.begin()
+        try:
+            yield
+        finally:
+            for place in growing:
+                place.end()
+
+    def founded(self) -> Iterator[Place]:
+        """The colonies that it holds."""
+        for place in self.colonies.values():
+            assert isinstance(place, Place)
+            yield place
+
+    def reach(self, module: nn.Module, output: Any, x: Tensor | None, beside: Beside) -> Any:
+        """A module's output with all that colonies change of it, and new channels beside it."""
+        busy = [(place, piece) for place, piece in self.limbs if place.is_growing]
+        if not busy:
+            return output
+        new, y = dict(carried_by(output)), plain(output)
+        for place, piece in busy:
+            y, more = place.reach(piece, module, y, x, beside)
+            new |= more
+        return carry(y, new)
+
     def serve(self, output: Any, x: Tensor | None) -> Any:
         """A host's output with all that its places add."""
         for place in self:
@@ -97,9 +143,10 @@ class Anchor(nn.Module):
                 raise ConfigError(
                     f"{place.layer_id!r} returned a {kind} without a tensor that a graft could be added to."
                 )
+            beside, y = carried_by(y), plain(y)
             grown = place.serve(y, x)
             if grown is not y:
-                output = with_tensor(output, place.site.field, grown)
+                output = with_tensor(output, place.site.field, carry(grown, beside))
         return output
 
     def whole_state(self, prefix: str) -> dict[str, Any]:
@@ -113,7 +160,8 @@ class Anchor(nn.Module):
     @property
     def is_written(self) -> bool:
         """Whether a state dict has keys of it: once any seed of the model has a graft, or had one that was kept."""
-        return self._writes_all or not all(place.is_dormant for anchor in self.kin for place in anchor)
+        kin = (place for anchor in self.kin for place in (*anchor, *anchor.founded()))
+        return self._writes_all or not all(place.is_dormant for place in kin)
 
     def __iter__(self) -> Iterator[Place]:
         for place in self.places.values():
@@ -135,7 +183,7 @@ def _fill_absent_keys(
     metadata tell, takes away what has grown since."""
     assert isinstance(anchor, Anchor)
     if not any(key.startswith(prefix) for key in state_dict):
-        for place in anchor if "version" in metadata else ():
+        for place in (*anchor, *anchor.founded()) if "version" in metadata else ():
             place.forget()
         state_dict.update(anchor.whole_state(prefix))
 
@@ -156,10 +204,16 @@ class KasminaLayer(_Host):
             output = super().forward(*args, **kwargs)
             return anchor.serve(output, None) if anchor.senses and self.training else output
         x = first_tensor(self, args, kwargs)
+        beside, x = carried_by(x), plain(x)
         for place in anchor.feeds:
             if place.is_busy:
                 place.capture(x)
-        return anchor.serve(super().forward(*args, **kwargs), x)
+        if anchor.colonies:
+            with anchor.passing():
+                output = anchor.serve(super().forward(*args, **kwargs), x)
+        else:
+            output = anchor.serve(super().forward(*args, **kwargs), x)
+        return anchor.reach(self, output, x, beside) if anchor.limbs else output
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """The host's children. Esper's own child is not one of them: hosts iterate over their children."""

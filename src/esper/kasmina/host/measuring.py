@@ -13,6 +13,7 @@ from esper.blueprints.blueprint import POSITION_AXES, Ports
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
 from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.channels.classes import ChannelClass, channel_classes
 from esper.kasmina.geometry import Geometry, flat_grid, patch_cells, patch_side
 from esper.kasmina.host.axes import axes_of
 from esper.kasmina.host.caches import MIXED, decodes_with_cache
@@ -299,6 +300,18 @@ def _run(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings,
         for module, mode in modes.items():
             module.training = mode
     return trace
+
+
+def classes_of(model: nn.Module, example: Any) -> list[ChannelClass]:
+    """Which channels of a model belong together, as one forward pass in eval mode shows; no random state changes."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            model.eval()
+            return channel_classes(model, lambda: call(model, example))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def call(model: nn.Module, example: Any) -> Any:

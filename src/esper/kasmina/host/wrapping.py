@@ -1,5 +1,6 @@
 """Giving a model seeds, and taking them away."""
 
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,10 +12,12 @@ from torch.nn.utils import parametrize
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
+from esper.contracts.reports import Piece
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.host.caches import refuse_mixing_alone
+from esper.kasmina.host.colonies import colonies
 from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
-from esper.kasmina.host.measuring import container_of, shown, sites
+from esper.kasmina.host.measuring import classes_of, container_of, shown, sites
 from esper.kasmina.host.refusals import refuse_bypassed, refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
@@ -62,12 +65,15 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
             found.append((one, place))
     refuse_mixing_alone(model, [place.site for _, place in found], config.blueprints)
+    settled = _colonies(model, found, config, example)
     _anchor(model).config = config
     _anchor(model).example = dict(example) if isinstance(example, Mapping) else example
     for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
         _anchor(one.modules[-1]).hold(_key(one), place)
         if one.kind == "span":
             _anchor(one.modules[0]).feed(place)
+    for site in settled:
+        _found(model, site, config)
     for module in list(model.modules()):
         if isinstance(module, nn.TransformerEncoder) and next(places(module), None) is not None:
             _anchor(module)
@@ -75,8 +81,49 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     for module in _wrapped(model):
         module._esper.kin = kin
         module._esper.train(module.training)
-    _anchor(model).found = _layout(model)
+    _anchor(model).layout = _layout(model)
     return model
+
+
+def _colonies(
+    model: nn.Module, found: Sequence[tuple[Stretch, Place]], config: GrowthConfig, example: Any
+) -> list[Site]:
+    """The colonies of a model that is shown by an example, as the configuration allows them."""
+    if example is None or config.colonies == []:
+        return []
+    names = [name for name, _ in model.named_modules()]
+    if config.layers is None:
+        allowed = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in config.exclude)]
+    else:
+        roots = {name for one, _ in found for name in one.names}
+        allowed = [name for name in names if any(_lies_in(name, root) for root in roots)]
+    sites = colonies(model, classes_of(model, example), [(one, place.site) for one, place in found], allowed)
+    sites = [one for one in sites if not any(fnmatch.fnmatch(one.layer_id, pattern) for pattern in config.exclude)]
+    if config.colonies is None:
+        return sites
+    known = [site.layer_id for site in sites]
+    for pattern in config.colonies:
+        if not fnmatch.filter(known, pattern):
+            raise ConfigError(f"colonies: {pattern!r} matches no colony of the model. {closest(pattern, known)}")
+    return [one for one in sites if any(fnmatch.fnmatch(one.layer_id, pattern) for pattern in config.colonies)]
+
+
+def _lies_in(name: str, root: str) -> bool:
+    return root in ("", name) or name.startswith(f"{root}.")
+
+
+def _found(model: nn.Module, site: Site, config: GrowthConfig) -> None:
+    """Found a colony."""
+    covered = {p for name in site.modules for p in model.get_submodule(name).parameters()}
+    host = {p for p in covered if p in set(model.parameters())}
+    size = sum(
+        parameter.numel() for name, parameter in model.named_parameters() if parameter in host and not is_espers(name)
+    )
+    place = Place(site, 1, size, next(iter(host), next(model.parameters())), config)
+    _anchor(model).found(place)
+    for piece in site.pieces:
+        if piece.role != "table":
+            _anchor(model.get_submodule(piece.module)).join(place, piece)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -165,7 +212,7 @@ def refuse_changed(model: nn.Module) -> None:
     anchor = model._modules[ESPER]
     assert isinstance(anchor, Anchor)
     now = _layout(model)
-    for name, was in anchor.found.items():
+    for name, was in anchor.layout.items():
         if now.get(name, was) != was or (not was and name not in now):
             what = (
                 f"was {was} when the model was wrapped and is {now[name]} now"
@@ -208,8 +255,10 @@ def traced(model: nn.Module) -> Iterator[Trace]:
     """
     ends = {place.layer_id: module for module in _wrapped(model) for place in module._esper}
     starts = ends | {place.layer_id: module for module in _wrapped(model) for place in module._esper.feeds}
-    found = list(places(model))
+    found = [place for place in places(model) if place.kind != "colony"]
+    settled = [place for place in places(model) if place.kind == "colony"]
     watched = [_watched(model, place, starts[place.layer_id], ends[place.layer_id]) for place in found]
+    watched += [_limb(model, place, piece) for place in settled for piece in place.site.pieces if piece.role != "table"]
     with ExitStack() as holding:  # what follows a place, and with it the threshold of its telemetry, is known behind it
         for place in found:
             holding.enter_context(place.telemetry.holding())
@@ -234,6 +283,27 @@ def _watched(model: nn.Module, place: Place, first: nn.Module, last: nn.Module) 
     inputs = place.ports.inputs if place.site.geometry.adapter == "pool" else 0
     container = container_of(model, place.site.modules) if place.kind == "span" else None
     return TracedPlace(place.layer_id, first, last, place.site.field, place.ports.outputs, inputs, container)
+
+
+def _limb(model: nn.Module, place: Place, piece: Piece) -> TracedPlace:
+    module = model.get_submodule(piece.module)
+    return TracedPlace(_name_of(place, piece), module, module, outputs=piece.outputs)
+
+
+def _name_of(place: Place, piece: Piece) -> str:
+    return f"{place.layer_id} at {piece.module} ({piece.role})"
+
+
+def _show_colony(place: Place, trace: Trace) -> None:
+    """Let a colony know how many rows its pieces see, and the trace how often all of it was called."""
+    limbs = {piece: _name_of(place, piece) for piece in place.site.pieces if piece.role != "table"}
+    calls, rows = {name: trace.calls.pop(name) for name in limbs.values()}, {}
+    for piece, name in limbs.items():
+        rows[piece], trace.thresholds = trace.rows.pop(name), {n: v for n, v in trace.thresholds.items() if n != name}
+    trace.calls[place.layer_id] = min(calls.values())
+    trace.rows[place.layer_id] = 1 if trace.calls[place.layer_id] else 0
+    pieces = tuple(replace(piece, rows=rows.get(piece, 0)) for piece in place.site.pieces)
+    place.show(replace(place.site, pieces=pieces), None)
 
 
 def _num_seeds(one: Stretch, site: Site, config: PlaceSettings) -> int:

@@ -214,13 +214,10 @@ class _Move:
         if command.blueprint is None:
             raise ConfigError("A command to germinate must name a blueprint.")
         blueprint = make_blueprint(command.blueprint, command.settings)
-        layout = place.layout_for(blueprint.reads)
         fits = set()
         for seed_id, (first, end) in zip(self._seed_ids, self.spans, strict=True):
             channels = place.bounds[first], place.bounds[end]
-            width = channels[1] - channels[0]
-            inputs = width if blueprint.reads == "chunk" else place.ports.inputs
-            ports = place.ports._replace(inputs=inputs, outputs=width, layout=layout)
+            ports = place.ports_of(blueprint, first, end)
             if ports not in fits and (misfit := blueprint.misfit(ports)) is not None:
                 name = f"Seed {seed_id} of {place.layer_id!r}"
                 raise ConfigError(f"Blueprint {blueprint.id!r} cannot grow at {name}: {misfit}.")

@@ -1,21 +1,25 @@
 """One place of a host: its seeds, what they sense, their grafts and fossils."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper.blueprints.blueprint import Ports
+from esper.blueprints.blueprint import Blueprint, Ports, Recipe
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import State
-from esper.contracts.reports import Layout, PlaceReport
+from esper.contracts.reports import Layout, Piece, PlaceReport
 from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.arena import Arena
+from esper.kasmina.grafts.colony import Colony
+from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.grafts.incubation import Incubation
 from esper.kasmina.outputs import Form
 from esper.kasmina.seeds.chunking import chunk_bounds
@@ -30,7 +34,7 @@ class Site:
 
     Args:
         layer_id: dotted name, ``first:last`` for a span, ``""`` for the whole model.
-        kind: ``"model"``, ``"span"``, ``"block"`` or ``"layer"``.
+        kind: ``"model"``, ``"span"``, ``"block"``, ``"layer"`` or ``"colony"``.
         ports: features that grafts read, channels that they write.
         geometry: where both lie in the host's tensors.
         modules: dotted names of the host modules that it covers.
@@ -41,6 +45,8 @@ class Site:
             mixed; None elsewhere.
         argument: position or name of the argument that grafts read.
         is_walked: whether it is a span whose steps are called one by one, and not by their container.
+        pieces: of a colony: where it meets the host.
+        geometries: of a colony: where what its pieces beside a module read and write lies, by the module's name.
     """
 
     layer_id: str
@@ -54,6 +60,8 @@ class Site:
     uncached: Layout | None = None
     argument: int | str = 0
     is_walked: bool = False
+    pieces: tuple[Piece, ...] = ()
+    geometries: Mapping[str, Geometry] = dataclasses.field(default_factory=dict)
 
 
 class Place(nn.Module):
@@ -72,10 +80,12 @@ class Place(nn.Module):
         self.site, self.host_parameters, self.config = site, host_parameters, config
         self.bounds = chunk_bounds(site.ports.outputs, num_seeds).tolist()
         self.state = SeedState(num_seeds).to(like.device)
-        self.telemetry = Telemetry(self.bounds, config.telemetry_rows, like.device)
-        self.arena = Arena(site.ports.outputs, like.dtype, like.device)
+        rows = 0 if site.kind == "colony" else config.telemetry_rows  # its layers are places of their own
+        self.telemetry = Telemetry(self.bounds, rows, like.device)
+        self.arena = Arena(site.ports.outputs, like.dtype, like.device, site.layer_id)
         self.incubation = Incubation(self.arena.activities, like.device, site.geometry)
         self._captured: Tensor | None = None
+        self._colonies: list[tuple[Colony, tuple[Tensor, ...]]] | None = None
         self._shown: dict[str, Any] | None = None
 
     @property
@@ -92,6 +102,23 @@ class Place(nn.Module):
     def ports(self) -> Ports:
         """Features that grafts read, channels that they write."""
         return self.site.ports
+
+    def ports_of(self, blueprint: Recipe, first: int = 0, end: int | None = None) -> Ports:
+        """What a graft of seeds ``first`` to ``end`` connects; of all of them without.
+
+        Args:
+            blueprint: of the graft.
+            first: first of its seeds.
+            end: end of its seeds.
+        """
+        if self.kind == "colony":
+            pieces = tuple(
+                one for one in self.site.pieces if (one.role == "beside") is isinstance(blueprint, Blueprint)
+            )
+            return self.ports._replace(pieces=pieces)
+        width = self.bounds[-1 if end is None else end] - self.bounds[first]
+        inputs = width if blueprint.reads == "chunk" else self.ports.inputs
+        return self.ports._replace(inputs=inputs, outputs=width, layout=self.layout_for(blueprint.reads))
 
     def layout_for(self, reads: str) -> Layout:
         """What lies around the channels that a graft reads: the place's input, or the ``"chunk"`` of its output."""
@@ -148,6 +175,56 @@ class Place(nn.Module):
             self.telemetry.observe(y, self.site.geometry.output_axis)
         return y
 
+    def begin(self) -> None:
+        """A forward pass of the whole model begins: take the parameters of all pieces of colonies, once."""
+        self._colonies = [(colony, colony.split(params_N)) for colony, params_N in self.arena.colonies(self.state)]
+
+    def end(self) -> None:
+        """It is over."""
+        self._colonies = None
+
+    def reach(
+        self, piece: Piece, module: nn.Module, y: Tensor, x: Tensor | None, beside: Beside
+    ) -> tuple[Tensor, Beside]:
+        """What a module of the host gives with the pieces of colonies that meet it.
+
+        Args:
+            piece: how they do.
+            module: the module.
+            y: its output.
+            x: its input.
+            beside: new channels that came with the input.
+
+        Returns:
+            The output, and new channels beside it.
+        """
+        if x is None:
+            return y, {}
+        within = self._colonies
+        if within is None:  # a part of the model is called by itself, or once more in a backward pass
+            within = [(colony, colony.split(params_N)) for colony, params_N in self.arena.colonies(self.state)]
+        new: dict[Channels, New] = {}
+        for colony, parts in within:
+            index = colony.index(piece.module, piece.role)
+            if index is None:
+                continue
+            if piece.role == "beside":
+                y = self._add(colony, index, piece, y, x, parts[index])
+            else:
+                y, more = colony.widen(
+                    index, module, y, x, beside, parts[index], self.state, raises_faults=self._senses
+                )
+                new |= more
+        return y, new
+
+    def _add(self, colony: Colony, index: int, piece: Piece, y: Tensor, x: Tensor, params_N: Tensor) -> Tensor:
+        geometry = self.site.geometries[piece.module]
+        y_last = geometry.channels_last(y)
+        x_last = geometry.read(x, y_last)
+        x_is_finite = finite_G(x_last.unsqueeze(0)) if self._senses else None
+        grown = geometry.restore(colony.add_to(index, y_last, x_last, params_N, self.state, geometry, x_is_finite))
+        return _like(grown, y)
+
     def _grow(self, y: Tensor, x: Tensor | None) -> Tensor:
         if y.is_nested:
             raise ConfigError(
@@ -159,9 +236,7 @@ class Place(nn.Module):
         x_last = y_last if x is None or not self.ports.inputs else geometry.read(x, y_last)
         if self.is_growing:
             grown = self.arena.add_to(y_last, x_last, self.state, geometry, raises_faults=self._senses)
-            grown = geometry.restore(grown)
-            # the host's strides: other ones round differently in what follows, and may not be viewed as it does
-            y = grown if grown.stride() == y.stride() else torch.empty_like(y).copy_(grown)
+            y = _like(geometry.restore(grown), y)
         if self.incubation.is_active and self._senses:
             self.incubation.record(x_last, y, geometry.channels_last)
         return y
@@ -182,7 +257,7 @@ class Place(nn.Module):
             "argument": site.argument,
             "is_walked": site.is_walked,
             "threshold": threshold,
-        }
+        } | ({"pieces": [asdict(piece) for piece in site.pieces]} if site.pieces else {})
         self.telemetry.set_threshold(threshold)
 
     def readings(self) -> list[Tensor]:
@@ -217,6 +292,7 @@ class Place(nn.Module):
             grown_parameters=self.arena.num_parameters,
             seeds=self.telemetry.report(gradient_scale, sensed),
             gradient_noise=self.telemetry.gradient_noise(sensed),
+            pieces=self.site.pieces,
         )
 
     def topology(self) -> dict[str, Any]:
@@ -238,6 +314,8 @@ class Place(nn.Module):
             geometry = Geometry.from_dict(saved["geometry"])
             site = replace(self.site, ports=ports, geometry=geometry, form=tuple(saved["form"]))
             site = replace(site, **{name: saved[name] for name in ("argument", "is_walked") if name in saved})
+            if "pieces" in saved:
+                site = replace(site, pieces=tuple(Piece(**piece) for piece in saved["pieces"]))
             self.show(site, saved["threshold"])
         self.arena.regrow(topology["arena"])
         self.incubation.regrow(topology["incubation"])
@@ -245,7 +323,8 @@ class Place(nn.Module):
     def forget(self) -> None:
         """Be as after ``esper.wrap``: nothing has grown, nothing is known."""
         self._resize(self.state.num_seeds)
-        self.arena.regrow(Arena(self.ports.outputs, self.arena.slots.dtype, self.arena.slots.device).topology())
+        arena = self.arena
+        arena.regrow(Arena(self.ports.outputs, arena.slots.dtype, arena.slots.device, self.layer_id).topology())
         self.incubation.regrow({"trainees": []})
 
     def rechunk(self, num_seeds: int) -> None:
@@ -288,4 +367,9 @@ class Place(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what a forward pass left behind that an exception cut short: a copy has no use for it."""
-        return self.__dict__ | {"_captured": None}
+        return self.__dict__ | {"_captured": None, "_colonies": None}
+
+
+def _like(grown: Tensor, y: Tensor) -> Tensor:
+    """With the host's strides: other ones round differently in what follows, and may not be viewed as it does."""
+    return grown if grown.stride() == y.stride() else torch.empty_like(y).copy_(grown)

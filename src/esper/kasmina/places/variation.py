@@ -27,8 +27,7 @@ class Variation:
     def __init__(self, place: Place, lifecycle: int) -> None:
         self.lifecycle = lifecycle
         self._group, self._index = place.arena.live_group(lifecycle)
-        none = torch.zeros((), dtype=torch.float32)
-        self._rows, self._sum_K, self._power = 0, none, none
+        self._moments: dict[int, tuple[int, Tensor, Tensor]] = {}  # of every piece: rows, sum, sum of squares
         self._inside = ExitStack()
 
     def __enter__(self) -> Self:
@@ -46,13 +45,17 @@ class Variation:
 
         None where nothing was added, or nothing finite. Reads from the device.
         """
-        power = float(self._power) / max(1, self._rows)
+        power = mean = 0.0
+        for rows, sum_K, squares in self._moments.values():
+            power += float(squares) / max(1, rows)
+            mean += float((sum_K / max(1, rows)).square().sum())
         if not (power > 0 and math.isfinite(power)):
             return None
-        return max(0.0, 1 - float((self._sum_K / self._rows).square().sum()) / power)
+        return max(0.0, 1 - mean / power)
 
-    def _take_in(self, delta_GBK: Tensor) -> None:
-        delta_RK = delta_GBK[self._index].detach().float().flatten(0, -2)
-        self._rows += delta_RK.shape[0]
-        self._sum_K = self._sum_K + delta_RK.sum(0)
-        self._power = self._power + delta_RK.square().sum()
+    def _take_in(self, delta_GBK: Tensor, piece: int) -> None:
+        delta_RK = delta_GBK[self._index].detach().float()
+        delta_RK = (delta_RK.movedim(1, -1) if self._group.is_channels_first(piece) else delta_RK).flatten(0, -2)
+        rows, sum_K, squares = self._moments.get(piece, (0, delta_RK.new_zeros(()), delta_RK.new_zeros(())))
+        rows += delta_RK.shape[0]
+        self._moments[piece] = rows, sum_K + delta_RK.sum(0), squares + delta_RK.square().sum()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from esper.contracts.events import Note
 from esper.kasmina.flops import FlopCounter
-from esper.kasmina.grafts.arena import Group
+from esper.kasmina.grafts.colony import Colony
+from esper.kasmina.grafts.group import Group
 from esper.kasmina.places.place import Place
 from esper.runtime.costs.flops import Counts, FlopMeter, count
 from esper.runtime.record.books import Books, Lifecycle
@@ -70,7 +71,7 @@ class Costs:
                 (layer_id, group.blueprint, len(group.grafts), group.is_live, group.grafts[0].ports)
                 for layer_id, place in self._places.items()
                 for group in place.arena.groups
-                if isinstance(group, Group)
+                if isinstance(group, Group | Colony)
             )
         return self._structure
 

@@ -12,6 +12,7 @@ from esper.contracts.commands import Command
 from esper.contracts.events import Note
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation, PlaceReport
+from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.host.wrapping import covered_parameters, host_parameters
 from esper.kasmina.places.place import Place
 from esper.kasmina.seeds.reading import read_together
@@ -108,7 +109,7 @@ class Observer:
         books, arenas = run.books, {name: place.arena for name, place in run.places.items()}
         rows = run.tracing.rows or {}
         grown = [
-            graft.blueprint.multiply_adds(graft.ports) * rows.get(name, 0)
+            _work(run.places[name], graft) * rows.get(name, 0)
             for name, arena in arenas.items()
             for graft in [*arena.live, *(fossil for group in arena.fossils for fossil in group)]
         ]
@@ -185,8 +186,8 @@ class Observer:
         }
 
     def _multiply_adds(self, one: Lifecycle) -> int:
-        graft = self._run.places[one.layer_id].arena.grafts[one.number]
-        return graft.blueprint.multiply_adds(graft.ports) * (self._run.tracing.rows or {}).get(one.layer_id, 0)
+        place = self._run.places[one.layer_id]
+        return _work(place, place.arena.grafts[one.number]) * (self._run.tracing.rows or {}).get(one.layer_id, 0)
 
     def _samples(self, layer_ids: Sequence[str]) -> dict[str, Tensor]:
         """Evenly spaced weights ``[W]`` of the host modules of places, on the host, ``W`` at most about 4096 each."""
@@ -197,6 +198,13 @@ class Observer:
             parts.append([parameter.detach().flatten()[::stride] for parameter in parameters])
         read = read_together(parts)
         return {name: torch.cat(own) if own else torch.zeros(0) for name, own in zip(layer_ids, read, strict=True)}
+
+
+def _work(place: Place, graft: Graft) -> int:
+    """Multiply-adds of a graft for each row; of a colony for all of what its pieces see now."""
+    seen = {(piece.module, piece.role): piece for piece in place.site.pieces}
+    pieces = tuple(seen[piece.module, piece.role] for piece in graft.ports.pieces)
+    return graft.blueprint.work_of(graft.ports._replace(pieces=pieces))
 
 
 def _rounded(values: Sequence[float]) -> list[float | None]:

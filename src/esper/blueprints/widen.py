@@ -1,0 +1,93 @@
+"""New channels in the host's own layers: what makes a network wider, as a colony."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from esper.blueprints.blueprint import Ports, Recipe
+from esper.contracts.reports import Piece
+
+MATRICES = ("linear", "conv")
+EMBEDDING_STD = 0.02
+
+
+@dataclass(frozen=True)
+class Widen(Recipe):
+    """Every class of channels that the colony meets gets some more: new ones read all that the host's read, and what
+    the host's channels read of them is zero at birth, so that the host computes exactly what it did.
+
+    What new channels read is drawn from U(-1/sqrt(n), 1/sqrt(n)) with n the fan-in, as ``nn.Linear`` does; a norm keeps
+    statistics of new channels apart from those of the host's. The zero-initialised outgoing weights are those of
+    Evci et al., "GradMax: growing neural networks using gradient information", ICLR 2022, without its choice of the
+    others.
+
+    A layer may have up to four parameters: ``old``, what the host's channels read of new ones
+    ``[outputs, k, *kernel]``; ``new``, what new channels read of the host's ``[m, inputs, *kernel]``; ``both``, what
+    they read of new ones ``[m, k, *kernel]``; and ``bias`` ``[m]``. A norm has ``weight`` and ``bias``.
+
+    Args:
+        percent: new channels, of the width of their class; at least one channel in each.
+    """
+
+    id: ClassVar[str] = "widen"
+    family: ClassVar[str] = "widen"
+    size: ClassVar[str | None] = "percent"
+    confidence: ClassVar[int] = 3
+
+    percent: int = 50
+
+    def channels(self, width: int) -> int:
+        """New channels of a class."""
+        return max(1, round(width * self.percent / 100)) if width else 0
+
+    def shapes(self, ports: Piece) -> dict[str, tuple[int, ...]]:
+        read, written = self.channels(ports.reads), self.channels(ports.writes)
+        if ports.role in MATRICES:
+            read *= ports.inputs // ports.reads if ports.reads else 0
+            found = {"old": (ports.outputs, read, *ports.kernel), "new": (written, ports.inputs, *ports.kernel)}
+            found |= {"both": (written, read, *ports.kernel)}
+            found |= {"bias": (written,)} if ports.has_bias else {}
+        elif ports.role == "embedding":
+            found = {"new": (ports.inputs, written)}
+        elif ports.role == "depthwise":
+            found = {"weight": (written, 1, *ports.kernel)} | ({"bias": (written,)} if ports.has_bias else {})
+        elif ports.role == "table":
+            found = {}
+        else:
+            found = {"weight": (written,)} if ports.has_scale else {}
+            found |= {"bias": (written,)} if ports.has_bias else {}
+        return {name: shape for name, shape in found.items() if math.prod(shape)}
+
+    def init(self, ports: Piece, generator: Generator) -> dict[str, Tensor]:
+        params = {name: torch.zeros(shape, dtype=torch.float32) for name, shape in self.shapes(ports).items()}
+        if ports.role == "embedding":
+            params["new"].normal_(std=EMBEDDING_STD, generator=generator)
+        elif ports.role in MATRICES:
+            read = self.channels(ports.reads) * (ports.inputs // ports.reads if ports.reads else 0)
+            bound = 1 / math.sqrt((ports.inputs + read) * math.prod(ports.kernel))
+            for name in params.keys() - {"old"}:
+                params[name].uniform_(-bound, bound, generator=generator)
+        elif ports.role == "depthwise":
+            bound = 1 / math.sqrt(math.prod(ports.kernel))
+            for tensor in params.values():
+                tensor.uniform_(-bound, bound, generator=generator)
+        elif "weight" in params:
+            params["weight"].fill_(1.0)
+        return params
+
+    def multiply_adds(self, ports: Any) -> int:
+        """Of the matrix products and convolutions alone."""
+        if ports.role not in (*MATRICES, "depthwise"):
+            return 0
+        return sum(math.prod(shape) for name, shape in self.shapes(ports).items() if name != "bias")
+
+    def misfit(self, ports: Ports) -> str | None:
+        if not ports.pieces or any(piece.role == "beside" for piece in ports.pieces):
+            return "it widens layers that share their channels, and this place is none of several such layers"
+        return None
+
+    def parts(self, ports: Ports) -> tuple[Piece, ...]:
+        return ports.pieces

@@ -1,0 +1,255 @@
+"""What treats every channel by itself, so that it is done with new channels as with the host's."""
+
+from collections.abc import Callable, Iterable, Sequence
+from types import EllipsisType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from esper.kasmina.channels.carried import (
+    RULES,
+    Beside,
+    Carried,
+    New,
+    Rule,
+    carried_by,
+    carry,
+    leave_behind,
+    listeners,
+    plain,
+)
+
+Moves = Callable[..., "int | None"]
+"""``(host, axis, *arguments of the operation) -> axis``: where the channels lie afterwards; None if they are mixed."""
+
+
+def install(rule: Rule, *functions: Any) -> None:
+    """Let torch's functions treat new channels by a rule."""
+    RULES.update(dict.fromkeys(functions, rule))
+
+
+def _named(*names: str) -> list[Any]:
+    """What torch calls so: as a function, a method, or of ``torch.nn.functional``."""
+    found = [getattr(room, name, None) for name in names for room in (torch, Tensor, F)]
+    return [one for one in found if one is not None]
+
+
+def moving(moves: Moves) -> Rule:
+    """An operation on one tensor that does the same with all channels."""
+
+    def rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        first, *rest = args
+        host = plain(first)
+        found: dict[Any, New] = {}
+        for key, (new, axis) in carried_by(first).items():
+            moved = moves(host, axis, *rest, **kwargs)
+            if moved is None:
+                return leave_behind(func, args, kwargs)
+            found[key] = New(func(new, *rest, **kwargs), moved)
+        return carry(func(host, *rest, **kwargs), found)
+
+    return rule
+
+
+def _stays(host: Tensor, axis: int, *args: Any, **kwargs: Any) -> int:
+    return axis
+
+
+def _in_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An operation that writes its result into its first argument."""
+    first, *rest = args
+    func(plain(first), *rest, **kwargs)
+    for new, _ in carried_by(first).values():
+        func(new, *rest, **kwargs)
+    return first
+
+
+def _activation(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One of ``torch.nn.functional``, in place where it is asked for so."""
+    is_in_place = kwargs.get("inplace") is True or (len(args) > 1 and args[-1] is True)
+    return (_in_place if is_in_place else _EACH)(func, args, kwargs)
+
+
+def _dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The host draws what it would have drawn; the new channels' draws leave no trace in the random stream."""
+    first, *rest = args
+    host = plain(first)
+    before = _random_state(host.device)
+    output = func(host, *rest, **kwargs)
+    after, new = _random_state(host.device), {}
+    for key, (channels, axis) in carried_by(first).items():
+        _set_random_state(host.device, before)
+        new[key] = New(func(channels, *rest, **kwargs), axis)
+    _set_random_state(host.device, after)
+    return carry(output, new)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def combining(*, is_sum: bool, is_in_place: bool = False) -> Rule:
+    """An operation on two tensors, channel by channel. Where one of them is as wide as the host's channels and has no
+    new ones, those are 0 in a sum and 1 in a product."""
+
+    def rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        a, b, *rest = args
+        ours, theirs = carried_by(a), carried_by(b)
+        if is_in_place and not theirs.keys() <= ours.keys():
+            return leave_behind(func, args, kwargs)
+        if listeners and ours and theirs:
+            for listener in listeners:
+                listener.meet(ours, theirs)
+            theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+        output = func(plain(a), plain(b), *rest, **kwargs)
+        new = {}
+        for key in dict.fromkeys((*ours, *theirs)):
+            axis = (ours.get(key) or theirs[key]).axis
+            one = ours[key].tensor if key in ours else _stand_in(a, theirs[key], plain(b), theirs, is_sum=is_sum)
+            other = theirs[key].tensor if key in theirs else _stand_in(b, ours[key], plain(a), ours, is_sum=is_sum)
+            new[key] = New(func(one, other, *rest, **kwargs), _shifted(axis, a, b, output))
+        return a if is_in_place and isinstance(a, Carried) else carry(output, new)
+
+    return rule
+
+
+def _shifted(axis: int, a: Any, b: Any, output: Tensor) -> int:
+    """The axis where the tensor with channels has fewer axes than what it is put together with."""
+    own = [x.dim() for x in (a, b) if isinstance(x, Carried)]
+    return axis + output.dim() - own[0]
+
+
+def _stand_in(other: Any, new: New, host: Tensor, beside: Beside, *, is_sum: bool) -> Any:
+    """What new channels meet where the other side has none: itself, if it is the same for all channels."""
+    if not isinstance(other, Tensor) or other.dim() == 0:
+        return plain(other)
+    axis = new.axis - host.dim() + other.dim()
+    if axis < 0 or other.shape[axis] == 1:
+        return plain(other)
+    for listener in listeners:
+        listener.meet_plain(beside, plain(other), is_sum=is_sum)
+    shape = list(other.shape)
+    shape[axis] = 1
+    return plain(other).new_full(shape, 0.0 if is_sum else 1.0)
+
+
+def _transposed(host: Tensor, axis: int, dim0: int, dim1: int) -> int:
+    first, second = dim0 % host.dim(), dim1 % host.dim()
+    return {first: second, second: first}.get(axis, axis)
+
+
+def _permuted(host: Tensor, axis: int, *dims: Any) -> int:
+    order = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
+    return [dim % host.dim() for dim in order].index(axis)
+
+
+def _flattened(host: Tensor, axis: int, start_dim: int = 0, end_dim: int = -1) -> int | None:
+    start, end = start_dim % host.dim(), end_dim % host.dim()
+    if axis < start:
+        return axis
+    if axis > end:
+        return axis - (end - start)
+    return start if axis == start else None  # channels are the slowest there, so new ones come behind the host's
+
+
+def _unsqueezed(host: Tensor, axis: int, dim: int) -> int:
+    return axis + (dim % (host.dim() + 1) <= axis)
+
+
+def _reduced(host: Tensor, axis: int, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> int | None:
+    if dim is None:
+        return None
+    dims = {one % host.dim() for one in (dim if isinstance(dim, Iterable) else (dim,))}
+    if axis in dims:
+        return None
+    return axis if keepdim else axis - sum(one < axis for one in dims)
+
+
+def _pooled(host: Tensor, axis: int, *args: Any, **kwargs: Any) -> int | None:
+    return axis if axis == 1 else None
+
+
+def _padded(host: Tensor, axis: int, pad: Sequence[int], *args: Any, **kwargs: Any) -> int | None:
+    return axis if axis < host.dim() - len(pad) // 2 else None
+
+
+def _indexed(host: Tensor, axis: int, index: Any) -> int | None:
+    """Slices and whole numbers, of other axes than that of the channels."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    if not all(one is None or isinstance(one, int | slice | EllipsisType) for one in items):
+        return None
+    used = sum(one is not None and one is not Ellipsis for one in items)
+    if Ellipsis not in items:
+        items.append(Ellipsis)
+    read = written = 0
+    for one in items:
+        if one is None:
+            written += 1
+            continue
+        span = host.dim() - used if one is Ellipsis else 1
+        if read <= axis < read + span:
+            is_whole = one is Ellipsis or one == slice(None)
+            return written + axis - read if is_whole else None
+        read += span
+        written += 0 if isinstance(one, int) else span
+    return None
+
+
+def _reshaped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Where all axes up to the channels stay, and those behind them become one with them, or where those in front of
+    channels that lie last change."""
+    first, *rest = args
+    sizes = list(rest[0]) if len(rest) == 1 and isinstance(rest[0], Sequence) else rest
+    host, found = plain(first), {}
+    output = func(host, *rest, **kwargs)
+    for key, (new, axis) in carried_by(first).items():
+        shape = list(output.shape)
+        if axis == host.dim() - 1 and shape[-1:] == [host.shape[-1]]:
+            found[key] = New(new.reshape(*shape[:-1], new.shape[-1]), output.dim() - 1)
+        elif shape[:axis] == list(host.shape[:axis]) and output.dim() == axis + 1:
+            found[key] = New(new.flatten(axis), axis)
+        else:
+            return leave_behind(func, args, kwargs)
+    return carry(output, found) if all(isinstance(size, int) for size in sizes) else output
+
+
+_EACH = moving(_stays)
+
+install(
+    _EACH,
+    *_named("abs", "clamp", "clone", "cos", "contiguous", "detach", "erf", "exp", "gelu", "log", "neg", "pow", "relu"),
+    *_named("rsqrt", "sigmoid", "sin", "sqrt", "square", "tanh", "to", "type", "float", "half", "double", "bfloat16"),
+    *_named("softplus", "softsign", "logsigmoid", "tanhshrink", "relu6", "hardsigmoid", "identity"),
+    Tensor.__neg__,
+    Tensor.__pow__,
+)
+install(_in_place, *_named("relu_", "sigmoid_", "tanh_", "clamp_", "neg_", "abs_"))
+install(_activation, F.relu, F.silu, F.mish, F.elu, F.celu, F.selu, F.leaky_relu, F.hardtanh, F.hardswish, F.relu6)
+install(_activation, F.hardsigmoid)
+install(_dropout, F.dropout, F.alpha_dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout)
+install(combining(is_sum=True), *_named("add", "sub", "subtract"), Tensor.__add__, Tensor.__sub__)
+install(combining(is_sum=True), Tensor.__radd__, Tensor.__rsub__)
+install(combining(is_sum=True, is_in_place=True), Tensor.add_, Tensor.sub_, Tensor.__iadd__, Tensor.__isub__)
+install(combining(is_sum=False), *_named("mul", "multiply", "div", "true_divide"), Tensor.__mul__, Tensor.__truediv__)
+install(combining(is_sum=False), Tensor.__rmul__)
+install(combining(is_sum=False, is_in_place=True), Tensor.mul_, Tensor.div_, Tensor.__imul__, Tensor.__itruediv__)
+install(moving(_transposed), *_named("transpose", "swapaxes"))
+install(moving(_permuted), *_named("permute"))
+install(moving(_flattened), *_named("flatten"))
+install(moving(_unsqueezed), *_named("unsqueeze"))
+install(moving(_reduced), *_named("mean", "sum", "amax", "amin"))
+install(moving(_pooled), *_named(*(f"{kind}_pool{axes}d" for kind in ("avg", "max", "lp") for axes in (1, 2, 3))))
+install(moving(_pooled), *_named(*(f"adaptive_{kind}_pool{axes}d" for kind in ("avg", "max") for axes in (1, 2, 3))))
+install(moving(_pooled), F.interpolate)
+install(moving(_padded), F.pad)
+install(moving(_indexed), Tensor.__getitem__)
+install(_reshaped, *_named("reshape", "view"))

@@ -1,0 +1,272 @@
+"""A colony as the host's layers meet it: one graft with pieces at several of them.
+
+Legend: G grafts of a group, here 1; N parameters of one part; M new channels that a layer writes.
+
+A piece that lies beside a module is a graft there like any other. The others widen a layer: what it writes gets new
+channels, which travel beside the host's (:mod:`esper.kasmina.channels`), and what it reads of new channels is added to
+its output, scaled by alpha. Whatever enters the host, in either direction, passes the guard.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from esper.contracts.reports import Piece
+from esper.kasmina.channels.carried import Beside, Channels, New
+from esper.kasmina.geometry import Geometry
+from esper.kasmina.grafts.graft import Graft, unflatten
+from esper.kasmina.grafts.group import Group, Watcher, refuse_call
+from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
+from esper.kasmina.seeds.seed_state import SeedState
+
+Params = Mapping[str, Tensor]
+
+
+class ChannelStatistics(_BatchNorm):
+    """Running statistics of new channels behind a batch norm of the host; of any number of axes, without weights."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def statistics_of(graft: Graft) -> dict[str, int]:
+    """New channels whose running statistics a graft keeps, by the name of the buffer's module."""
+    return {
+        f"{graft.lifecycle}_{index}": graft.blueprint.channels(piece.writes)  # type: ignore[attr-defined]
+        for index, piece in enumerate(graft.parts)
+        if isinstance(piece, Piece) and piece.role == "batch_norm"
+    }
+
+
+def widened(
+    piece: Piece, module: nn.Module, params: Params, x: Tensor, came: Tensor | None, statistics: nn.Module | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What the host's channels get of new ones, and what new channels the layer writes.
+
+    Args:
+        piece: how the layer is widened.
+        module: the layer.
+        params: its part of the graft.
+        x: what it reads of the host's channels.
+        came: what new channels it reads; None if they got lost on the way.
+        statistics: of new channels, for a batch norm.
+    """
+    if piece.role in _NORMS:
+        return None, None if came is None else _NORMS[piece.role](module, params, came, statistics)
+    apply = _MATRICES[piece.role]
+    added = new = None
+    if "old" in params and came is not None:
+        added = apply(module, came, params["old"], None)
+    if "new" in params:
+        new = apply(module, x, params["new"], params.get("bias"))
+        if "both" in params and came is not None:
+            new = new + apply(module, came, params["both"], None)
+    return added, new
+
+
+def _linear(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+def _convolution(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = module._conv_forward(x, weight, bias)
+    return y
+
+
+def _embedding(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.embedding(x, weight, module.padding_idx)
+
+
+def _depthwise(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(module.kernel_size) - 1]
+    rest = module.stride, module.padding, module.dilation, x.shape[1]
+    y: Tensor = convolve(x, params["weight"], params.get("bias"), *rest)
+    return y
+
+
+def _batch_norm(module: Any, params: Params, x: Tensor, statistics: Any) -> Tensor:
+    statistics.eps, statistics.momentum, statistics.training = module.eps, module.momentum, module.training
+    y: Tensor = statistics(x)
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    for name, combine in (("weight", torch.mul), ("bias", torch.add)):
+        y = combine(y, params[name].view(shape)) if name in params else y
+    return y
+
+
+def _layer_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], params.get("weight"), params.get("bias"), module.eps)
+
+
+def _rms_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], params.get("weight"), module.eps)
+
+
+def _group_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
+    groups = new_groups(module.num_channels, module.num_groups, x.shape[1])
+    return F.group_norm(x, groups, params.get("weight"), params.get("bias"), module.eps)
+
+
+def new_groups(channels: int, groups: int, new: int) -> int:
+    """Groups of new channels behind a group norm: as large as the host's where that divides them, else one."""
+    size = channels // groups
+    return new // size if new % size == 0 else 1
+
+
+_MATRICES: dict[str, Callable[..., Tensor]] = {
+    "linear": _linear,
+    "conv": _convolution,
+    "embedding": _embedding,
+}
+_CHANNELS_FIRST = ("conv", "depthwise", "batch_norm", "group_norm")
+_NORMS: dict[str, Callable[..., Tensor]] = {
+    "depthwise": _depthwise,
+    "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+}
+
+
+class Colony(nn.Module):
+    """One graft with pieces at several layers of the host.
+
+    Args:
+        graft: the graft.
+        name: of its place.
+        statistics: of its new channels behind batch norms.
+        device: where the activations are.
+
+    Attributes:
+        watchers: are shown what every piece adds to the host's channels in every forward pass.
+    """
+
+    slots: Tensor
+    seeds: Tensor
+
+    def __init__(self, graft: Graft, name: str, statistics: nn.ModuleDict, device: torch.device) -> None:
+        super().__init__()
+        self.grafts = [graft]
+        self.blueprint, self.num_parameters, self.is_live = (
+            graft.blueprint,
+            graft.num_parameters,
+            graft.slot is not None,
+        )
+        self.watchers: list[Watcher] = []
+        self._name, self._statistics = name, [statistics]  # not a child: the arena's
+        self._sizes = [graft.blueprint.num_parameters(part) for part in graft.parts]
+        self.register_buffer("slots", torch.tensor([graft.slot or 0], device=device), persistent=False)
+        self.register_buffer("seeds", torch.tensor([graft.seeds[0]], device=device), persistent=False)
+        met = ((piece.module, piece.role) for piece in graft.ports.pieces)
+        self._index: dict[tuple[str, str], int] = {key: index for index, key in enumerate(met)}
+        self._beside: dict[int, Group] = {}
+        for index, piece in enumerate(graft.ports.pieces):
+            if piece.role == "beside":
+                self._beside[index] = group = Group([_alone(graft, index)], piece.outputs, device)
+                group.watchers.append(partial(self._show, index))
+        self.register_forward_pre_hook(refuse_call)
+
+    def index(self, module: str, role: str) -> int | None:
+        """Number of the piece that meets a layer in this way; None if there is none."""
+        return self._index.get((module, role))
+
+    def is_channels_first(self, index: int) -> bool:
+        """Whether what a piece adds has its channels on axis 1 behind the graft's, and not last."""
+        return self.grafts[0].ports.pieces[index].role in _CHANNELS_FIRST
+
+    def split(self, params_N: Tensor) -> tuple[Tensor, ...]:
+        """The parameters of every part."""
+        return params_N.split(self._sizes)
+
+    def add_to(
+        self,
+        index: int,
+        y: Tensor,
+        x: Tensor,
+        params_N: Tensor,
+        state: SeedState,
+        geometry: Geometry,
+        x_is_finite: Tensor | None,
+    ) -> Tensor:
+        """As :meth:`Group.add_to`, of the piece that lies beside a module."""
+        return self._beside[index].add_to(y, x, params_N.unsqueeze(0), state, geometry, x_is_finite)
+
+    def widen(
+        self,
+        index: int,
+        module: nn.Module,
+        y: Tensor,
+        x: Tensor,
+        beside: Beside,
+        params_N: Tensor,
+        state: SeedState,
+        *,
+        raises_faults: bool,
+    ) -> tuple[Tensor, Beside]:
+        """What a layer of the host gives with the piece that widens it.
+
+        Args:
+            index: of the piece.
+            module: the layer.
+            y: its output.
+            x: its input.
+            beside: new channels that came with the input.
+            params_N: of the piece.
+            state: of the colony's seed.
+            raises_faults: whether what is not finite is noted.
+
+        Returns:
+            The output, and the new channels beside it.
+        """
+        (graft,) = self.grafts
+        piece: Piece = graft.parts[index]
+        is_read = x.is_floating_point()
+        may_blame = finite_G(y.unsqueeze(0)) if raises_faults else None
+        if may_blame is not None and is_read:
+            may_blame = may_blame & finite_G(x.unsqueeze(0))
+        watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame)
+        watch.incoming_is_finite = torch.ones_like(self.seeds, dtype=torch.bool)  # new channels' gradients are its own
+        read, params = Entry.apply(x if is_read else params_N[:0], params_N.unsqueeze(0), watch, True)
+        came = beside.get(Channels(self._name, graft.lifecycle, piece.source))
+        name, statistics = f"{graft.lifecycle}_{index}", self._statistics[0]
+        added, new = widened(
+            piece,
+            module,
+            unflatten(graft.blueprint, piece, params[0]),
+            read[0] if is_read else x,
+            None if came is None else came.tensor,
+            statistics[name] if piece.role == "batch_norm" else None,
+        )
+        if added is not None:
+            y = self._added(y, added, index, params_N, state, watch)
+        if new is None:
+            return y, {}
+        axis = 1 if piece.role in _CHANNELS_FIRST else new.dim() - 1
+        return y, {Channels(self._name, graft.lifecycle, piece.target): New(new, axis)}
+
+    def _added(self, y: Tensor, added: Tensor, index: int, params_N: Tensor, state: SeedState, watch: Watch) -> Tensor:
+        alpha = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
+        delta = Exit.apply(added.unsqueeze(0), watch)
+        self._show(index, delta)
+        grown = y.unsqueeze(0) + alpha.to(y.dtype).view(-1, *[1] * y.dim()) * delta.to(y.dtype)
+        is_sound = finite_G(params_N.unsqueeze(0)) & finite_G(grown)
+        watch.blame(~is_sound)
+        return select_G(is_sound & (alpha > 0), grown, y.unsqueeze(0))[0]
+
+    def _show(self, index: int, delta: Tensor, *_: int) -> None:
+        for show in self.watchers:
+            show(delta, index)
+
+
+def _alone(graft: Graft, index: int) -> Graft:
+    """A piece that lies beside a module, as a graft of that module's own place."""
+    part = graft.parts[index]
+    return replace(graft, ports=part, channels=(0, part.outputs))

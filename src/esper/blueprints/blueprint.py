@@ -27,14 +27,14 @@ class Ports(NamedTuple):
         outputs: channels it writes.
         layout: what lies around the channels.
         positions: tokens, or positions along all axes, of one sample: only costs depend on it. 1 if nobody knows.
-        pieces: where a colony meets the host; empty where a graft has one place.
+        pieces: where a colony meets the host, as far as the blueprint can; None where a graft has one place.
     """
 
     inputs: int
     outputs: int
     layout: Layout = "features"
     positions: int = 1
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[Piece, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Recipe(ABC):
 
     def work_of(self, ports: Ports) -> int:
         """Multiply-adds of a forward pass for each row of outputs; of a colony, for the traced training step."""
-        rows = [piece.rows for piece in ports.pieces] or [1]
+        rows = [1] if ports.pieces is None else [piece.rows for piece in ports.pieces]
         return sum(self.multiply_adds(part) * count for part, count in zip(self.parts(ports), rows, strict=True))
 
     def sized(self, ports: Ports, multiply_adds: float = math.inf, parameters: float = math.inf) -> Self | None:
@@ -182,9 +182,10 @@ class Blueprint(Recipe):
 
     def misfit(self, ports: Ports) -> str | None:
         """Why the blueprint cannot connect these ports; None if it can."""
-        if ports.pieces:
-            beside = [self.misfit(part) for part in self.parts(ports)]
-            return next(filter(None, beside), None) if beside else "nothing can be added to what these places write"
+        if ports.pieces is not None:
+            if not ports.pieces:
+                return "it runs beside blocks, and here are only layers that share their channels: take 'widen'"
+            return next(filter(None, map(self.misfit, self.parts(ports))), None)
         if ports.layout not in self.layouts:
             return f"it grows on {' or '.join(sorted(self.layouts))}, and the place has {ports.layout}"
         if ports.inputs < 1:
@@ -194,7 +195,7 @@ class Blueprint(Recipe):
         return None
 
     def parts(self, ports: Ports) -> tuple[Ports, ...]:
-        if not ports.pieces:
+        if ports.pieces is None:
             return (ports,)
         return tuple(
             Ports(one.outputs if self.reads == "chunk" else one.inputs, one.outputs, one.layout, one.positions)

@@ -85,9 +85,10 @@ class Widen(Recipe):
         return sum(math.prod(shape) for name, shape in self.shapes(ports).items() if name != "bias")
 
     def misfit(self, ports: Ports) -> str | None:
-        if not ports.pieces or any(piece.role == "beside" for piece in ports.pieces):
+        if not ports.pieces:
             return "it widens layers that share their channels, and this place is none of several such layers"
         return None
 
     def parts(self, ports: Ports) -> tuple[Piece, ...]:
+        assert ports.pieces is not None
         return ports.pieces

@@ -63,6 +63,9 @@ def shortlist(
         need |= needs(group, unremarkable=output)
 
     free = [place for place in places if place.is_dormant]
+    colonies = sorted((place for place in free if place.kind == "colony"), key=lambda place: -place.host_parameters)
+    if colonies:
+        return [Candidate(place) for place in colonies[:length]]
     paths = sorted(
         (place for place in free if place.kind != "layer"), key=lambda p: (-p.host_parameters, -need[p.layer_id])
     )

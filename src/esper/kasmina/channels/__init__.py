@@ -1,1 +1,3 @@
-"""Channels that several layers share: which they are, and how new ones travel beside the host's."""
+"""New channels on their way between layers of the host."""
+
+from esper.kasmina.channels import rules as rules  # it fills the table of what is done with them

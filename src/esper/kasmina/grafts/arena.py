@@ -292,7 +292,7 @@ class Arena(KeepsDtype):
             activity.places += (len(self.groups) > 0) - was_active
 
     def _group(self, grafts: list[Graft], device: torch.device) -> Group | Colony:
-        if not grafts[0].ports.pieces:
+        if grafts[0].ports.pieces is None:
             return Group(grafts, self.num_channels, device)
         (graft,) = grafts  # a colony writes all channels of its place, so it is alone
         return Colony(graft, self.name, self.statistics, device)

@@ -165,10 +165,10 @@ class Colony(nn.Module):
         self._sizes = [graft.blueprint.num_parameters(part) for part in graft.parts]
         self.register_buffer("slots", torch.tensor([graft.slot or 0], device=device), persistent=False)
         self.register_buffer("seeds", torch.tensor([graft.seeds[0]], device=device), persistent=False)
-        met = ((piece.module, piece.role) for piece in graft.ports.pieces)
+        met = ((piece.module, piece.role) for piece in graft.pieces)
         self._index: dict[tuple[str, str], int] = {key: index for index, key in enumerate(met)}
         self._beside: dict[int, Group] = {}
-        for index, piece in enumerate(graft.ports.pieces):
+        for index, piece in enumerate(graft.pieces):
             if piece.role == "beside":
                 self._beside[index] = group = Group([_alone(graft, index)], piece.outputs, device)
                 group.watchers.append(partial(self._show, index))
@@ -180,7 +180,7 @@ class Colony(nn.Module):
 
     def is_channels_first(self, index: int) -> bool:
         """Whether what a piece adds has its channels on axis 1 behind the graft's, and not last."""
-        return self.grafts[0].ports.pieces[index].role in _CHANNELS_FIRST
+        return self.grafts[0].pieces[index].role in _CHANNELS_FIRST
 
     def split(self, params_N: Tensor) -> tuple[Tensor, ...]:
         """The parameters of every part."""

@@ -44,6 +44,11 @@ class Graft:
         return self.blueprint.parameters_of(self.ports)
 
     @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Where it meets the host, if it is a colony."""
+        return self.ports.pieces or ()
+
+    @property
     def parts(self) -> tuple[Any, ...]:
         """What it connects, one by one; several in a colony."""
         return self.blueprint.parts(self.ports)
@@ -70,7 +75,10 @@ class Graft:
             "lifecycle": self.lifecycle,
             "seeds": list(self.seeds),
             "channels": list(self.channels),
-            "ports": [*self.ports[:-1], [asdict(piece) for piece in self.ports.pieces]],
+            "ports": [
+                *self.ports[:4],
+                None if self.ports.pieces is None else [asdict(piece) for piece in self.ports.pieces],
+            ],
             "blueprint": self.blueprint.id,
             "settings": self.blueprint.settings,
             "strategy": self.strategy.id,
@@ -110,6 +118,6 @@ def _flatten(blueprint: Recipe, part: Any, params: dict[str, Tensor]) -> Tensor:
 
 
 def _ports(saved: list[Any]) -> Ports:
-    pieces = tuple(Piece(**piece) for piece in (saved[4] if len(saved) > 4 else ()))
-    inputs, outputs, layout, positions = saved[:4]
+    inputs, outputs, layout, positions, *rest = saved
+    pieces = tuple(Piece(**piece) for piece in rest[0]) if rest and rest[0] is not None else None
     return Ports(inputs, outputs, layout, positions, pieces)

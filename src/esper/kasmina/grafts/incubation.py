@@ -81,7 +81,7 @@ class Incubation(KeepsDtype):
         """
         if objective not in OBJECTIVES and objective != "none":
             raise ConfigError(f"There is no objective {objective!r}. {closest(objective, ('none', *OBJECTIVES))}")
-        is_lone = not graft.ports.pieces and graft.num_parameters
+        is_lone = graft.ports.pieces is None and graft.num_parameters
         if objective == "none" or not graft.blueprint.is_trainable or not is_lone:
             return False
         self._set(graft.lifecycle, Trainee(graft, objective, seed, lr))

@@ -13,10 +13,10 @@ from esper.blueprints.blueprint import POSITION_AXES, Ports
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
 from esper.contracts.settings.places import PlaceSettings
-from esper.kasmina.channels.classes import ChannelClass, channel_classes
 from esper.kasmina.geometry import Geometry, flat_grid, patch_cells, patch_side
 from esper.kasmina.host.axes import axes_of
 from esper.kasmina.host.caches import MIXED, decodes_with_cache
+from esper.kasmina.host.channel_classes import ChannelClass, channel_classes
 from esper.kasmina.host.edges import (
     edge_of,
     first_and_last,

@@ -158,9 +158,11 @@ def _is_usable(gradient: Tensor) -> bool:
 
 def _plant(place: Place, number: int) -> None:
     """One newborn graft over all seeds of a place, at full alpha."""
-    settings = {"hidden": 1, "reads": "input" if place.ports.inputs else "chunk"}
+    blueprint, settings = "bottleneck_mlp", {"hidden": 1, "reads": "input" if place.ports.inputs else "chunk"}
+    if any(piece.role != "beside" for piece in place.site.pieces):
+        blueprint, settings = "widen", {"percent": 1}
     for target in (State.GERMINATED, State.TRAINING, State.GRAFTING):
-        command = Command(place.layer_id, "all", target, blueprint="bottleneck_mlp", settings=settings)
+        command = Command(place.layer_id, "all", target, blueprint=blueprint, settings=settings)
         transition(place, command, birth=Birth(number, ramp_steps=1))
     place.state.alpha.fill_(1.0)
 
@@ -169,7 +171,7 @@ def _ends(model: nn.Module) -> Iterator[tuple[str, nn.Module, Place]]:
     """Every place with the module whose output it writes."""
     for module in model.modules():
         if isinstance(module, KasminaLayer):
-            for place in module._esper:
+            for place in (*module._esper, *(colony for colony, _ in module._esper.limbs)):
                 yield place.layer_id, module, place
 
 

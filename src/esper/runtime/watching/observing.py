@@ -202,8 +202,10 @@ class Observer:
 
 def _work(place: Place, graft: Graft) -> int:
     """Multiply-adds of a graft for each row; of a colony for all of what its pieces see now."""
+    if graft.ports.pieces is None:
+        return graft.blueprint.work_of(graft.ports)
     seen = {(piece.module, piece.role): piece for piece in place.site.pieces}
-    pieces = tuple(seen[piece.module, piece.role] for piece in graft.ports.pieces)
+    pieces = tuple(seen[piece.module, piece.role] for piece in graft.pieces)
     return graft.blueprint.work_of(graft.ports._replace(pieces=pieces))
 
 

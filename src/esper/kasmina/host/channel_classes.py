@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from esper.kasmina.channels import rules as rules  # what is done with channels is filled in there
 from esper.kasmina.channels.carried import Beside, Carried, Channels, New, carried_by, carry, listeners, plain
 from esper.kasmina.host.edges import is_opaque
 from esper.kasmina.outputs import first_tensor, first_tensor_at
@@ -206,7 +205,7 @@ class _Finding:
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         beside = self._within.pop()
-        if not isinstance(output, Tensor):
+        if not isinstance(output, Tensor) or output.is_nested:
             return output
         if not writes_channels(module):
             return carry(output, beside)

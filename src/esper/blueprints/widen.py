@@ -1,8 +1,8 @@
 """New channels in the host's own layers: what makes a network wider, as a colony."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -12,6 +12,7 @@ from esper.contracts.reports import Piece
 
 MATRICES = ("linear", "conv")
 EMBEDDING_STD = 0.02
+MOST = 150
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Widen(Recipe):
     confidence: ClassVar[int] = 3
 
     percent: int = 50
+
+    def sized(self, ports: Ports, multiply_adds: float = math.inf, parameters: float = math.inf) -> Self | None:
+        """As of any recipe, up to ``MOST`` percent: more at once only takes longer to learn."""
+        largest = super().sized(ports, multiply_adds, parameters)
+        return None if largest is None else replace(largest, percent=min(MOST, largest.percent))
 
     def channels(self, width: int) -> int:
         """New channels of a class."""

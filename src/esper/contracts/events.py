@@ -222,6 +222,8 @@ class ArmEnded:
         metric_gain: by how much that is above the twin's; null without one.
         gate_loss: loss of the arm on the gate samples.
         twin_gate_loss: loss of the twin there.
+        lead: the gain, relative to the twin's loss.
+        is_at_equal_steps: whether the arm took as many steps as the twin, as colonies do.
         variation: share of what the graft added that depended on its input, in [0, 1].
         curve: lists of one length: ``steps``, ``flops`` (training FLOPs of the run and all arms by then) and
             ``train_losses`` (mean since the point before).
@@ -246,6 +248,8 @@ class ArmEnded:
     metric_gain: float | None
     gate_loss: float
     twin_gate_loss: float
+    lead: float | None
+    is_at_equal_steps: bool
     variation: float | None
     curve: dict[str, list[Any]]
 

@@ -74,6 +74,7 @@ _SCORES = ("twin_z", "ablation_z")
 
 _SAID = {
     "twin_z": "{its} lead over {its} twin was not clear enough",
+    "lead": "{its} lead over {its} twin in as many steps was too small",
     "metric_gain": "{its} {metric} was below {its} twin's",
     "ablation_z": "it could not be shown that the run is worse without it",
     "variation": "what it added was nearly the same for every input, as a bias would be",

@@ -1,5 +1,6 @@
 """What a checkpoint holds, part by part: what is to be loaded is compared with it before anything is changed."""
 
+from dataclasses import asdict
 from typing import Any, TypedDict
 
 from torch import Tensor
@@ -214,6 +215,8 @@ class SavedRound(SavedWindow):
     arm_mean: WeightMean
     best: dict[str, Any] | None
     beaten: int
+    is_at_equal_steps: bool
+    run_curve: Curve
 
 
 class SavedTrial(TypedDict):
@@ -261,7 +264,7 @@ def upgraded(state: Any, format_: int) -> Any:
     if format_ == FORMAT or not isinstance(books, dict) or not isinstance(growth, dict):
         return state
     if isinstance(growth.get("round"), dict):
-        growth["round"] |= {"marks": {}, "twin_steps": None}
+        growth["round"] |= {"marks": {}, "twin_steps": None, "is_at_equal_steps": False, "run_curve": asdict(Curve())}
     if format_ == 8:
         return state
     books["answers"] = {}

@@ -7,6 +7,7 @@ from esper.contracts.commands import Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation, PlaceReport
+from esper.tamiyo.chance import no_chance
 from esper.tamiyo.selection import Selection
 from esper.tamiyo.shield import failures_in_a_row
 from esper.tamiyo.shortlist import Candidate
@@ -27,6 +28,8 @@ def why_left_out(place: PlaceReport, seen: Observation, config: GrowthConfig) ->
         return f"seeds are {', '.join(states)}"
     if (failed := failures_in_a_row(place.layer_id, seen.reports)) >= config.max_failures:
         return f"the last {failed} lifecycles there failed, and max_failures is {config.max_failures}"
+    if (reason := no_chance(place, seen, config)) is not None:
+        return reason
     if not options(place, "all", seen, config):
         return "none of the configured blueprints fits there within the budgets"
     return None

@@ -23,6 +23,10 @@ ONE_SEED_STANDS_OUT = 4.0
 grow as one group, which is worth more at equal parameters."""
 
 
+MOST_COLONIES = 1
+"""Of one round: an arm of theirs costs more than a tenth of the run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A place to try, as one group or with a single seed.
@@ -63,9 +67,11 @@ def shortlist(
         need |= needs(group, unremarkable=output)
 
     free = [place for place in places if place.is_dormant]
-    colonies = sorted((place for place in free if place.kind == "colony"), key=lambda place: -place.host_parameters)
-    if colonies:
-        return [Candidate(place) for place in colonies[:length]]
+    colonies = _not_grown([place for place in free if place.kind == "colony"], among)
+    free = [place for place in free if place.kind != "colony"]
+    has_grown = any(place.kind == "colony" and place.grown_parameters for place in among)
+    if any(place.is_step for place in among) and (colonies or has_grown):
+        return [Candidate(place) for place in _widest(colonies)[: min(length, MOST_COLONIES)]]
     paths = sorted(
         (place for place in free if place.kind != "layer"), key=lambda p: (-p.host_parameters, -need[p.layer_id])
     )
@@ -80,8 +86,20 @@ def shortlist(
         paths = paths[: length - len(layers)]
     return [
         Candidate(place, _seed(place, sensed[place.layer_id]), need[place.layer_id])
-        for place in [*paths, *layers][:length]
+        for place in [*paths, *layers, *_widest(colonies)][:length]
     ]
+
+
+def _not_grown(colonies: Iterable[PlaceReport], among: Sequence[PlaceReport]) -> list[PlaceReport]:
+    """Those that meet no layer at which another colony has grown."""
+    grown = {piece.module for place in among if place.grown_parameters for piece in place.pieces}
+    return [place for place in colonies if grown.isdisjoint(piece.module for piece in place.pieces)]
+
+
+def _widest(colonies: Iterable[PlaceReport]) -> list[PlaceReport]:
+    """Those that widen layers first, and of those the ones that widen most of the host."""
+    widening = {place.layer_id: any(piece.role != "beside" for piece in place.pieces) for place in colonies}
+    return sorted(colonies, key=lambda place: (not widening[place.layer_id], -place.host_parameters))
 
 
 def needs(sensed: Mapping[str, Vitals], unremarkable: Iterable[str] = ()) -> dict[str, float]:

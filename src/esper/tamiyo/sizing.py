@@ -9,6 +9,7 @@ from esper.contracts.commands import SeedId
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Observation, PlaceReport
+from esper.tamiyo.chance import parameters_left
 from esper.tamiyo.train_flops import largest_graft
 
 BOUNDLESS: dict[str, Any] = {
@@ -89,7 +90,8 @@ def options(place: PlaceReport, seed_id: SeedId, seen: Observation, config: Grow
     Raises:
         ConfigError: if there is no such blueprint.
     """
-    budget, room = budget_per_row(place, seen, config), parameter_room(seen, config)
+    budget = budget_per_row(place, seen, config)
+    room = min(parameter_room(seen, config), parameters_left(place, seen, config))
     found = []
     for blueprint_id in config.blueprints:
         blueprint = fitting(blueprint_id, place, seed_id)

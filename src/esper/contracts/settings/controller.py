@@ -34,6 +34,10 @@ class ControllerSettings:
         grow_until: no germination after this fraction.
         patience: epochs that the held-out loss may stall before a round begins.
         min_delta: relative improvement of the held-out loss per epoch below which it counts as stalled.
+        min_targets: targets (samples, or tokens where each is predicted) that the run must learn from for each
+            parameter of the model, if growth is to be tried: below, a larger network gains nothing. None takes what was
+            measured: 35 where samples are targets; 150 where tokens are, for colonies, and 50 for what runs beside
+            single places. 0 always tries.
         target_metric: no growth once the held-out metric has reached this; None is never reached.
         boundary_steps: decide every so many steps instead of at every epoch, for runs without epochs.
     """
@@ -48,5 +52,6 @@ class ControllerSettings:
     grow_until: float = setting(0.40, SHARE)
     patience: int = setting(3, WHOLE_FROM_1)
     min_delta: float = setting(0.01, AT_LEAST_0)
+    min_targets: float | None = setting(None, or_none(AT_LEAST_0))
     target_metric: float | None = setting(None, or_none(NUMBER))
     boundary_steps: int | None = setting(None, or_none(WHOLE_FROM_1))

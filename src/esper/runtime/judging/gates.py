@@ -12,6 +12,9 @@ from esper.contracts.lifecycle import State
 LEAST_VARIATION = 0.05
 """Share of what a graft adds that must depend on its input. The rest is an offset, as a bias gives at no cost."""
 
+LEAST_LEAD = 0.003
+"""Of its loss, by which a colony must beat a twin that took as many steps: runs that are as good differ by less."""
+
 Measured = Mapping[str, float | bool | None]
 
 
@@ -64,6 +67,7 @@ def gate(
             Term("metric_gain", 0, only_if="has_metric"),
             Term("ablation_z", 0, only_if="is_joint"),
             Term("variation", LEAST_VARIATION),
+            Term("lead", LEAST_LEAD, only_if="is_at_equal_steps"),
         ),
         "ablation": (Term("ablation_z", gate_z), Term("variation", LEAST_VARIATION)),
     }

@@ -4,6 +4,7 @@ Both are judged by the mean of their weights over the last quarter of their step
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from esper.runtime.record.books import Lifecycle
 from esper.runtime.run import Run
 from esper.runtime.state.snapshot import Kept
 from esper.runtime.trying.replay import Round, replay_step
+
+HOPELESS = 0.01
+"""Share by which an arm's training loss may lie above the run's at equal steps before it is given up."""
 
 Verdict = Callable[[Run, Lifecycle], GateResult]
 
@@ -72,7 +76,7 @@ class Arms:
         while now.arm_steps is None or now.arm_step < now.arm_steps:
             flops = replay_step(run, now, [one])
             if now.arm_steps is None:  # the first step tells what the others will cost
-                now.arm_steps = self._steps(now.flops, flops)
+                now.arm_steps = self._steps(now, flops)
             now.arm_mean.after_step(run.model, now.arm_step, now.arm_steps)
             hold = max(1, int(config.hold_fraction * now.arm_steps))
             if one.state is State.GRAFTING and now.arm_step >= now.arm_steps - hold:
@@ -80,12 +84,15 @@ class Arms:
                 alpha = place.state.alpha[place.arena.grafts[one.number].seeds[0]]
                 run.seeds.promote(one, State.STABILIZATION, alpha=float(alpha))
             self._after_step(now)
+            if now.is_at_equal_steps and (now.lag or 0.0) > HOPELESS:
+                return
         run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
 
-    def _steps(self, run_flops: list[int], first_flops: int) -> int:
+    def _steps(self, now: Round, first_flops: int) -> int:
         """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
+        run_flops = now.flops
         window = steps = len(run_flops)
-        if self._run.config.compare == "flops":
+        if not now.is_at_equal_steps:
             spent = (first_flops * flops for flops in itertools.accumulate(run_flops))
             steps = sum(flops <= run_flops[0] * sum(run_flops) for flops in spent)
         steps -= (steps - window) % self._run.trainer.accumulate  # gradients then go on accumulating where the run's do
@@ -97,7 +104,10 @@ class Arms:
         now.curve.close(run.step, run.costs.train_flops)
         with Variation(run.places[one.layer_id], one.number) as variation:
             result = run.evaluations.measure_mean(now.arm_mean, now.batches)
-        one.gates["twin"] = against_twin(result, twin, split.gate) | {"variation": variation.share}
+        measured = against_twin(result, twin, split.gate)
+        lead = None if measured["gain"] is None else measured["gain"] / (abs(measured["twin_gate_loss"]) or math.inf)
+        equal = {"lead": lead, "is_at_equal_steps": now.is_at_equal_steps}
+        one.gates["twin"] = measured | equal | {"variation": variation.share}
         verdict = self.verdict(run, one)
         has_passed = one.state is State.EVALUATING and verdict.passed
         is_earlier = now.twin_steps not in (None, len(now.batches))
@@ -105,13 +115,19 @@ class Arms:
         judged = {
             "select_loss": result.loss(split.select),
             "passed": has_passed,
-            "verdict": told if is_earlier else str(verdict),
+            "verdict": self._given_up(now) or (told if is_earlier else str(verdict)),
         }
         self._log(now, one, twin, **judged, **one.gates["twin"])
         gain = one.gates["twin"]["gain"]
         is_beaten = gain is None or not gain > 0
         loss = result.loss(torch.cat([split.select, split.gate]))
         return Outcome(loss, has_passed, is_beaten, run.snapshots.keep)
+
+    def _given_up(self, now: Round) -> str | None:
+        if now.arm_steps is None or now.arm_step >= now.arm_steps:
+            return None
+        told = f"its training loss lay {now.lag:.1%} above the run's"
+        return f"given up after {now.arm_step} of {now.arm_steps} steps: {told}"
 
     def _log(self, now: Round, one: Lifecycle, twin: Measurement, **judged: Any) -> None:
         run = self._run

@@ -23,6 +23,9 @@ from esper.runtime.trying.steps import Step
 CURVE_POINTS = 20
 """Points of an arm's learning curve, at most."""
 
+LAG_POINTS, LAG_FROM = 3, 0.4
+"""Points over which an arm is compared with the run while it trains, and the share of a curve from which it is."""
+
 OTHER_GROUPS = "the optimizer was given parameter groups meanwhile, with which its steps cannot be taken again"
 """Why a window ends without a verdict."""
 
@@ -158,6 +161,8 @@ class Round(Window):
         arm_mean: of its weights at their end.
         best: the arm that would be adopted: its lifecycle, body and held-out loss; None if none has beaten the twin.
         beaten: how many arms ended with a loss that was no lower than the twin's.
+        is_at_equal_steps: whether arms take as many steps as the run did in the window.
+        run_curve: of the run in the window.
     """
 
     number: int
@@ -174,6 +179,8 @@ class Round(Window):
     arm_mean: WeightMean = field(default_factory=WeightMean)
     best: dict[str, Any] | None = None
     beaten: int = 0
+    is_at_equal_steps: bool = False
+    run_curve: Curve = field(default_factory=Curve)
 
     def to_dict(self) -> dict[str, Any]:
         """The round as a nested state; :meth:`from_dict` is the inverse."""
@@ -182,6 +189,7 @@ class Round(Window):
             "twin": None if self.twin is None else self.twin.to_dict(),
             "run_mean": self.run_mean.to_dict(),
             "arm_mean": self.arm_mean.to_dict(),
+            "run_curve": asdict(self.run_curve),
         }
 
     @classmethod
@@ -189,7 +197,24 @@ class Round(Window):
         """Inverse of :meth:`to_dict`."""
         twin = None if saved["twin"] is None else Measurement(**saved["twin"])
         means = {name: WeightMean(**saved[name]) for name in ("run_mean", "arm_mean")}
-        return super().from_dict({**saved, "twin": twin, **means}, batches)
+        curve = Curve(**saved["run_curve"])
+        return super().from_dict({**saved, "twin": twin, "run_curve": curve, **means}, batches)
+
+    def remember(self, step: Step) -> None:
+        super().remember(step)
+        self.run_curve.add(step.loss)
+        if len(self.batches) % _interval(self.end_step - self.start_step) == 0:
+            self.run_curve.close(self.start_step + len(self.batches), 0)
+
+    @property
+    def lag(self) -> float | None:
+        """By how much the arm's training loss lies above the run's in the same steps, relative to it; over the last
+        points of their curves. None before there are enough of them."""
+        points = len(self.curve.train_losses)
+        if points < LAG_FROM * CURVE_POINTS or points > len(self.run_curve.train_losses):
+            return None
+        arm, run = (sum(one.train_losses[points - LAG_POINTS : points]) for one in (self.curve, self.run_curve))
+        return (arm - run) / abs(run) if run else None
 
     def rewind(self) -> None:
         """The next arm starts from the beginning, and has to see anew how long it will be."""
@@ -221,9 +246,14 @@ def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> int:
     run.trainer.step += 1
     run.advance(loss)
     window.curve.add(loss)
-    if window.arm_step % -(-len(window.batches) // CURVE_POINTS) == 0:
+    if window.arm_step % _interval(len(window.batches)) == 0:
         window.curve.close(run.step, run.costs.train_flops)
     return flops
+
+
+def _interval(steps: int) -> int:
+    """Steps from one point of a curve to the next."""
+    return -(-steps // CURVE_POINTS)
 
 
 def _check_first(run: Run, window: Window, loss: Tensor | float) -> None:

@@ -66,6 +66,7 @@ class Rounds:
             for one in candidates:
                 run.begin_incubation(one)
         window = max(1, round(run.config.round_fraction * run.planned_steps))
+        are_colonies = all(run.places[one.layer_id].kind == "colony" for one in candidates)
         self.current = Round(
             number=run.books.rounds_begun,
             start_step=run.step,
@@ -75,6 +76,7 @@ class Rounds:
             live=numbers(run.in_state(*LIVE)),
             start=run.captures.keep(),
             batches=run.batch_store(),
+            is_at_equal_steps=are_colonies or run.config.compare == "steps",
         )
         run.journal.write(
             RoundBegun(
@@ -96,7 +98,7 @@ class Rounds:
     def _take_mean(self, now: Round) -> None:
         """Of the run's weights; kept at the marks of the window, where arms may have fewer steps than the run."""
         run, done, window = self._run, len(now.batches), now.end_step - now.start_step
-        end = next(mark for mark in (marks(window) if run.config.compare == "flops" else [window]) if mark >= done)
+        end = next(mark for mark in ([window] if now.is_at_equal_steps else marks(window)) if mark >= done)
         now.run_mean.after_step(run.model, done, end)
         if done == end < window:
             now.marks[done] = run.snapshots.put_aside(clone(now.run_mean.to_dict()))

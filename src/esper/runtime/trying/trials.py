@@ -264,12 +264,13 @@ class Trials:
         part, select = run.judge.split.gate, run.judge.split.select
         measured = against_twin(grown, twin, part)
         most = max((share for share in trial.variation.values() if share is not None), default=None)
-        together = measured | {"is_finite": True, "is_joint": False, "variation": most}
+        measured_so = {"is_at_equal_steps": False}
+        together = measured | measured_so | {"is_finite": True, "is_joint": False, "variation": most}
         verdict = gate(State.FINE_TUNING, together, gate_z=run.config.gate_z)
         is_joint = len(members) > 1
         for one in members:
             worth = without_it(grown, run.evaluations.ablated(one), part) if is_joint and verdict.passed else {}
-            one.gates["twin"] = measured | worth | {"variation": trial.variation[one.number]}
+            one.gates["twin"] = measured | measured_so | worth | {"variation": trial.variation[one.number]}
         if verdict.passed:
             self._recovery.remember_before(twin, trial.window.live, body, trial.number)
             joint = {one.number: {"is_joint": is_joint, **one.gates["twin"]} for one in members}

@@ -1,0 +1,63 @@
+"""Whether: a run that sees too little data for a larger network gains nothing from growing, whatever grows.
+
+What counts is how many targets a run learns from for each of its parameters: every sample is one, and every token
+where each is predicted. Neighbouring tokens tell of the same things, so that more of them are needed. The bounds were
+measured (``docs/growth.md``): below them no time, size or kind of growth helped; above them almost all did.
+"""
+
+from esper.contracts.config import GrowthConfig
+from esper.contracts.reports import Observation, PlaceReport
+
+PER_SAMPLE = 35
+"""Targets for each parameter from which growth pays where a sample is one target."""
+
+PER_TOKEN = 150
+"""The same where every token is, for what makes the host wider or deeper."""
+
+PER_TOKEN_BESIDE = 50
+"""And for modules that run beside the host, which may see what the host does not."""
+
+LEFT = 2 / 3
+"""Share of the bound that must be left for the grown network."""
+
+
+def targets(seen: Observation) -> int | None:
+    """Targets that the run will have learned from at its planned end; None before the first step."""
+    last = _last(seen)
+    return None if last is None else last.rows * seen.planned_steps
+
+
+def bound(place: PlaceReport, seen: Observation, config: GrowthConfig) -> float:
+    """Targets for each parameter that growth at a place asks for."""
+    if config.min_targets is not None:
+        return config.min_targets
+    last = _last(seen)
+    if last is None or last.layout != "tokens":
+        return PER_SAMPLE
+    return PER_TOKEN if place.kind == "colony" else PER_TOKEN_BESIDE
+
+
+def no_chance(place: PlaceReport, seen: Observation, config: GrowthConfig) -> str | None:
+    """Why nothing can be gained at a place; None if something can, or nobody can tell yet."""
+    count, parameters = targets(seen), seen.host_parameters + seen.grown_parameters
+    least = bound(place, seen, config)
+    if count is None or count >= least * parameters:
+        return None
+    return (
+        f"the run will learn from {count / parameters:.3g} targets per parameter, and growth there asks for {least:g} "
+        "(min_targets)"
+    )
+
+
+def parameters_left(place: PlaceReport, seen: Observation, config: GrowthConfig) -> float:
+    """Parameters that may still grow at a place before too few targets are left for each."""
+    count, least = targets(seen), LEFT * bound(place, seen, config)
+    if count is None or least == 0:
+        return float("inf")
+    return count / least - seen.host_parameters - seen.grown_parameters
+
+
+def _last(seen: Observation) -> PlaceReport | None:
+    """A place that writes one row for each target: none writes fewer."""
+    called = [place for place in seen.places if place.rows > 0 and place.kind != "colony"]
+    return min(called, key=lambda place: place.rows, default=None)

@@ -114,6 +114,10 @@ class Recipe(ABC):
         """
         return self.num_parameters(ports)
 
+    def rate_at(self, ports: Ports) -> float:
+        """Learning rate where it connects these ports, relative to that of other families."""
+        return self.rate
+
     def parameters_of(self, ports: Ports) -> int:
         """Parameters of a whole graft, or colony."""
         return sum(map(self.num_parameters, self.parts(ports)))

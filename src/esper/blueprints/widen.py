@@ -38,7 +38,14 @@ class Widen(Recipe):
     size: ClassVar[str | None] = "percent"
     confidence: ClassVar[int] = 3
 
+    rate: ClassVar[float] = 2 / 3
+
     percent: int = 50
+
+    def rate_at(self, ports: Ports) -> float:
+        """With the usual factor for grafts, the host's own rate; half of it in convolutions."""
+        has_convolutions = any(piece.role in ("conv", "depthwise") for piece in self.parts(ports))
+        return self.rate / 2 if has_convolutions else self.rate
 
     def sized(self, ports: Ports, multiply_adds: float = math.inf, parameters: float = math.inf) -> Self | None:
         """As of any recipe, up to ``MOST`` percent: more at once only takes longer to learn."""

@@ -150,7 +150,7 @@ class Run:
         """Let a graft in TRAINING train in isolation from the next step on, if the objective is any."""
         place = self.places[one.layer_id]
         graft = place.arena.grafts[one.number]
-        lr = self.trainer.graft_lr() * (graft.blueprint.rate if self.config.graft_lr is None else 1.0)
+        lr = self.trainer.graft_lr() * (graft.blueprint.rate_at(graft.ports) if self.config.graft_lr is None else 1.0)
         place.incubation.begin(graft, self.config.objective, place.seed, lr)
 
     def end_incubation(self, one: Lifecycle) -> None:

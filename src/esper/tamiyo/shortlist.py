@@ -69,8 +69,7 @@ def shortlist(
     free = [place for place in places if place.is_dormant]
     colonies = _not_grown([place for place in free if place.kind == "colony"], among)
     free = [place for place in free if place.kind != "colony"]
-    has_grown = any(place.kind == "colony" and place.grown_parameters for place in among)
-    if any(place.is_step for place in among) and (colonies or has_grown):
+    if any(place.kind == "colony" and place.layer_id != "*" for place in among):  # of a structure that repeats itself
         return [Candidate(place) for place in _widest(colonies)[: min(length, MOST_COLONIES)]]
     paths = sorted(
         (place for place in free if place.kind != "layer"), key=lambda p: (-p.host_parameters, -need[p.layer_id])
@@ -86,7 +85,7 @@ def shortlist(
         paths = paths[: length - len(layers)]
     return [
         Candidate(place, _seed(place, sensed[place.layer_id]), need[place.layer_id])
-        for place in [*paths, *layers, *_widest(colonies)][:length]
+        for place in [*paths, *layers][:length]
     ]
 
 

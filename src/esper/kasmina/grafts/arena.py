@@ -319,7 +319,7 @@ class Arena(KeepsDtype):
         self.slot_trains = torch.tensor(
             [one is not None and one.blueprint.is_trainable for one in slots], dtype=torch.bool, device=device
         )
-        rates = [1.0 if one is None else one.blueprint.rate for one in slots]
+        rates = [1.0 if one is None else one.blueprint.rate_at(one.ports) for one in slots]
         self.slot_rates = torch.tensor(rates, dtype=torch.float32, device=device).unsqueeze(1)
         rising: dict[GraftStrategy, list[Graft]] = {}
         for graft in live:

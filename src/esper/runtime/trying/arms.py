@@ -21,7 +21,7 @@ from esper.runtime.run import Run
 from esper.runtime.state.snapshot import Kept
 from esper.runtime.trying.replay import Round, replay_step
 
-HOPELESS = 0.01
+HOPELESS = 0.02
 """Share by which an arm's training loss may lie above the run's at equal steps before it is given up."""
 
 Verdict = Callable[[Run, Lifecycle], GateResult]

@@ -141,7 +141,7 @@ class Rounds:
         if now.has_other_groups(run.trainer.num_groups):  # given after its arms were interrupted
             self.abandon(OTHER_GROUPS)
             return
-        if now.run is None and self._memorises(now):
+        if now.run is None and not now.is_at_equal_steps and self._memorises(now):
             self.abandon("the run memorises its samples", NOT_TRIED)
             return
         try:

@@ -10,6 +10,9 @@ Layout = Literal["features", "tokens", "signal", "image"]
 """What lies around the channels: nothing that a graft may use (each row stands for itself), a sequence of tokens (which
 may be causal), positions along one axis, or along two."""
 
+WHOLE = "*"
+"""Name of the colony of all channels of a model."""
+
 PieceRole = Literal[
     "beside",
     "linear",

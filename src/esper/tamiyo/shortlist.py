@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from esper.contracts.commands import SeedId
-from esper.contracts.reports import PlaceReport
+from esper.contracts.reports import WHOLE, PlaceReport
 from esper.tamiyo.health import Vitals, demand, vitals
 
 MOST = 1e3
@@ -67,10 +67,10 @@ def shortlist(
         need |= needs(group, unremarkable=output)
 
     free = [place for place in places if place.is_dormant]
-    colonies = _not_grown([place for place in free if place.kind == "colony"], among)
+    colonies = _colonies(free, among)
+    if colonies is not None:
+        return [Candidate(place) for place in colonies[: min(length, MOST_COLONIES)]]
     free = [place for place in free if place.kind != "colony"]
-    if any(place.kind == "colony" and place.layer_id != "*" for place in among):  # of a structure that repeats itself
-        return [Candidate(place) for place in _widest(colonies)[: min(length, MOST_COLONIES)]]
     paths = sorted(
         (place for place in free if place.kind != "layer"), key=lambda p: (-p.host_parameters, -need[p.layer_id])
     )
@@ -89,16 +89,21 @@ def shortlist(
     ]
 
 
-def _not_grown(colonies: Iterable[PlaceReport], among: Sequence[PlaceReport]) -> list[PlaceReport]:
-    """Those that meet no layer at which another colony has grown."""
-    grown = {piece.module for place in among if place.grown_parameters for piece in place.pieces}
-    return [place for place in colonies if grown.isdisjoint(piece.module for piece in place.pieces)]
+def _colonies(places: Sequence[PlaceReport], among: Sequence[PlaceReport]) -> list[PlaceReport] | None:
+    """The colonies to try, those that widen most of the host first; None where single places are to be tried.
 
-
-def _widest(colonies: Iterable[PlaceReport]) -> list[PlaceReport]:
-    """Those that widen layers first, and of those the ones that widen most of the host."""
-    widening = {place.layer_id: any(piece.role != "beside" for piece in place.pieces) for place in colonies}
-    return sorted(colonies, key=lambda place: (not widening[place.layer_id], -place.host_parameters))
+    Where a structure repeats itself, growing all of it at once is worth more than anything beside it. One that has grown
+    is enough: the others meet the same layers.
+    """
+    all_of_them = [place for place in among if place.kind == "colony"]
+    fit = [place for place in places if place.kind == "colony"]
+    grown = {piece.module for place in all_of_them if place.grown_parameters for piece in place.pieces}
+    is_repeated = any(place.layer_id != WHOLE for place in all_of_them)
+    if not is_repeated or not (fit or grown):
+        return None
+    free = [place for place in fit if grown.isdisjoint(piece.module for piece in place.pieces)]
+    widening = {place.layer_id: any(piece.role != "beside" for piece in place.pieces) for place in free}
+    return sorted(free, key=lambda place: (not widening[place.layer_id], -place.host_parameters))
 
 
 def needs(sensed: Mapping[str, Vitals], unremarkable: Iterable[str] = ()) -> dict[str, float]:

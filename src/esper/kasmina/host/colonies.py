@@ -15,15 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from esper.blueprints.blueprint import Ports
 from esper.contracts.errors import ConfigError
-from esper.contracts.reports import Piece, PieceRole
+from esper.contracts.reports import WHOLE, Piece, PieceRole
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.host.channel_classes import CONVOLUTIONS, ChannelClass
 from esper.kasmina.host.refusals import refuse_unswappable
 from esper.kasmina.host.stretches import Stretch
 from esper.kasmina.places.place import Site
-
-WHOLE = "*"
-"""The colony of all channels."""
 
 
 def starred(name: str) -> str:

@@ -8,7 +8,6 @@ its output, scaled by alpha. Whatever enters the host, in either direction, pass
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -170,7 +169,7 @@ class Colony(nn.Module):
         self._beside: dict[int, Group] = {}
         for index, piece in enumerate(graft.pieces):
             if piece.role == "beside":
-                self._beside[index] = group = Group([_alone(graft, index)], piece.outputs, device)
+                self._beside[index] = group = Group([graft.alone(index)], piece.outputs, device)
                 group.watchers.append(partial(self._show, index))
         self.register_forward_pre_hook(refuse_call)
 
@@ -264,9 +263,3 @@ class Colony(nn.Module):
     def _show(self, index: int, delta: Tensor, *_: int) -> None:
         for show in self.watchers:
             show(delta, index)
-
-
-def _alone(graft: Graft, index: int) -> Graft:
-    """A piece that lies beside a module, as a graft of that module's own place."""
-    part = graft.parts[index]
-    return replace(graft, ports=part, channels=(0, part.outputs))

@@ -3,7 +3,7 @@
 Legend: N parameters of one graft.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,11 @@ class Graft:
     def parts(self) -> tuple[Any, ...]:
         """What it connects, one by one; several in a colony."""
         return self.blueprint.parts(self.ports)
+
+    def alone(self, index: int) -> "Graft":
+        """One of its parts, as a graft of a single place."""
+        part = self.parts[index]
+        return self if self.ports.pieces is None else replace(self, ports=part, channels=(0, part.outputs))
 
     def unflatten(self, params_GN: Tensor) -> dict[str, Tensor]:
         """``[..., N]`` of a graft of one part to named parameters ``[..., *shape]``."""

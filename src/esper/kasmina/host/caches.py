@@ -83,7 +83,7 @@ def not_offered(places: Iterable[Place], blueprints: Sequence[str]) -> list[str]
 
 def mixes_tokens(graft: Graft) -> bool:
     """Whether what a graft gives at one token depends on others."""
-    return graft.ports.layout in MIXED and "features" not in graft.blueprint.layouts
+    return any(part.layout in MIXED for part in graft.parts) and "features" not in graft.blueprint.layouts
 
 
 def _is_filled(cache: Any) -> bool:

@@ -10,10 +10,12 @@ import copy
 import dataclasses
 import functools
 import inspect
+import math
 import operator
 import threading
 from collections import UserDict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +29,35 @@ from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
 from esper.kasmina.host.measuring import container_of
 from esper.kasmina.host.refusals import refuse_bypassed, walks_children
+from esper.kasmina.host.widening import Part, host_part, parts_at, parts_of, widen
 from esper.kasmina.host.wrapping import places, to_bare_class
-from esper.kasmina.places.place import Place
+from esper.kasmina.places.place import Place, Site
 
 GROWN = "grown"
 """Name of the child that holds what a module has grown; further ones are ``grown_2`` and so on."""
 
 INPUTS = "span_inputs"
 """Attribute of the ends of a span whose container may not run it."""
+
+
+class Grown(NamedTuple):
+    """What is added to a module's output.
+
+    Args:
+        site: where it lies in the host's tensors.
+        parts: of fossils, in the order in which they are computed.
+        is_wider: whether other fossils may have made the module wider: it has the host's channels first then.
+        is_training: its mode.
+    """
+
+    site: Site
+    parts: Sequence[Part]
+    is_wider: bool
+    is_training: bool
+
+
+def _grown(place: Place, is_wider: bool) -> Grown:
+    return Grown(place.site, list(parts_of(place)), is_wider, place.training)
 
 
 def new_inputs() -> "UserDict[Any, Any]":
@@ -108,9 +131,16 @@ def _plain(model: nn.Module) -> nn.Module:
             anchors[module] = module._esper
             to_bare_class(module)
     grown = [(module, place) for module, anchor in anchors.items() for place in anchor if place.is_growing]
-    if any(mixes_tokens(fossil) for _, place in grown for group in place.arena.fossils for fossil in group):
+    settled = [place for anchor in anchors.values() for place in anchor.founded()]
+    groups = (group for place in (*settled, *(place for _, place in grown)) for group in place.arena.fossils)
+    if any(mixes_tokens(fossil) for group in groups for fossil in group):
         _decode_without_cache(model)
-    hosts = {module for module, _ in grown}
+    beside = {module: parts for module, anchor in anchors.items() if (parts := parts_at(anchor, beside=True))}
+    is_wider = widen(model, anchors)
+    for module, parts in beside.items():  # before those of its places: it runs behind them
+        block = next(place for place in anchors[module] if place.layer_id == parts[0].piece.module)
+        _hang(module, Grown(block.site, parts, is_wider, block.training))
+    hosts = {*beside, *(module for module, _ in grown)}
     for module in anchors:
         if isinstance(module, nn.TransformerEncoder) and not hosts.isdisjoint(module.layers.modules()):
             module.use_nested_tensor = False  # which fossils cannot read
@@ -121,20 +151,17 @@ def _plain(model: nn.Module) -> nn.Module:
             container = container_of(model, place.site.modules)
             first, last = _ends(container, place)
             if place.site.is_walked or not _runs_whole(model, place) or _is_hooked(first, last):
-                _hook_span(first, last, place, inputs)
+                _hook_span(first, last, place, inputs, is_wider)
             else:
                 spans.setdefault(container, []).insert(0, place)
     for container, inside in spans.items():
-        vars(container)["forward"] = _sequential(container, inside).forward
+        vars(container)["forward"] = _sequential(container, inside, is_wider).forward
     for module, place in grown:
         if place.kind != "span":
-            takes_names = not _is_called_by_position(module, place)
-            hook = _hold(module, _beside(module, place, takes_names))
-            module.register_forward_hook(hook, prepend=True, with_kwargs=takes_names)
-            if is_adapted(type(module)):
-                vars(module)["unload_and_optionally_merge_module"] = _refusal(MERGING)
+            _hang(module, _grown(place, is_wider))
     for module in list(model.modules()):
-        if hasattr(module, "save_pretrained") and any(isinstance(one, fx.GraphModule) for one in module.modules()):
+        has_grown = is_wider or any(isinstance(one, fx.GraphModule) for one in module.modules())
+        if hasattr(module, "save_pretrained") and has_grown:
             vars(module)["save_pretrained"] = _refusal(SAVING)
     return model
 
@@ -176,27 +203,36 @@ def _holder(module: nn.Module) -> nn.Module | None:
     return next((holder for holder in found if holder is not None), None)
 
 
-def _is_called_by_position(host: nn.Module, place: Place) -> bool:
+def _hang(host: nn.Module, grown: Grown) -> None:
+    """Fossils as a child of a module, and as its first forward hook."""
+    takes_names = not _is_called_by_position(host, grown.site)
+    hook = _hold(host, _beside(host, grown, takes_names))
+    host.register_forward_hook(hook, prepend=True, with_kwargs=takes_names)
+    if is_adapted(type(host)):
+        vars(host)["unload_and_optionally_merge_module"] = _refusal(MERGING)
+
+
+def _is_called_by_position(host: nn.Module, site: Site) -> bool:
     """Whether a hook needs no names: those of torch's own layers, whose tools (``quantize_dynamic``) put a layer of
     another class in their place and hand its hooks positions alone."""
-    return type(host).__module__.startswith("torch.nn.modules") and place.site.argument == 0
+    return type(host).__module__.startswith("torch.nn.modules") and site.argument == 0
 
 
-def _beside(host: nn.Module, place: Place, takes_names: bool) -> fx.GraphModule:
-    """The fossils of a module's own place as a forward hook of the module."""
+def _beside(host: nn.Module, grown: Grown, takes_names: bool) -> fx.GraphModule:
+    """Fossils as a forward hook of a module."""
     root, graph = nn.Module(), fx.Graph()
     if takes_names:
         _, args, kwargs, output = _placeholders(graph, "module", "args", "kwargs", "output")
-        x = _argument(args, kwargs, host, place) if place.ports.inputs else None
+        x = _argument(args, kwargs, host, grown.site) if grown.site.ports.inputs else None
     else:
         _, args, output = _placeholders(graph, "module", "args", "output")
-        x = args[0] if place.ports.inputs else None
-    return _graph_module(root, graph, _add_fossils(root, place, x, output), place.training)
+        x = args[0] if grown.site.ports.inputs else None
+    return _graph_module(root, graph, _add_fossils(root, grown, x, output), grown.is_training)
 
 
-def _argument(args: Any, kwargs: Any, host: nn.Module, place: Place) -> Any:
+def _argument(args: Any, kwargs: Any, host: nn.Module, site: Site) -> Any:
     """What grafts read, however it is passed."""
-    read = place.site.argument
+    read = site.argument
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [one.name for one in inspect.signature(host.forward).parameters.values() if one.kind in kinds]
     if isinstance(read, str):
@@ -206,30 +242,32 @@ def _argument(args: Any, kwargs: Any, host: nn.Module, place: Place) -> Any:
     return operator.add(args[read:], (kwargs.get(names[read]),))[0] if read < len(names) else args[read]
 
 
-def _sequential(container: nn.Module, spans: list[Place]) -> fx.GraphModule:
+def _sequential(container: nn.Module, spans: list[Place], is_wider: bool) -> fx.GraphModule:
     """The forward of a sequential container, with the fossils of spans between its steps."""
     root, graph = nn.Module(), fx.Graph()
     (y,) = _placeholders(graph, "input")
     inputs: dict[str, fx.Proxy] = {}
     for name, step in list(container._modules.items()):  # a step may come twice
         assert step is not None
-        inputs |= {place.layer_id: y for place in spans if step is _ends(container, place)[0]}
+        inputs |= {place.layer_id: y for place in spans if host_part(step) is _ends(container, place)[0]}
         root.add_module(name, step)
         y = fx.Proxy(graph.call_module(name, (y.node,)), y.tracer)
         for place in spans:
-            if step is _ends(container, place)[1] and place.layer_id in inputs:  # else it runs outside the span here
+            if (
+                host_part(step) is _ends(container, place)[1] and place.layer_id in inputs
+            ):  # else it runs outside the span here
                 called = f"{name}_{GROWN}_{len(root._modules)}"
-                root.add_module(called, _hold(step, _span(place)))
+                root.add_module(called, _hold(host_part(step), _span(_grown(place, is_wider))))
                 y = fx.Proxy(graph.call_module(called, (y.node, inputs.pop(place.layer_id).node)), y.tracer)
     return _graph_module(root, graph, y, True)
 
 
 def _ends(container: nn.Module, span: Place) -> tuple[nn.Module, nn.Module]:
-    """First and last step of a span."""
+    """The host's first and last step of a span."""
     first, last = (container._modules[span.site.modules[end].rpartition(".")[2]] for end in (0, -1))
     assert first is not None
     assert last is not None
-    return first, last
+    return host_part(first), host_part(last)
 
 
 def _runs_whole(model: nn.Module, span: Place) -> bool:
@@ -247,13 +285,13 @@ def _is_hooked(first: nn.Module, last: nn.Module) -> bool:
     return not all(type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
 
 
-def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: Any) -> None:
+def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: Any, is_wider: bool) -> None:
     """The fossils of a span as hooks of its first and last module, whoever calls them.
 
     The first hook leaves its input in ``inputs``, which both modules have, under the thread's own key; the last one
     takes it, if there is any.
     """
-    holder = _hold(last, _span(place))
+    holder = _hold(last, _span(_grown(place, is_wider)))
     path = next(name for name, module in last.named_modules() if module is holder)
     vars(first)[INPUTS] = vars(last)[INPUTS] = inputs
     graph = fx.Graph()
@@ -272,11 +310,11 @@ def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: Any) -> 
     last.register_forward_hook(fx.GraphModule(nn.Module(), graph, "SpanEnd"), prepend=True)
 
 
-def _span(place: Place) -> fx.GraphModule:
+def _span(grown: Grown) -> fx.GraphModule:
     """The fossils of a span: ``(output, x)`` to the output with them."""
     root, graph = nn.Module(), fx.Graph()
     output, x = _placeholders(graph, "output", "x")
-    return _graph_module(root, graph, _add_fossils(root, place, x, output), place.training)
+    return _graph_module(root, graph, _add_fossils(root, grown, x, output), grown.is_training)
 
 
 def _placeholders(graph: fx.Graph, *names: str) -> list[Any]:
@@ -292,28 +330,40 @@ def _graph_module(root: nn.Module, graph: fx.Graph, output: Any, is_training: bo
     return module
 
 
-def _add_fossils(root: nn.Module, place: Place, x: Any, output: Any) -> Any:
+def _add_fossils(root: nn.Module, grown: Grown, x: Any, output: Any) -> Any:
     """The host's output with all fossils of a place, in the form that the host gives it."""
-    geometry, (form, *where) = place.site.geometry, place.site.form
+    ports, geometry, (form, *where) = grown.site.ports, grown.site.geometry, grown.site.form
     graph, tracer = output.node.graph, output.tracer
-    y: Any = geometry.channels_last(_written(output, form, where))
-    read: Any = geometry.read(x, y) if place.ports.inputs else None
-    for index, group in enumerate(place.arena.fossils):
-        for graft, params in zip(group, place.arena.fossil_bytes(index), strict=True):
-            name = f"graft_{graft.lifecycle}"
-            assert isinstance(graft.blueprint, Blueprint)
-            root.add_module(name, graft.blueprint.to_module(graft.ports, graft.unflatten(params)).train(place.training))
-            start, end = graft.channels
-            source = read if graft.blueprint.reads == "input" else y.narrow(-1, start, end - start)
-            delta: Any = fx.Proxy(graph.call_module(name, (source.node,)), tracer)
-            if graft.blueprint.reads == "input":
-                delta = geometry.settle(delta, y)
-            before, after = start, place.ports.outputs - end
-            if before or after:
-                delta = F.pad(delta, (before, after))
-            y = y + delta
+    whole: Any = geometry.channels_last(_written(output, form, where))
+    y = whole[..., : ports.outputs] if grown.is_wider else whole
+    read: Any = geometry.read(_own_channels(x, grown), y) if ports.inputs else None
+    for graft, _, params, _ in grown.parts:
+        name = f"graft_{graft.lifecycle}"
+        assert isinstance(graft.blueprint, Blueprint)
+        root.add_module(name, graft.blueprint.to_module(graft.ports, params).train(grown.is_training))
+        start, end = graft.channels
+        source = read if graft.blueprint.reads == "input" else y.narrow(-1, start, end - start)
+        delta: Any = fx.Proxy(graph.call_module(name, (source.node,)), tracer)
+        if graft.blueprint.reads == "input":
+            delta = geometry.settle(delta, y)
+        before, after = start, ports.outputs - end
+        if before or after:
+            delta = F.pad(delta, (before, after))
+        y = y + delta
+    if grown.is_wider:
+        y = torch.cat([y, whole[..., ports.outputs :]], -1)
     y = geometry.restore(y)
     return _replaced(output, form, where, y.contiguous() if geometry.output_axis == 1 else y)
+
+
+def _own_channels(x: Any, grown: Grown) -> Any:
+    """The host's channels of what grafts read."""
+    if not grown.is_wider:
+        return x
+    geometry = grown.site.geometry
+    features = {"flatten": math.prod(geometry.grid), "patches": geometry.cells**2}.get(geometry.adapter, 1)
+    own = slice(grown.site.ports.inputs // features)
+    return x[:, own] if geometry.input_axis == 1 else x[..., own]
 
 
 def _written(output: Any, form: str, where: list[Any]) -> Any:

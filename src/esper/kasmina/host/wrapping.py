@@ -265,6 +265,8 @@ def traced(model: nn.Module) -> Iterator[Trace]:
         with watching(model, watched) as trace:
             yield trace
         _show(found, trace)
+        for place in settled:
+            _show_colony(place, trace)
 
 
 def _show(found: Sequence[Place], trace: Trace) -> None:

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 import esper
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.layer import KasminaLayer
-from esper.kasmina.host.wrapping import places
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.runtime.state.random_state import random_state
 from tests.runtime import toy

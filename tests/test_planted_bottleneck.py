@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import esper
 from esper.contracts.reports import PlaceReport
-from esper.kasmina.host.wrapping import places, traced
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import traced
 from esper.tamiyo.shortlist import Candidate, shortlist
 
 TRIALS, STEPS, BATCH, FEATURES, CLASSES = 100, 12, 64, 12, 5

@@ -19,7 +19,8 @@ from esper.evaluation.learning_curve import LearningCurve
 from esper.evaluation.row import measured
 from esper.evaluation.training import batches, flops_per_step
 from esper.evaluation.ungated import always_yes
-from esper.kasmina.host.wrapping import host_parameters, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import host_parameters
 from esper.runtime.session import Session
 from esper.tamiyo.controls import RandomPolicy
 from esper.tasks.task import HostFactory, Task

@@ -22,7 +22,7 @@ import esper
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts import arena
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.legacy.layer import LegacyConfig, LegacyKasminaLayer
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.catalogue import CATALOGUE, CONTROLS, make_blueprint
-from esper.kasmina.host.wrapping import places, wrap
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import wrap
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import GrowthConfig, grow, host_grads, mlp, place_of
 from tests.kasmina.oracle import grown_by_loop

@@ -7,7 +7,7 @@ from torch import nn
 
 import esper
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from tests.tree_digest import tree_digest
 
 pytestmark = [

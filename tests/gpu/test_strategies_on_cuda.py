@@ -10,7 +10,8 @@ from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts.objectives import OBJECTIVES
 from esper.kasmina.grafts.strategies import STRATEGIES
-from esper.kasmina.host.wrapping import covered_parameters, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import covered_parameters
 from esper.kasmina.places.grafting import advance, needs_signals
 from esper.kasmina.places.lifecycle import transition
 from esper.kasmina.places.signals import SignalReader

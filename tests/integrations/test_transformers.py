@@ -16,8 +16,8 @@ from esper import ConfigError
 from esper.contracts.lifecycle import State
 from esper.integrations.source import source_of
 from esper.integrations.transformers import save_pretrained
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.layer import KasminaLayer
-from esper.kasmina.host.wrapping import places
 from tests.kasmina.growing import grow, place_of
 from tests.kasmina.zoo import HIDDEN, REAL, VOCABULARY, real
 

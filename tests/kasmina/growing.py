@@ -8,8 +8,9 @@ from torch import nn
 from esper.contracts.commands import Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.layer import Place
-from esper.kasmina.host.wrapping import places, wrap
+from esper.kasmina.host.wrapping import wrap
 from esper.kasmina.places.lifecycle import Birth, transition
 
 PATH = (

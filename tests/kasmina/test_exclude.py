@@ -6,7 +6,7 @@ from torch import nn
 
 import esper
 from esper import ConfigError, GrowthConfig
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.tasks.gpt import GPTHost
 from tests.kasmina.growing import mlp
 

@@ -11,7 +11,7 @@ from torch import nn
 import esper
 from esper import ConfigError
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from tests.kasmina.growing import grow, mlp, place_of, release, wrapped
 
 X = torch.linspace(-1, 1, 5 * 6).view(5, 6)

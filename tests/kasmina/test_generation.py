@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import esper
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import place_named, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import place_named
 from tests.kasmina.growing import grow
 from tests.kasmina.test_zoo import build, germinate
 from tests.kasmina.zoo import REAL, ids

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import grow, wrapped
 

@@ -14,7 +14,8 @@ from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts.objectives import OBJECTIVES, first_order_gain, pseudo_residual, relative_error
 from esper.kasmina.grafts.trainee import MAX_ELEMENTS, MAX_SAMPLES, Trainee
-from esper.kasmina.host.wrapping import host_state_dict, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import host_state_dict
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import host_grads, mlp, place_of, wrapped

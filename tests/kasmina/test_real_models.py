@@ -8,7 +8,8 @@ from torch import nn
 
 import esper
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import place_named, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import place_named
 from tests.kasmina.growing import grow
 from tests.kasmina.test_zoo import bare_history, build, differing, germinate, history, seeded
 from tests.kasmina.zoo import REAL, call, ids

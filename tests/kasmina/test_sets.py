@@ -13,7 +13,7 @@ from esper.contracts.commands import Command
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import OUTCOMES, TRANSITIONS, State
 from esper.kasmina.grafts.arena import Arena
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.lifecycle import Birth, discard, move, transition
 from esper.kasmina.places.place import Place
 from tests.kasmina.growing import PATH, mlp, wrapped

@@ -8,7 +8,8 @@ from torch.optim import SGD, AdamW
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts.strategies import MAX_WEIGHTS, STRATEGIES
-from esper.kasmina.host.wrapping import covered_parameters, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import covered_parameters
 from esper.kasmina.places.grafting import advance, needs_signals
 from esper.kasmina.places.lifecycle import transition
 from esper.kasmina.places.signals import SignalReader

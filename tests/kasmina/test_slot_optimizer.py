@@ -11,7 +11,7 @@ from torch.optim import SGD, Adafactor, AdamW, RAdam
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.place import Place
 from esper.kasmina.places.slot_optimizer import SlotOptimizer, step_slots
 from tests.kasmina.growing import grow, mlp, place_of, remove, transition_to, wrapped

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.seeds.seed_state import COLUMNS, SeedState
 from tests.kasmina.growing import grow, mlp, place_of, release, remove, wrapped
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import esper
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.tasks.cnn import cnn
 from esper.tasks.gpt import GPT
 

@@ -11,7 +11,8 @@ from torch import nn
 
 import esper
 from esper import ConfigError, GrowthConfig
-from esper.kasmina.host.wrapping import growth_config, place_named, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import growth_config, place_named
 from tests.kasmina.growing import grow, mlp, place_of, wrapped
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import esper
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places, traced
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import traced
 from esper.kasmina.places.place import Place
 from tests.kasmina.growing import grow, release, remove
 from tests.kasmina.zoo import ZOO, Host, call

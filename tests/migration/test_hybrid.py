@@ -9,7 +9,7 @@ import esper
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import State
 from esper.flags import resolve
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.legacy.files import load, save
 from esper.legacy.layer import LegacyConfig, LegacyKasminaLayer
 from esper.migration.hybrid import HybridKasminaLayer, attach, wrap_model

@@ -10,7 +10,7 @@ from torch.optim import AdamW
 
 import esper
 from esper.kasmina.flops import FlopCounter
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.tasks.cnn import CNNHost
 from esper.tasks.gpt import GPTHost
 from esper.tasks.mlp import MLPHost

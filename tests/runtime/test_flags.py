@@ -10,7 +10,7 @@ from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.flags import Flag, Flags, none_in_play
 from esper.contracts.lifecycle import State
 from esper.flags import applied, resolve, set_flag
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from tests.flags.faults import FAULTS
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, growing

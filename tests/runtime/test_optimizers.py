@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import esper
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from esper.runtime.training.optimizers import HostOptimizer
 from tests.kasmina.growing import grow, mlp, place_of, wrapped

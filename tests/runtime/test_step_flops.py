@@ -7,7 +7,8 @@ import torch.nn.functional as F
 import esper
 from esper.blueprints.catalogue import CATALOGUE, make_blueprint
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places, traced
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import traced
 from esper.runtime.costs.flops import count
 from esper.tamiyo.train_flops import STEP_FLOPS
 from tests.kasmina.growing import grow

@@ -7,7 +7,7 @@ import torch
 
 import esper
 from esper.evaluation.growing import Growing, growing
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
 from esper.tasks.text_mlp import TextMLPHost

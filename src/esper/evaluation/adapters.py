@@ -9,7 +9,8 @@ from esper.contracts.errors import ConfigError
 from esper.evaluation.controls import Setting
 from esper.evaluation.planted import Planting, planted, sensed_host
 from esper.evaluation.row import Row
-from esper.kasmina.host.wrapping import host_parameters, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import host_parameters
 from esper.tamiyo.sizing import ports_at
 from esper.tasks.task import Task
 

@@ -18,7 +18,8 @@ from esper.contracts.reports import Evaluation
 from esper.evaluation.scoring import mean_loss, per_sample
 from esper.evaluation.training import SCHEDULES, WEIGHT_DECAY, Epochs
 from esper.flags.applied import applied
-from esper.kasmina.host.wrapping import places, wrap
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import wrap
 from esper.runtime.record.outbox import Listener
 from esper.runtime.session import Session
 from esper.runtime.training.loader import BatchLoader

@@ -23,7 +23,7 @@ from esper.evaluation.growing import Growing, growing
 from esper.evaluation.ranges import NAMES, Cost, Span, costs, named
 from esper.evaluation.scoring import mean_loss
 from esper.evaluation.training import WEIGHT_DECAY
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.runtime.training.loader import BatchLoader
 from esper.tamiyo.controls import NeverPolicy
 from esper.tasks.task import Task

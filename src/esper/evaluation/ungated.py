@@ -13,7 +13,7 @@ from torch import nn
 
 from esper.contracts.reports import Evaluation
 from esper.evaluation.scoring import per_sample
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.runtime.judging.worth import split_samples
 from esper.tasks.task import Task
 

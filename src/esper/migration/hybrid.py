@@ -17,7 +17,8 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.flags import Flag, Flags
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import growth_config, places, unwrap, wrap
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import growth_config, unwrap, wrap
 from esper.kasmina.places.place import Place
 from esper.legacy.layer import RAMP, LegacyConfig, LegacyKasminaLayer
 from esper.runtime.session import Session

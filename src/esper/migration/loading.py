@@ -10,7 +10,8 @@ from esper.contracts.errors import CheckpointError, ConfigError, closest
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.strategies import FixedRamp
-from esper.kasmina.host.wrapping import growth_config, host_state_dict, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import growth_config, host_state_dict
 from esper.kasmina.places.place import Place
 from esper.legacy.files import below
 from esper.legacy.fitting import graft_ports

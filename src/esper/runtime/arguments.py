@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.flags import Flags
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.runtime.training.schedulers import Schedulers
 from esper.runtime.trying.side_by_side import check_can_fork
 

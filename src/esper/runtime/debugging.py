@@ -15,7 +15,7 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, InvariantError
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.invariants import frozen_bytes, same_bytes, violations
 from esper.kasmina.places.place import Place
 from esper.runtime.commands.seeds import Situation

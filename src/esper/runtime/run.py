@@ -12,7 +12,7 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.events import Note
 from esper.contracts.flags import Flags
 from esper.contracts.lifecycle import LIVE, State
-from esper.kasmina.host.wrapping import is_espers, places
+from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.places.grafting import advance, needs_signals
 from esper.kasmina.places.place import Place
 from esper.runtime.commands.inbox import Inbox

@@ -17,6 +17,7 @@ from esper.contracts.events import Finished, FlagsResolved, Model, Note
 from esper.contracts.flags import Flags, from_told, none_in_play, resumed, told
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
+from esper.kasmina.host.anchoring import anchor_of
 from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, refuse_changed
 from esper.runtime.arguments import NO_BOUNDARY, boundary_expected, check_flags, check_run, together
@@ -194,6 +195,8 @@ class Session:
                 "samples are left out of the metric from now on. Any other that is not finite later fails the gate."
             )
             journal.write(Note(step=0, text=text))
+        for name, why in anchor_of(model).not_offered.items():
+            journal.write(Note(step=0, text=f"Not offered: {name!r}, {why}."))
         gate_samples = judge.split.gate.numel()
         if gate_samples < FEW_GATE_SAMPLES and config.max_rounds:
             note = f"{gate_samples} gate samples are few (below {FEW_GATE_SAMPLES}): refusals are to be expected."

@@ -46,10 +46,27 @@ class Activity:
     """How many places that a host module's forward must serve have grafts.
 
     A plain number, so that a forward without grafts costs one look-up whatever the number of seeds.
+
+    Args:
+        below: a module below the host's, which is never called. Any hook there keeps ``nn.TransformerEncoderLayer`` in
+            eval mode off its fast path, which reads the weights of linear1 and linear2 and would bypass grafts on them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, below: nn.Module) -> None:
         self.places = 0
+        self._below, self._growing = below, 0
+
+    def count(self, change: int) -> None:
+        """Note that so many more places have grafts."""
+        self.places += change
+        self._growing += change
+        self._below._forward_pre_hooks.clear()
+        if self._growing:
+            self._below.register_forward_pre_hook(_refuse_call)
+
+
+def _refuse_call(module: nn.Module, args: Any) -> None:
+    raise RuntimeError("What Esper keeps below a module is not called.")
 
 
 class Arena(KeepsDtype):
@@ -289,7 +306,7 @@ class Arena(KeepsDtype):
         self.groups = nn.ModuleList(self._group(grafts, device) for grafts in members)
         self._index()
         for activity in self.activities:
-            activity.places += (len(self.groups) > 0) - was_active
+            activity.count((len(self.groups) > 0) - was_active)
 
     def _group(self, grafts: list[Graft], device: torch.device) -> Group | Colony:
         if grafts[0].ports.pieces is None:

@@ -20,7 +20,7 @@ from esper.contracts.reports import Piece
 from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft, unflatten
-from esper.kasmina.grafts.group import Group, Watcher, refuse_call
+from esper.kasmina.grafts.group import Group, Watcher
 from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
 from esper.kasmina.seeds.seed_state import SeedState
 
@@ -171,7 +171,6 @@ class Colony(nn.Module):
             if piece.role == "beside":
                 self._beside[index] = group = Group([graft.alone(index)], piece.outputs, device)
                 group.watchers.append(partial(self._show, index))
-        self.register_forward_pre_hook(refuse_call)
 
     def index(self, module: str, role: str) -> int | None:
         """Number of the piece that meets a layer in this way; None if there is none."""

@@ -4,7 +4,6 @@ Legend: G grafts of a group, N parameters of one graft, K channels a graft write
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +49,6 @@ class Group(nn.Module):
         }
         for name, values in columns.items():  # recomputed from the topology, so never stored
             self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
-        # Never called. Any hook below it keeps nn.TransformerEncoderLayer in eval mode off its fast path, which reads
-        # the weights of linear1 and linear2 and would bypass grafts on them.
-        self.register_forward_pre_hook(refuse_call)
 
     def is_channels_first(self, index: int) -> bool:
         """Whether what is added has its channels elsewhere than last; never here."""
@@ -96,8 +92,3 @@ class Group(nn.Module):
         if len(self.grafts) == 1:  # vmap costs as much as a small graft
             return self.blueprint.delta({name: value[0] for name, value in named_G.items()}, x_G[0]).unsqueeze(0)
         return torch.vmap(self.blueprint.delta)(named_G, x_G)
-
-
-def refuse_call(group: nn.Module, args: Any) -> None:
-    """A forward pre-hook: what computes grafts is not called."""
-    raise RuntimeError("A group of grafts is computed where its host is; it is not called.")

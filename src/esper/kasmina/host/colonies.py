@@ -45,7 +45,7 @@ def colonies(
     fit = [one for one in fit if all(_is_swappable(modules[name]) for name in one.modules)]
     named: dict[str, list[ChannelClass]] = {}
     for one in fit:
-        named.setdefault(starred(_within(one.modules)), []).append(one)
+        named.setdefault(starred(within(one.modules)), []).append(one)
     groups = {name: group for name, group in named.items() if "*" in name and len(group) > 1}
     beside = _beside(found)
     if fit and not any(len(group) == len(fit) for group in groups.values()):
@@ -74,7 +74,7 @@ def _site(name: str, pieces: Sequence[Piece], geometries: dict[str, Geometry]) -
     )
 
 
-def _within(names: Sequence[str]) -> str:
+def within(names: Sequence[str]) -> str:
     """The module that holds all of them."""
     paths = [name.split(".") for name in names]
     common = []

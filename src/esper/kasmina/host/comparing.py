@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.contracts.errors import ConfigError
+from esper.contracts.errors import ConfigError, EsperError
 from esper.kasmina.host.measuring import call
 
 TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Relative RMS error up to which outputs are the same. Grafts of one shape are computed together in a wrapped model and
 one by one in an export, which rounds differently; a deep host multiplies that."""
+
+FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EsperError)
+"""What the caller's code may raise where something that has grown does not fit into it."""
 
 
 def run(model: nn.Module, example: Any) -> list[Tensor]:
@@ -34,13 +37,23 @@ def check_same(wanted: list[Tensor], got: list[Tensor]) -> None:
     Raises:
         ConfigError: if they differ by more than rounding.
     """
-    gap = max((_gap(one, other) for one, other in zip(wanted, got, strict=True)), default=0.0)
+    gap = gap_between(wanted, got)
     if gap:
         raise ConfigError(
             f"The export computes something else on the example: outputs differ by {gap:.2g} of their size. The model "
             "goes round the calls of its modules, where grafts act; esper.export(model, check=False) gives the copy as "
             "it is."
         )
+
+
+def gap_between(wanted: list[Tensor], got: list[Tensor]) -> float:
+    """Relative RMS error between what :func:`run` gave for two models; 0 within the tolerance."""
+    return max((_gap(one, other) for one, other in zip(wanted, got, strict=True)), default=0.0)
+
+
+def told(error: Exception) -> str:
+    """An error of the caller's code, in a line."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'without a word')}"
 
 
 def _gap(wanted: Tensor, got: Tensor) -> float:

@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 
 from esper.blueprints.blueprint import Blueprint
 from esper.contracts.errors import ConfigError
+from esper.kasmina.host.anchoring import places, to_bare_class
 from esper.kasmina.host.caches import mixes_tokens
 from esper.kasmina.host.comparing import check_same, run
 from esper.kasmina.host.edges import is_adapted
@@ -30,7 +31,6 @@ from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
 from esper.kasmina.host.measuring import container_of
 from esper.kasmina.host.refusals import refuse_bypassed, walks_children
 from esper.kasmina.host.widening import Part, host_part, parts_at, parts_of, widen
-from esper.kasmina.host.wrapping import places, to_bare_class
 from esper.kasmina.places.place import Place, Site
 
 GROWN = "grown"
@@ -96,21 +96,21 @@ def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Modu
         )
     if example is None and isinstance(model, KasminaLayer):
         example = model._esper.example
-    copied = _copy(model)
-    refuse_bypassed(copied)
-    for module in copied.modules():
+    grown = copied(model)
+    refuse_bypassed(grown)
+    for module in grown.modules():
         if isinstance(module, KasminaLayer):  # what a library has put around it for mixed precision
             vars(module).pop("forward", None)
             vars(module).pop("_original_forward", None)
-    if not (check and example is not None and any(place.is_growing for place in places(copied))):
-        return _plain(copied)
-    wanted = run(copied, example)
-    plain = _plain(copied)
-    check_same(wanted, run(plain, example))
-    return plain
+    if not (check and example is not None and any(place.is_growing for place in places(grown))):
+        return plain(grown)
+    wanted = run(grown, example)
+    exported = plain(grown)
+    check_same(wanted, run(exported, example))
+    return exported
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A deep copy. ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` keep a computed weight as a plain
     attribute, which deepcopy refuses; it is computed again in the next forward pass."""
     computed = {
@@ -123,7 +123,7 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, computed)
 
 
-def _plain(model: nn.Module) -> nn.Module:
+def plain(model: nn.Module) -> nn.Module:
     """The model without Esper, in place."""
     anchors: dict[nn.Module, Anchor] = {}
     for module in list(model.modules()):

@@ -56,11 +56,13 @@ class Anchor(nn.Module):
         kin: all anchors of the model.
         colonies: places that lie at several modules; only the root's anchor holds them.
         limbs: where colonies meet this module.
+        not_offered: why colonies that one might expect are not offered, by name; only the root's anchor has it.
     """
 
     config: GrowthConfig | None = None
     example: Any = None
     layout: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    not_offered: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class Anchor(nn.Module):
         self.feeds: list[Place] = []
         self.colonies = nn.ModuleDict()
         self.limbs: list[tuple[Place, Piece]] = []
-        self.activity = Activity()
+        self.activity = Activity(self)
         self.senses = False
         self.kin: list[Anchor] = [self]
         self._writes_all = False
@@ -289,7 +291,7 @@ class KasminaEncoder(KasminaLayer):
     @property
     def use_nested_tensor(self) -> bool:
         """What torch asks for before it makes them."""
-        is_busy = any(isinstance(module, Place) and module.is_busy for module in self.layers.modules())
+        is_busy = any(isinstance(module, Anchor) and module.activity.places for module in self.layers.modules())
         return bool(vars(self)["use_nested_tensor"]) and not is_busy
 
     @use_nested_tensor.setter

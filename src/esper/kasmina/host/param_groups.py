@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.host.anchoring import is_espers
 from esper.kasmina.host.edges import edge_of
-from esper.kasmina.host.wrapping import is_espers
 
 
 def param_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.lifecycle import State
+from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.host.layer import KasminaLayer
-from esper.kasmina.host.wrapping import host_parameters, is_espers, places
+from esper.kasmina.host.wrapping import host_parameters
 
 
 def summary(model: nn.Module) -> str:

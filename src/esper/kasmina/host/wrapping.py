@@ -1,23 +1,23 @@
 """Giving a model seeds, and taking them away."""
 
-import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.contracts.reports import Piece
 from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.host.anchoring import anchor_of, is_espers, places, to_bare_class
 from esper.kasmina.host.caches import refuse_mixing_alone
-from esper.kasmina.host.colonies import colonies
-from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
-from esper.kasmina.host.measuring import classes_of, container_of, shown, sites
+from esper.kasmina.host.founding import colonies_of
+from esper.kasmina.host.founding import found as found_colony
+from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer
+from esper.kasmina.host.measuring import container_of, shown, sites
 from esper.kasmina.host.refusals import refuse_bypassed, refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
@@ -65,65 +65,24 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
             place = Place(site, _num_seeds(one, site, config), one.host_parameters, parameter, config)
             found.append((one, place))
     refuse_mixing_alone(model, [place.site for _, place in found], config.blueprints)
-    settled = _colonies(model, found, config, example)
-    _anchor(model).config = config
-    _anchor(model).example = dict(example) if isinstance(example, Mapping) else example
+    settled, not_offered = colonies_of(model, found, config, example)
+    anchor_of(model).config, anchor_of(model).not_offered = config, not_offered
+    anchor_of(model).example = dict(example) if isinstance(example, Mapping) else example
     for one, place in sorted(found, key=lambda pair: pair[0].kind == "span"):  # a module's own seeds write first
-        _anchor(one.modules[-1]).hold(_key(one), place)
+        anchor_of(one.modules[-1]).hold(_key(one), place)
         if one.kind == "span":
-            _anchor(one.modules[0]).feed(place)
+            anchor_of(one.modules[0]).feed(place)
     for site in settled:
-        _found(model, site, config)
+        found_colony(model, site, config)
     for module in list(model.modules()):
         if isinstance(module, nn.TransformerEncoder) and next(places(module), None) is not None:
-            _anchor(module)
+            anchor_of(module)
     kin = [module._esper for module in _wrapped(model)]
     for module in _wrapped(model):
         module._esper.kin = kin
         module._esper.train(module.training)
-    _anchor(model).layout = _layout(model)
+    anchor_of(model).layout = _layout(model)
     return model
-
-
-def _colonies(
-    model: nn.Module, found: Sequence[tuple[Stretch, Place]], config: GrowthConfig, example: Any
-) -> list[Site]:
-    """The colonies of a model that is shown by an example, as the configuration allows them."""
-    if example is None or config.colonies == []:
-        return []
-    names = [name for name, _ in model.named_modules()]
-    if config.layers is None:
-        allowed = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in config.exclude)]
-    else:
-        roots = {name for one, _ in found for name in one.names}
-        allowed = [name for name in names if any(_lies_in(name, root) for root in roots)]
-    sites = colonies(model, classes_of(model, example), [(one, place.site) for one, place in found], allowed)
-    sites = [one for one in sites if not any(fnmatch.fnmatch(one.layer_id, pattern) for pattern in config.exclude)]
-    if config.colonies is None:
-        return sites
-    known = [site.layer_id for site in sites]
-    for pattern in config.colonies:
-        if not fnmatch.filter(known, pattern):
-            raise ConfigError(f"colonies: {pattern!r} matches no colony of the model. {closest(pattern, known)}")
-    return [one for one in sites if any(fnmatch.fnmatch(one.layer_id, pattern) for pattern in config.colonies)]
-
-
-def _lies_in(name: str, root: str) -> bool:
-    return root in ("", name) or name.startswith(f"{root}.")
-
-
-def _found(model: nn.Module, site: Site, config: GrowthConfig) -> None:
-    """Found a colony."""
-    covered = {p for name in site.modules for p in model.get_submodule(name).parameters()}
-    host = {p for p in covered if p in set(model.parameters())}
-    size = sum(
-        parameter.numel() for name, parameter in model.named_parameters() if parameter in host and not is_espers(name)
-    )
-    place = Place(site, 1, size, next(iter(host), next(model.parameters())), config)
-    _anchor(model).found(place)
-    for piece in site.pieces:
-        if piece.role != "table":
-            _anchor(model.get_submodule(piece.module)).join(place, piece)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -143,22 +102,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def to_bare_class(module: KasminaLayer) -> None:
-    """Take Esper's part of one module away, in place."""
-    del module._modules[ESPER]
-    module.__class__ = _over(module, module.esper_base)
-
-
 def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict without Esper's keys: it loads strictly into the bare host."""
     return {key: value for key, value in model.state_dict().items() if not is_espers(key)}
-
-
-def places(model: nn.Module) -> Iterator[Place]:
-    """All places of a wrapped model, each once; those of a module after those of its children."""
-    for module in model.modules():
-        if isinstance(module, Place):
-            yield module
 
 
 def place_named(model: nn.Module, layer_id: str) -> Place:
@@ -241,11 +187,6 @@ def covered_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return covered
 
 
-def is_espers(name: str) -> bool:
-    """Whether a dotted name of a parameter, buffer or module lies below a host's ``_esper``."""
-    return f".{ESPER}." in f".{name}."
-
-
 @contextmanager
 def traced(model: nn.Module) -> Iterator[Trace]:
     """Record what the forward passes inside show of every place, and tell its seeds which activation follows them.
@@ -324,15 +265,6 @@ def _wrapped(model: nn.Module) -> list[KasminaLayer]:
     return [module for module in model.modules() if isinstance(module, KasminaLayer)]
 
 
-def _anchor(module: nn.Module) -> Anchor:
-    if not isinstance(module, KasminaLayer):
-        module.__class__ = _over(module, kasmina_class(parametrize.type_before_parametrizations(module)))
-        module.add_module(ESPER, Anchor())
-    anchor = module._modules[ESPER]
-    assert isinstance(anchor, Anchor)
-    return anchor
-
-
 def _layout(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of all parameters of the host by name, and no shape for every place that starts or ends in it."""
     held = [place for module in _wrapped(model) for place in module._esper]
@@ -340,15 +272,6 @@ def _layout(model: nn.Module) -> dict[str, tuple[int, ...]]:
     whole = [place.layer_id for place in held if place.kind != "span" or place.layer_id in fed]
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters() if not is_espers(name)}
     return shapes | dict.fromkeys(whole, ())
-
-
-def _over(module: nn.Module, base: type) -> Any:
-    """The class of a module on another base, below what ``torch.nn.utils.parametrize`` has put on top."""
-    if not parametrize.is_parametrized(module):
-        return base
-    kind = type(module)
-    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
-    return type(kind.__name__, (base,), own)
 
 
 def _key(one: Stretch) -> str:

@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
-from esper.kasmina.host.wrapping import host_state_dict, is_espers, places
+from esper.kasmina.host.anchoring import is_espers, places
+from esper.kasmina.host.wrapping import host_state_dict
 from esper.kasmina.places.place import Place
 from esper.runtime.record.journal import Journal
 from esper.runtime.state.random_state import random_state, restore_random_state

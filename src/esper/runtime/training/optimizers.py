@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from esper.checkpoint.tree import flatten
 from esper.contracts.errors import ConfigError
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.place import Place
 from esper.runtime.training.optimizer_states import divided, merged, restore_optimizer
 

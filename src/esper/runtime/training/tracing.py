@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from esper.contracts.events import Note
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.caches import not_offered, use_none
 from esper.kasmina.host.layer import KasminaLayer
-from esper.kasmina.host.wrapping import growth_config, places, traced
+from esper.kasmina.host.wrapping import growth_config, traced
 from esper.kasmina.places.place import Place
 from esper.runtime.record.journal import Journal
 

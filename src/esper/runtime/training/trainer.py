@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
-from esper.kasmina.host.wrapping import covered_parameters, places
+from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.wrapping import covered_parameters
 from esper.kasmina.places.signals import SignalReader
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from esper.runtime.training.optimizer_settings import Rates, Settings, SettingsNotes

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from esper.contracts.commands import Command
-from esper.contracts.errors import ConfigError, EsperError
+from esper.contracts.errors import ConfigError
 from esper.contracts.events import Note
 from esper.contracts.lifecycle import State
+from esper.kasmina.host.comparing import FAULTS, told
 from esper.kasmina.host.layer import KasminaLayer
 from esper.kasmina.host.wrapping import traced
 from esper.kasmina.outputs import written_tensor
@@ -24,9 +25,6 @@ from esper.kasmina.places.lifecycle import Birth, transition
 from esper.kasmina.places.place import Place
 from esper.runtime.run import Run
 from esper.runtime.state.batches import copy_of
-
-FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EsperError)
-"""What the caller's code may raise where a graft does not fit into it."""
 
 TOLERANCE = 1e-3
 """Of losses, relative, where work that is done once more has other bytes."""
@@ -101,7 +99,7 @@ class _Trial:
                 return failed
             reason = "a graft that adds nothing changes the loss there"
         except FAULTS as error:
-            reason = f"the step fails with a graft there ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+            reason = f"the step fails with a graft there ({told(error)})"
         if len(names) == 1:
             return {names[0]: reason}
         half = len(names) // 2

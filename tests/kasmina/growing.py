@@ -46,7 +46,7 @@ def grow(
     seed_id="all",
     until: State = State.FINE_TUNING,
     *,
-    blueprint: str = "bottleneck_mlp",
+    blueprint: str | None = None,
     lifecycle: int | None = None,
     alpha: float = 1.0,
     scale: float | None = 0.3,
@@ -56,6 +56,7 @@ def grow(
 
     Args:
         until: the state to stop in.
+        blueprint: its name; None widens where that is possible, and takes a bottleneck elsewhere.
         lifecycle: its number; None takes the next free one.
         alpha: once it is live.
         scale: the graft's parameters are drawn from N(0, scale^2); None leaves them as born.
@@ -64,6 +65,8 @@ def grow(
         fossils = [graft for group in place.arena.fossils for graft in group]
         numbers = [*place.arena.grafts, *(graft.lifecycle for graft in fossils)]
         lifecycle = 1 + max(numbers, default=0)
+    if blueprint is None:
+        blueprint = "widen" if any(piece.role != "beside" for piece in place.site.pieces) else "bottleneck_mlp"
     for target in PATH[: PATH.index(until) + 1]:
         command = Command(place.layer_id, seed_id, target, blueprint=blueprint, settings=settings)
         transition(place, command, birth=Birth(lifecycle, ramp_steps=4))

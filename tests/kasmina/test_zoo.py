@@ -225,8 +225,8 @@ def grown_at_each(host: Host, *, with_example: bool, blueprint: str) -> dict[str
             model = copy.deepcopy(original)
             place = next(place for place in places(model) if place.layer_id == layer_id)
             reads = "input" if place.ports.inputs else "chunk"
-            ports = place.ports._replace(inputs=place.ports.inputs or place.ports.outputs)
-            if layer_id in found or make_blueprint(blueprint, {"reads": reads}).misfit(ports) is not None:
+            recipe = make_blueprint(blueprint, {"reads": reads})
+            if layer_id in found or recipe.misfit(place.ports_of(recipe)) is not None:
                 continue
             grow(place, "all", State.GRAFTING, blueprint=blueprint, scale=1.0, reads=reads)
             with torch.no_grad():

@@ -55,24 +55,34 @@ class ChannelClass:
 
 def writes_channels(module: nn.Module) -> bool:
     """Whether a layer is one whose output channels can be told from its weight."""
-    if parametrize.is_parametrized(module):
+    if not _has_plain_weight(module):
         return False
     if isinstance(module, CONVOLUTIONS):
-        return type(module).forward in [kind.forward for kind in CONVOLUTIONS] and module.groups == 1
-    return (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or (
-        isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward and module.max_norm is None
+        return _is_of(module, CONVOLUTIONS) and module.groups == 1
+    return _is_of(module, (nn.Linear,)) or (
+        isinstance(module, nn.Embedding) and _is_of(module, (nn.Embedding,)) and module.max_norm is None
     )
 
 
 def keeps_channels(module: nn.Module) -> bool:
     """Whether a layer treats every channel by itself, or normalises over them."""
-    if parametrize.is_parametrized(module):
-        return False
     if isinstance(module, CONVOLUTIONS):
-        return module.groups == module.in_channels == module.out_channels > 1
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return len(module.normalized_shape) == 1
-    return isinstance(module, NORMS) and type(module).__module__.startswith("torch.nn.modules")
+        is_depthwise = module.groups == module.in_channels == module.out_channels > 1
+        is_plain = _has_plain_weight(module) and _is_of(module, CONVOLUTIONS)
+        return is_depthwise and is_plain and module.padding_mode == "zeros"
+    if not _is_of(module, NORMS) or parametrize.is_parametrized(module):
+        return False
+    return not isinstance(module, nn.LayerNorm | nn.RMSNorm) or len(module.normalized_shape) == 1
+
+
+def _is_of(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether it computes as one of torch's own classes."""
+    return type(module).forward in [kind.forward for kind in kinds]
+
+
+def _has_plain_weight(module: nn.Module) -> bool:
+    """Whether its weight is a parameter, and not computed from others (``weight_norm``, ``prune``)."""
+    return module._parameters.get("weight") is not None and not parametrize.is_parametrized(module)
 
 
 def channel_classes(model: nn.Module, run: Any) -> list[ChannelClass]:

@@ -153,7 +153,7 @@ class Decoder(nn.Module):
 
 
 def test_a_cache_is_seen_in_what_a_model_gives_back():
-    model = esper.wrap(Decoder(), example=ids(3, 6))
+    model = esper.wrap(Decoder(), esper.GrowthConfig(colonies=[]), ids(3, 6))
     assert {place.ports.layout for place in places(model)} == {"features"}
     assert {place.site.uncached for place in places(model)} == {"tokens"}
 

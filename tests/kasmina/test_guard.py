@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import esper.kasmina.grafts.arena as arena_module
+import esper.kasmina.grafts.group as group_module
 import esper.kasmina.grafts.guard as guard_module
 from esper.blueprints import catalogue
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
@@ -396,7 +396,7 @@ class _Through:
 @pytest.mark.parametrize("fault", ["nan weight", "nan gradient"])
 def test_without_the_entry_the_host_gets_nan_gradients(fault, monkeypatch):
     _, model, _, _ = case("", fault, State.FINE_TUNING)
-    monkeypatch.setattr(arena_module, "Entry", _Through)
+    monkeypatch.setattr(group_module, "Entry", _Through)
     seen = trained_once(model)
     assert torch.isfinite(seen["output"]).all()
     assert not torch.isfinite(seen["dx"]).all()
@@ -410,19 +410,19 @@ def test_without_the_selection_the_output_is_nan(monkeypatch):
         keep = keep.view(-1, *[1] * (values.dim() - 1))
         return keep * values + ~keep * otherwise
 
-    monkeypatch.setattr(arena_module, "select_G", multiplied)
+    monkeypatch.setattr(group_module, "select_G", multiplied)
     assert not torch.isfinite(trained_once(model)["output"]).all()
 
 
 def test_without_the_exit_host_born_faults_would_be_blamed_on_the_graft(monkeypatch):
     _, model, place, _ = case("", "none", State.FINE_TUNING)
 
-    class Assuming(arena_module.Watch):
+    class Assuming(group_module.Watch):
         def __init__(self, *args):
             super().__init__(*args)
             self.incoming_is_finite = torch.tensor([True])
 
-    monkeypatch.setattr(arena_module, "Exit", _Through)
-    monkeypatch.setattr(arena_module, "Watch", Assuming)
+    monkeypatch.setattr(group_module, "Exit", _Through)
+    monkeypatch.setattr(group_module, "Watch", Assuming)
     (model(torch.randn(16, 6)) * torch.tensor(math.nan)).sum().backward()
     assert place.state.fault.any()

@@ -95,7 +95,7 @@ def wrapped(name: str, layers: Any, **config: Any) -> nn.Module:
 )
 def test_a_pattern_is_measured_as_the_names_it_stands_for(name, pattern, names):
     """Also of norms, mixers and attention that returns tuples and is called by keywords."""
-    by_pattern, by_name = wrapped(name, [pattern]), wrapped(name, names)
+    by_pattern, by_name = (wrapped(name, layers, colonies=[]) for layers in ([pattern], names))
     assert [place.layer_id for place in places(by_pattern)] == names
     assert [place.site for place in places(by_pattern)] == [place.site for place in places(by_name)]
 

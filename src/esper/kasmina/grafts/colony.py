@@ -94,7 +94,9 @@ def _depthwise(module: Any, params: Params, x: Tensor, statistics: nn.Module | N
 
 def _batch_norm(module: Any, params: Params, x: Tensor, statistics: Any) -> Tensor:
     statistics.eps, statistics.momentum = module.eps, module.momentum
-    statistics.training = module.training or module.running_mean is None  # as the host: of the batch where it keeps none
+    statistics.training = (
+        module.training or module.running_mean is None
+    )  # as the host: of the batch where it keeps none
     y: Tensor = statistics(x)
     shape = (1, -1, *[1] * (x.dim() - 2))
     for name, combine in (("weight", torch.mul), ("bias", torch.add)):

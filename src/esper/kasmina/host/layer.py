@@ -110,12 +110,12 @@ class Anchor(nn.Module):
         """Around a forward pass of this module."""
         growing = [place for place in self.founded() if place.is_growing]
         for place in growing:
-            place.begin()
+            place.passes.begin()
         try:
             yield
         finally:
             for place in growing:
-                place.end()
+                place.passes.end()
 
     def founded(self) -> Iterator[Place]:
         """The colonies that it holds."""

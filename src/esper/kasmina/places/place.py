@@ -22,6 +22,7 @@ from esper.kasmina.grafts.colony import Colony
 from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.grafts.incubation import Incubation
 from esper.kasmina.outputs import Form
+from esper.kasmina.places.passes import Passes, Split
 from esper.kasmina.seeds.chunking import chunk_bounds
 from esper.kasmina.seeds.reading import read_together
 from esper.kasmina.seeds.seed_state import SeedState
@@ -85,7 +86,7 @@ class Place(nn.Module):
         self.arena = Arena(site.ports.outputs, like.dtype, like.device, site.layer_id)
         self.incubation = Incubation(self.arena.activities, like.device, site.geometry)
         self._captured: Tensor | None = None
-        self._colonies: list[tuple[Colony, tuple[Tensor, ...]]] | None = None
+        self.passes = Passes(site.layer_id, self._split)
         self._shown: dict[str, Any] | None = None
 
     @property
@@ -175,13 +176,8 @@ class Place(nn.Module):
             self.telemetry.observe(y, self.site.geometry.output_axis)
         return y
 
-    def begin(self) -> None:
-        """A forward pass of the whole model begins: take the parameters of all pieces of colonies, once."""
-        self._colonies = [(colony, colony.split(params_N)) for colony, params_N in self.arena.colonies(self.state)]
-
-    def end(self) -> None:
-        """It is over."""
-        self._colonies = None
+    def _split(self) -> Split:
+        return [(colony, colony.split(params_N)) for colony, params_N in self.arena.colonies(self.state)]
 
     def reach(
         self, piece: Piece, module: nn.Module, y: Tensor, x: Tensor | None, beside: Beside
@@ -200,11 +196,9 @@ class Place(nn.Module):
         """
         if x is None:
             return y, {}
-        within = self._colonies
-        if within is None:  # a part of the model is called by itself, or once more in a backward pass
-            within = [(colony, colony.split(params_N)) for colony, params_N in self.arena.colonies(self.state)]
+        self.passes.refuse_lost_gradients(x, beside)
         new: dict[Channels, New] = {}
-        for colony, parts in within:
+        for colony, parts in self.passes.parameters_at(piece.module):
             index = colony.index(piece.module, piece.role)
             if index is None:
                 continue
@@ -215,6 +209,7 @@ class Place(nn.Module):
                     index, module, y, x, beside, parts[index], self.state, raises_faults=self._senses
                 )
                 new |= more
+        self.passes.wrote(new)
         return y, new
 
     def _add(self, colony: Colony, index: int, piece: Piece, y: Tensor, x: Tensor, params_N: Tensor) -> Tensor:
@@ -367,7 +362,11 @@ class Place(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what a forward pass left behind that an exception cut short: a copy has no use for it."""
-        return self.__dict__ | {"_captured": None, "_colonies": None}
+        return self.__dict__ | {"_captured": None, "passes": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.passes = Passes(self.site.layer_id, self._split)
 
 
 def _like(grown: Tensor, y: Tensor) -> Tensor:

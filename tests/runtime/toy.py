@@ -199,9 +199,10 @@ class Recipe:
     scheduler: Callable[[Optimizer, int], Any] | None = CosineAnnealingLR
     policy: Script = Script({1: [""]})
     session: dict[str, Any] = field(default_factory=dict)
+    example: Any = None
 
     def build(self, **session: Any) -> Trial:
-        model = esper.wrap(self.model(), self.config)
+        model = esper.wrap(self.model(), self.config, self.example)
         optimizer = self.optimizer(model.parameters())
         steps = self.epochs * STEPS_PER_EPOCH
         arguments: dict[str, Any] = {"loss": loss, "evaluate": evaluate, "planned_steps": steps, "policy": self.policy}

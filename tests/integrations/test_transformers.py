@@ -300,3 +300,13 @@ def test_no_other_weights_are_written(tmp_path):
 def test_nothing_is_pushed(tmp_path):
     with pytest.raises(ConfigError, match="pushes nothing"):
         save_pretrained(grown("gpt2"), tmp_path, push_to_hub=True)
+
+
+def test_a_model_with_wider_layers_is_not_written_where_its_configuration_would_lie(tmp_path):
+    torch.manual_seed(0)
+    model = esper.wrap(REAL["llama"].build(), example=REAL["llama"].example())
+    grow(place_of(model, "model.layers.*.mlp"), "all", State.FOSSILIZED)
+    for one in (model, esper.export(model)):
+        with pytest.raises(ConfigError, match=r"wider than its config\.json can tell.*torch\.save"):
+            save_pretrained(one, tmp_path)
+    assert not list(tmp_path.iterdir())

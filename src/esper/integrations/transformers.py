@@ -13,7 +13,7 @@ import esper
 from esper.contracts.errors import ConfigError
 from esper.integrations.source import grown_in, source_of
 from esper.kasmina.host.edges import is_around_adapters
-from esper.kasmina.host.export import export
+from esper.kasmina.host.export import WIDER, export
 from esper.kasmina.host.layer import KasminaLayer
 
 CODE, BESIDE, WEIGHTS = "modeling_grown.py", "grown.py", "grown.safetensors"
@@ -100,8 +100,8 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
         options: of the model's own ``save_pretrained``.
 
     Raises:
-        ConfigError: if it is no model of transformers, an option is refused, what was written loads other weights, or
-            what :func:`esper.export` says.
+        ConfigError: if it is no model of transformers, an option is refused, layers have become wider, what was written
+            loads other weights, or what :func:`esper.export` says.
     """
     kind: Any = model.esper_base if isinstance(model, KasminaLayer) else type(model)
     if kind.__module__.partition(".")[0] not in ("transformers", "peft"):
@@ -114,6 +114,11 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
     if options.get("state_dict") is not None:
         raise ConfigError("save_pretrained writes the model's own weights. Leave out state_dict, or load it before.")
     plain: Any = export(model) if isinstance(model, KasminaLayer) else model
+    if WIDER in vars(plain):
+        raise ConfigError(
+            "Layers of the model have become wider than its config.json can tell, so from_pretrained could not build "
+            "them. Keep the model by torch.save(esper.export(model), path)."
+        )
     imports, classes = source_of(plain)
     if classes and not is_around_adapters(kind):
         options = {"save_original_format": False} | options  # transformers renames keys back for classes of its own

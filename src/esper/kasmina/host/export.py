@@ -36,6 +36,9 @@ from esper.kasmina.places.place import Place, Site
 GROWN = "grown"
 """Name of the child that holds what a module has grown; further ones are ``grown_2`` and so on."""
 
+WIDER = "has_wider_layers"
+"""Attribute of an exported model whose layers have become wider."""
+
 INPUTS = "span_inputs"
 """Attribute of the ends of a span whose container may not run it."""
 
@@ -73,6 +76,9 @@ def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Modu
     Every module keeps its class, attributes and the names of its weights. One that carries fossils has a child
     ``grown``, which is also its first forward hook. A sequential container in which a span has grown has a forward of
     its own with the span's fossils; where other code may call its steps one by one, hooks at the span's ends add them.
+    Layers that a colony has widened are plain layers of the new widths; a norm over all channels then has the host's
+    norm as a child ``host``, and one for each fossil's channels beside it. Weights that were tied part where both ends
+    have grown.
     Neither the copy nor what ``torch.export`` makes of it needs Esper. It generates without a key-value cache where a
     graft that mixes tokens has grown.
 
@@ -137,6 +143,8 @@ def plain(model: nn.Module) -> nn.Module:
         _decode_without_cache(model)
     beside = {module: parts for module, anchor in anchors.items() if (parts := parts_at(anchor, beside=True))}
     is_wider = widen(model, anchors)
+    if is_wider:
+        vars(model)[WIDER] = True
     for module, parts in beside.items():  # before those of its places: it runs behind them
         block = next(place for place in anchors[module] if place.layer_id == parts[0].piece.module)
         _hang(module, Grown(block.site, parts, is_wider, block.training))

@@ -67,7 +67,7 @@ def recipe(layer_id: str | None, trial: str = "live", *, wins: bool = True) -> R
     config = growing(layers=None, round_fraction=0.25, ramp_fraction=0.1, gate_z=gate_z, **looks)
     policy = Script({}) if layer_id is None else Colonist(layer_id, trial)
     found = Recipe(config, model=Residual, policy=policy, example=toy.DATA.x[:4])
-    found.optimizer = lambda parameters: AdamW(parameters, lr=0.02)
+    found.optimizer = lambda parameters: AdamW(parameters, lr=0.01)
     return found
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from esper.contracts.lifecycle import State
-from esper.runtime.judging.gates import gate
+from esper.runtime.judging.gates import LEAST_LEAD, gate
 
 # What each gate asks for, with values that just pass.
 PASSING = {
@@ -19,6 +19,8 @@ PASSING = {
         "is_joint": True,
         "ablation_z": 0.0,
         "variation": 0.05,
+        "is_at_equal_steps": True,
+        "lead": LEAST_LEAD,
     },
     State.FOSSILIZED: {"is_finite": True, "ablation_z": 2.33, "confirm_margin": 0.0},
 }
@@ -31,10 +33,11 @@ FAILING = {
     "metric_gain": -0.001,
     "ablation_z": 2.32,
     "variation": 0.04,
+    "lead": LEAST_LEAD - 1e-6,
     "confirm_margin": -1e-6,
 }
 TERMS = [(target, name) for target, values in PASSING.items() for name in values]
-SWITCHES = ("has_metric", "is_joint")
+SWITCHES = ("has_metric", "is_joint", "is_at_equal_steps")
 NUMBERS = [term for term in TERMS if term[1] not in SWITCHES]
 
 
@@ -71,13 +74,27 @@ def test_each_term_alone_shuts_the_gate_and_is_named(target, name):
 
 
 def test_a_metric_that_the_task_does_not_have_is_no_term():
-    measured = {"is_finite": True, "twin_z": 3.0, "variation": 0.5, "has_metric": False, "is_joint": False}
+    measured = {
+        "is_finite": True,
+        "is_at_equal_steps": False,
+        "twin_z": 3.0,
+        "variation": 0.5,
+        "has_metric": False,
+        "is_joint": False,
+    }
     assert gate(State.FINE_TUNING, measured).passed
     assert gate(State.FINE_TUNING, measured | {"metric_gain": None}).passed
 
 
 def test_a_metric_that_the_task_has_and_that_was_not_measured_is_missing():
-    measured = {"is_finite": True, "twin_z": 3.0, "variation": 0.5, "has_metric": True, "is_joint": False}
+    measured = {
+        "is_finite": True,
+        "is_at_equal_steps": False,
+        "twin_z": 3.0,
+        "variation": 0.5,
+        "has_metric": True,
+        "is_joint": False,
+    }
     result = gate(State.FINE_TUNING, measured)
     assert result.failures == ("metric_gain is missing",)
 
@@ -90,12 +107,26 @@ def test_the_z_score_asked_for_is_configuration(target, name):
 
 def test_ablation_alone_never_opens_the_grow_gate():
     """A host leans on whatever was blended in: a knock-out passes for random grafts."""
-    measured = {"is_finite": True, "ablation_z": 50.0, "variation": 0.5, "has_metric": False, "is_joint": True}
+    measured = {
+        "is_finite": True,
+        "is_at_equal_steps": False,
+        "ablation_z": 50.0,
+        "variation": 0.5,
+        "has_metric": False,
+        "is_joint": True,
+    }
     assert not gate(State.FINE_TUNING, measured).passed
 
 
 def test_ablation_vetoes_only_where_several_grafts_were_on_trial_together():
-    measured = {"is_finite": True, "twin_z": 3.0, "variation": 0.5, "has_metric": False, "ablation_z": -0.5}
+    measured = {
+        "is_finite": True,
+        "is_at_equal_steps": False,
+        "twin_z": 3.0,
+        "variation": 0.5,
+        "has_metric": False,
+        "ablation_z": -0.5,
+    }
     assert not gate(State.FINE_TUNING, measured | {"is_joint": True}).passed
     assert gate(State.FINE_TUNING, measured | {"is_joint": False}).passed
 
@@ -111,5 +142,5 @@ def test_ablation_decides_where_no_twin_was_asked_for():
 
 def test_all_failures_are_told_at_once():
     result = gate(State.FINE_TUNING, {})
-    missing = ("is_finite", "twin_z", "has_metric", "is_joint", "variation")
+    missing = ("is_finite", "twin_z", "has_metric", "is_joint", "variation", "is_at_equal_steps")
     assert str(result) == "; ".join(f"{name} is missing" for name in missing)

@@ -24,7 +24,7 @@ from tests.tree_digest import tree_digest
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.norm, self.down = nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 3)
+        self.up, self.norm, self.down = nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2)
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.stem, self.head = nn.Linear(toy.FEATURES, 3), nn.Linear(3, toy.CLASSES)
+        self.stem, self.head = nn.Linear(toy.FEATURES, 2), nn.Linear(2, toy.CLASSES)
         self.blocks = nn.ModuleList([Block(), Block()])
         torch.manual_seed(1)
 
@@ -56,7 +56,7 @@ class Colonist:
     def decide(self, observation: Observation) -> list[Command]:
         if observation.epoch != 1:
             return []
-        widen = {"blueprint": "widen", "settings": {"percent": 400}, "trial": self.trial}
+        widen = {"blueprint": "widen", "settings": {"percent": 500}, "trial": self.trial}
         return [Command(self.layer_id, "all", State.GERMINATED, **widen)]
 
 
@@ -67,7 +67,7 @@ def recipe(layer_id: str | None, trial: str = "live", *, wins: bool = True) -> R
     config = growing(layers=None, round_fraction=0.25, ramp_fraction=0.1, gate_z=gate_z, **looks)
     policy = Script({}) if layer_id is None else Colonist(layer_id, trial)
     found = Recipe(config, model=Residual, policy=policy, example=toy.DATA.x[:4])
-    found.optimizer = lambda parameters: AdamW(parameters, lr=0.01)
+    found.optimizer = lambda parameters: AdamW(parameters, lr=0.03)
     return found
 
 
@@ -144,7 +144,7 @@ def test_a_run_with_a_colony_ends_as_a_plain_network_of_the_new_widths():
     trial = recipe("*").build().train()
     trial.session.finish()
     plain = esper.export(trial.model)
-    assert (plain.stem.out_features, plain.blocks[0].up.in_features, plain.blocks[0].norm.num_features) == (15, 15, 10)
+    assert (plain.stem.out_features, plain.blocks[0].up.in_features, plain.blocks[0].norm.num_features) == (12, 12, 12)
     torch.testing.assert_close(plain.eval()(toy.DATA.held_x), trial.model.eval()(toy.DATA.held_x))
 
 

@@ -14,11 +14,12 @@ from torch import nn
 from esper.blueprints.widen import Widen
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
+from esper.contracts.reports import WHOLE
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.strategies import FixedRamp
 from esper.kasmina.host.anchoring import anchor_of, is_espers
 from esper.kasmina.host.channel_classes import ChannelClass
-from esper.kasmina.host.colonies import WHOLE, colonies, starred, within
+from esper.kasmina.host.colonies import colonies, starred, within
 from esper.kasmina.host.comparing import FAULTS, gap_between, run, told
 from esper.kasmina.host.export import copied, plain
 from esper.kasmina.host.measuring import classes_of

@@ -98,6 +98,13 @@ def test_the_example_of_the_readme_runs():
     assert names["plain"](x).shape == (400, 4)
 
 
+def test_the_example_of_the_page_about_copies_of_blocks_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deepening.md").read_text(), flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["answer"].accepted
+
+
 def test_how_often_a_comparison_with_a_base_is_right_is_what_was_measured():
     found = json.loads((ROOT / "benchmarks/results/rollout_kit/baseline.json").read_text())["result"]
     page = (ROOT / "docs" / "baselines.md").read_text()

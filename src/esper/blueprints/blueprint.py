@@ -102,6 +102,18 @@ class Recipe(ABC):
         this blueprint. :meth:`shapes`, :meth:`init`, :meth:`num_parameters` and :meth:`multiply_adds` take one of
         them."""
 
+    @abstractmethod
+    def meets(self, piece: Piece) -> bool:
+        """Whether it grows at such a piece of a colony."""
+
+    def pieces(self, ports: Ports) -> tuple[Piece, ...]:
+        """The pieces of a colony at which it grows, one for each of :meth:`parts`; none where it has a single place."""
+        return ports.pieces or ()
+
+    def inherited(self, ports: Any, host: nn.Module) -> dict[str, Tensor]:
+        """What one part takes over at birth from the module that it meets, in place of what :meth:`init` gives."""
+        return {}
+
     def num_parameters(self, ports: Any) -> int:
         """Parameters of one part."""
         return sum(math.prod(shape) for shape in self.shapes(ports).values())
@@ -124,7 +136,7 @@ class Recipe(ABC):
 
     def work_of(self, ports: Ports) -> int:
         """Multiply-adds of a forward pass for each row of outputs; of a colony, for the traced training step."""
-        rows = [1] if ports.pieces is None else [piece.rows for piece in ports.pieces]
+        rows = [1] if ports.pieces is None else [piece.rows for piece in self.pieces(ports)]
         return sum(self.multiply_adds(part) * count for part, count in zip(self.parts(ports), rows, strict=True))
 
     def sized(self, ports: Ports, multiply_adds: float = math.inf, parameters: float = math.inf) -> Self | None:
@@ -197,6 +209,9 @@ class Blueprint(Recipe):
         if self.keeps_width and ports.inputs != ports.outputs:
             return f"it keeps the width, and {ports.inputs} inputs are not {ports.outputs} outputs: take reads='chunk'"
         return None
+
+    def meets(self, piece: Piece) -> bool:
+        return piece.role == "beside"
 
     def parts(self, ports: Ports) -> tuple[Ports, ...]:
         if ports.pieces is None:

@@ -11,6 +11,7 @@ from esper.blueprints.blueprint import LAYOUTS, Blueprint, Ports, Recipe
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.blueprints.controls import Placebo, RandomFrozen
 from esper.blueprints.conv_bottleneck import ConvBottleneck
+from esper.blueprints.deepen import Deepen
 from esper.blueprints.depthwise_conv import DepthwiseConv
 from esper.blueprints.glu import GLU
 from esper.blueprints.low_rank import LowRank
@@ -35,8 +36,8 @@ CATALOGUE: dict[str, type[Blueprint]] = {
     SlidingConv.id: SlidingConv,
     SqueezeExcite.id: SqueezeExcite,
 }
-COLONIES: dict[str, type[Recipe]] = {Widen.id: Widen}
-"""What grows in the host's own layers, at several of them."""
+COLONIES: dict[str, type[Recipe]] = {Widen.id: Widen, Deepen.id: Deepen}
+"""What grows in the host's own layers, or behind its blocks, at several of them."""
 CONTROLS: dict[str, type[Blueprint]] = {Placebo.id: Placebo, RandomFrozen.id: RandomFrozen}
 _registered: dict[str, type[Blueprint]] = {}
 

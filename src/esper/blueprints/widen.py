@@ -97,6 +97,9 @@ class Widen(Recipe):
             return 0
         return sum(math.prod(shape) for name, shape in self.shapes(ports).items() if name != "bias")
 
+    def meets(self, piece: Piece) -> bool:
+        return piece.role not in ("beside", "copy")
+
     def misfit(self, ports: Ports) -> str | None:
         if not ports.pieces:
             return "it widens layers that share their channels, and this place is none of several such layers"

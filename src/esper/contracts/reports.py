@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from esper.contracts.commands import SeedId
 
@@ -15,6 +15,7 @@ WHOLE = "*"
 
 PieceRole = Literal[
     "beside",
+    "copy",
     "linear",
     "conv",
     "depthwise",
@@ -77,11 +78,34 @@ class SeedReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockCopy:
+    """What a copy of a block is made of.
+
+    Args:
+        shapes: of its parameters, by name.
+        zeroed: names of those that are zero at birth, so that the copy gives what it reads.
+        norms: names of its batch norms that keep running statistics, and their channels.
+        multiply_adds: of its forward pass, for each row.
+    """
+
+    shapes: Sequence[tuple[str, Sequence[int]]]
+    zeroed: Sequence[str]
+    norms: Sequence[tuple[str, int]] = ()
+    multiply_adds: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shapes", tuple((name, tuple(shape)) for name, shape in self.shapes))
+        object.__setattr__(self, "norms", tuple((name, channels) for name, channels in self.norms))
+        _freeze(self, "zeroed")
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Where a colony meets one layer of the host.
 
-    A piece that lies ``"beside"`` a module adds to what it writes, as a graft of a single place does. The others widen
-    a layer: they give it new channels, beside a class of the host's (those that the host's code treats as one).
+    A piece that lies ``"beside"`` a module adds to what it writes, as a graft of a single place does; a ``"copy"`` of a
+    block runs behind it, on what it wrote. The others widen a layer: they give it new channels, beside a class of the
+    host's (those that the host's code treats as one).
 
     A ``"table"`` is a parameter or buffer that the host's code adds to the channels itself; for new ones there is
     nothing to add.
@@ -102,7 +126,8 @@ class Piece:
         has_scale: whether a norm, or a table, multiplies.
         has_bias: whether what it writes gets a bias.
         groups: of a group norm.
-        axis: of a table: where the channels lie, counted from the back.
+        axis: of a table: where the channels lie, counted from the back; of a copy: 1 or -1.
+        copy: of a copy: what it is made of.
     """
 
     module: str
@@ -121,9 +146,16 @@ class Piece:
     has_bias: bool = False
     groups: int = 1
     axis: int = -1
+    copy: BlockCopy | None = None
 
     def __post_init__(self) -> None:
         _freeze(self, "kernel")
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
+        """Inverse of ``dataclasses.asdict``."""
+        copied = saved.get("copy")
+        return cls(**saved | {"copy": None if copied is None else BlockCopy(**copied)})
 
 
 @dataclass(frozen=True, slots=True)

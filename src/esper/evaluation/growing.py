@@ -20,6 +20,7 @@ from esper.evaluation.training import SCHEDULES, WEIGHT_DECAY, Epochs
 from esper.flags.applied import applied
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.wrapping import wrap
+from esper.kasmina.places.place import Place
 from esper.runtime.record.outbox import Listener
 from esper.runtime.session import Session
 from esper.runtime.training.loader import BatchLoader
@@ -124,12 +125,16 @@ def growing(
     return Growing(model, session, loader, epochs)
 
 
+def _is_lone(place: Place) -> bool:
+    return place.kind != "colony"
+
+
 def _check_blueprints(model: nn.Module, config: GrowthConfig) -> None:
     """Refuse a run in which nothing could ever grow."""
     misfits: dict[str, str | None] = {}
     for name in config.blueprints:
         blueprint = make_blueprint(name, {})
-        reasons = [blueprint.misfit(place.ports) for place in places(model)]
+        reasons = [blueprint.misfit(place.ports_of(blueprint)) for place in sorted(places(model), key=_is_lone)]
         misfits[name] = None if None in reasons else reasons[-1]
     if all(misfits.values()):
         told = "; ".join(f"{name}: {misfit}" for name, misfit in misfits.items())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from esper.blueprints.blueprint import Blueprint, Ports, Recipe
+from esper.blueprints.blueprint import Ports, Recipe
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import SeedId
 from esper.contracts.config import GrowthConfig
@@ -41,8 +41,7 @@ class Option:
 def ports_at(place: PlaceReport, seed_id: SeedId, blueprint: Recipe) -> Ports:
     """What a graft of one seed, or of all, connects."""
     if place.kind == "colony":
-        is_beside = isinstance(blueprint, Blueprint)
-        pieces = tuple(piece for piece in place.pieces if (piece.role == "beside") is is_beside)
+        pieces = tuple(filter(blueprint.meets, place.pieces))
         return Ports(place.inputs, place.outputs, place.layout, place.positions, pieces)
     width = place.outputs if seed_id == "all" else place.bounds[seed_id + 1] - place.bounds[seed_id]
     inputs, layout = (width, place.chunk_layout) if blueprint.reads == "chunk" else (place.inputs, place.layout)

@@ -42,7 +42,7 @@ class ControllerSettings:
         boundary_steps: decide every so many steps instead of at every epoch, for runs without epochs.
     """
 
-    blueprints: Sequence[str] = setting(("widen", "conv_bottleneck", "sliding_conv", "bottleneck_mlp"), IDS)
+    blueprints: Sequence[str] = setting(("widen", "deepen", "conv_bottleneck", "sliding_conv", "bottleneck_mlp"), IDS)
     selection: str = setting("performance", SELECTION)
     strategy: str | None = setting(None, or_none(ID))
     max_rounds: int = setting(2, WHOLE_FROM_0)

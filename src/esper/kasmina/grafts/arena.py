@@ -9,8 +9,9 @@ schedulers know it from the start; it is enlarged through ``.data``. Its gradien
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from esper.contracts.lifecycle import TRAINABLE
 from esper.kasmina.geometry import Geometry
-from esper.kasmina.grafts.colony import ChannelStatistics, Colony, statistics_of
+from esper.kasmina.grafts.colony import ChannelStatistics, Colony, copied_norms, statistics_of
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.group import Group
 from esper.kasmina.grafts.guard import finite_G, select_G
@@ -177,12 +178,15 @@ class Arena(KeepsDtype):
         return (state.lifecycle == first) | (state.lifecycle == second)
 
     @torch.no_grad()
-    def plant(self, grafts: Sequence[Graft], params: Sequence[Tensor]) -> None:
+    def plant(
+        self, grafts: Sequence[Graft], params: Sequence[Tensor], hosts: Mapping[str, nn.Module] = MappingProxyType({})
+    ) -> None:
         """Put grafts into free slots, with fresh optimizer state, to rise; the arena grows if too few are free.
 
         Args:
             grafts: not live yet.
             params: parameters ``[N]`` of each.
+            hosts: the modules that they copy, by name, whose running statistics they take over.
         """
         used = {graft.slot for graft in self.live}
         free = [slot for slot in range(self.num_slots + len(grafts)) if slot not in used][: len(grafts)]
@@ -201,6 +205,10 @@ class Arena(KeepsDtype):
         for graft, slot in zip(grafts, free, strict=True):
             self.grafts[graft.lifecycle] = replace(graft, slot=slot, is_rising=True)
         self.regroup()
+        for graft in grafts:
+            for name, norm in copied_norms(graft, hosts):
+                for key, buffer in self.statistics[name].named_buffers():
+                    buffer.copy_(norm.get_buffer(key))
 
     def settle(self, *lifecycles: int) -> None:
         """Note that grafts are not being blended in any more; they may have left already."""

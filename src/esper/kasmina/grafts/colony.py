@@ -2,14 +2,15 @@
 
 Legend: G grafts of a group, here 1; N parameters of one part; M new channels that a layer writes.
 
-A piece that lies beside a module is a graft there like any other. The others widen a layer: what it writes gets new
+A piece that lies beside a module is a graft there like any other, and one that copies a block adds to what the block
+gave the difference that the copy makes of it. The others widen a layer: what it writes gets new
 channels, which travel beside the host's (:mod:`esper.kasmina.channels`), and what it reads of new channels is added to
 its output, scaled by alpha. Whatever enters the host, in either direction, passes the guard.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,13 @@ from esper.kasmina.seeds.seed_state import SeedState
 Params = Mapping[str, Tensor]
 
 
+class Again(Protocol):
+    """A call of a block of the host once more."""
+
+    def __call__(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """What it gives where it reads ``x``, with these parameters and buffers by name; the others are the host's."""
+
+
 class ChannelStatistics(_BatchNorm):
     """Running statistics of new channels behind a batch norm of the host; of any number of axes, without weights."""
 
@@ -38,12 +46,46 @@ class ChannelStatistics(_BatchNorm):
 
 
 def statistics_of(graft: Graft) -> dict[str, int]:
-    """New channels whose running statistics a graft keeps, by the name of the buffer's module."""
-    return {
+    """Channels whose running statistics a graft keeps, by the name of the buffers' module: new ones behind a batch norm
+    of the host, and those of batch norms in copies."""
+    new = {
         f"{graft.lifecycle}_{index}": graft.blueprint.channels(piece.writes)  # type: ignore[attr-defined]
-        for index, piece in enumerate(graft.parts)
-        if isinstance(piece, Piece) and piece.role == "batch_norm"
+        for index, piece in enumerate(graft.pieces)
+        if piece.role == "batch_norm"
     }
+    copied = {
+        _name(graft, index, number): channels
+        for index, piece in enumerate(graft.pieces)
+        for number, (_, channels) in enumerate(piece.copy.norms if piece.copy is not None else ())
+    }
+    return new | copied
+
+
+def copied_norms(graft: Graft, hosts: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """The host's batch norms that are in copies of blocks, with the name of what keeps the copy's statistics.
+
+    Args:
+        graft: the graft.
+        hosts: the blocks, by name.
+    """
+    for index, piece in enumerate(graft.pieces):
+        for number, (norm, _) in enumerate(piece.copy.norms if piece.copy is not None else ()):
+            yield _name(graft, index, number), hosts[piece.module].get_submodule(norm)
+
+
+def tensors_of(graft: Graft, index: int, params_N: Tensor, statistics: nn.ModuleDict) -> dict[str, Tensor]:
+    """What a part of a graft computes with, by name: its parameters; in a copy of a block also running statistics."""
+    found = unflatten(graft.blueprint, graft.parts[index], params_N)
+    copied = graft.pieces[index].copy if graft.pieces else None
+    for number, (norm, _) in enumerate(copied.norms if copied is not None else ()):
+        kept = statistics[_name(graft, index, number)]
+        found |= {f"{norm}.{name}": buffer for name, buffer in kept.named_buffers()}
+    return found
+
+
+def _name(graft: Graft, index: int, number: int) -> str:
+    """Of what keeps the statistics of one batch norm of one copy."""
+    return f"{graft.lifecycle}_{index}_{number}"
 
 
 def widened(
@@ -181,7 +223,8 @@ class Colony(nn.Module):
 
     def is_channels_first(self, index: int) -> bool:
         """Whether what a piece adds has its channels on axis 1 behind the graft's, and not last."""
-        return self.grafts[0].pieces[index].role in _CHANNELS_FIRST
+        piece = self.grafts[0].pieces[index]
+        return piece.role in _CHANNELS_FIRST or (piece.role == "copy" and piece.axis == 1)
 
     def split(self, params_N: Tensor) -> tuple[Tensor, ...]:
         """The parameters of every part."""
@@ -233,7 +276,7 @@ class Colony(nn.Module):
         may_blame = finite_G(y.unsqueeze(0)) if raises_faults else None
         if may_blame is not None and is_read:
             may_blame = may_blame & finite_G(x.unsqueeze(0))
-        watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame)
+        watch = self._watch(state, may_blame)
         watch.incoming_is_finite = torch.ones_like(self.seeds, dtype=torch.bool)  # new channels' gradients are its own
         read, params = Entry.apply(x if is_read else params_N[:0], params_N.unsqueeze(0), watch, True)
         came = beside.get(Channels(self._name, graft.lifecycle, piece.source))
@@ -252,6 +295,29 @@ class Colony(nn.Module):
             return y, {}
         axis = 1 if piece.role in _CHANNELS_FIRST else new.dim() - 1
         return y, {Channels(self._name, graft.lifecycle, piece.target): New(new, axis)}
+
+    def deepen(
+        self, index: int, again: Again, y: Tensor, params_N: Tensor, state: SeedState, *, raises_faults: bool
+    ) -> Tensor:
+        """What a block of the host gives with the copy of it that runs behind it. What the copy draws leaves no trace
+        in the random stream.
+
+        Args:
+            index: of the piece.
+            again: calls the block once more.
+            y: its output.
+            params_N: of the piece.
+            state: of the colony's seed.
+            raises_faults: whether what is not finite is noted.
+        """
+        watch = self._watch(state, finite_G(y.unsqueeze(0)) if raises_faults else None)
+        (read,), params_GN = Entry.apply(y, params_N.unsqueeze(0), watch, True)
+        with torch.random.fork_rng([y.device] if y.is_cuda else []):
+            copied = again(read, tensors_of(self.grafts[0], index, params_GN[0], self._statistics[0]))
+        return self._added(y, copied - read, index, params_N, state, watch)
+
+    def _watch(self, state: SeedState, may_blame: Tensor | None) -> Watch:
+        return Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame)
 
     def _added(self, y: Tensor, added: Tensor, index: int, params_N: Tensor, state: SeedState, watch: Watch) -> Tensor:
         alpha = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)

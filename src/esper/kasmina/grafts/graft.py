@@ -3,11 +3,13 @@
 Legend: N parameters of one graft.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from esper.blueprints.blueprint import Ports, Recipe
 from esper.blueprints.catalogue import make_blueprint
@@ -45,8 +47,8 @@ class Graft:
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """Where it meets the host, if it is a colony."""
-        return self.ports.pieces or ()
+        """Where it meets the host, if it is a colony; one for each of its parts."""
+        return self.blueprint.pieces(self.ports)
 
     @property
     def parts(self) -> tuple[Any, ...]:
@@ -68,11 +70,19 @@ class Graft:
         (part,) = self.parts
         return _flatten(self.blueprint, part, params)
 
-    def birth(self, seed: int) -> Tensor:
-        """First parameters ``[N]``, from a stream that belongs to the lifecycle alone."""
+    def birth(self, seed: int, hosts: Mapping[str, nn.Module] = MappingProxyType({})) -> Tensor:
+        """First parameters ``[N]``, from a stream that belongs to the lifecycle alone, and from the host.
+
+        Args:
+            seed: of the place.
+            hosts: the modules that it copies, by name.
+        """
         generator = torch.Generator().manual_seed(seed * 1_000_003 + self.lifecycle)
-        born = [_flatten(self.blueprint, part, self.blueprint.init(part, generator)) for part in self.parts]
-        return torch.cat(born)
+        born = [self.blueprint.init(part, generator) for part in self.parts]
+        for piece, part, params in zip(self.pieces, self.parts, born, strict=False):
+            if piece.module in hosts:
+                params |= self.blueprint.inherited(part, hosts[piece.module])
+        return torch.cat([_flatten(self.blueprint, *one) for one in zip(self.parts, born, strict=True)])
 
     def to_dict(self) -> dict[str, object]:
         """The graft as plain values."""
@@ -124,5 +134,5 @@ def _flatten(blueprint: Recipe, part: Any, params: dict[str, Tensor]) -> Tensor:
 
 def _ports(saved: list[Any]) -> Ports:
     inputs, outputs, layout, positions, *rest = saved
-    pieces = tuple(Piece(**piece) for piece in rest[0]) if rest and rest[0] is not None else None
+    pieces = tuple(map(Piece.from_dict, rest[0])) if rest and rest[0] is not None else None
     return Ports(inputs, outputs, layout, positions, pieces)

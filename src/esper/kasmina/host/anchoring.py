@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer, kasmina_class
+from esper.kasmina.host.copies import ESPER
+from esper.kasmina.host.layer import Anchor, KasminaLayer, kasmina_class
 from esper.kasmina.places.place import Place
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from esper.blueprints.catalogue import make_blueprint
+from esper.blueprints.deepen import Deepen
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
 from esper.kasmina.grafts.graft import Graft
@@ -83,7 +84,8 @@ def not_offered(places: Iterable[Place], blueprints: Sequence[str]) -> list[str]
 
 def mixes_tokens(graft: Graft) -> bool:
     """Whether what a graft gives at one token depends on others."""
-    return any(part.layout in MIXED for part in graft.parts) and "features" not in graft.blueprint.layouts
+    mixes = "features" not in graft.blueprint.layouts or isinstance(graft.blueprint, Deepen)
+    return mixes and any(part.layout in MIXED for part in graft.parts)
 
 
 def _is_filled(cache: Any) -> bool:

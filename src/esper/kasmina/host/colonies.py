@@ -1,12 +1,12 @@
 """Places that lie at several modules at once: colonies, found by the model's repeated structure.
 
 ``"blocks.*.mlp"`` is the colony of ``blocks.0.mlp``, ``blocks.1.mlp`` and so on: the classes of channels within each of
-them, and what runs beside each of them. ``"*"`` is the colony of all channels of the model that can become more, the
-stream that runs from block to block among them.
+them, what runs beside each of them, and behind each of them. ``"*"`` is the colony of all channels of the model that
+can become more, the stream that runs from block to block among them.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from esper.blueprints.blueprint import Ports
 from esper.contracts.errors import ConfigError
-from esper.contracts.reports import WHOLE, Piece, PieceRole
+from esper.contracts.reports import WHOLE, BlockCopy, Piece, PieceRole
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.host.channel_classes import CONVOLUTIONS, ChannelClass
 from esper.kasmina.host.refusals import refuse_unswappable
-from esper.kasmina.host.stretches import Stretch
 from esper.kasmina.places.place import Site
 
 
@@ -29,15 +28,20 @@ def starred(name: str) -> str:
 
 
 def colonies(
-    model: nn.Module, classes: Sequence[ChannelClass], found: Iterable[tuple[Stretch, Site]], allowed: Iterable[str]
+    model: nn.Module,
+    classes: Sequence[ChannelClass],
+    found: Iterable[Site],
+    allowed: Iterable[str],
+    copies: Mapping[str, BlockCopy],
 ) -> list[Site]:
     """The colonies of a model.
 
     Args:
         model: the host.
         classes: of its channels; those with a fault are left out.
-        found: its places, and where they lie.
+        found: where its places lie.
         allowed: names of the modules that may be widened.
+        copies: what copies of its blocks are made of, by the blocks' names.
     """
     modules = dict(model.named_modules())
     may_widen = set(allowed)
@@ -47,7 +51,7 @@ def colonies(
     for one in fit:
         named.setdefault(starred(within(one.modules)), []).append(one)
     groups = {name: group for name, group in named.items() if "*" in name and len(group) > 1}
-    beside = _beside(found)
+    beside = _beside(found, copies)
     if fit and not any(len(group) == len(fit) for group in groups.values()):
         groups[WHOLE] = fit
     return [
@@ -62,7 +66,7 @@ def colonies(
 
 def _site(name: str, pieces: Sequence[Piece], geometries: dict[str, Geometry]) -> Site:
     covered = tuple(dict.fromkeys(piece.module for piece in pieces if piece.role != "table"))
-    writes = sum(piece.outputs for piece in pieces if piece.role != "table")
+    writes = sum(piece.outputs for piece in pieces if piece.role not in ("table", "copy"))
     return Site(
         name,
         "colony",
@@ -86,16 +90,24 @@ def within(names: Sequence[str]) -> str:
     return ".".join(common[: shortest - 1] if len(common) == shortest else common)
 
 
-def _beside(found: Iterable[tuple[Stretch, Site]]) -> dict[str, list[tuple[Piece, Geometry]]]:
-    """Blocks of one kind, by the name of their colony."""
+def _beside(found: Iterable[Site], copies: Mapping[str, BlockCopy]) -> dict[str, list[tuple[Piece, Geometry]]]:
+    """What runs beside and behind blocks of one kind, by the name of their colony."""
     steps: dict[str, list[tuple[Piece, Geometry]]] = {}
-    for _, site in found:
+    behind: dict[str, list[tuple[Piece, Geometry]]] = {}
+    for site in found:
         is_plain = site.geometry.adapter == "same" and site.form == ("tensor",) and site.field is None
         if site.kind == "block" and is_plain and site.ports.inputs:
-            ports = site.ports
+            ports, name = site.ports, starred(site.layer_id)
             piece = Piece(site.layer_id, "beside", ports.inputs, ports.outputs, ports.layout, ports.positions)
-            steps.setdefault(starred(site.layer_id), []).append((piece, site.geometry))
-    return {name: group for name, group in steps.items() if len(group) > 1}
+            steps.setdefault(name, []).append((piece, site.geometry))
+            if site.layer_id in copies:
+                copy = replace(piece, role="copy", axis=site.geometry.output_axis, copy=copies[site.layer_id])
+                behind.setdefault(name, []).append((copy, site.geometry))
+    return {
+        name: group + (behind[name] if len(behind.get(name, ())) > 1 else [])
+        for name, group in steps.items()
+        if len(group) > 1
+    }
 
 
 def _pieces(modules: dict[str, nn.Module], classes: Sequence[ChannelClass]) -> list[Piece]:

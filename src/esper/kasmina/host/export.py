@@ -26,6 +26,7 @@ from esper.contracts.errors import ConfigError
 from esper.kasmina.host.anchoring import places, to_bare_class
 from esper.kasmina.host.caches import mixes_tokens
 from esper.kasmina.host.comparing import check_same, run
+from esper.kasmina.host.deepened import copies_behind, hook_of
 from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
 from esper.kasmina.host.measuring import container_of
@@ -141,14 +142,18 @@ def plain(model: nn.Module) -> nn.Module:
     groups = (group for place in (*settled, *(place for _, place in grown)) for group in place.arena.fossils)
     if any(mixes_tokens(fossil) for group in groups for fossil in group):
         _decode_without_cache(model)
-    beside = {module: parts for module, anchor in anchors.items() if (parts := parts_at(anchor, beside=True))}
+    beside = {module: parts for module, anchor in anchors.items() if (parts := parts_at(anchor, Blueprint))}
+    behind = copies_behind(anchors)
     is_wider = widen(model, anchors)
     if is_wider:
         vars(model)[WIDER] = True
+    for module, copied_block in reversed(behind):  # each in front of those before it
+        hook = _hold(module, hook_of(copied_block, is_wider))
+        module.register_forward_hook(hook, prepend=True, with_kwargs=True)
     for module, parts in beside.items():  # before those of its places: it runs behind them
         block = next(place for place in anchors[module] if place.layer_id == parts[0].piece.module)
         _hang(module, Grown(block.site, parts, is_wider, block.training))
-    hosts = {*beside, *(module for module, _ in grown)}
+    hosts = {*beside, *(module for module, _ in (*grown, *behind))}
     for module in anchors:
         if isinstance(module, nn.TransformerEncoder) and not hosts.isdisjoint(module.layers.modules()):
             module.use_nested_tensor = False  # which fossils cannot read

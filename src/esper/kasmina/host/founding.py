@@ -21,6 +21,7 @@ from esper.kasmina.host.anchoring import anchor_of, is_espers
 from esper.kasmina.host.channel_classes import ChannelClass
 from esper.kasmina.host.colonies import colonies, starred, within
 from esper.kasmina.host.comparing import FAULTS, gap_between, run, told
+from esper.kasmina.host.depth import block_copies
 from esper.kasmina.host.export import copied, plain
 from esper.kasmina.host.measuring import classes_of
 from esper.kasmina.host.stretches import Stretch
@@ -53,7 +54,8 @@ def colonies_of(
         roots = {name for one, _ in found for name in one.names}
         allowed = {name for name in names if any(_lies_in(name, root) for root in roots)}
     classes = classes_of(model, example)
-    sites = colonies(model, classes, [(one, place.site) for one, place in found], allowed)
+    lone = [place.site for _, place in found]
+    sites = colonies(model, classes, lone, allowed, block_copies(model, lone, example))
     wanted = ["*"] if config.colonies is None else config.colonies
     sites = [one for one in sites if not _matches(one.layer_id, config.exclude)]
     missing = _without_colony([one for one in classes if allowed.issuperset(one.modules)], sites)
@@ -80,7 +82,10 @@ def found(model: nn.Module, site: Site, config: GrowthConfig) -> Place:
     anchor_of(model).found(place)
     for piece in site.pieces:
         if piece.role != "table":
-            anchor_of(model.get_submodule(piece.module)).join(place, piece)
+            module = model.get_submodule(piece.module)
+            anchor_of(module).join(place, piece)
+            if piece.role == "copy":
+                place.hosts[piece.module] = module
     return place
 
 
@@ -109,7 +114,7 @@ def _without_colony(classes: Sequence[ChannelClass], sites: Sequence[Site]) -> d
 
 def _fault(model: nn.Module, site: Site, config: GrowthConfig, example: Any) -> str | None:
     """Why a colony cannot be exported; None if it can."""
-    if all(piece.role == "beside" for piece in site.pieces):
+    if not any(map(Widen().meets, site.pieces)):
         return None
     try:
         tried = copied(model)

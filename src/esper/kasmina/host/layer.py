@@ -21,11 +21,10 @@ from esper.contracts.reports import Piece
 from esper.kasmina.channels.carried import Beside, carried_by, carry, plain
 from esper.kasmina.grafts.arena import Activity
 from esper.kasmina.host.caches import refuse_continuation
+from esper.kasmina.host.copies import ESPER, again
 from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.outputs import first_tensor, with_tensor, written_tensor
 from esper.kasmina.places.place import Place
-
-ESPER = "_esper"
 
 SAVING = (
     "The model has grown, and save_pretrained would lose what grew. Call "
@@ -123,15 +122,29 @@ class Anchor(nn.Module):
             assert isinstance(place, Place)
             yield place
 
-    def reach(self, module: nn.Module, output: Any, x: Tensor | None, beside: Beside) -> Any:
-        """A module's output with all that colonies change of it, and new channels beside it."""
+    def reach(
+        self, module: nn.Module, output: Any, x: Tensor | None, beside: Beside, args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        """A module's output with all that colonies change of it, and new channels beside it.
+
+        Args:
+            module: the module.
+            output: its output.
+            x: what it reads of the host's channels.
+            beside: new channels that came with that.
+            args: with which it was called.
+            kwargs: likewise.
+        """
         busy = [(place, piece) for place, piece in self.limbs if place.is_growing]
         if not busy:
             return output
         new, y = dict(carried_by(output)), plain(output)
         for place, piece in busy:
-            y, more = place.reach(piece, module, y, x, beside)
-            new |= more
+            if piece.role == "copy":
+                y = place.deepen(piece, again(module, args, kwargs), y)
+            else:
+                y, more = place.reach(piece, module, y, x, beside)
+                new |= more
         return carry(y, new)
 
     def serve(self, output: Any, x: Tensor | None) -> Any:
@@ -198,6 +211,8 @@ class KasminaLayer(_Host):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         anchor: Any = self._modules.get(ESPER)  # not self._esper: __getattr__ costs more than the rest
+        if anchor is None and isinstance(self, KasminaLayer):  # a replica
+            return super().forward(*args, **kwargs)
         if anchor is None:  # unwrapped: a library has put this method on the instance, with something around it
             return type(self).forward(self, *args, **kwargs)
         if kwargs:
@@ -215,7 +230,7 @@ class KasminaLayer(_Host):
                 output = anchor.serve(super().forward(*args, **kwargs), x)
         else:
             output = anchor.serve(super().forward(*args, **kwargs), x)
-        return anchor.reach(self, output, x, beside) if anchor.limbs else output
+        return anchor.reach(self, output, x, beside, args, kwargs) if anchor.limbs else output
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """The host's children. Esper's own child is not one of them: hosts iterate over their children."""

@@ -2,7 +2,8 @@
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -291,24 +292,25 @@ def _run(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings,
         )
         for one in candidates
     ]
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(), watching(model, watched) as trace:
-            model.eval()
-            call(model, example)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with looking(model), watching(model, watched) as trace:
+        call(model, example)
     return trace
 
 
 def classes_of(model: nn.Module, example: Any) -> list[ChannelClass]:
     """Which channels of a model belong together, as one forward pass in eval mode shows; no random state changes."""
+    with looking(model):
+        return channel_classes(model, lambda: call(model, example))
+
+
+@contextmanager
+def looking(model: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients; no random state changes."""
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng():
             model.eval()
-            return channel_classes(model, lambda: call(model, example))
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode

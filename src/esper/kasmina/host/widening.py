@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 
 from esper.blueprints.blueprint import Blueprint
 from esper.blueprints.widen import Widen
-from esper.kasmina.grafts.colony import new_groups
-from esper.kasmina.grafts.graft import Graft, unflatten
+from esper.kasmina.grafts.colony import new_groups, tensors_of
+from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.host.layer import Anchor
 from esper.kasmina.places.place import Place
 
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     Args:
         graft: the fossil; as one of a single place where it lies beside the module.
         piece: how its colony meets the module; None if it is none.
-        params: its parameters, by name.
+        params: its parameters, by name; of a copy also its running statistics.
         statistics: of new channels behind a batch norm; None elsewhere.
     """
 
@@ -48,19 +48,19 @@ def parts_of(place: Place) -> Iterator[Part]:
             sizes = [graft.blueprint.num_parameters(part) for part in graft.parts]
             pieces = graft.pieces or (None,)
             for number, (piece, flat) in enumerate(zip(pieces, params_N.split(sizes), strict=True)):
-                params = unflatten(graft.blueprint, graft.parts[number], flat)
+                params = tensors_of(graft, number, flat, place.arena.statistics)
                 one = graft.alone(number) if isinstance(graft.blueprint, Blueprint) else graft
                 yield Part(one, piece, params, statistics.get(f"{graft.lifecycle}_{number}"))
 
 
-def parts_at(anchor: Anchor, *, beside: bool) -> list[Part]:
-    """What colonies' fossils have at one module, in the order in which they are computed: beside it, or in it."""
-    found = []
-    for place, limb in anchor.limbs:
-        if (limb.role == "beside") is beside:
-            where = limb.module, limb.role
-            found += [part for part in parts_of(place) if (part.piece.module, part.piece.role) == where]
-    return found
+def parts_at(anchor: Anchor, kind: type) -> list[Part]:
+    """What colonies' fossils of one kind have at one module, in the order in which they are computed."""
+    return [
+        part
+        for place, limb in anchor.limbs
+        for part in parts_of(place)
+        if isinstance(part.graft.blueprint, kind) and (part.piece.module, part.piece.role) == (limb.module, limb.role)
+    ]
 
 
 def widen(model: nn.Module, anchors: Mapping[nn.Module, Anchor]) -> bool:
@@ -75,7 +75,7 @@ def widen(model: nn.Module, anchors: Mapping[nn.Module, Anchor]) -> bool:
     """
     is_wider = False
     for module, anchor in anchors.items():
-        parts = parts_at(anchor, beside=False)
+        parts = parts_at(anchor, Widen)
         if parts:
             is_wider = True
             _widen_layer(model, module, parts)

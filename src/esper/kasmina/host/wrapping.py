@@ -14,9 +14,10 @@ from esper.contracts.reports import Piece
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.host.anchoring import anchor_of, is_espers, places, to_bare_class
 from esper.kasmina.host.caches import refuse_mixing_alone
+from esper.kasmina.host.copies import ESPER
 from esper.kasmina.host.founding import colonies_of
 from esper.kasmina.host.founding import found as found_colony
-from esper.kasmina.host.layer import ESPER, Anchor, KasminaLayer
+from esper.kasmina.host.layer import Anchor, KasminaLayer
 from esper.kasmina.host.measuring import container_of, shown, sites
 from esper.kasmina.host.refusals import refuse_bypassed, refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose

@@ -263,8 +263,8 @@ class _Move:
         grafts = [place.arena.grafts[one] for one in self._lifecycles]
         for graft in grafts:
             trained = place.incubation.take(graft.lifecycle)
-            params.append(graft.birth(place.seed) if trained is None else trained)
-        place.arena.plant(grafts, params)
+            params.append(graft.birth(place.seed, place.hosts) if trained is None else trained)
+        place.arena.plant(grafts, params, place.hosts)
 
     def _write(self, **columns: int | list[int]) -> None:
         """Write columns of the state: one value for all, or one for each lifecycle."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.blueprints.blueprint import Blueprint, Ports, Recipe
+from esper.blueprints.blueprint import Ports, Recipe
 from esper.contracts.errors import ConfigError, TransitionError
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Layout, Piece, PlaceReport
@@ -18,7 +18,7 @@ from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.arena import Arena
-from esper.kasmina.grafts.colony import Colony
+from esper.kasmina.grafts.colony import Again, Colony
 from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.grafts.incubation import Incubation
 from esper.kasmina.outputs import Form
@@ -74,6 +74,9 @@ class Place(nn.Module):
         host_parameters: parameters of the host modules that the place covers.
         like: a parameter of the host, for dtype and device.
         config: of the whole model.
+
+    Attributes:
+        hosts: of a colony: the modules that its grafts may copy, by name.
     """
 
     def __init__(self, site: Site, num_seeds: int, host_parameters: int, like: Tensor, config: PlaceSettings) -> None:
@@ -85,6 +88,7 @@ class Place(nn.Module):
         self.telemetry = Telemetry(self.bounds, rows, like.device)
         self.arena = Arena(site.ports.outputs, like.dtype, like.device, site.layer_id)
         self.incubation = Incubation(self.arena.activities, like.device, site.geometry)
+        self.hosts: dict[str, nn.Module] = {}  # in a dict, so that they are no children
         self._captured: Tensor | None = None
         self.passes = Passes(site.layer_id, self._split)
         self._shown: dict[str, Any] | None = None
@@ -113,10 +117,7 @@ class Place(nn.Module):
             end: end of its seeds.
         """
         if self.kind == "colony":
-            pieces = tuple(
-                one for one in self.site.pieces if (one.role == "beside") is isinstance(blueprint, Blueprint)
-            )
-            return self.ports._replace(pieces=pieces)
+            return self.ports._replace(pieces=tuple(filter(blueprint.meets, self.site.pieces)))
         width = self.bounds[-1 if end is None else end] - self.bounds[first]
         inputs = width if blueprint.reads == "chunk" else self.ports.inputs
         return self.ports._replace(inputs=inputs, outputs=width, layout=self.layout_for(blueprint.reads))
@@ -211,6 +212,21 @@ class Place(nn.Module):
                 new |= more
         self.passes.wrote(new)
         return y, new
+
+    def deepen(self, piece: Piece, again: Again, y: Tensor) -> Tensor:
+        """What a block of the host gives with the copies of it that run behind it.
+
+        Args:
+            piece: where they do.
+            again: calls the block once more.
+            y: its output.
+        """
+        for colony, parts in self.passes.parameters_at(piece.module):
+            index = colony.index(piece.module, piece.role)
+            if index is not None:
+                grown = colony.deepen(index, again, y, parts[index], self.state, raises_faults=self._senses)
+                y = _like(grown, y)
+        return y
 
     def _add(self, colony: Colony, index: int, piece: Piece, y: Tensor, x: Tensor, params_N: Tensor) -> Tensor:
         geometry = self.site.geometries[piece.module]
@@ -310,7 +326,7 @@ class Place(nn.Module):
             site = replace(self.site, ports=ports, geometry=geometry, form=tuple(saved["form"]))
             site = replace(site, **{name: saved[name] for name in ("argument", "is_walked") if name in saved})
             if "pieces" in saved:
-                site = replace(site, pieces=tuple(Piece(**piece) for piece in saved["pieces"]))
+                site = replace(site, pieces=tuple(map(Piece.from_dict, saved["pieces"])))
             self.show(site, saved["threshold"])
         self.arena.regrow(topology["arena"])
         self.incubation.regrow(topology["incubation"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from esper.kasmina.host.layer import ESPER
+from esper.kasmina.host.copies import ESPER
 
 Facts = dict[str, dict[str, Any]]
 """By module, the values of its plain attributes, and of ``<parameter>.requires_grad``."""

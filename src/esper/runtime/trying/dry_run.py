@@ -157,7 +157,7 @@ def _is_usable(gradient: Tensor) -> bool:
 def _plant(place: Place, number: int) -> None:
     """One newborn graft over all seeds of a place, at full alpha."""
     blueprint, settings = "bottleneck_mlp", {"hidden": 1, "reads": "input" if place.ports.inputs else "chunk"}
-    if any(piece.role != "beside" for piece in place.site.pieces):
+    if any(piece.role not in ("beside", "copy") for piece in place.site.pieces):
         blueprint, settings = "widen", {"percent": 1}
     for target in (State.GERMINATED, State.TRAINING, State.GRAFTING):
         command = Command(place.layer_id, "all", target, blueprint=blueprint, settings=settings)

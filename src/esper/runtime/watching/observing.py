@@ -205,7 +205,7 @@ def _work(place: Place, graft: Graft) -> int:
     if graft.ports.pieces is None:
         return graft.blueprint.work_of(graft.ports)
     seen = {(piece.module, piece.role): piece for piece in place.site.pieces}
-    pieces = tuple(seen[piece.module, piece.role] for piece in graft.pieces)
+    pieces = tuple(seen[piece.module, piece.role] for piece in graft.ports.pieces)
     return graft.blueprint.work_of(graft.ports._replace(pieces=pieces))
 
 

@@ -92,8 +92,8 @@ def shortlist(
 def _colonies(places: Sequence[PlaceReport], among: Sequence[PlaceReport]) -> list[PlaceReport] | None:
     """The colonies to try, those that widen most of the host first; None where single places are to be tried.
 
-    Where a structure repeats itself, growing all of it at once is worth more than anything beside it. One that has grown
-    is enough: the others meet the same layers.
+    Where a structure repeats itself, growing all of it at once is worth more than anything beside it. One that has
+    grown is enough: the others meet the same layers.
     """
     all_of_them = [place for place in among if place.kind == "colony"]
     fit = [place for place in places if place.kind == "colony"]

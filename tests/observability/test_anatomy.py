@@ -53,6 +53,12 @@ def test_places_tell_what_they_cover():
     ]
 
 
+def test_a_colony_tells_its_pieces():
+    pieces = [{"module": "a.0", "role": "linear"}, {"module": "b", "role": "beside"}]
+    told = anatomy(record({**MODEL, "places": [place("*", "colony", ["a.0", "b"]) | {"pieces": pieces}]}))
+    assert [(one["covers"], one["pieces"]) for one in told["places"]] == [(["a.0", "b"], pieces)]
+
+
 def test_grafts_tell_outcome_size_and_gain():
     begun = {"event": "round_begun", "step": 10, "round": 1, "end_step": 30, "candidates": [candidate(1), candidate(2)]}
     told = anatomy(
@@ -84,7 +90,14 @@ def test_the_grown_size_is_that_of_the_result():
 
 
 @pytest.mark.parametrize(
-    ("layer_id", "label"), [("", "the whole model"), ("0:2", "0:2"), ("encoder.0.linear", "encoder.0.linear")]
+    ("layer_id", "label"),
+    [
+        ("", "the whole model"),
+        ("*", "all channels (*)"),
+        ("blocks.*.mlp", "blocks.*.mlp"),
+        ("0:2", "0:2"),
+        ("encoder.0.linear", "encoder.0.linear"),
+    ],
 )
 def test_places_have_one_label_everywhere(layer_id, label):
     assert place_label(layer_id) == label

@@ -70,10 +70,11 @@ def _grown(place: dict[str, Any]) -> list[str]:
             seed: int | str = first if end - first == 1 and place["seeds"] > 1 else "all"
             where = graft_label(place["layer_id"], seed, one["blueprint"])
             now = f", {one['state']}, alpha {one['alpha']:g}" if kind == "graft" else ""
-            told.append(
-                f"{kind} {one['lifecycle']}: {where}, {_count(one['parameters'])} parameters, channels "
-                f"{one['channels'][0]} to {one['channels'][1] - 1}, {one['strategy']}{now}"
-            )
+            channels = f", channels {one['channels'][0]} to {one['channels'][1] - 1}"
+            if "*" in place["layer_id"]:  # a colony's lie at many modules
+                channels = ""
+            size = f"{_count(one['parameters'])} parameters"
+            told.append(f"{kind} {one['lifecycle']}: {where}, {size}{channels}, {one['strategy']}{now}")
     return ["", *told] if told else []
 
 

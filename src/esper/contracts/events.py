@@ -36,7 +36,7 @@ class Model:
         parameters: of the host.
         modules: of every module of the host: ``name``, ``type``, ``parameters`` (with all beneath).
         places: of every place: ``layer_id``, ``kind``, ``covers`` (names of modules), ``inputs`` and ``outputs``
-            (channels), ``layout``, ``seeds`` (how many).
+            (channels), ``layout``, ``seeds`` (how many), ``pieces`` (of a colony: ``module`` and ``role`` of each).
         metric: name of the metric; null if the task has none.
     """
 

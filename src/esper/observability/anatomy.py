@@ -12,7 +12,7 @@ def anatomy(record: Record) -> dict[str, Any] | None:
     """The host's modules as a nested tree, its places and its grafts, ready for JSON; None if the log does not tell.
 
     ``covers`` of a place names the outermost modules that it lies around: several siblings for a span, none for the
-    whole model.
+    whole model; all that it meets for a colony, whose ``pieces`` tell how.
     """
     models = record.of("model")
     if not models:
@@ -31,6 +31,7 @@ def anatomy(record: Record) -> dict[str, Any] | None:
                 "label": place_label(place["layer_id"]),
                 "kind": place["kind"],
                 "covers": place["covers"],
+                "pieces": place.get("pieces", []),
                 "seeds": place["seeds"],
                 "inputs": place["inputs"],
                 "outputs": place["outputs"],

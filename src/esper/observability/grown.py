@@ -4,7 +4,7 @@ from typing import Any
 
 from esper.observability.cited import Document, Name, Words, counted, line, listed, sentences, words
 from esper.observability.files import AUDIT, RESULT
-from esper.observability.labels import seed_label
+from esper.observability.labels import SPOKEN, seed_label
 from esper.observability.record import Record
 
 SHOWN = 6
@@ -38,10 +38,9 @@ def adopted_at(record: Record, lifecycle: int) -> Document | None:
 
 def graft(fields: dict[str, Any]) -> Words:
     """``bottleneck_mlp`` on ``0``, seed 3."""
-    place = seed_label(fields["layer_id"], fields["seed_id"])
-    if fields["layer_id"] == "" and not isinstance(fields["seed_id"], int):
-        return words(Name(fields["blueprint"]), f" on {place}")
-    return words(Name(fields["blueprint"]), " on ", Name(place))
+    if fields["layer_id"] in SPOKEN and not isinstance(fields["seed_id"], int):
+        return words(Name(fields["blueprint"]), f" on {SPOKEN[fields['layer_id']]}")
+    return words(Name(fields["blueprint"]), " on ", Name(seed_label(fields["layer_id"], fields["seed_id"])))
 
 
 def several(found: list[Words]) -> Words:

@@ -1,9 +1,14 @@
 """What places and grafts are called wherever a reader sees them."""
 
+SPOKEN = {"": "the whole model", "*": "all channels"}
+"""Places whose name is no word, in a sentence."""
+
 
 def place_label(layer_id: str) -> str:
-    """``"the whole model"``, else the name by which it is configured: ``"encoder.0"``, ``"0:2"`` for a span."""
-    return layer_id or "the whole model"
+    """``"the whole model"``, ``"all channels (*)"``, else the name by which it is configured: ``"encoder.0"``,
+    ``"0:2"`` for a span, ``"blocks.*.mlp"`` for a colony."""
+    spoken = SPOKEN.get(layer_id, layer_id)
+    return f"{spoken} ({layer_id})" if layer_id and spoken != layer_id else spoken
 
 
 def seed_label(layer_id: str, seed_id: int | str) -> str:

@@ -97,7 +97,8 @@ def _arm(event: Event) -> Told:
     verdict = "beats" if event["passed"] else "does not beat"
     if str(event.get("verdict")).startswith("variation"):  # and it did not fail by anything that the gate asks before
         verdict = "is only as good as a bias, though it beats"
-    tried = "/".join(str(event["arm"]).split("/")[1:])
+    layer_id, _, blueprint = str(event["arm"]).partition("/")[2].rpartition("/")
+    tried = f"{place_label(layer_id)}/{blueprint}"
     text = (
         f" {verdict} the run itself: held-out loss {number(event['gate_loss'], '.4f')} "
         f"against {number(event['twin_gate_loss'], '.4f')} (z = {number(event['twin_z'], '+.1f')})"

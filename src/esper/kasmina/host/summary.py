@@ -21,7 +21,9 @@ def summary(model: nn.Module) -> str:
         live, grown = len(place.arena.live), place.arena.num_parameters
         seeds, ports = place.state.num_seeds, place.ports
         name = place.layer_id or "(model)"
-        cells = (name, place.kind, ports.inputs, ports.outputs, seeds, states, live, fossils, grown)
+        pieces = len(place.site.pieces)
+        what = (f"colony of {pieces}", "-", "-") if pieces else (place.kind, ports.inputs, ports.outputs)
+        cells = (name, *what, seeds, states, live, fossils, grown)
         rows.append(tuple(map(str, cells)))  # type: ignore[arg-type]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -35,8 +37,8 @@ def anatomy(model: nn.Module) -> dict[str, Any]:
 
     Returns:
         ``type`` and ``parameters`` of the host; ``modules``: name, type and parameters (with all beneath) of every
-        module but the host itself, in their order; ``places``: name, kind, widths, seeds, and the names of the
-        modules that each covers.
+        module but the host itself, in their order; ``places``: name, kind, widths, seeds, the names of the modules
+        that each covers, and of a colony the ``module`` and the ``role`` of every piece.
     """
     modules = [(name, module) for name, module in model.named_modules() if name and not is_espers(name)]
     return {
@@ -51,6 +53,7 @@ def anatomy(model: nn.Module) -> dict[str, Any]:
                 "layer_id": place.layer_id,
                 "kind": place.kind,
                 "covers": [name for name in place.site.modules if name],
+                "pieces": [{"module": piece.module, "role": piece.role} for piece in place.site.pieces],
                 "inputs": place.ports.inputs,
                 "outputs": place.ports.outputs,
                 "layout": place.ports.layout,

@@ -96,5 +96,5 @@ class Measures:
 
 
 def named(layer_id: str) -> str:
-    """A place within a name: the whole model has none of its own."""
-    return layer_id or "model"
+    """A place within a name: the whole model has none of its own, and trackers refuse ``*``."""
+    return layer_id.replace("*", "all") or "model"

@@ -29,8 +29,9 @@ function fatesOfSeeds(grafts) {
   return fates;
 }
 
-/** Whether a place begins and ends at boxes of its own, and not inside closed ones. */
-function isSeen({ covers }, boxes) {
+/** Whether a place begins and ends at boxes of its own, and not inside closed ones; a colony, whether it meets several. */
+function isSeen({ kind, covers }, boxes) {
+  if (kind === "colony") return new Set(covers.map((name) => boxOf(boxes, name))).size > 1;
   return [...covers.slice(0, 1), ...covers.slice(-1)].every((name) => boxes.some((box) => box.members.length === 1 && box.module.name === name));
 }
 
@@ -44,7 +45,7 @@ function placeBrackets(anatomy, boxes, { right, deepest }) {
   const depth = d3.max(brackets, (bracket) => bracket.depth) ?? 0;
   const step = Math.min(46, (deepest - right - 30) / Math.max(1, depth));
   for (const bracket of brackets) {
-    const out = Math.min(5 + 2.5 * (bracket.depth - 1), GAP / 2 + (bracket.isWhole ? 4 : 0));
+    const out = bracket.stops ? 0 : Math.min(5 + 2.5 * (bracket.depth - 1), GAP / 2 + (bracket.isWhole ? 4 : 0));
     Object.assign(bracket, { top: bracket.top - out, bottom: bracket.bottom + out, x: right + 16 + (bracket.depth - 0.5) * step, fate: placeFate(bracket.grafts) });
   }
   for (const site of sites) if (site.place.kind === "layer") Object.assign(site, { x: site.right, fate: placeFate(site.grafts) });
@@ -88,12 +89,13 @@ function drawModel(width, anatomy, open, summary, toggle) {
   const { sites, brackets } = placeBrackets(anatomy, flat, { right: boxWidth + 1, deepest: labelX - (narrow ? 14 : 34) });
   const most = Math.max(1, ...allModules(anatomy.modules).map((module) => module.parameters), ...anatomy.grafts.map((graft) => graft.parameters ?? 0));
   const { leaves, edge } = growLeaves(sites, most, refusedShown(anatomy.grafts), narrow, 24);
-  const placesByModule = d3.group(anatomy.places.filter((place) => place.covers.length === 1), (place) => place.covers[0]);
+  const placesByModule = d3.group(anatomy.places.filter((place) => place.kind !== "colony" && place.covers.length === 1), (place) => place.covers[0]);
+  const piecesByModule = d3.group(anatomy.places.flatMap((place) => place.pieces.map((piece) => ({ ...piece, label: place.label }))), (piece) => piece.module);
   const height = Math.max(bottom + 68, edge + 8);
   const drawing = picture(width, height, { class: "anatomy", role: "group", "aria-label": summary });
   const seedFates = fatesOfSeeds(anatomy.grafts);
   const boxNodes = flat.map((box) => {
-    const node = boxMark(box, placesByModule, seedFates);
+    const node = boxMark(box, placesByModule, piecesByModule, seedFates);
     if (box.module.children.length > 0) onPress(node, () => toggle(box));
     return node;
   });

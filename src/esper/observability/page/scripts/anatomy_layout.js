@@ -14,10 +14,10 @@ function signature(module) {
   return `${module.type}/${module.parameters}(${module.children.map(signature).join()})`;
 }
 
-/** Names of modules, and of all around them, at which a place with a graft begins or ends. */
+/** Names of modules, and of all around them, at which a place with a graft begins or ends. A colony grows alike in equal parts, which may stay folded. */
 function grownNames({ places, grafts }) {
   const grown = new Set(grafts.map((graft) => graft.layer_id));
-  const names = places.filter((place) => grown.has(place.layer_id)).flatMap((place) => [...place.covers.slice(0, 1), ...place.covers.slice(-1)]);
+  const names = places.filter((place) => place.kind !== "colony" && grown.has(place.layer_id)).flatMap((place) => [...place.covers.slice(0, 1), ...place.covers.slice(-1)]);
   return new Set(names.flatMap((name) => name.split(".").map((_, i, parts) => parts.slice(0, i + 1).join("."))));
 }
 
@@ -86,11 +86,21 @@ function boxOf(boxes, name) {
   return boxes.filter((box) => box.members.some(holds)).at(-1) ?? null;
 }
 
+/** Where a colony meets boxes: at the middle of closed ones, at the title of open ones; from top to bottom. */
+function stopsOf(covered) {
+  const stops = [...new Set(covered)].map((box) => ({ x: box.x + box.width, y: box.y + (box.isOpen ? 19 : box.height / 2) }));
+  return d3.sort(stops, (stop) => stop.y);
+}
+
 /** Where a place lies: from the top of the first to the bottom of the last box that it covers; null if unknown. */
 function extent(place, boxes, whole) {
   if (place.covers.length === 0) return { ...whole, isWhole: true };
   const covered = place.covers.map((name) => boxOf(boxes, name)).filter((box) => box !== null);
   if (covered.length === 0) return null;
+  if (place.kind === "colony") {
+    const stops = stopsOf(covered);
+    return { stops, top: stops[0].y, bottom: stops.at(-1).y, isWhole: false };
+  }
   return { top: d3.min(covered, (box) => box.y), bottom: d3.max(covered, (box) => box.y + box.height), right: d3.max(covered, (box) => box.x + box.width), centre: covered[0].x + covered[0].width / 2, isWhole: false };
 }
 

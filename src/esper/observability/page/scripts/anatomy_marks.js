@@ -5,11 +5,14 @@ function boxName({ members }) {
   return members.length === 1 ? members[0].name : `${members[0].name} \u2026 ${members.at(-1).name}`;
 }
 
+const PIECES = { beside: "beside it", copy: "a copy behind it" };
+
 /** What the tooltip says about a box. */
-function boxContent(box, placesByModule) {
+function boxContent(box, placesByModule, piecesByModule) {
   const { members, module } = box;
   const pairs = [["parameters", count(d3.sum(members, (one) => one.parameters))]];
   for (const place of placesByModule.get(module.name) ?? []) pairs.push([`seeds (${place.kind})`, count(place.seeds)], ["channels", `${count(place.inputs)} \u2192 ${count(place.outputs)}`]);
+  for (const [label, pieces] of d3.group(piecesByModule.get(module.name) ?? [], (piece) => piece.label)) pairs.push([`colony ${label}`, pieces.map(({ role }) => PIECES[role] ?? "more channels").join(", ")]);
   const note = module.children.length === 0 ? null : box.isOpen ? "A click or Enter closes it." : members.length > 1 ? `${members.length} equal parts. A click or Enter opens them.` : "A click or Enter opens it.";
   return { title: `${boxName(box)}: ${module.type}`, pairs, note };
 }
@@ -33,10 +36,10 @@ function boxWords(box, isBare, middle) {
 }
 
 /** The box of a module. */
-function boxMark(box, placesByModule, seedFates) {
+function boxMark(box, placesByModule, piecesByModule, seedFates) {
   const { x, y, width, height, members, module, isOpen } = box;
   const isContainer = module.children.length > 0;
-  const content = boxContent(box, placesByModule);
+  const content = boxContent(box, placesByModule, piecesByModule);
   const node = svg("g", { class: isContainer ? "module fold" : "module", role: isContainer ? "button" : "img", "aria-label": tipText(content), "aria-expanded": isContainer ? String(isOpen) : null });
   if (members.length > 1) for (const shift of [8, 4]) node.append(svg("rect", { class: "container", x: x + shift, y: y + shift, width, height, rx: 5 }));
   const isBare = !isContainer && module.parameters === 0;
@@ -63,7 +66,8 @@ function seedTicks(place, seedFates, { x, y, width }) {
 
 /** The line of a place beside its boxes, from what it reads to what it adds to. */
 function bracketMark(bracket) {
-  const { top, bottom, right, x, centre, fate } = bracket;
+  const { top, bottom, right, x, centre, fate, stops } = bracket;
+  if (stops) return colonyMark(bracket);
   const r = Math.min(14, (bottom - top) / 2, x - right);
   const from = fate === "kept" ? centre : right + 3;
   const node = svg("g", {}, svg("path", { class: `bracket ${fate}`, d: `M${from},${top} H${x - r} q${r},0 ${r},${r} V${bottom - r} q0,${r} ${-r},${r} H${from}` }));
@@ -71,6 +75,15 @@ function bracketMark(bracket) {
     node.append(svg("circle", { cx: centre, cy: bottom, r: 7, style: "fill: var(--growth)" }), svg("path", { d: `M${centre - 3.5},${bottom} h7 M${centre},${bottom - 3.5} v7`, style: "stroke: var(--paper); stroke-width: 1.75" }));
     node.append(svg("circle", { cx: centre, cy: top, r: 3, style: "fill: var(--growth)" }));
   }
+  return node;
+}
+
+/** The line of a colony, with an arm to every box that it meets. */
+function colonyMark({ stops, top, bottom, x, fate }) {
+  const arms = stops.map((stop) => `M${stop.x + 3},${stop.y} H${x}`).join(" ");
+  const line = (kind, d) => svg("path", { class: `bracket ${fate} ${kind}`, "stroke-linecap": "round", d });
+  const node = svg("g", { class: `colony ${fate || "idle"}` }, line("arms", arms), line("", `M${x},${top} V${bottom}`));
+  if (fate === "kept") node.append(...stops.map((stop) => svg("circle", { cx: stop.x, cy: stop.y, r: 4.5, style: "fill: var(--growth)" })));
   return node;
 }
 

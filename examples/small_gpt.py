@@ -75,8 +75,9 @@ held_out = count // 4  # the last quarter: windows never overlap
 x, y, x_held_out, y_held_out = inputs[:-held_out], targets[:-held_out], inputs[-held_out:], targets[-held_out:]
 
 torch.manual_seed(0)
-# Seeds around each perceptron, around each block, and over all blocks.
-config = esper.GrowthConfig(layers=["blocks.*.mlp", "blocks.?", "blocks"], max_rounds=1)
+# Seeds around each perceptron, around each block, and over all blocks; colonies of all perceptrons, and of all blocks.
+# The text is short: without min_targets=0 Esper would not try to grow.
+config = esper.GrowthConfig(layers=["blocks.*.mlp", "blocks.?", "blocks"], max_rounds=1, min_targets=0)
 model = esper.wrap(GPT(len(vocabulary)), config, example=x[:4])
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 loader = esper.BatchLoader((x, y), batch_size=16, seed=0)

@@ -105,6 +105,14 @@ def test_the_example_of_the_page_about_copies_of_blocks_runs():
     assert names["answer"].accepted
 
 
+def test_the_example_of_the_page_on_colonies_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "colonies.md").read_text(), flags=re.DOTALL)
+    exec(example, {})
+    table, reports = capsys.readouterr().out.split("\n[")
+    assert re.search(r"^\* +colony of 8 ", table, flags=re.MULTILINE)
+    assert reports == "('*', 'widen', 212, 'FOSSILIZED')]\n"
+
+
 def test_how_often_a_comparison_with_a_base_is_right_is_what_was_measured():
     found = json.loads((ROOT / "benchmarks/results/rollout_kit/baseline.json").read_text())["result"]
     page = (ROOT / "docs" / "baselines.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 from esper.cli.main import main
 from esper.contracts.lifecycle import OUTCOMES
 
-BRIEF = ["--epochs", "8", "--no-controls"]
+BRIEF = ["--epochs", "8", "--no-controls", "--min-targets", "0"]
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, {}; "
 MODULE = """
 import torch
@@ -132,11 +132,17 @@ def test_layers_and_seeds_are_those_asked_for(directory):
     assert {one["layer_id"] for one in _result(directory, line)["lifecycles"]} == {"2"}
 
 
+def test_colonies_alone_may_grow(directory):
+    line = ["--colonies", "*", "--blueprints", "widen", *BRIEF]
+    assert {(one["layer_id"], one["blueprint"]) for one in _result(directory, line)["lifecycles"]} == {("*", "widen")}
+
+
 BAD_RUNS = {
     "no module of that name": (["--host", "cli_net:few"], "there is no module 'cli_net'"),
     "logits that do not fit": (["--host", "cli_nets:few"], "the labels want logits of shape [4, 10]"),
     "a compiled host": (["--host", "cli_nets:compiled"], "Wrap the bare model first"),
     "no blueprint that fits": (["--blueprints", "conv_bottleneck"], "No blueprint fits any place of the host"),
+    "a colony that is not there": (["--colonies", "blocks.*"], "'blocks.*' matches no colony of the model. Valid: *."),
     "a text that is too short": (["--data", "text:cli_nets.py"], "at least 5,000 are needed"),
     "a layer that is not there": (["--host", "cnn", "--layers", "stage"], "'stage' matches no module"),
 }

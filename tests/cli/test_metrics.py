@@ -15,7 +15,7 @@ import pytest
 from esper.cli.main import main
 from tests.brokers import free_port
 
-SMALL = ["run", "--no-controls", "--plain", "--epochs", "6"]
+SMALL = ["run", "--no-controls", "--plain", "--epochs", "6", "--min-targets", "0"]
 
 
 def scraped(port: int) -> dict[str, float]:

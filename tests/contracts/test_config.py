@@ -39,6 +39,8 @@ WRONG = {
     "patience_after_cull": [0, 0.5],
     "emergency_rollback_threshold": [-0.1, NAN],
     "exclude": ["head", [3], None],
+    "colonies": ["blocks.*", [3], True],
+    "min_targets": [-1, NAN, "many"],
     "axis": [{"conv": 2}, [1], 1],
     "output_fields": [{"head": 3}, ["logits"]],
     "telemetry_rows": [-1, 0.5],
@@ -98,3 +100,4 @@ def test_a_misspelt_word_is_answered_with_the_closest_valid_one():
         "Did you mean 'bottleneck'? Valid: affine, bottleneck, glu."
     )
     assert closest("xyz", ["glu"]) == "Valid: glu."
+    assert closest("xyz", []) == "There are none."

@@ -15,12 +15,14 @@ from esper.contracts.commands import Answer, Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import BusError
 from esper.contracts.lifecycle import State
-from esper.contracts.reports import FieldReport, Observation, PlaceReport, SeedReport
+from esper.contracts.reports import FieldReport, Observation, Piece, PlaceReport, SeedReport
 from esper.oona.bus import Message, UnreadableError
 from esper.oona.codec import EXPIRES, LARGEST_BYTES, TRACEPARENT, Codec, Signing
-from esper.oona.messages import KINDS, TOPICS, Body, LayerHealthReport, column, schemas, values
+from esper.oona.messages import KINDS, TOPICS, Body, LayerHealthReport, ObservationReport, column, schemas, values
 
 PLACE = PlaceReport("a", "layer", (0, 1), False, 3, 4, (0, 2, 4), seeds=SeedReport(gradient_norm=(0.1, 0.2)))
+PIECES = (Piece("a", "beside", 3, 4), Piece("a.b", "conv", 4, 6, "image", 9, 81, 4, 6, 0, 1, (3, 3), has_bias=True))
+COLONY = PlaceReport("*", "colony", (0,), False, 3, 4, (0, 4), pieces=PIECES)
 REPORT = FieldReport(
     1, "a", "all", "glu", {"hidden": 3}, "ramp", "round", 5, 1, 2, "CULLED", "lost", {"twin": {"z": 1}}
 )
@@ -35,7 +37,7 @@ def example(kind: type[Body]) -> Body:
         "columns": {"gradient_norm": column([0.5, math.nan])},
         "states": b"\x00\x06",
         "config": GrowthConfig(layers=["a", "b:c"], keep_looks=(0.5,)),
-        "observation": Observation(1, 2, 3, (0.5, math.inf), (), (PLACE,), 0, 1, 0, reports=(REPORT,)),
+        "observation": Observation(1, 2, 3, (0.5, math.inf), (), (PLACE, COLONY), 0, 1, 0, reports=(REPORT,)),
         "answers": [Answer(False, "no", versions=(1, 2), command_id="c")],
         "report": REPORT,
         "commands": [Command("a", (1, 2), State.GERMINATED, blueprint="glu", also={"b": "all"}, version=(1, 2, 3))],
@@ -67,6 +69,12 @@ def test_what_is_decoded_is_what_was_encoded(body, signing):
     decoded = codec.decode(message)
     assert type(decoded) is type(body)
     assert codec.encode(decoded, "run").body == message.body  # a sequence is a tuple or a list
+
+
+def test_a_colony_arrives_with_its_pieces():
+    (body,) = [one for one in EXAMPLES if isinstance(one, ObservationReport)]
+    arrived = Codec(None).decode(Codec(None).encode(body, "run"))
+    assert arrived.observation.places[1] == COLONY
 
 
 def test_a_thousand_seeds_take_little_more_than_their_values():

@@ -1,6 +1,6 @@
 """Runs of three kinds of hosts in which whatever grows is adopted and kept, so that only budgets bound it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -49,7 +49,8 @@ class Budgeted:
         self.held_x = draw(HELD_OUT)
         self.noise, self.worth = torch.rand(HELD_OUT), 0.5 + torch.rand(HELD_OUT)
         self.labels = self.x if self.host == "gpt" else torch.randint(3, (len(self.x),))
-        self.model = esper.wrap(factory(), self.config, example=self.x[:2])
+        config = replace(self.config, min_targets=0)  # only budgets bound it, and not how much data it sees
+        self.model = esper.wrap(factory(), config, example=self.x[:2])
         self.events: list[dict[str, Any]] = []
         self.session = esper.Session(
             self.model,

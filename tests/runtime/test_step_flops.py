@@ -5,25 +5,26 @@ import torch
 import torch.nn.functional as F
 
 import esper
-from esper.blueprints.catalogue import CATALOGUE, make_blueprint
+from esper.blueprints.catalogue import CATALOGUE, COLONIES
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.wrapping import traced
 from esper.runtime.costs.flops import count
+from esper.tamiyo.sizing import fitting
 from esper.tamiyo.train_flops import STEP_FLOPS
 from tests.kasmina.growing import grow
 from tests.runtime.budgeted import HOSTS
 
 DENSE = {
-    "mlp": ("affine", "bottleneck_mlp", "glu", "low_rank", "noop", "norm_affine"),
-    "cnn": ("bottleneck_mlp", "conv_bottleneck", "squeeze_excite"),
-    "gpt": ("glu", "mini_attention", "sliding_conv"),
+    "mlp": ("affine", "bottleneck_mlp", "glu", "low_rank", "noop", "norm_affine", "widen"),
+    "cnn": ("bottleneck_mlp", "conv_bottleneck", "squeeze_excite", "widen"),
+    "gpt": ("glu", "mini_attention", "sliding_conv", "widen"),
 }
 """Each blueprint on a host of its own kind, and those that fit anywhere on several."""
 
 
 def test_every_blueprint_stands_above():
-    assert {name for names in DENSE.values() for name in names} == CATALOGUE.keys() - {"depthwise_conv"}
+    assert {name for names in DENSE.values() for name in names} == (CATALOGUE | COLONIES).keys() - {"depthwise_conv"}
     assert DENSE.keys() == HOSTS.keys()
 
 
@@ -56,12 +57,10 @@ def costs(host: str, blueprint: str) -> dict[str, tuple[int, int]]:
         with traced(model) as trace:
             model(x)
         place = next(one for one in places(model) if one.layer_id == layer_id)
-        for reads in ("input", "chunk"):
-            inputs = place.ports.inputs if reads == "input" else place.ports.outputs
-            ports = place.ports._replace(inputs=inputs, layout=place.layout_for(reads))
-            if layer_id not in found and make_blueprint(blueprint, {}).misfit(ports) is None:
-                grow(place, "all", State.GRAFTING, blueprint=blueprint, alpha=0.5, reads=reads)
-                (graft,) = place.arena.live
-                planned = STEP_FLOPS * graft.blueprint.multiply_adds(graft.ports) * trace.rows[layer_id]
-                found[layer_id] = step(model) - bare, planned
+        fit = fitting(blueprint, place.report(), "all")
+        if fit is not None:
+            grow(place, "all", State.GRAFTING, blueprint=blueprint, alpha=0.5, **fit.settings)
+            (graft,) = place.arena.live
+            planned = STEP_FLOPS * graft.blueprint.work_of(graft.ports) * trace.rows[layer_id]
+            found[layer_id] = step(model) - bare, planned
     return found

@@ -5,8 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.blueprints.blueprint import Ports
+from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.blueprints.catalogue import make_blueprint
+from esper.blueprints.widen import Widen
 from esper.contracts.config import GrowthConfig
+from esper.contracts.reports import Piece
 from esper.tamiyo.sizing import budget_per_row, fitting, options, parameter_room, ports_at
 from tests.tamiyo.seen import NOW, PLACES, Pooled, place
 
@@ -15,10 +18,18 @@ DENSE = GrowthConfig(blueprints=("bottleneck_mlp",))
 
 def test_a_graft_connects_the_place_or_its_chunk():
     one = place("0", outputs=10, num_seeds=4, inputs=64, layout="tokens", chunk_layout="features")
-    assert ports_at(one, "all", "input") == Ports(64, 10, "tokens")
-    assert ports_at(one, "all", "chunk") == Ports(10, 10, "features")
-    assert ports_at(one, 1, "input") == Ports(64, 3, "tokens")
-    assert ports_at(one, 2, "chunk") == Ports(2, 2, "features")
+    whole, chunk = BottleneckMLP(), BottleneckMLP(reads="chunk")
+    assert ports_at(one, "all", whole) == Ports(64, 10, "tokens")
+    assert ports_at(one, "all", chunk) == Ports(10, 10, "features")
+    assert ports_at(one, 1, whole) == Ports(64, 3, "tokens")
+    assert ports_at(one, 2, chunk) == Ports(2, 2, "features")
+
+
+def test_a_graft_of_a_colony_connects_the_pieces_that_its_blueprint_can():
+    beside, wider = Piece("0", "beside", 4, 6), Piece("0.up", "linear", 4, 8, writes=8, target=0)
+    one = place("*", kind="colony", inputs=4, outputs=14, pieces=(beside, wider))
+    assert ports_at(one, "all", BottleneckMLP()).pieces == (beside,)
+    assert ports_at(one, "all", Widen()).pieces == (wider,)
 
 
 @pytest.mark.parametrize("capacity", [0.5, 1.0])

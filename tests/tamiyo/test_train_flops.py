@@ -15,7 +15,9 @@ from esper.tamiyo.sizing import budget_per_row, options
 from esper.tamiyo.train_flops import STEP_FLOPS, largest_graft, num_arms, room, round_steps, worst_case
 from tests.tamiyo.seen import NOW, place
 
-CONFIG = GrowthConfig(max_train_flops=1.5, blueprints=("bottleneck_mlp",), keep_looks=(0.6, 0.9), ramp_fraction=0.01)
+CONFIG = GrowthConfig(
+    max_train_flops=1.5, blueprints=("bottleneck_mlp",), keep_looks=(0.6, 0.9), ramp_fraction=0.01, min_targets=0
+)
 SEEN = replace(
     NOW,
     places=tuple(replace(one, rows=10) for one in NOW.places),

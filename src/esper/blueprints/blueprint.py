@@ -200,7 +200,7 @@ class Blueprint(Recipe):
         """Why the blueprint cannot connect these ports; None if it can."""
         if ports.pieces is not None:
             if not ports.pieces:
-                return "it runs beside blocks, and here are only layers that share their channels: take 'widen'"
+                return "it grows beside blocks, and here are only layers that share their channels: take 'widen'"
             return next(filter(None, map(self.misfit, self.parts(ports))), None)
         if ports.layout not in self.layouts:
             return f"it grows on {' or '.join(sorted(self.layouts))}, and the place has {ports.layout}"

@@ -101,9 +101,9 @@ class Widen(Recipe):
         return piece.role not in ("beside", "copy")
 
     def misfit(self, ports: Ports) -> str | None:
-        if not ports.pieces:
-            return "it widens layers that share their channels, and this place is none of several such layers"
-        return None
+        if ports.pieces is None:
+            return "it widens all layers that share channels, and this is a single place: take a colony, such as '*'"
+        return None if ports.pieces else "here are only blocks to grow beside: take 'bottleneck_mlp', or another colony"
 
     def parts(self, ports: Ports) -> tuple[Piece, ...]:
         assert ports.pieces is not None

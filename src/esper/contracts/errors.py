@@ -45,8 +45,10 @@ class BusUnavailableError(BusError):
 
 
 def closest(word: str, valid: Iterable[str]) -> str:
-    """A hint naming the valid word most like ``word``, and all valid words; the empty one as ``""``."""
+    """A hint naming the valid word most like ``word``, and all valid words, if any; the empty one as ``""``."""
     valid = sorted(name or '""' for name in valid)
+    if not valid:
+        return "There are none."
     match = difflib.get_close_matches(word, valid, n=1)
     did_you_mean = f"Did you mean {match[0]!r}? " if match else ""
     return f"{did_you_mean}Valid: {', '.join(valid)}."

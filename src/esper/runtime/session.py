@@ -389,7 +389,7 @@ class Session:
     def germinate(
         self,
         layer_id: str,
-        seed_id: SeedId,
+        seed_id: SeedId = "all",
         blueprint: str = "bottleneck_mlp",
         strategy: str = "fixed_ramp",
         settings: Mapping[str, Any] | None = None,
@@ -397,7 +397,8 @@ class Session:
         """Let a seed grow in the run itself, from the next free boundary on; its twin is trained afterwards.
 
         Args:
-            layer_id: name of the place, ``first:last`` for a span, ``""`` for the whole model.
+            layer_id: name of the place, ``first:last`` for a span, ``""`` for the whole model, ``"blocks.*.mlp"`` or
+                ``"*"`` for a colony.
             seed_id: the seed, or ``"all"`` for one graft over all of them.
             blueprint: what to grow.
             strategy: how to blend it in.

@@ -63,7 +63,7 @@ def scraped(tmp_path_factory) -> Iterator[Scraped]:
     other = Metrics(0, run="other")
     ports = {"run": metrics.port, "exporter": exporter.port, "other": other.port}
     with prometheus(folder / "prometheus", ports, RULES) as server:
-        config = GrowthConfig()
+        config = GrowthConfig(colonies=[], min_targets=0)
         begun = time.time()
         train_without_flag(other, server)
 

@@ -18,7 +18,7 @@ OPTIONS = (
 )
 """Those of a run that change what a step is; others in a configuration file are left aside."""
 
-OF_GROWTH = ("layers", "exclude", "seeds_per_layer", "blueprints", "strategy", "max_growth", "max_latency")
+OF_GROWTH = ("layers", "exclude", "colonies", "seeds_per_layer", "blueprints", "strategy", "max_growth", "max_latency")
 """Likewise."""
 
 

@@ -29,12 +29,14 @@ from esper.contracts.errors import ConfigError
 GROWTH_OPTIONS = {
     "layers": ("places that carry seeds: names, patterns, spans first:last, with commas between", "PATTERN,..."),
     "exclude": ("places that carry no seeds, whoever chose them, with commas between", "PATTERN,..."),
+    "colonies": ("places at several modules at once that carry seeds: patterns with commas between", "PATTERN,..."),
     "seeds_per_layer": ("seeds of each layer, at most its channels", "N"),
     "blueprints": ("what may grow, with commas between", "NAME,..."),
     "selection": ("what a blueprint is chosen for", "NAME"),
     "strategy": ("how grafts are blended in", "NAME"),
     "trial": ("round tries candidates in arms of their own, live grows in the run itself", "round|live"),
     "max_rounds": ("rounds of candidates; 0 never grows", "N"),
+    "min_targets": ("samples, or tokens, to learn from for each parameter, if growth is to be tried; 0 tries", "N"),
     "max_growth": ("bound on all grown parameters, relative to the host's", "FACTOR"),
     "max_latency": ("bound on the multiply-adds of all that grows, relative to the host's", "FACTOR"),
     "max_train_flops": ("bound on the training FLOPs of the run with growth, relative to those without", "FACTOR"),
@@ -44,6 +46,8 @@ GROWTH_OPTIONS = {
 _SHOWN = {
     "layers": "chosen by itself",
     "exclude": "none",
+    "colonies": "all that the model has",
+    "min_targets": "what was measured",
     "strategy": "chosen by conditions",
     "max_latency": "none",
     "max_train_flops": "none",

@@ -53,6 +53,8 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     for blueprint_id in config.blueprints:
         make_blueprint(blueprint_id, {})
     refuse_unfit(model)
+    if config.colonies and example is None:
+        raise ConfigError("colonies are found by running the model once: give esper.wrap an example of its input.")
     candidates = choose(model, config.layers, config.exclude, is_measured=example is not None)
     for one in candidates:
         for end in (one.modules[0], one.modules[-1]):

@@ -52,7 +52,7 @@ def grown(blueprint: str, seed: int, verdict: Verdict = by_the_grow_gate, **sett
     """What became of the grafts of a run that has one blueprint on offer, judged so."""
     task = digits(seed)
     torch.manual_seed(seed)
-    config = esper.GrowthConfig(blueprints=(blueprint,), **settings)
+    config = esper.GrowthConfig(blueprints=(blueprint,), min_targets=0, **settings)
     model = esper.wrap(task.make_host(), config)
     optimizer = AdamW(model.parameters(), lr=5e-3)
     loader = esper.BatchLoader(task.train, 32, seed)
@@ -131,7 +131,7 @@ def test_a_plain_knock_out_keeps_what_is_random_and_frozen(seeds, at_least):
 def narrow_run(width: int, number: int, **settings: Any) -> Growing:
     """A run on the digits that has not begun, of a host of so many hidden units: a control of ``benchmarks.growth``."""
     task = replace(digits(20_000 + number), make_host=MLPHost((64, width, width, 10)))
-    config = esper.GrowthConfig(seed=10_000 + number, **settings)
+    config = esper.GrowthConfig(seed=10_000 + number, min_targets=0, **settings)
     return growing(task, config, epochs=60, batch_size=32, lr=5e-3, schedule="cosine", seed=10_000 + number)
 
 

@@ -84,7 +84,7 @@ class Arms:
                 alpha = place.state.alpha[place.arena.grafts[one.number].seeds[0]]
                 run.seeds.promote(one, State.STABILIZATION, alpha=float(alpha))
             self._after_step(now)
-            if now.is_at_equal_steps and (now.lag or 0.0) > HOPELESS:
+            if now.arm_step < now.arm_steps and now.is_at_equal_steps and (now.lag or 0.0) > HOPELESS:
                 return
         run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
 

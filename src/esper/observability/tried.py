@@ -21,6 +21,9 @@ REASONS = {
 }
 """Why a lifecycle ended, in words; other reasons are quoted."""
 
+NOTHING = "Nothing is tried: "
+"""How a note begins that says why."""
+
 _LOST = ("lost_round", "lost to its twin")
 _ENDED = {"CULLED": "taken out", "CANCELLED": "taken back", "ROLLED_BACK": "lost in a rollback"}
 
@@ -49,6 +52,9 @@ def _why_nothing(record: Record) -> Words:
         return words("Nothing was tried: ", Name("max_rounds"), " allows no round.")
     if any(event["target"] == "GERMINATED" for _, event in record.of("veto", "refused")):
         return words("Nothing was tried: every candidate was vetoed or refused.")
+    for note in record.of("note"):
+        if str(note[1]["text"]).startswith(NOTHING):
+            return words(str(note[1]["text"]).replace("is tried", "was tried", 1))
     if record.status == "unfinished":
         return words("Nothing has been tried so far.")
     if record.faults_of(AUDIT):

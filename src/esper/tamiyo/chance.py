@@ -44,9 +44,16 @@ def no_chance(place: PlaceReport, seen: Observation, config: GrowthConfig) -> st
     if count is None or count >= least * parameters:
         return None
     return (
-        f"the run will learn from {count / parameters:.3g} targets per parameter, and growth there asks for {least:g} "
-        "(min_targets)"
+        f"the run will learn from {count / parameters:.3g} targets per parameter, and growth asks for {least:g}: a "
+        "larger network would gain nothing. min_targets=0 tries all the same"
     )
+
+
+def nowhere(seen: Observation, config: GrowthConfig) -> str | None:
+    """Why nothing is tried anywhere, as a sentence; None if something may be."""
+    asked = sorted((place for place in seen.places if place.is_dormant), key=lambda one: bound(one, seen, config))
+    reasons = [no_chance(place, seen, config) for place in asked]
+    return f"Nothing is tried: {reasons[0]}." if reasons and all(reasons) else None
 
 
 def parameters_left(place: PlaceReport, seen: Observation, config: GrowthConfig) -> float:

@@ -22,7 +22,7 @@ WHOLE = place("*", kind="colony", rows=1, pieces=PIECES)
 
 def seen(per_parameter, *places):
     """A run of so many targets for each of a hundred parameters, eight in a step."""
-    steps = int(per_parameter * 100) // 8
+    steps = -(-int(per_parameter * 100) // 8)
     return replace(
         NOW, places=places, planned_steps=steps, step=steps // 8, host_parameters=100, host_multiply_adds=800
     )

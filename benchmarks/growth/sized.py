@@ -1,0 +1,186 @@
+"""Benchmarks of byte-level transformers of several sizes, on the texts of the environment: cases, options, the way.
+
+Cells, rows, search, tables are those of the other cases. Every size has its own number of steps: so many bytes read for
+each parameter of the host.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.growth.arguments import RESULTS, add_options
+from benchmarks.growth.cases import Case
+from benchmarks.growth.computing import compute, forget
+from benchmarks.growth.environment import Gathered, gathered, recorded
+from benchmarks.growth.plan import Plan
+from benchmarks.growth.results import collected, replaces, told
+from esper.cli.options import STAYS_UP, TEXT, Pace
+from esper.contracts.errors import EsperError
+from esper.evaluation.training import Recipe
+from esper.tasks.gpt import GPTHost
+from esper.tasks.placed import device_named
+
+BYTES = 256
+"""Different tokens."""
+
+EPOCHS = 20
+"""Boundaries of a run: so often the held-out windows are measured, 1,000 at most, and growth is decided."""
+
+STEP = 1.5
+"""Factor between learning rates that are tried next to each other."""
+
+QUICK, QUICK_BYTES = "quick", 400_000
+
+
+class Size(NamedTuple):
+    """A host, its pace, and a first guess of its learning rate."""
+
+    width: int
+    blocks: int
+    heads: int
+    rate: float
+    bytes_per_parameter: float
+    context: int = 256
+    growth: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def host(self) -> GPTHost:
+        """Factory of the host."""
+        return GPTHost(BYTES, self.context, self.width, 4 * self.width, self.blocks, self.heads)
+
+
+SIZES = {
+    # Bytes are few here, and growth would not be tried at all (min_targets).
+    QUICK: Size(16, 2, 2, 6e-3, 15, context=32, growth=(("min_targets", 0),)),
+    "0.25M": Size(64, 4, 4, 3e-3, 300),
+    "1M": Size(128, 4, 4, 3e-3, 300),
+    "5M": Size(256, 6, 8, 1.2e-3, 20),
+    "20M": Size(512, 6, 8, 6e-4, 20),
+}
+"""By name. Those of 5 and 20 million read about as much as is optimal for the FLOPs (Hoffmann et al., "Training
+compute-optimal large language models", 2022); a larger network would gain nothing."""
+
+BATCH = 64
+
+
+def case_of(name: str, size: str, texts: Gathered, options: argparse.Namespace, **more: Any) -> Case:
+    """A case.
+
+    Args:
+        name: of the benchmark, to which the size is added.
+        size: name in ``SIZES``.
+        texts: to learn from.
+        options: of the command line: device, precision, rates and bytes for each parameter.
+        more: what else it is to have.
+    """
+    one = SIZES[size]
+    to_read = (options.bytes_per_parameter or one.bytes_per_parameter) * one.host.num_parameters(
+        one.width, 4 * one.width
+    )
+    steps = max(1, round(to_read / (BATCH * one.context * EPOCHS)))
+    ladder = tuple(float(f"{one.rate * STEP**exponent:.2g}") for exponent in range(-6, 7))
+    middle = ladder.index(one.rate)
+    tried = (one.rate,) if size == QUICK else ladder[middle - 1 : middle + 2]
+    rates = tuple(options.rates) if options.rates else tried
+    return Case(
+        f"{name}-{size}",
+        TEXT + texts.path,
+        "gpt",
+        Pace(EPOCHS, BATCH, one.rate, STAYS_UP, steps),
+        rates=rates,
+        tuning_seeds=(900,),
+        trained=Recipe(one.rate, STAYS_UP),
+        ladder=tuple(sorted({*ladder, *rates})),
+        schedules=(STAYS_UP,),
+        digest=texts.digest,
+        host_settings=(("width", one.width), ("blocks", one.blocks), ("heads", one.heads), ("context", one.context)),
+        growth=one.growth,
+        precision=options.precision,
+        device=options.device,
+        **more,
+    )
+
+
+def main(
+    name: str,
+    about: str,
+    kinds: Sequence[str],
+    make_cases: Callable[[Sequence[str], Mapping[str, Gathered], argparse.Namespace], list[Case]],
+    goals: Callable[[Mapping[str, Any]], str],
+    arguments: list[str] | None = None,
+) -> int:
+    """Compute what is missing, print the tables, write ``NAME.json``; 1 if a cell failed.
+
+    Args:
+        name: of the benchmark.
+        about: it, for ``--help``.
+        kinds: of texts that it reads.
+        make_cases: by sizes, texts of each kind, and options.
+        goals: a table of what was to be shown, by the tables of all cases.
+        arguments: of the command line; None takes those of the process.
+    """
+    parser = _parser(name, about)
+    options = parser.parse_args(arguments)
+    try:
+        options.device = device_named(options.device)
+    except EsperError as error:
+        parser.error(str(error))
+    sizes = [QUICK] if options.quick else options.sizes
+    seeds = options.seeds if options.seeds is not None else range(1 if options.quick else 5)
+    if options.quick and options.output == RESULTS:
+        parser.error("A try would be taken for the benchmark. Give --quick together with an --output of its own.")
+    with tempfile.TemporaryDirectory() as links:
+        most_bytes = QUICK_BYTES if options.quick else None
+        texts = {
+            kind: recorded(kind, options.output)
+            if options.tables
+            else gathered(kind, Path(links), options.output, most_bytes)
+            for kind in kinds
+        }
+        plan = Plan(options.output, make_cases(sizes, texts, options), options.rows, seeds)
+        if options.fresh:
+            forget(plan)
+        failed = [] if options.tables else compute(plan, options.workers, options.seconds)
+    for row, reason in plan.waiting().items():
+        print(f"not computed: {row}: {reason}")
+    write(name, plan, texts, goals)
+    if failed:
+        print(f"{len(failed)} cells FAILED and are missing from the tables: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def write(name: str, plan: Plan, texts: Mapping[str, Gathered], goals: Callable[[Mapping[str, Any]], str]) -> None:
+    """Print what the cells say, and write it."""
+    results = collected(plan, families={})
+    if not results["tasks"] and not results["others"]:
+        print(f"There are no cells in {plan.directory}: nothing is written.")
+        return
+    results["texts"] = {
+        kind: {"digest": one.digest, "files": one.files, "bytes": one.size_bytes} for kind, one in texts.items()
+    }
+    print(f"\n{told(results)}\n\n{goals(results)}\n\n{results['machines']}")
+    published = plan.directory / f"{name}.json"
+    if replaces(results, published):
+        published.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"Written to {published}")
+
+
+def _parser(name: str, about: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"benchmarks.growth.{name}", description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    sizes = [size for size in SIZES if size != QUICK]
+    parser.add_argument("--sizes", nargs="+", choices=sizes, default=sizes[:1], help="of the hosts, in parameters")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny host, few bytes, one seed: under a minute on a CPU"
+    )
+    parser.add_argument("--rates", nargs="+", type=float, help="learning rates to begin with; one is not searched")
+    parser.add_argument("--bytes-per-parameter", type=float, metavar="N", help="read in training; left out: by size")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
+    add_options(parser, "0-4")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no cell is begun")
+    return parser

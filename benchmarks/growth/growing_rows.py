@@ -1,6 +1,7 @@
 """Rows that grow by themselves: the grown run, and what it would be with another judge, place, blueprint or host."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def random_frozen(job: Job) -> dict[str, Any]:
 def random_place(job: Job) -> dict[str, Any]:
     """One random blueprint a round, at a random place and time within the same budgets, judged by the same gates."""
     changes = {"max_candidates": 1}
-    return _grow(job, job.load_task(), policy=RandomPolicy(GrowthConfig(seed=job.seed, **changes)), **changes)
+    return _grow(job, job.load_task(), policy=RandomPolicy(_config(job, changes)), **changes)
 
 
 def ungated(job: Job) -> dict[str, Any]:
@@ -98,6 +99,11 @@ def trained_host(job: Job) -> dict[str, Tensor]:
     return load_file(path)
 
 
+def _config(job: Job, changes: Mapping[str, Any]) -> GrowthConfig:
+    """How a run of a case may grow."""
+    return GrowthConfig(**{"seed": job.seed} | dict(job.case.growth) | dict(changes))
+
+
 def _grow(
     job: Job, task: Task, *, policy: Any = None, evaluate: Any = None, weights: Any = None, **changes: Any
 ) -> Any:
@@ -105,7 +111,7 @@ def _grow(
     started = time.perf_counter()
     run = growing(
         task,
-        GrowthConfig(**{"seed": job.seed} | dict(job.case.growth) | changes),
+        _config(job, changes),
         epochs=pace.epochs,
         batch_size=pace.batch_size,
         steps_per_epoch=pace.steps_per_epoch,

@@ -17,7 +17,7 @@ from benchmarks.growth.computing import compute, forget
 from benchmarks.growth.environment import Gathered, gathered, recorded
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.results import collected, replaces, told
-from esper.cli.options import STAYS_UP, TEXT, Pace
+from esper.cli.options import STAYS_UP, TEXT, Options, Pace
 from esper.contracts.errors import EsperError
 from esper.evaluation.training import Recipe
 from esper.tasks.gpt import GPTHost
@@ -56,7 +56,7 @@ SIZES = {
     # Bytes are few here, and growth would not be tried at all (min_targets).
     QUICK: Size(16, 2, 2, 6e-3, 10, context=32, growth=(("min_targets", 0),)),
     "0.25M": Size(64, 4, 4, 3e-3, 300),
-    "1M": Size(128, 4, 4, 3e-3, 300),
+    "1M": Size(128, 5, 4, 3e-3, 300),
     "5M": Size(256, 6, 8, 1.2e-3, 20),
     "20M": Size(512, 6, 8, 6e-4, 20),
 }
@@ -125,7 +125,7 @@ def main(
     parser = _parser(name, about)
     options = parser.parse_args(arguments)
     try:
-        options.device = device_named(options.device)
+        options.device = device_named(Options(device=options.device).device)
     except EsperError as error:
         parser.error(str(error))
     sizes = [QUICK] if options.quick else options.sizes
@@ -177,10 +177,17 @@ def _parser(name: str, about: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="a tiny host, few bytes, one seed: under a minute on a CPU"
     )
-    parser.add_argument("--rates", nargs="+", type=float, help="learning rates to begin with; one is not searched")
-    parser.add_argument("--bytes-per-parameter", type=float, metavar="N", help="read in training; left out: by size")
+    parser.add_argument("--rates", nargs="+", type=_above_0, help="learning rates to begin with; one is not searched")
+    parser.add_argument("--bytes-per-parameter", type=_above_0, metavar="N", help="read in training; left out: by size")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
     add_options(parser, "0-4")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no cell is begun")
     return parser
+
+
+def _above_0(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and finite")
+    return number

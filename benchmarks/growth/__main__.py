@@ -48,7 +48,7 @@ def main() -> int:
 def write(plan: Plan) -> None:
     """Print what the cells say, and write it."""
     results = collected(plan)
-    if not any(plan.directory.glob("cells/**/*.json")):
+    if not any(plan.directory.glob("cells/*/*/*/*.json")):
         print(f"There are no cells in {plan.directory}: what is published stays as it is.")
         return
     tables = f"{told(results)}\n\n{meanings()}\n"

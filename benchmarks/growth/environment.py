@@ -9,7 +9,7 @@ import json
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ENGLISH_ENDINGS = (".md", ".rst", ".txt")
 ENGLISH_NAMES = ("license", "licence", "copying", "readme", "notice", "metadata", "changelog", "copyright", "news")
@@ -41,6 +41,10 @@ class Gathered(NamedTuple):
     files: int
     size_bytes: int
 
+    def told(self) -> dict[str, Any]:
+        """All but where the links lie, as plain values."""
+        return {name: value for name, value in self._asdict().items() if name != "path"}
+
 
 def gathered(kind: str, links: Path, directory: Path, most_bytes: int | None = None) -> Gathered:
     """Link the texts of a kind into a new folder.
@@ -48,7 +52,7 @@ def gathered(kind: str, links: Path, directory: Path, most_bytes: int | None = N
     Args:
         kind: name in ``KINDS``.
         links: takes the folder, of that name.
-        directory: of results; what is told of the texts goes there, in ``KIND.json``.
+        directory: takes what is told of the texts, in ``KIND.json``.
         most_bytes: about so many are enough; None takes all.
 
     Raises:
@@ -73,7 +77,7 @@ def gathered(kind: str, links: Path, directory: Path, most_bytes: int | None = N
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
     directory.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps({name: value for name, value in found._asdict().items() if name != "path"}) + "\n")
+    told.write_text(json.dumps(found.told()) + "\n")
     return found
 
 

@@ -14,9 +14,20 @@ Rows = Mapping[str, Any]
 class Goal(Protocol):
     """Something to show of a grown row and another one of a case."""
 
-    case: str
-    grown: str
-    against: str
+    @property
+    def case(self) -> str:
+        """Of the tables."""
+        ...
+
+    @property
+    def grown(self) -> str:
+        """The row that grows."""
+        ...
+
+    @property
+    def against(self) -> str:
+        """The row beside it."""
+        ...
 
     def judged(self, rows: Rows) -> tuple[str, str, bool]:
         """What is asked, what was found, and whether it is met, by the tables of the rows."""

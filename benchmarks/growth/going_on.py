@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.growth.cases import Case
 from benchmarks.growth.environment import Gathered
-from benchmarks.growth.goals import Better, told
-from benchmarks.growth.sized import case_of, main
+from benchmarks.growth.goals import Better
+from benchmarks.growth.sized import Benchmark, case_of, main
 from benchmarks.growth.source import NAME as SOURCE
 
 NAME = "going_on"
@@ -31,5 +31,15 @@ def cases(sizes: Sequence[str], texts: Mapping[str, Gathered], options: argparse
     ]
 
 
+BENCHMARK = Benchmark(
+    NAME,
+    __doc__,
+    ("python", *FURTHER),
+    cases,
+    "sunk_grown",
+    {"sunk_host_on": "trained on", "sunk_lora": "LoRA", "sunk_static": "new network"},
+    GOALS,
+)
+
 if __name__ == "__main__":
-    raise SystemExit(main(NAME, __doc__, ("python", *FURTHER), cases, lambda results: told(GOALS, results)))
+    raise SystemExit(main(BENCHMARK))

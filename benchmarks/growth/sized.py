@@ -8,6 +8,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,11 @@ from benchmarks.growth.arguments import RESULTS, add_options
 from benchmarks.growth.cases import Case
 from benchmarks.growth.computing import compute, forget
 from benchmarks.growth.environment import Gathered, gathered, recorded
+from benchmarks.growth.goals import Goal
+from benchmarks.growth.goals import told as goals_told
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.results import collected, replaces, told
+from benchmarks.growth.short import in_nats
 from esper.cli.options import STAYS_UP, TEXT, Options, Pace
 from esper.contracts.errors import EsperError
 from esper.evaluation.training import Recipe
@@ -104,25 +108,41 @@ def case_of(name: str, size: str, texts: Gathered, options: argparse.Namespace, 
     )
 
 
-def main(
-    name: str,
-    about: str,
-    kinds: Sequence[str],
-    make_cases: Callable[[Sequence[str], Mapping[str, Gathered], argparse.Namespace], list[Case]],
-    goals: Callable[[Mapping[str, Any]], str],
-    arguments: list[str] | None = None,
-) -> int:
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of several sizes.
+
+    Args:
+        name: of it, and of the file of its results.
+        about: it, for ``--help``.
+        kinds: of texts that it reads.
+        make_cases: gives the cases, by sizes, texts of each kind, and options.
+        grown: the row that grows.
+        controls: what stands beside it at a glance, by row.
+        goals: what it is to show.
+    """
+
+    name: str
+    about: str
+    kinds: Sequence[str]
+    make_cases: Callable[[Sequence[str], Mapping[str, Gathered], argparse.Namespace], list[Case]]
+    grown: str
+    controls: Mapping[str, str]
+    goals: Sequence[Goal]
+
+    def told(self, results: Mapping[str, Any]) -> str:
+        """Its results at a glance, and its goals."""
+        return f"{in_nats(results, self.grown, self.controls)}\n\n{goals_told(self.goals, results)}"
+
+
+def main(benchmark: Benchmark, arguments: list[str] | None = None) -> int:
     """Compute what is missing, print the tables, write ``NAME.json``; 1 if a cell failed.
 
     Args:
-        name: of the benchmark.
-        about: it, for ``--help``.
-        kinds: of texts that it reads.
-        make_cases: by sizes, texts of each kind, and options.
-        goals: a table of what was to be shown, by the tables of all cases.
+        benchmark: which.
         arguments: of the command line; None takes those of the process.
     """
-    parser = _parser(name, about)
+    parser = _parser(benchmark)
     options = parser.parse_args(arguments)
     try:
         options.device = device_named(Options(device=options.device).device)
@@ -132,45 +152,49 @@ def main(
     seeds = options.seeds if options.seeds is not None else range(1 if options.quick else 5)
     if options.quick and options.output == RESULTS:
         parser.error("A try would be taken for the benchmark. Give --quick together with an --output of its own.")
+    told_in = options.output / "cells" / "texts"
     with tempfile.TemporaryDirectory() as links:
         most_bytes = QUICK_BYTES if options.quick else None
         texts = {
-            kind: recorded(kind, options.output)
-            if options.tables
-            else gathered(kind, Path(links), options.output, most_bytes)
-            for kind in kinds
+            kind: recorded(kind, told_in) if options.tables else gathered(kind, Path(links), told_in, most_bytes)
+            for kind in benchmark.kinds
         }
-        plan = Plan(options.output, make_cases(sizes, texts, options), options.rows, seeds)
+        plan = Plan(options.output, benchmark.make_cases(sizes, texts, options), options.rows, seeds)
         if options.fresh:
             forget(plan)
         failed = [] if options.tables else compute(plan, options.workers, options.seconds)
     for row, reason in plan.waiting().items():
         print(f"not computed: {row}: {reason}")
-    write(name, plan, texts, goals)
+    write(benchmark, plan, texts)
     if failed:
         print(f"{len(failed)} cells FAILED and are missing from the tables: {', '.join(failed)}")
     return 1 if failed else 0
 
 
-def write(name: str, plan: Plan, texts: Mapping[str, Gathered], goals: Callable[[Mapping[str, Any]], str]) -> None:
-    """Print what the cells say, and write it."""
-    results = collected(plan, families={})
-    if not results["tasks"] and not results["others"]:
-        print(f"There are no cells in {plan.directory}: nothing is written.")
+def write(benchmark: Benchmark, plan: Plan, texts: Mapping[str, Gathered]) -> None:
+    """Print what the cells say, and write it; what was written before of other sizes stays beside it."""
+    found = collected(plan, families={})
+    if not found["tasks"] and not found["others"]:
+        print(f"No row is finished in {plan.directory}: nothing is written.")
         return
-    results["texts"] = {
-        kind: {"digest": one.digest, "files": one.files, "bytes": one.size_bytes} for kind, one in texts.items()
-    }
-    print(f"\n{told(results)}\n\n{goals(results)}\n\n{results['machines']}")
-    published = plan.directory / f"{name}.json"
+    published = plan.directory / f"{benchmark.name}.json"
+    old = json.loads(published.read_text()) if published.exists() else {}
+    results = {part: old.get(part, {}) | found[part] for part in ("settings", "tasks", "others")}
+    results["texts"] = {kind: one.told() for kind, one in texts.items()}
+    results["machines"] = old.get("machines", []) + [
+        one for one in found["machines"] if one not in old.get("machines", [])
+    ]
+    print(f"\n{told(found)}\n\n{benchmark.told(results)}\n\n{found['machines']}")
     if replaces(results, published):
         published.write_text(json.dumps(results, indent=1) + "\n")
         print(f"Written to {published}")
 
 
-def _parser(name: str, about: str) -> argparse.ArgumentParser:
+def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"benchmarks.growth.{name}", description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog=f"benchmarks.growth.{benchmark.name}",
+        description=benchmark.about,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     sizes = [size for size in SIZES if size != QUICK]
     parser.add_argument("--sizes", nargs="+", choices=sizes, default=sizes[:1], help="of the hosts, in parameters")

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.growth.cases import Case
 from benchmarks.growth.environment import Gathered
-from benchmarks.growth.goals import Better, NoWorse, Refused, told
-from benchmarks.growth.sized import case_of, main
+from benchmarks.growth.goals import Better, NoWorse, Refused
+from benchmarks.growth.sized import Benchmark, case_of, main
 
 NAME = "source"
 SMALL_ROWS = ("grown", "host_on", "static", "planted", "placebo", "sunk_grown", "sunk_host_on", "sunk_static")
@@ -36,5 +36,15 @@ def cases(sizes: Sequence[str], texts: Mapping[str, Gathered], options: argparse
     ]
 
 
+BENCHMARK = Benchmark(
+    NAME,
+    __doc__,
+    ("python",),
+    cases,
+    "grown",
+    {"host_on": "host trained on", "static": "network of the grown size", "planted": "grafts from the start"},
+    GOALS,
+)
+
 if __name__ == "__main__":
-    raise SystemExit(main(NAME, __doc__, ("python",), cases, lambda results: told(GOALS, results)))
+    raise SystemExit(main(BENCHMARK))

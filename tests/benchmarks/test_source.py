@@ -20,7 +20,7 @@ from benchmarks.growth.goals import Better, NoWorse, Refused, told
 from benchmarks.growth.growing_rows import trained_host_path
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.rows import ROWS
-from benchmarks.growth.sized import BATCH, EPOCHS, QUICK, SIZES, case_of
+from benchmarks.growth.sized import BATCH, EPOCHS, QUICK, SIZES, case_of, main
 from esper.evaluation.training import Recipe
 from esper.tasks.folder import folder
 
@@ -200,7 +200,6 @@ def test_no_cell_is_begun_once_the_time_is_over(tmp_path):
 
 
 def test_options_that_cannot_be_followed_are_refused(tmp_path, capsys):
-    texts = ("python",)
     for arguments, message in (
         (["--quick"], "--output of its own"),
         (["--device", "cuda:99", "--output", str(tmp_path)], "no device 'cuda:99'"),
@@ -209,7 +208,7 @@ def test_options_that_cannot_be_followed_are_refused(tmp_path, capsys):
         (["--rates", "-1", "--output", str(tmp_path)], "above 0"),
     ):
         with pytest.raises(SystemExit) as refused:
-            source.main(source.NAME, "", texts, source.cases, lambda results: "", arguments)
+            main(source.BENCHMARK, arguments)
         assert refused.value.code == 2, arguments
         assert message in capsys.readouterr().err, arguments
     assert not list(tmp_path.iterdir())

@@ -67,8 +67,6 @@ SIZES = {
 """By name. Those of 5 and 20 million read about as much as is optimal for the FLOPs (Hoffmann et al., "Training
 compute-optimal large language models", 2022); a larger network would gain nothing."""
 
-BATCH = 64
-
 
 def case_of(name: str, size: str, texts: Gathered, options: argparse.Namespace, **more: Any) -> Case:
     """A case.
@@ -77,14 +75,14 @@ def case_of(name: str, size: str, texts: Gathered, options: argparse.Namespace, 
         name: of the benchmark, to which the size is added.
         size: name in ``SIZES``.
         texts: to learn from.
-        options: of the command line: device, precision, rates and bytes for each parameter.
+        options: of the command line: device, precision, batch, rates and bytes for each parameter.
         more: what else it is to have.
     """
     one = SIZES[size]
     to_read = (options.bytes_per_parameter or one.bytes_per_parameter) * one.host.num_parameters(
         one.width, 4 * one.width
     )
-    steps = max(1, round(to_read / (BATCH * one.context * EPOCHS)))
+    steps = max(1, round(to_read / (options.batch * one.context * EPOCHS)))
     ladder = tuple(float(f"{one.rate * STEP**exponent:.2g}") for exponent in range(-6, 7))
     middle = ladder.index(one.rate)
     tried = (one.rate,) if size == QUICK else ladder[middle - 1 : middle + 2]
@@ -93,7 +91,7 @@ def case_of(name: str, size: str, texts: Gathered, options: argparse.Namespace, 
         f"{name}-{size}",
         TEXT + texts.path,
         "gpt",
-        Pace(EPOCHS, BATCH, one.rate, STAYS_UP, steps),
+        Pace(EPOCHS, options.batch, one.rate, STAYS_UP, steps),
         rates=rates,
         tuning_seeds=(900,),
         trained=Recipe(one.rate, STAYS_UP),
@@ -203,6 +201,7 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     )
     parser.add_argument("--rates", nargs="+", type=_above_0, help="learning rates to begin with; one is not searched")
     parser.add_argument("--bytes-per-parameter", type=_above_0, metavar="N", help="read in training; left out: by size")
+    parser.add_argument("--batch", type=_from_1, default=64, metavar="N", help="windows of a step")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
     add_options(parser, "0-4")
@@ -214,4 +213,11 @@ def _above_0(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be above 0 and finite")
+    return number
+
+
+def _from_1(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return number

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,20 +14,20 @@ import torch
 
 from benchmarks.growth import computing, environment, going_on, source
 from benchmarks.growth.cases import cases
-from benchmarks.growth.cells import read_cell
+from benchmarks.growth.cells import fingerprint, read_cell, write_cell
 from benchmarks.growth.computing import compute
 from benchmarks.growth.environment import Gathered, gathered, recorded
 from benchmarks.growth.goals import Better, NoWorse, Refused, told
 from benchmarks.growth.growing_rows import trained_host_path
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.rows import ROWS
-from benchmarks.growth.sized import BATCH, EPOCHS, QUICK, SIZES, case_of, main
+from benchmarks.growth.sized import EPOCHS, QUICK, SIZES, case_of, main, write
 from esper.evaluation.training import Recipe
 from esper.tasks.folder import folder
 
 ROOT = Path(__file__).parents[2]
 TEXTS = Gathered("nowhere", "0123456789abcdef", 3, 1000)
-OPTIONS = argparse.Namespace(bytes_per_parameter=None, rates=None, precision="fp32", device="cpu")
+OPTIONS = argparse.Namespace(bytes_per_parameter=None, rates=None, batch=64, precision="fp32", device="cpu")
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_a_run_reads_so_many_bytes_for_each_parameter_of_a_host_of_that_size(siz
         parameters = sum(parameter.numel() for parameter in one.host().parameters())
     unit, number = 1e6, float(size.removesuffix("M"))
     assert parameters == pytest.approx(number * unit, rel=0.1)
-    read = EPOCHS * case.pace.steps_per_epoch * BATCH * one.context
+    read = EPOCHS * case.pace.steps_per_epoch * OPTIONS.batch * one.context
     assert read / parameters == pytest.approx(one.bytes_per_parameter, rel=0.02)
     assert dict(case.host_settings)["width"] == one.width
 
@@ -193,6 +194,50 @@ def test_a_goal_without_its_rows_is_told_as_not_computed():
     assert table.splitlines()[-1] == "| a | sunk_grown | sunk_lora | | not computed | no |"
 
 
+def _finished(directory: Path, size: str, seeds: Sequence[int]) -> Plan:
+    """A plan of one size, whose cells are there as if they had been computed."""
+    rates = argparse.Namespace(**vars(OPTIONS) | {"rates": [3e-3]})
+    plan = Plan(directory, [case_of("source", size, TEXTS, rates)], ("grown", "host_on"), seeds=seeds)
+    for jobs in plan.phases():
+        for job in jobs:
+            numbers = {"parameters": 10, "train_flops": 100, "seconds": 1.0, "lr": 3e-3, "schedule": "cosine"}
+            judged = {
+                "val_loss": 1.0,
+                "test_loss": 1.0 - 0.1 * (job.row == "grown"),
+                "test_metric": 0.5,
+                "val_metric": 0.5,
+            }
+            grew = {"probe_flops": 5, "kept": 1} if job.row == "grown" else {}
+            curve = {"curve": {"flops": [100], "val_metrics": [0.5]}, "followed": fingerprint(job.followed)}
+            write_cell(job.path, numbers | judged | grew | curve)
+    return plan
+
+
+def test_sizes_are_put_together_and_fewer_seeds_replace_nothing(tmp_path, capsys):
+    published = tmp_path / "source.json"
+    for size in ("0.25M", "5M"):
+        write(source.BENCHMARK, _finished(tmp_path, size, range(2)), {"python": TEXTS})
+    results = json.loads(published.read_text())
+    assert list(results["tasks"]) == ["source-0.25M", "source-5M"]
+    assert len(results["machines"]) == 1
+    found = source.BENCHMARK.told(results).splitlines()
+    assert (
+        "| source-0.25M | 10, 10 | 2 of 2 seeds | 1.000, 50.0 % | not computed | not computed | 0.900, 50.0 % | 5 % |"
+        in found
+    )
+    assert any(
+        line.startswith("| source-0.25M | grown | host_on | better by 0.04") and line.endswith("yes |")
+        for line in found
+    )
+    assert any(
+        line.startswith("| source-5M | grown | host_on | refused for 3%") and line.endswith("no |") for line in found
+    )
+    before = published.read_text()
+    write(source.BENCHMARK, _finished(tmp_path, "5M", range(1)), {"python": TEXTS})
+    assert published.read_text() == before
+    assert "stays as it is" in capsys.readouterr().out
+
+
 def test_no_cell_is_begun_once_the_time_is_over(tmp_path):
     plan = Plan(tmp_path, [replace(cases()[0], rates=(1e-2,))], ("grown",), seeds=(0,))
     assert compute(plan, workers=1, seconds=-1) == []
@@ -206,6 +251,7 @@ def test_options_that_cannot_be_followed_are_refused(tmp_path, capsys):
         (["--device", "tpu", "--output", str(tmp_path)], "no device 'tpu'"),
         (["--bytes-per-parameter", "0", "--output", str(tmp_path)], "above 0"),
         (["--rates", "-1", "--output", str(tmp_path)], "above 0"),
+        (["--batch", "0", "--output", str(tmp_path)], "at least 1"),
     ):
         with pytest.raises(SystemExit) as refused:
             main(source.BENCHMARK, arguments)
@@ -226,7 +272,7 @@ from benchmarks.growth.environment import gathered
 from benchmarks.growth.rows import shipped
 out = Path(sys.argv[1])
 texts = dict.fromkeys(("python", "c", "english"), gathered("python", out / "links", out, 60_000))
-options = argparse.Namespace(bytes_per_parameter=0.1, rates=None, precision="bf16", device="cpu")
+options = argparse.Namespace(bytes_per_parameter=0.1, rates=None, batch=64, precision="bf16", device="cpu")
 case = going_on.cases(["quick"], texts, options)[0]
 job = Job(out, case, "sunk_grown", shipped(case), 0)
 compute_cell(job)
@@ -269,7 +315,7 @@ def test_the_quick_benchmark_goes_from_texts_to_tables(tmp_path, name, case, row
     tables = [results["tasks"].get(case, {}), *results["others"][case].values()]
     assert any(row in table for table in tables)
     assert results["machines"][0]["torch"]
-    assert results["texts"]["python"]["bytes"] > 200_000
+    assert results["texts"]["python"]["size_bytes"] > 200_000
     assert str(tmp_path) not in json.dumps(results)
     again = subprocess.run([*command, "--tables"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "of this phase" not in again.stdout

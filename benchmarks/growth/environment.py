@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from esper.contracts.errors import ConfigError
+
 ENGLISH_ENDINGS = (".md", ".rst", ".txt")
 ENGLISH_NAMES = ("license", "licence", "copying", "readme", "notice", "metadata", "changelog", "copyright", "news")
 
@@ -56,7 +58,7 @@ def gathered(kind: str, links: Path, directory: Path, most_bytes: int | None = N
         most_bytes: about so many are enough; None takes all.
 
     Raises:
-        SystemExit: if what is told there is of other texts: figures of both must not be put together.
+        ConfigError: if what is told there is of other texts: figures of both must not be put together.
     """
     files = _some(_found(kind), most_bytes)
     about = "\n".join(f"{name} {path.stat().st_size}" for name, path in files.items())
@@ -68,7 +70,7 @@ def gathered(kind: str, links: Path, directory: Path, most_bytes: int | None = N
     )
     told = directory / f"{kind}.json"
     if told.exists() and recorded(kind, directory).digest != found.digest:
-        raise SystemExit(
+        raise ConfigError(
             f"{told} tells of other {kind} texts than this environment holds, and figures of both cannot be put "
             "together. Name another --output, or go on where it was begun."
         )
@@ -85,11 +87,11 @@ def recorded(kind: str, directory: Path) -> Gathered:
     """What was gathered there, perhaps on another machine.
 
     Raises:
-        SystemExit: if nothing was.
+        ConfigError: if nothing was.
     """
     told = directory / f"{kind}.json"
     if not told.exists():
-        raise SystemExit(f"There is no {told}: nothing was computed there. Name the --output of a run, or compute.")
+        raise ConfigError(f"There is no {told}: nothing was computed there. Name the --output of a run, or compute.")
     return Gathered(str(directory / kind), **json.loads(told.read_text()))
 
 

@@ -142,21 +142,16 @@ def main(benchmark: Benchmark, arguments: list[str] | None = None) -> int:
     """
     parser = _parser(benchmark)
     options = parser.parse_args(arguments)
-    try:
-        options.device = device_named(Options(device=options.device).device)
-    except EsperError as error:
-        parser.error(str(error))
-    sizes = [QUICK] if options.quick else options.sizes
-    seeds = options.seeds if options.seeds is not None else range(1 if options.quick else 5)
     if options.quick and options.output == RESULTS:
         parser.error("A try would be taken for the benchmark. Give --quick together with an --output of its own.")
-    told_in = options.output / "cells" / "texts"
     with tempfile.TemporaryDirectory() as links:
-        most_bytes = QUICK_BYTES if options.quick else None
-        texts = {
-            kind: recorded(kind, told_in) if options.tables else gathered(kind, Path(links), told_in, most_bytes)
-            for kind in benchmark.kinds
-        }
+        try:
+            options.device = device_named(Options(device=options.device).device)
+            texts = _texts(benchmark.kinds, options, Path(links))
+        except EsperError as error:
+            parser.error(str(error))
+        sizes = [QUICK] if options.quick else options.sizes
+        seeds = options.seeds or range(1 if options.quick else 5)
         plan = Plan(options.output, benchmark.make_cases(sizes, texts, options), options.rows, seeds)
         if options.fresh:
             forget(plan)
@@ -167,6 +162,14 @@ def main(benchmark: Benchmark, arguments: list[str] | None = None) -> int:
     if failed:
         print(f"{len(failed)} cells FAILED and are missing from the tables: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def _texts(kinds: Sequence[str], options: argparse.Namespace, links: Path) -> dict[str, Gathered]:
+    """The texts of the environment, or, for tables alone, of that in which cells were computed."""
+    told_in = options.output / "cells" / "texts"
+    if options.tables:
+        return {kind: recorded(kind, told_in) for kind in kinds}
+    return {kind: gathered(kind, links, told_in, QUICK_BYTES if options.quick else None) for kind in kinds}
 
 
 def write(benchmark: Benchmark, plan: Plan, texts: Mapping[str, Gathered]) -> None:

@@ -22,6 +22,7 @@ from benchmarks.growth.growing_rows import trained_host_path
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.rows import ROWS
 from benchmarks.growth.sized import EPOCHS, QUICK, SIZES, case_of, main, write
+from esper.contracts.errors import ConfigError
 from esper.evaluation.training import Recipe
 from esper.tasks.folder import folder
 
@@ -82,7 +83,7 @@ def test_other_texts_have_another_digest_and_are_refused_where_figures_of_the_fi
     first = gathered("python", installed / "links", installed / "out")
     assert gathered("python", installed / "again", installed / "out").digest == first.digest
     (installed / "packages/torch/nn.py").write_text("longer " * 200)
-    with pytest.raises(SystemExit, match="tells of other python texts"):
+    with pytest.raises(ConfigError, match="tells of other python texts"):
         gathered("python", installed / "third", installed / "out")
     assert recorded("python", installed / "out").digest == first.digest
     assert gathered("python", installed / "third", installed / "new").digest != first.digest
@@ -97,7 +98,7 @@ def test_few_bytes_are_a_part_of_the_files_and_no_large_one(installed):
 
 
 def test_tables_of_what_was_never_computed_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match="nothing was computed there"):
+    with pytest.raises(ConfigError, match="nothing was computed there"):
         recorded("python", tmp_path)
 
 
@@ -251,6 +252,7 @@ def test_options_that_cannot_be_followed_are_refused(tmp_path, capsys):
         (["--device", "tpu", "--output", str(tmp_path)], "no device 'tpu'"),
         (["--bytes-per-parameter", "0", "--output", str(tmp_path)], "above 0"),
         (["--rates", "-1", "--output", str(tmp_path)], "above 0"),
+        (["--tables", "--output", str(tmp_path)], "nothing was computed there"),
         (["--batch", "0", "--output", str(tmp_path)], "at least 1"),
     ):
         with pytest.raises(SystemExit) as refused:

@@ -58,7 +58,7 @@ class Size(NamedTuple):
 
 SIZES = {
     # Bytes are few here, and growth would not be tried at all (min_targets).
-    QUICK: Size(16, 2, 2, 6e-3, 10, context=32, growth=(("min_targets", 0),)),
+    QUICK: Size(16, 2, 2, 6e-3, 20, context=32, growth=(("min_targets", 0),)),
     "0.25M": Size(64, 4, 4, 3e-3, 300),
     "1M": Size(128, 5, 4, 3e-3, 300),
     "5M": Size(256, 6, 8, 1.2e-3, 20),

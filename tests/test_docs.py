@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.growth.going_on import BENCHMARK as GOING_ON
 from benchmarks.growth.other_data import markdown as other_data_table
 from benchmarks.growth.regret import markdown as regret_table
 from benchmarks.growth.results import told
 from benchmarks.growth.short import at_a_glance, cost, in_short
+from benchmarks.growth.source import BENCHMARK as SOURCE
 from benchmarks.growth.tables import overview
 from benchmarks.growth.trials_list import CONTROLS
 from benchmarks.growth.trials_table import markdown as trials_table
@@ -54,6 +56,12 @@ def test_regret_and_other_data_are_as_recorded():
     page = (ROOT / "docs" / "growth.md").read_text()
     assert regret_table(json.loads((GROWTH / "regret.json").read_text())["tasks"]) in page
     assert other_data_table(json.loads((GROWTH / "other_data.json").read_text())["data"]) in page
+
+
+@pytest.mark.parametrize("one", [one for one in (SOURCE, GOING_ON) if (GROWTH / f"{one.name}.json").exists()])
+def test_growth_at_size_is_as_recorded(one):
+    results = json.loads((GROWTH / f"{one.name}.json").read_text())
+    assert one.told(results) in (ROOT / "docs" / "growth.md").read_text()
 
 
 def test_the_trials_are_as_recorded():

@@ -7,17 +7,13 @@ cells are put together; ``--tables`` then says what they come to.
 
 import argparse
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.growth.arguments import add_options
 from benchmarks.growth.cases import cases
 from benchmarks.growth.computing import compute, forget
 from benchmarks.growth.plan import Plan
-from benchmarks.growth.results import collected, lost, meanings, pictures, told
-from benchmarks.growth.rows import ROWS
-
-RESULTS = Path(__file__).parent.parent / "results" / "growth"
+from benchmarks.growth.results import collected, meanings, pictures, replaces, told
 
 
 def main() -> int:
@@ -52,18 +48,13 @@ def main() -> int:
 def write(plan: Plan) -> None:
     """Print what the cells say, and write it."""
     results = collected(plan)
-    if not any(plan.directory.glob("cells/**/*.json")):
+    if not any(plan.directory.glob("cells/*/*/*/*.json")):
         print(f"There are no cells in {plan.directory}: what is published stays as it is.")
         return
     tables = f"{told(results)}\n\n{meanings()}\n"
     print(f"\n{tables}\n{results['machines']}")
     folder, published = plan.directory / "pictures", plan.directory / "results.json"
-    if published.exists() and (missing := lost(json.loads(published.read_text()), results)):
-        told_missing = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
-        print(
-            f"{published} stays as it is: it holds what is not computed or not asked for here ({told_missing}). "
-            "Delete it to have it replaced."
-        )
+    if not replaces(results, published):
         return
     folder.mkdir(parents=True, exist_ok=True)
     published.write_text(json.dumps(results, indent=1) + "\n")
@@ -73,28 +64,14 @@ def write(plan: Plan) -> None:
     print(f"Written to {published} and {folder}")
 
 
-def _seeds(text: str) -> Sequence[int]:
-    """``"3"`` or ``"0-4"``."""
-    first, _, last = text.partition("-")
-    found = range(int(first), int(last or first) + 1)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text} is empty: give the first seed, then the last")
-    return found
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="benchmarks.growth", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", help="names of the tables; left out: all")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help="left out: all, or those of every case")
-    parser.add_argument("--seeds", type=_seeds, help="N or FIRST-LAST; left out: 0-9 where all cases have it, else 0-4")
     parser.add_argument("--text", type=Path, help="a text to learn from, for the tables text-mlp and text-gpt")
     parser.add_argument("--npz", type=Path, nargs="+", default=[], help="files with x, y; each is a table")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where cells and results are kept")
-    parser.add_argument("--tables", action="store_true", help="compute nothing: only tell what the cells say")
-    parser.add_argument("--fresh", action="store_true", help="forget the cells of these cases, rows and seeds")
+    add_options(parser, "0-9 where all cases have the row, else 0-4")
     return parser
 
 

@@ -12,7 +12,6 @@ from benchmarks.growth.cases import Case
 from benchmarks.machine import machine
 from esper.evaluation.controls import Setting
 from esper.evaluation.training import Recipe
-from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
 
 
@@ -54,7 +53,7 @@ class Job:
 
     def load_task(self) -> Task:
         """Data and host of the case."""
-        return load_task(self.case.data, self.seed, self.case.host)
+        return self.case.load_task(self.seed)
 
     @property
     def is_finished(self) -> bool:

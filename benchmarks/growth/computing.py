@@ -1,34 +1,51 @@
 """Computes cells on all cores: one thread per process, and no cell's failure loses another one."""
 
+import math
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
 
 from benchmarks.growth.cells import Job, cells_of, fingerprint, write_cell
-from benchmarks.growth.growing_rows import trained_host_path
+from benchmarks.growth.growing_rows import trained_host, trained_host_path
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.rows import ROWS
 
 
-def compute(plan: Plan, workers: int) -> list[str]:
+def compute(plan: Plan, workers: int, seconds: float = math.inf) -> list[str]:
     """Compute all cells that are missing; gives the names of those that failed, which do not stop the others.
 
     If a process is killed, the cells of its phase that were not finished count as failed: call again.
+
+    Args:
+        plan: which cells there shall be.
+        workers: processes.
+        seconds: after which no cell is begun; those that wait are neither computed nor failed.
     """
     failed: list[str] = []
+    until = time.time() + seconds
     for phase in plan.phases():
-        failed += _compute_phase([job for job in phase if not job.is_finished], workers)
+        jobs = [job for job in phase if not job.is_finished]
+        # Hosts that several rows begin with are trained before them, once. One that fails will fail its cells.
+        hosts = {trained_host_path(job.directory, job.case, job.seed): job for job in jobs if _begins_trained(job)}
+        _each(trained_host, [job for path, job in hosts.items() if not path.exists()], workers, until)
+        failed += _each(compute_cell, jobs, workers, until)
     return failed
 
 
-def _compute_phase(jobs: list[Job], workers: int) -> list[str]:
-    if not jobs:
+def _begins_trained(job: Job) -> bool:
+    return ROWS[job.row].begins_trained
+
+
+def _each(work: Callable[[Job], object], jobs: list[Job], workers: int, until: float) -> list[str]:
+    """Names of the jobs that failed."""
+    if not jobs or time.time() > until:
         return []
     failed: list[str] = []
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(compute_cell, job): job for job in jobs}
+        futures = {pool.submit(_on_one_thread, work, job, until): job for job in jobs}
         for done, future in enumerate(as_completed(futures), start=1):
             if (error := future.exception()) is not None:
                 failed.append(futures[future].name)
@@ -38,9 +55,14 @@ def _compute_phase(jobs: list[Job], workers: int) -> list[str]:
     return failed
 
 
-def compute_cell(job: Job) -> None:
-    """Compute one cell, on one thread."""
+def _on_one_thread(work: Callable[[Job], object], job: Job, until: float) -> None:
     torch.set_num_threads(1)
+    if time.time() <= until:
+        work(job)
+
+
+def compute_cell(job: Job) -> None:
+    """Compute one cell."""
     write_cell(job.path, {"followed": fingerprint(job.followed), **ROWS[job.row].compute(job)})
 
 

@@ -1,8 +1,10 @@
 """Rows that follow a grown run of the same seed: its FLOPs, its size, its grafts or its steps."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.growth.cells import Job
 from benchmarks.growth.growing_rows import trained_host, wide_task
@@ -16,7 +18,8 @@ from esper.evaluation.planted import planted as planted_row
 from esper.evaluation.row import Row
 from esper.evaluation.training import batches, flops_per_step
 from esper.evaluation.widening import widened as widened_row
-from esper.tasks.task import Task, deeper
+from esper.tasks.task import HostFactory, Task, deeper
+from esper.tasks.weights import Weights, put_weights
 
 CEILING = 2
 """Times the grown run's FLOPs that ``static_ceiling`` gets."""
@@ -88,8 +91,8 @@ def wide_host_on(job: Job) -> dict[str, Any]:
 
 def sunk_host_on(job: Job) -> dict[str, Any]:
     """The trained host, trained on for the same further FLOPs."""
-    task = job.load_task()
-    return controls.host_on(task, job.grown()["train_flops"], job.setting, trained_host(job, task)).to_dict()
+    flops, weights = job.grown()["train_flops"], trained_host(job)
+    return controls.host_on(job.load_task(), flops, job.setting, weights).to_dict()
 
 
 def sunk_static(job: Job) -> dict[str, Any]:
@@ -97,11 +100,34 @@ def sunk_static(job: Job) -> dict[str, Any]:
     return static(job)
 
 
+def sunk_lora(job: Job) -> dict[str, Any]:
+    """The trained host, frozen, with LoRA through peft; equal further FLOPs, as many parameters as growth added."""
+    task = job.load_task()
+    return _peer(job, "lora", replace(task, make_host=Trained(task.make_host, trained_host(job))), birth=0.0)
+
+
 def peer(job: Job) -> dict[str, Any]:
     """A neighbour's way to grow, through its public interface; equal FLOPs, about equal size."""
-    grown, task = job.grown(), job.load_task()
-    goal = Goal(grown["train_flops"], grown["parameters"], _share_before_birth(grown))
-    run = PEERS[job.row]
+    return _peer(job, job.row, job.load_task(), _share_before_birth(job.grown()))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A :class:`~esper.tasks.task.HostFactory` of hosts that begin with trained weights."""
+
+    make_host: HostFactory
+    weights: Weights
+
+    def __call__(self, width_factor: float = 1.0) -> nn.Module:
+        host = self.make_host(width_factor=width_factor)
+        put_weights(host, self.weights)
+        return host
+
+
+def _peer(job: Job, name: str, task: Task, birth: float) -> dict[str, Any]:
+    """The row of a neighbour that grows after that share of the FLOPs."""
+    grown, run = job.grown(), PEERS[name]
+    goal = Goal(grown["train_flops"], grown["parameters"], birth)
     return controls.search(task, job.setting, lambda *how: run(task, goal, job.setting, *how)).to_dict()
 
 

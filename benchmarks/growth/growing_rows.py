@@ -1,6 +1,7 @@
 """Rows that grow by themselves: the grown run, and what it would be with another judge, place, blueprint or host."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def random_frozen(job: Job) -> dict[str, Any]:
 def random_place(job: Job) -> dict[str, Any]:
     """One random blueprint a round, at a random place and time within the same budgets, judged by the same gates."""
     changes = {"max_candidates": 1}
-    return _grow(job, job.load_task(), policy=RandomPolicy(GrowthConfig(seed=job.seed, **changes)), **changes)
+    return _grow(job, job.load_task(), policy=RandomPolicy(_config(job, changes)), **changes)
 
 
 def ungated(job: Job) -> dict[str, Any]:
@@ -60,8 +61,7 @@ def wide_grown(job: Job) -> dict[str, Any]:
 
 def sunk_grown(job: Job) -> dict[str, Any]:
     """A host that was trained for a whole run before."""
-    task = job.load_task()
-    return _grow(job, task, weights=trained_host(job, task))
+    return _grow(job, job.load_task(), weights=trained_host(job))
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,25 @@ def wide_task(job: Job) -> Task:
 
 def trained_host_path(directory: Path, case: Case, seed: int) -> Path:
     """Where the weights of a trained host are kept."""
-    return directory / "cells" / case.key / "trained_host" / f"{seed:03d}.safetensors"
+    return directory / "cells" / (case.before or case).key / "trained_host" / f"{seed:03d}.safetensors"
 
 
-def trained_host(job: Job, task: Task) -> dict[str, Tensor]:
+def trained_host(job: Job) -> dict[str, Tensor]:
     """Weights of the host after a whole run by the case's recipe for it; trained once for each seed."""
-    path = trained_host_path(job.directory, job.case, job.seed)
+    path, case = trained_host_path(job.directory, job.case, job.seed), job.case.before or job.case
     if not path.exists():
-        pace, setting = job.case.pace, job.setting
+        task, pace, setting = case.load_task(job.seed), case.pace, replace(job, case=case).setting
         steps = pace.epochs * (pace.steps_per_epoch or max(1, len(task.train.y) // pace.batch_size))
         flops = steps * flops_per_step(task.make_host(), next(batches(task, pace.batch_size, job.seed)))
         torch.manual_seed(job.seed)
-        host, _ = train_new(task, 1.0, flops, setting, job.case.trained, LearningCurve(task, job.seed))
+        host, _ = train_new(task, 1.0, flops, setting, case.trained, LearningCurve(task, job.seed))
         write_whole(path, lambda unfinished: save_file(host.state_dict(), unfinished))
     return load_file(path)
+
+
+def _config(job: Job, changes: Mapping[str, Any]) -> GrowthConfig:
+    """How a run of a case may grow."""
+    return GrowthConfig(**{"seed": job.seed} | dict(job.case.growth) | dict(changes))
 
 
 def _grow(
@@ -106,7 +111,7 @@ def _grow(
     started = time.perf_counter()
     run = growing(
         task,
-        GrowthConfig(seed=job.seed, **changes),
+        _config(job, changes),
         epochs=pace.epochs,
         batch_size=pace.batch_size,
         steps_per_epoch=pace.steps_per_epoch,

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.growth.cases import LADDER, Case
+from benchmarks.growth.cases import Case
 from benchmarks.growth.cells import Job, cell_path, read_cell
 from benchmarks.growth.rows import ROWS, SECONDARY_CASES, shipped
 from esper.evaluation.training import Recipe
@@ -36,6 +36,8 @@ class Plan:
         """Rows of a case, by name."""
         if self.rows is not None:
             return list(self.rows)
+        if case.rows:
+            return list(case.rows)
         has_all = case.name in SECONDARY_CASES
         return [name for name, kind in ROWS.items() if has_all or kind.is_headline]
 
@@ -76,13 +78,13 @@ class Plan:
 
         So nobody is held back by where the grid ends. A row without schedules takes the shipped recipe.
         """
-        schedules, rates = ROWS[row].schedules, set(case.rates)
-        if not schedules:
+        if not ROWS[row].schedules:
             return [shipped(case)]
+        schedules, rates = case.schedules or ROWS[row].schedules, set(case.rates)
         while True:
             recipes = [Recipe(lr, schedule) for schedule in schedules for lr in sorted(rates)]
             best = self._best(case, row, recipes)
-            beyond = set() if best is None else _neighbours(best.lr) - rates
+            beyond = set() if best is None else _neighbours(best.lr, case.ladder) - rates
             if not beyond:
                 return recipes
             rates |= beyond
@@ -157,7 +159,7 @@ class Plan:
         return math.inf if None in losses else fmean(losses)
 
 
-def _neighbours(rate: float) -> set[float]:
+def _neighbours(rate: float, ladder: Sequence[float]) -> set[float]:
     """Rates next to one in the ladder."""
-    index = LADDER.index(rate)
-    return {*LADDER[max(0, index - 1) : index], *LADDER[index + 1 : index + 2]}
+    index = ladder.index(rate)
+    return {*ladder[max(0, index - 1) : index], *ladder[index + 1 : index + 2]}

@@ -1,5 +1,6 @@
 """What the finished cells say: tables, claims and pictures, ready to be written."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,8 @@ from benchmarks.growth.tables import (
 QUANTITIES = {"train_flops": "training FLOPs, relative to the grown run's", "parameters": "parameters"}
 
 
-def collected(plan: Plan) -> dict[str, Any]:
-    """Everything, from the cells that are there.
+def collected(plan: Plan, families: Mapping[str, Sequence[Claim]] = FAMILIES) -> dict[str, Any]:
+    """Everything, from the cells that are there, with the claims of these families.
 
     ``tasks`` holds the main tables, ``others`` those of all other rows by task and by the grown row that they are
     compared with, which comes first in each.
@@ -39,7 +40,7 @@ def collected(plan: Plan) -> dict[str, Any]:
         "settings": {case.name: _settings(plan, case, cells[case]) for case in plan.cases},
         "tasks": {case.name: _table(cells[case], MAIN) for case in there},
         "others": {case.name: others for case in plan.cases if (others := _others(cells[case]))},
-        "claims": {family: _claims(claims, cells, planned) for family, claims in FAMILIES.items()},
+        "claims": {family: _claims(claims, cells, planned) for family, claims in families.items()},
     }
 
 
@@ -47,6 +48,18 @@ def lost(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What the tables of ``old`` hold and those of ``new`` lack: rows, or seeds of rows."""
     seeds = _seeds(new)
     return [f"{task}, {row}" for (task, row), held in _seeds(old).items() if not held <= seeds.get((task, row), set())]
+
+
+def replaces(results: Mapping[str, Any], published: Path) -> bool:
+    """Whether results may take the place of those that are published; tells if not, for those hold more."""
+    missing = lost(json.loads(published.read_text()), results) if published.exists() else []
+    if missing:
+        told_missing = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
+        print(
+            f"{published} stays as it is: it holds what is not computed or not asked for here ({told_missing}). "
+            "Delete it to have it replaced."
+        )
+    return not missing
 
 
 def _seeds(results: Mapping[str, Any]) -> dict[tuple[str, str], set[int]]:
@@ -112,6 +125,9 @@ def _settings(plan: Plan, case: Case, cells: Mapping[str, Cells]) -> dict[str, A
         "trained": asdict(case.trained),
         "margin": case.margin,
         "wide": case.wide,
+        "host_settings": dict(case.host_settings),
+        "growth": dict(case.growth),
+        "precision": case.precision,
         "search": searched,
     }
 

@@ -27,6 +27,7 @@ class RowKind:
         follows: the row whose FLOPs, size, grafts or steps it is given; None where it grows by itself.
         schedules: searched, each with several rates; none takes the shipped recipe.
         is_headline: whether it is computed for every case, and on more seeds.
+        begins_trained: whether its host was trained before.
         obstacle: why it cannot be computed for a case on this machine; None if it can.
     """
 
@@ -34,6 +35,7 @@ class RowKind:
     follows: str | None = None
     schedules: tuple[str, ...] = (SCHEDULE_OF_ONE,)
     is_headline: bool = False
+    begins_trained: bool = False
     obstacle: Callable[[Case], str | None] = lambda case: None
 
     @property
@@ -79,9 +81,12 @@ ROWS: dict[str, RowKind] = {
     "placebo": RowKind(growing_rows.placebo),
     "random_frozen": RowKind(growing_rows.random_frozen),
     "random_place": RowKind(growing_rows.random_place),
-    "sunk_grown": RowKind(growing_rows.sunk_grown, None, FULL, is_headline=True),
-    "sunk_host_on": RowKind(control_rows.sunk_host_on, "sunk_grown", FULL, is_headline=True),
+    "sunk_grown": RowKind(growing_rows.sunk_grown, None, FULL, is_headline=True, begins_trained=True),
+    "sunk_host_on": RowKind(control_rows.sunk_host_on, "sunk_grown", FULL, is_headline=True, begins_trained=True),
     "sunk_static": RowKind(control_rows.sunk_static, "sunk_grown", FULL, is_headline=True),
+    "sunk_lora": RowKind(
+        control_rows.sunk_lora, "sunk_grown", begins_trained=True, obstacle=lambda case: missing("lora")
+    ),
     "wide_grown": RowKind(growing_rows.wide_grown),
     "wide_host_on": RowKind(control_rows.wide_host_on, "wide_grown"),
     **{

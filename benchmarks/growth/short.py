@@ -35,6 +35,45 @@ def at_a_glance(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def in_nats(results: Mapping[str, Any], grown: str, controls: Mapping[str, str]) -> str:
+    """Test loss and accuracy of the grown run and its controls on texts, and what trying took; means over seeds.
+
+    Args:
+        results: as :func:`benchmarks.growth.results.collected` gives them.
+        grown: the row that grows.
+        controls: what to call the rows beside it.
+    """
+    lines = [
+        "| case, nats per byte | parameters, before and after | grew on | "
+        + " | ".join((*controls.values(), "grown"))
+        + " | spent on trying |",
+        "|" + "---|" * (5 + len(controls)),
+    ]
+    for case in results["settings"]:
+        tables = [results["tasks"].get(case, {}), *results["others"].get(case, {}).values()]
+        rows: dict[str, Any] = {}
+        for table in tables:
+            rows |= {name: row for name, row in table.items() if grown in table}
+        if grown not in rows:
+            continue
+        own = rows[grown]
+        shown = (
+            f"{rows[name]['loss'][0]:.3f}, {rows[name]['accuracy'][0]:.1f} %" if name in rows else "not computed"
+            for name in (*controls, grown)
+        )
+        lines.append(
+            f"| {case} | {_size_before(rows)}, {own['parameters'][0]:,.0f} | {own['kept']} of {own['seeds']} seeds | "
+            f"{' | '.join(shown)} | {100 * own['share_of_arms_and_judging'][0]:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+def _size_before(rows: Mapping[str, Any]) -> str:
+    """Parameters of the host, if it was trained on."""
+    host = next((row for name, row in rows.items() if name.endswith("host_on")), None)
+    return "?" if host is None else f"{host['parameters'][0]:,.0f}"
+
+
 def in_short(results: Mapping[str, Any], trials: Mapping[str, Any]) -> str:
     """A table of three rows: against the host trained on, against a network of the grown size, against the twin.
 

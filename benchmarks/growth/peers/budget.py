@@ -53,7 +53,7 @@ class Budget:
         for _ in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.rate(min(self.spent, self.total), self.total)
-            loss = mean_loss(model, next(source))
+            loss = mean_loss(model, next(source), self.curve.task.precision)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

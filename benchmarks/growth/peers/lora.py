@@ -33,7 +33,7 @@ def lora(task: Task, goal: Goal, setting: Setting, recipe: Recipe, curve: Learni
     sample = next(batches(task, setting.batch_size, setting.seed))
     budget = Budget(goal.train_flops, recipe, curve)
     cost = flops_per_step(host, sample)
-    budget.train(host, optimizer_of(host), source, max(1, budget.steps_until(goal.birth, cost)), cost)
+    budget.train(host, optimizer_of(host), source, budget.steps_until(goal.birth, cost), cost)
     model = _adapted(host, _rank(host, goal.parameters))
     cost = flops_per_step(model, sample)
     budget.train(model, optimizer_of(model), source, max(1, budget.steps_until(1.0, cost)), cost)

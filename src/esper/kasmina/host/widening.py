@@ -206,7 +206,7 @@ def _norm_of(module: Any, part: Part) -> nn.Module:
         norm = nn.RMSNorm(new, module.eps, is_affine)
     for name, value in part.params.items():
         host = getattr(module, name)
-        setattr(norm, name, nn.Parameter(value.to(host), requires_grad=host.requires_grad))
+        setattr(norm, name, nn.Parameter(value.to(host).detach().clone(), requires_grad=host.requires_grad))
     return norm.train(module.training)
 
 

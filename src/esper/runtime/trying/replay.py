@@ -48,6 +48,10 @@ class Curve:
     pending: Tensor | float = 0.0
     count: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.pending, Tensor) and self.pending.dim():
+            raise ValueError(f"the sum of pending losses is one number, not of shape {list(self.pending.shape)}")
+
     def add(self, loss: Tensor | float) -> None:
         """One more step; nothing is read from the device."""
         self.pending, self.count = self.pending + summable(loss), self.count + 1

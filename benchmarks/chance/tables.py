@@ -1,0 +1,147 @@
+"""Results as tables of markdown."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Tree, Arm = dict[str, Any], dict[str, Any]
+Rule = Callable[[Tree, Arm], bool]
+
+LOOKS = ("0.03", "0.05", "0.1")
+PER_TOKEN, LEAST_LEAD, HOPELESS = 150, 0.003, 0.02
+
+
+def texts(trees: Sequence[Tree]) -> str:
+    """What growth gained on texts, in nats; what rules would have made of it."""
+    return "\n\n".join(found for found in (chances(trees), gains(trees), rules(trees), given_up(trees)) if found)
+
+
+def small(trees: Sequence[Tree]) -> str:
+    """What growth gained on MNIST-1D and digits, in nats and points of test accuracy."""
+    return gains(trees)
+
+
+def chances(trees: Sequence[Tree]) -> str:
+    """Test loss of runs grown at 10 to 30 % minus the host's, by host and targets per parameter."""
+    found: dict[tuple[float, str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for tree in trees:
+        for arm in tree["arms"]:
+            if 0.1 <= arm["at"] <= 0.3:
+                row = (tree["parameters"], tree["host"], round(tree["targets_per_parameter"]))
+                found[row][arm["arm"] + (", ramp" if arm["ramp"] else "")].append(_gain(tree, arm))
+    names = [kind + born for kind in ("hidden x2.5", "stream x1.5") for born in ("", ", ramp")]
+    lines = [
+        [host, f"{targets}", *(_spread(row[name]) for name in names)]
+        for (_, host, targets), row in sorted(found.items())
+    ]
+    return _table(["host", "targets per parameter", *names], lines)
+
+
+def gains(trees: Sequence[Tree]) -> str:
+    """Hosts, and how far above or below them the same ones end that were grown: means, lowest and highest."""
+    hosts: dict[tuple[str, float, float, int], list[Tree]] = defaultdict(list)
+    for tree in trees:
+        hosts[(tree["host"], tree["lr"], tree["targets_per_parameter"], tree["parameters"])].append(tree)
+    lines = []
+    for (host, lr, targets, parameters), ours in sorted(hosts.items(), key=lambda item: (-item[0][2], item[0])):
+        ends = [
+            _spread([tree["loss"] for tree in ours], "{:.3f}"),
+            _spread([_points(tree) for tree in ours if "accuracy" in tree], "{:.1f}"),
+            "",
+        ]
+        lines.append([host, f"{lr:g}", f"{parameters:,}", f"{targets:.3g}", "", str(len(ours)), *ends])
+        arms = defaultdict(list)
+        for tree in ours:
+            for arm in tree["arms"]:
+                arms[_told(arm)].append((tree, arm))
+        for told, pairs in sorted(arms.items()):
+            points = [_points(arm) - _points(tree) for tree, arm in pairs if "accuracy" in tree]
+            won = ", ".join(str(sum(one > least for one in points)) for least in (1e-6, 1 - 1e-6)) if points else ""
+            changes = [_spread([_gain(*pair) for pair in pairs]), _spread(points, "{:+.2f}"), won]
+            lines.append(["", "", "", "", told, str(len(pairs)), *changes])
+    heads = ["host", "rate", "parameters", "targets per parameter", "grown", "runs", "test loss"]
+    return _table([*heads, "accuracy, points", "runs that gain, by a point"], lines)
+
+
+def rules(trees: Sequence[Tree]) -> str:
+    """How each rule decides about the arms whose end is known."""
+    known = [(tree, arm) for tree in trees for arm in tree["arms"] if "0.1" in arm["leads"]]
+    if not known:
+        return ""
+    ahead: dict[str, Rule] = {}
+    for kind in ("flops", "steps"):
+        for look in LOOKS:
+            ahead[f"ahead at equal {kind}, after {float(look):.0%}"] = lambda _, arm, k=kind, w=look: (
+                _lead(arm, k, w) > 0
+            )
+    enough: Rule = lambda tree, _: tree["targets_per_parameter"] >= PER_TOKEN
+    leads: Rule = lambda _, arm: _lead(arm, "steps", "0.1") >= LEAST_LEAD
+    least = f"{LEAST_LEAD:.1%} ahead at equal steps, after 10%"
+    chosen: dict[str, Rule] = ahead | {
+        least: leads,
+        f"{PER_TOKEN} targets per parameter, no arm": enough,
+        f"{PER_TOKEN} targets per parameter, and {least}": lambda tree, arm: enough(tree, arm) and leads(tree, arm),
+    }
+    lines = []
+    for name, rule in chosen.items():
+        grown = [(tree, arm) for tree, arm in known if rule(tree, arm)]
+        left = [(tree, arm) for tree, arm in known if not rule(tree, arm)]
+        false = [_gain(*one) for one in grown if _gain(*one) > 0]
+        missed = [_gain(*one) for one in left if _gain(*one) < 0]
+        worst, best = (
+            f"{extreme:+.3f}" if extreme else "" for extreme in (max(false, default=0), min(missed, default=0))
+        )
+        lines.append([name, str(len(grown)), str(len(false)), worst, str(len(missed)), best])
+    pays = sum(_gain(*one) < 0 for one in known)
+    heads = [
+        f"rule ({len(known)} arms, {pays} end ahead)",
+        "grown",
+        "of these behind",
+        "worst",
+        "missed",
+        "best missed",
+    ]
+    return _table(heads, lines)
+
+
+def given_up(trees: Sequence[Tree]) -> str:
+    """Arms whose training loss lay too far above the run's for a quarter of their window."""
+    known = [(tree, arm) for tree in trees for arm in tree["arms"] if arm["lag"] is not None]
+    lines = []
+    for born in (False, True):
+        for told, sign in (("ahead", -1), ("behind", 1)):
+            ours = [arm for tree, arm in known if bool(arm["ramp"]) == born and sign * _gain(tree, arm) > 0]
+            gone = sum(arm["lag"] > HOPELESS for arm in ours)
+            lines.append(["with a ramp" if born else "without", told, str(len(ours)), str(gone)])
+    return _table(["arms", "end", "number", f"training loss {HOPELESS:.0%} above the run's"], lines) if known else ""
+
+
+def _lead(arm: Arm, kind: str, look: str) -> float:
+    return -arm["leads"][look][kind]["relative"]
+
+
+def _gain(tree: Tree, arm: Arm) -> float:
+    return arm["loss"] - tree["loss"]
+
+
+def _points(found: dict[str, Any]) -> float:
+    return 100 * float(found["accuracy"])
+
+
+def _told(arm: Arm) -> str:
+    born = f", ramp {arm['ramp']}" if arm["ramp"] else ""
+    lost = f", {arm['lost']:.0%} of the FLOPs lost" if arm["lost"] else ""
+    return f"{arm['arm']} at {arm['at']:.0%}{born}{lost}"
+
+
+def _spread(values: Sequence[float], form: str = "{:+.3f}") -> str:
+    if not values:
+        return ""
+    mean = form.format(sum(values) / len(values))
+    ends = " to ".join(form.format(end) for end in (min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({ends})"
+
+
+def _table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    heads = list(heads)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])

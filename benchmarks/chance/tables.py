@@ -1,14 +1,20 @@
 """Results as tables of markdown."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-Tree, Arm = dict[str, Any], dict[str, Any]
+from esper.runtime.judging.gates import LEAST_LEAD
+from esper.runtime.trying.arms import HOPELESS
+from esper.tamiyo.chance import PER_TOKEN
+
+Tree = dict[str, Any]
+Arm = dict[str, Any]
 Rule = Callable[[Tree, Arm], bool]
 
 LOOKS = ("0.03", "0.05", "0.1")
-PER_TOKEN, LEAST_LEAD, HOPELESS = 150, 0.003, 0.02
 
 
 def texts(trees: Sequence[Tree]) -> str:
@@ -54,7 +60,7 @@ def gains(trees: Sequence[Tree]) -> str:
         for tree in ours:
             for arm in tree["arms"]:
                 arms[_told(arm)].append((tree, arm))
-        for told, pairs in sorted(arms.items()):
+        for told, pairs in sorted(arms.items(), key=lambda item: _order(item[1][0][1])):
             points = [_points(arm) - _points(tree) for tree, arm in pairs if "accuracy" in tree]
             won = ", ".join(str(sum(one > least for one in points)) for least in (1e-6, 1 - 1e-6)) if points else ""
             changes = [_spread([_gain(*pair) for pair in pairs]), _spread(points, "{:+.2f}"), won]
@@ -66,31 +72,23 @@ def gains(trees: Sequence[Tree]) -> str:
 def rules(trees: Sequence[Tree]) -> str:
     """How each rule decides about the arms whose end is known."""
     known = [(tree, arm) for tree in trees for arm in tree["arms"] if "0.1" in arm["leads"]]
-    if not known:
-        return ""
-    ahead: dict[str, Rule] = {}
-    for kind in ("flops", "steps"):
-        for look in LOOKS:
-            ahead[f"ahead at equal {kind}, after {float(look):.0%}"] = lambda _, arm, k=kind, w=look: (
-                _lead(arm, k, w) > 0
-            )
-    enough: Rule = lambda tree, _: tree["targets_per_parameter"] >= PER_TOKEN
-    leads: Rule = lambda _, arm: _lead(arm, "steps", "0.1") >= LEAST_LEAD
-    least = f"{LEAST_LEAD:.1%} ahead at equal steps, after 10%"
+    ahead = {
+        f"ahead at equal {told}, after {_percent(float(look))}": partial(_leads, kind=kind, look=look)
+        for kind, told in (("flops", "FLOPs"), ("steps", "steps"))
+        for look in LOOKS
+    }
+    least = f"{_percent(LEAST_LEAD, 1)} ahead at equal steps, after 10 %"
     chosen: dict[str, Rule] = ahead | {
-        least: leads,
-        f"{PER_TOKEN} targets per parameter, no arm": enough,
-        f"{PER_TOKEN} targets per parameter, and {least}": lambda tree, arm: enough(tree, arm) and leads(tree, arm),
+        least: _leads_enough,
+        f"{PER_TOKEN} targets per parameter, no arm": _has_targets,
+        "both": lambda tree, arm: _has_targets(tree, arm) and _leads_enough(tree, arm),
     }
     lines = []
     for name, rule in chosen.items():
-        grown = [(tree, arm) for tree, arm in known if rule(tree, arm)]
-        left = [(tree, arm) for tree, arm in known if not rule(tree, arm)]
-        false = [_gain(*one) for one in grown if _gain(*one) > 0]
-        missed = [_gain(*one) for one in left if _gain(*one) < 0]
-        worst, best = (
-            f"{extreme:+.3f}" if extreme else "" for extreme in (max(false, default=0), min(missed, default=0))
-        )
+        grown = [_gain(tree, arm) for tree, arm in known if rule(tree, arm)]
+        left = [_gain(tree, arm) for tree, arm in known if not rule(tree, arm)]
+        false, missed = [gain for gain in grown if gain > 0], [gain for gain in left if gain < 0]
+        worst, best = f"{max(false):+.3f}" if false else "", f"{min(missed):+.3f}" if missed else ""
         lines.append([name, str(len(grown)), str(len(false)), worst, str(len(missed)), best])
     pays = sum(_gain(*one) < 0 for one in known)
     heads = [
@@ -101,19 +99,36 @@ def rules(trees: Sequence[Tree]) -> str:
         "missed",
         "best missed",
     ]
-    return _table(heads, lines)
+    return _table(heads, lines) if known else ""
 
 
 def given_up(trees: Sequence[Tree]) -> str:
     """Arms whose training loss lay too far above the run's for a quarter of their window."""
     known = [(tree, arm) for tree in trees for arm in tree["arms"] if arm["lag"] is not None]
     lines = []
-    for born in (False, True):
-        for told, sign in (("ahead", -1), ("behind", 1)):
-            ours = [arm for tree, arm in known if bool(arm["ramp"]) == born and sign * _gain(tree, arm) > 0]
-            gone = sum(arm["lag"] > HOPELESS for arm in ours)
-            lines.append(["with a ramp" if born else "without", told, str(len(ours)), str(gone)])
-    return _table(["arms", "end", "number", f"training loss {HOPELESS:.0%} above the run's"], lines) if known else ""
+    for has_ramp, has_targets, is_ahead in itertools.product((False, True), (True, False), (True, False)):
+        ours = [
+            arm["lag"]
+            for tree, arm in known
+            if (arm["ramp"] > 0, _has_targets(tree, arm), _gain(tree, arm) < 0) == (has_ramp, has_targets, is_ahead)
+        ]
+        told = ["yes" if has_ramp else "no", f"{'at least' if has_targets else 'below'} {PER_TOKEN}"]
+        gone = sum(lag > HOPELESS for lag in ours)
+        lines.append([*told, "ahead" if is_ahead else "behind", str(len(ours)), str(gone)])
+    heads = ["ramp", "targets per parameter", "end", "arms", f"training loss {_percent(HOPELESS)} above the run's"]
+    return _table(heads, lines) if known else ""
+
+
+def _has_targets(tree: Tree, arm: Arm) -> bool:
+    return bool(tree["targets_per_parameter"] >= PER_TOKEN)
+
+
+def _leads_enough(tree: Tree, arm: Arm) -> bool:
+    return _lead(arm, "steps", "0.1") >= LEAST_LEAD
+
+
+def _leads(tree: Tree, arm: Arm, kind: str, look: str) -> bool:
+    return _lead(arm, kind, look) > 0
 
 
 def _lead(arm: Arm, kind: str, look: str) -> float:
@@ -128,10 +143,18 @@ def _points(found: dict[str, Any]) -> float:
     return 100 * float(found["accuracy"])
 
 
+def _order(arm: Arm) -> tuple[str, float, int, float]:
+    return arm["arm"], arm["at"], arm["ramp"], arm["lost"]
+
+
 def _told(arm: Arm) -> str:
     born = f", ramp {arm['ramp']}" if arm["ramp"] else ""
-    lost = f", {arm['lost']:.0%} of the FLOPs lost" if arm["lost"] else ""
-    return f"{arm['arm']} at {arm['at']:.0%}{born}{lost}"
+    lost = f", {_percent(arm['lost'])} of the FLOPs lost" if arm["lost"] else ""
+    return f"{arm['arm']} at {_percent(arm['at'])}{born}{lost}"
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def _spread(values: Sequence[float], form: str = "{:+.3f}") -> str:

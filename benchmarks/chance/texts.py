@@ -104,7 +104,8 @@ def _stream(host: GPTHost, factor: float, at: float, ramp: int) -> Arm:
 
 def _read(device: str, windows: int, most: int) -> tuple[Tensor, Samples, Samples]:
     """Python files of this environment: a sixteenth of the files is held out; four fifths of its windows are a test."""
-    sides, seen = ([], []), set()
+    sides: tuple[list[bytes], list[bytes]] = ([], [])
+    seen = set[bytes]()
     for path in _files():
         content = path.read_bytes()
         digest = hashlib.md5(content, usedforsecurity=False).digest()

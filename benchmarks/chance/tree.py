@@ -3,7 +3,7 @@
 All have the FLOPs of the host. The seed, the batches and the learning rate at every share of the FLOPs are the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,8 @@ class Path:
         ratio: float = 1.0,
         first: int = 0,
     ) -> None:
-        self.training, self.kept, self.means = training, dict[float, tuple[int, Training]](), {}
+        self.training, self.kept = training, dict[float, tuple[int, Training]]()
+        self.means = dict[tuple[float, float], Tensor]()
         self._tree, self._data, self._total, self._at, self._ratio = tree, data, total, at, ratio
         self._first = first
 
@@ -151,7 +152,7 @@ class Path:
         """Training losses, step by step."""
         return torch.stack(self.training.losses).cpu()
 
-    def follow(self, spans: Sequence[tuple[float, float]] | set[tuple[float, float]], shares: Sequence[float] = ()):
+    def follow(self, spans: Collection[tuple[float, float]], shares: Sequence[float] = ()) -> None:
         """Train to the end.
 
         Args:
@@ -160,9 +161,10 @@ class Path:
         """
         keep = {self._step(share): share for share in shares}
         ends = {span: (self._step(span[0]), max(self._step(span[1]), self._step(span[0]) + 1)) for span in spans}
-        starts, last = {begin: [] for begin, _ in ends.values()}, self._step(1.0)
+        begins, last = {begin for begin, _ in ends.values()}, self._step(1.0)
+        starts = dict[int, list[Tensor]]()
         for step in range(last + 1):
-            if step in starts:
+            if step in begins:
                 starts[step] = self.training.sums()
             for span, (begin, end) in ends.items():
                 if step == end:

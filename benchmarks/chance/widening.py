@@ -1,7 +1,7 @@
 """The same network with more channels, which computes what it computed before.
 
-What is new reads everything, at random, and what is old reads nothing new (after Chen et al., "Net2Net", ICLR 2016, with
-zeros instead of copies). Norms over channels treat old and new channels apart.
+What is new reads everything, at random, and what is old reads nothing new (the aim of Chen et al., "Net2Net", ICLR
+2016, by zeros instead of copies). Norms over channels treat old and new channels apart.
 """
 
 from collections.abc import Callable
@@ -72,4 +72,4 @@ def _index(name: str, old: Tensor, new: Tensor) -> Index:
     if ".qkv." in name:  # queries, keys and values stand one after the other
         thirds = torch.arange(3, device=new.device)[:, None] * (len(new) // 3)
         axes[0] = (thirds + axes[0][: len(old) // 3]).flatten()
-    return torch.meshgrid(*axes, indexing="ij")
+    return tuple(torch.meshgrid(*axes, indexing="ij"))

@@ -2,7 +2,7 @@
 
 What counts is how many targets a run learns from for each of its parameters: every sample is one, and every token
 where each is predicted. Neighbouring tokens tell of the same things, so that more of them are needed. The bounds were
-measured (``docs/growth.md``): below them no time, size or kind of growth helped; above them almost all did.
+measured (``python -m benchmarks.chance``): below them hardly any growth paid; above them almost all did.
 """
 
 from esper.contracts.config import GrowthConfig
@@ -15,7 +15,7 @@ PER_TOKEN = 150
 """The same where every token is, for what makes the host wider or deeper."""
 
 PER_TOKEN_BESIDE = 50
-"""And for modules that run beside the host, which may see what the host does not."""
+"""And for modules that run beside the host, which may see what the host does not; a host that has 63 gains by them."""
 
 LEFT = 2 / 3
 """Share of the bound that must be left for the grown network."""

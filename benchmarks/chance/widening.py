@@ -50,8 +50,8 @@ def widened(old: nn.Module, make: Callable[[], nn.Module], seed: int) -> tuple[n
         new = make()
     for name, norm in list(old.named_modules()):
         wider = new.get_submodule(name)
-        if isinstance(norm, nn.LayerNorm) and wider.normalized_shape != norm.normalized_shape:
-            new.set_submodule(name, ApartNorm(*wider.normalized_shape, *norm.normalized_shape))
+        if isinstance(norm, nn.LayerNorm) and wider.weight.shape != norm.weight.shape:
+            new.set_submodule(name, ApartNorm(wider.weight.numel(), norm.weight.numel()))
     new.to(device)
     tables = {f"{name}.weight" for name, module in old.named_modules() if isinstance(module, nn.Embedding)}
     places = []
@@ -62,8 +62,8 @@ def widened(old: nn.Module, make: Callable[[], nn.Module], seed: int) -> tuple[n
                 target[index[0].flatten()] = 0.0
             target[index] = source
             places.append(index)
-        for source, target in zip(old.buffers(), new.buffers(), strict=True):
-            target[tuple(slice(length) for length in source.shape)] = source
+        for kept, buffer in zip(old.buffers(), new.buffers(), strict=True):
+            buffer[tuple(slice(length) for length in kept.shape)] = kept
     return new, places
 
 

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.chance import tables
 from benchmarks.machine import machine
 from benchmarks.measurements import RESULTS
@@ -22,7 +24,10 @@ MEASUREMENTS = {
 
 def main() -> None:
     """Measure, keep, print."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU here. Leave --device out, or say --device cpu.")
     path = RESULTS / "chance" / f"{options.what}.json"
     if not options.table:
         trees = []

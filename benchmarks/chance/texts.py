@@ -1,16 +1,17 @@
 """Byte-level transformers of 0.25, 1 and 5 million parameters on Python source, trained for few and for many bytes."""
 
 import hashlib
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.chance.tree import Arm, Data, Tree, measured
+from benchmarks.growth.environment import gathered
 from esper.tasks.gpt import GPTHost
 from esper.tasks.task import Samples
 
@@ -105,26 +106,20 @@ def _stream(host: GPTHost, factor: float, at: float, ramp: int) -> Arm:
 def _read(device: str, windows: int, most: int) -> tuple[Tensor, Samples, Samples]:
     """Python files of this environment: a sixteenth of the files is held out; four fifths of its windows are a test."""
     sides: tuple[list[bytes], list[bytes]] = ([], [])
-    seen = set[bytes]()
-    for path in _files():
-        content = path.read_bytes()
-        digest = hashlib.md5(content, usedforsecurity=False).digest()
-        if content and digest not in seen:
-            seen.add(digest)
-            sides[digest[0] < 16].append(content)
-            most -= len(content)
-        if most < 0:
-            break
+    for content in _contents(most):
+        is_held_out = hashlib.sha256(content).digest()[0] < 16
+        sides[is_held_out].append(content)
     train, held = (torch.frombuffer(bytearray(b"\n".join(side)), dtype=torch.uint8).to(device) for side in sides)
     drawn = _windows(held, 5 * windows, torch.Generator().manual_seed(5))
     gate, test = (Samples(part[:, :-1], part[:, 1:]) for part in drawn.split([windows, 4 * windows]))
     return train, gate, test
 
 
-def _files() -> list[Path]:
-    roots = {sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")}
-    files = {path for root in roots for path in Path(root).rglob("*.py") if path.is_file()}
-    return sorted(files, key=lambda path: hashlib.md5(str(path).encode(), usedforsecurity=False).digest())
+def _contents(most: int) -> list[bytes]:
+    """Of files that differ, together of about ``most`` bytes."""
+    with TemporaryDirectory() as folder:
+        found = gathered("python", Path(folder, "links"), Path(folder), most)
+        return list(dict.fromkeys(path.read_bytes() for path in sorted(Path(found.path).rglob("*.py"))))
 
 
 def _windows(codes: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -49,9 +49,10 @@ def widened(old: nn.Module, make: Callable[[], nn.Module], seed: int) -> tuple[n
         torch.manual_seed(seed)
         new = make()
     for name, norm in list(old.named_modules()):
-        wider = new.get_submodule(name)
-        if isinstance(norm, nn.LayerNorm) and wider.weight.shape != norm.weight.shape:
-            new.set_submodule(name, ApartNorm(wider.weight.numel(), norm.weight.numel()))
+        if isinstance(norm, nn.LayerNorm):
+            channels = len(new.get_parameter(f"{name}.weight"))
+            if channels != len(norm.weight):
+                new.set_submodule(name, ApartNorm(channels, len(norm.weight)))
     new.to(device)
     tables = {f"{name}.weight" for name, module in old.named_modules() if isinstance(module, nn.Embedding)}
     places = []

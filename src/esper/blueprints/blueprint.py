@@ -56,7 +56,6 @@ class Recipe(ABC):
         is_trainable: whether its parameters ever move.
         starts_at_zero: whether a new graft is the exact identity, with every parameter able to receive gradient
             within ten steps (the birth check).
-        reads: ``"input"`` reads the whole input of the place, ``"chunk"`` the host's output at the seed's own chunk.
 
     Raises:
         ConfigError: if a hyper-parameter has a value that it cannot have.
@@ -72,17 +71,18 @@ class Recipe(ABC):
     is_trainable: ClassVar[bool] = True
     starts_at_zero: ClassVar[bool] = True
 
-    reads: Literal["input", "chunk"] = "input"
-
     def __post_init__(self) -> None:
-        if self.reads not in ("input", "chunk"):
-            raise ConfigError(f"{self.id}: reads must be 'input' or 'chunk', not {self.reads!r}.")
         for field in fields(self):
             value = getattr(self, field.name)
             if type(field.default) is int and (type(value) is not int or value < 1):
                 raise ConfigError(f"{self.id}: {field.name} must be a whole number of at least 1, not {value!r}.")
             if type(field.default) is bool and type(value) is not bool:
                 raise ConfigError(f"{self.id}: {field.name} must be True or False, not {value!r}.")
+
+    @property
+    def reads_chunk(self) -> bool:
+        """Whether it reads what the host wrote at its own chunk, and not the place's input."""
+        return False
 
     @abstractmethod
     def shapes(self, ports: Any) -> dict[str, tuple[int, ...]]:
@@ -149,7 +149,7 @@ class Recipe(ABC):
         """
 
         def version(value: int) -> Any:
-            return self if self.size is None else replace(self, **{self.size: value})  # type: ignore[arg-type]
+            return self if self.size is None else replace(self, **{self.size: value})
 
         def is_too_large(value: int) -> bool:
             one = version(value)
@@ -182,7 +182,21 @@ class Blueprint(Recipe):
     signal                ``[batch, positions, channels]``
     image                 ``[batch, rows, columns, channels]``
     ====================  ============================
+
+    Attributes:
+        reads: ``"input"`` reads the whole input of the place, ``"chunk"`` the host's output at the seed's own chunk.
     """
+
+    reads: Literal["input", "chunk"] = "input"
+
+    def __post_init__(self) -> None:
+        if self.reads not in ("input", "chunk"):
+            raise ConfigError(f"{self.id}: reads must be 'input' or 'chunk', not {self.reads!r}.")
+        super().__post_init__()
+
+    @property
+    def reads_chunk(self) -> bool:
+        return self.reads == "chunk"
 
     @abstractmethod
     def delta(self, params: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def _place(found: Mapping[str, Place], layer_id: str, layer: MigratedLayer) -> P
 
 def _fossil(place: Place, fossil: SavedBlueprint) -> Graft:
     blueprint = make_lone_blueprint(fossil["id"], fossil["settings"])
-    ports = graft_ports(blueprint, place.ports._replace(layout=place.layout_for(blueprint.reads)))
+    ports = graft_ports(blueprint, place.ports._replace(layout=place.layout_for(blueprint)))
     if (misfit := blueprint.misfit(ports)) is not None:
         raise ConfigError(f"{blueprint.id!r} cannot grow at {place.layer_id!r}: {misfit}.")
     seeds, channels = (0, place.state.num_seeds), (0, ports.outputs)

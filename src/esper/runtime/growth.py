@@ -325,7 +325,7 @@ class Growth:
         for one in run.in_state(State.GERMINATED):
             place = run.places[one.layer_id]
             graft = place.arena.grafts[one.number]
-            misfit = graft.blueprint.misfit(graft.ports._replace(layout=place.layout_for(graft.blueprint.reads)))
+            misfit = graft.blueprint.misfit(graft.ports._replace(layout=place.layout_for(graft.blueprint)))
             if misfit is not None:
                 run.seeds.move(one, State.CULLED, f"{one.blueprint} does not fit: {misfit}")
             elif (reason := run.tracing.why_not(place)) is not None:

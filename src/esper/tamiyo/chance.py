@@ -1,4 +1,4 @@
-"""Whether: a run that sees too little data for a larger network gains nothing from growing, whatever grows.
+"""Whether: a run that sees too little data for a larger network hardly gains from growing, whatever grows.
 
 What counts is how many targets a run learns from for each of its parameters: every sample is one, and every token
 where each is predicted. Neighbouring tokens tell of the same things, so that more of them are needed. The bounds were
@@ -45,7 +45,7 @@ def no_chance(place: PlaceReport, seen: Observation, config: GrowthConfig) -> st
         return None
     return (
         f"the run will learn from {count / parameters:.3g} targets per parameter, and growth asks for {least:g}: a "
-        "larger network would gain nothing. min_targets=0 tries all the same"
+        "larger network would hardly gain. min_targets=0 tries all the same"
     )
 
 

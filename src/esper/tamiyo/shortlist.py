@@ -98,12 +98,16 @@ def _colonies(places: Sequence[PlaceReport], among: Sequence[PlaceReport]) -> li
     all_of_them = [place for place in among if place.kind == "colony"]
     fit = [place for place in places if place.kind == "colony"]
     grown = {piece.module for place in all_of_them if place.grown_parameters for piece in place.pieces}
-    is_repeated = any(place.layer_id != WHOLE for place in all_of_them)
+    is_repeated = any(place.layer_id != WHOLE or _has_blocks(place) for place in all_of_them)
     if not is_repeated or not (fit or grown):
         return None
     free = [place for place in fit if grown.isdisjoint(piece.module for piece in place.pieces)]
     widening = {place.layer_id: any(piece.role != "beside" for piece in place.pieces) for place in free}
     return sorted(free, key=lambda place: (not widening[place.layer_id], -place.host_parameters))
+
+
+def _has_blocks(place: PlaceReport) -> bool:
+    return any(piece.role in ("beside", "copy") for piece in place.pieces)
 
 
 def needs(sensed: Mapping[str, Vitals], unremarkable: Iterable[str] = ()) -> dict[str, float]:

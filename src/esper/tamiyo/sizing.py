@@ -44,7 +44,7 @@ def ports_at(place: PlaceReport, seed_id: SeedId, blueprint: Recipe) -> Ports:
         pieces = tuple(filter(blueprint.meets, place.pieces))
         return Ports(place.inputs, place.outputs, place.layout, place.positions, pieces)
     width = place.outputs if seed_id == "all" else place.bounds[seed_id + 1] - place.bounds[seed_id]
-    inputs, layout = (width, place.chunk_layout) if blueprint.reads == "chunk" else (place.inputs, place.layout)
+    inputs, layout = (width, place.chunk_layout) if blueprint.reads_chunk else (place.inputs, place.layout)
     return Ports(inputs, width, layout, place.positions)
 
 

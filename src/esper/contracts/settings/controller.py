@@ -35,7 +35,7 @@ class ControllerSettings:
         patience: epochs that the held-out loss may stall before a round begins.
         min_delta: relative improvement of the held-out loss per epoch below which it counts as stalled.
         min_targets: targets (samples, or tokens where each is predicted) that the run must learn from for each
-            parameter of the model, if growth is to be tried: below, a larger network gains nothing. None takes what was
+            parameter of the model, if growth is to be tried: below, a larger network hardly gains. None takes what was
             measured: 35 where samples are targets; 150 where tokens are, for colonies, and 50 for what runs beside
             single places. 0 always tries.
         target_metric: no growth once the held-out metric has reached this; None is never reached.

@@ -103,7 +103,7 @@ class Incubation(KeepsDtype):
         y = channels_last(output.detach())
         watched = []
         for lifecycle, trainee in self._trainees.items():
-            read = y[..., slice(*trainee.graft.channels)] if trainee.graft.blueprint.reads == "chunk" else x
+            read = y[..., slice(*trainee.graft.channels)] if trainee.graft.blueprint.reads_chunk else x
             if trainee.is_recording and read is not None and (seen := trainee.watch(read.detach(), y)) is not None:
                 watched.append(seen)
                 if trainee.shapes is None:

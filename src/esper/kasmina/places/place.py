@@ -119,13 +119,16 @@ class Place(nn.Module):
         if self.kind == "colony":
             return self.ports._replace(pieces=tuple(filter(blueprint.meets, self.site.pieces)))
         width = self.bounds[-1 if end is None else end] - self.bounds[first]
-        inputs = width if blueprint.reads == "chunk" else self.ports.inputs
-        return self.ports._replace(inputs=inputs, outputs=width, layout=self.layout_for(blueprint.reads))
+        inputs = width if blueprint.reads_chunk else self.ports.inputs
+        return self.ports._replace(inputs=inputs, outputs=width, layout=self.layout_for(blueprint))
 
-    def layout_for(self, reads: str) -> Layout:
-        """What lies around the channels that a graft reads: the place's input, or the ``"chunk"`` of its output."""
-        layout = self.ports.layout
-        return self.site.geometry.chunk_layout(layout) if reads == "chunk" else layout
+    def layout_for(self, blueprint: Recipe) -> Layout:
+        """What lies around the channels that a graft reads: those of the place's input, or of its own chunk."""
+        return self._chunk_layout if blueprint.reads_chunk else self.ports.layout
+
+    @property
+    def _chunk_layout(self) -> Layout:
+        return self.site.geometry.chunk_layout(self.ports.layout)
 
     @property
     def seed(self) -> int:
@@ -297,7 +300,7 @@ class Place(nn.Module):
             outputs=self.ports.outputs,
             bounds=self.bounds,
             layout=self.ports.layout,
-            chunk_layout=self.layout_for("chunk"),
+            chunk_layout=self._chunk_layout,
             positions=self.ports.positions,
             host_parameters=self.host_parameters,
             grown_parameters=self.arena.num_parameters,

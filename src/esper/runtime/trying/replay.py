@@ -23,7 +23,7 @@ from esper.runtime.trying.steps import Step
 CURVE_POINTS = 20
 """Points of an arm's learning curve, at most."""
 
-LAG_POINTS, LAG_FROM = 5, 0.4
+LAG_POINTS, LAG_FROM = 5, 0.6
 """Points over which an arm is compared with the run while it trains, and the share of a curve from which it is."""
 
 OTHER_GROUPS = "the optimizer was given parameter groups meanwhile, with which its steps cannot be taken again"

@@ -9,7 +9,14 @@ import pytest
 
 from esper.blueprints.blueprint import Blueprint
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
-from esper.blueprints.catalogue import CATALOGUE, CONTROLS, known_blueprints, make_blueprint, register_blueprint
+from esper.blueprints.catalogue import (
+    CATALOGUE,
+    COLONIES,
+    CONTROLS,
+    known_blueprints,
+    make_blueprint,
+    register_blueprint,
+)
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 
@@ -22,7 +29,7 @@ def own(name: str, base: type = BottleneckMLP, *, frozen: bool = True, **body) -
 
 
 def test_defaults_offer_no_control():
-    assert set(GrowthConfig().blueprints) <= CATALOGUE.keys()
+    assert set(GrowthConfig().blueprints) <= CATALOGUE.keys() | COLONIES.keys()
     assert set(GrowthConfig().blueprints).isdisjoint(CONTROLS)
 
 

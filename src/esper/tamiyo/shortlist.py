@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from esper.contracts.commands import SeedId
-from esper.contracts.reports import WHOLE, PlaceReport
+from esper.contracts.reports import WHOLE, Piece, PlaceReport
 from esper.tamiyo.health import Vitals, demand, vitals
 
 MOST = 1e3
@@ -102,12 +102,16 @@ def _colonies(places: Sequence[PlaceReport], among: Sequence[PlaceReport]) -> li
     if not is_repeated or not (fit or grown):
         return None
     free = [place for place in fit if grown.isdisjoint(piece.module for piece in place.pieces)]
-    widening = {place.layer_id: any(piece.role != "beside" for piece in place.pieces) for place in free}
+    widening = {place.layer_id: any(_widens(piece) for piece in place.pieces) for place in free}
     return sorted(free, key=lambda place: (not widening[place.layer_id], -place.host_parameters))
 
 
 def _has_blocks(place: PlaceReport) -> bool:
-    return any(piece.role in ("beside", "copy") for piece in place.pieces)
+    return not all(map(_widens, place.pieces))
+
+
+def _widens(piece: Piece) -> bool:
+    return piece.role not in ("beside", "copy")
 
 
 def needs(sensed: Mapping[str, Vitals], unremarkable: Iterable[str] = ()) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """One run of the question whether a round chooses well: with all its candidates, or with a single one of them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.growth.trials_list import TASKS
@@ -27,6 +29,7 @@ class Job(NamedTuple):
         place: the only candidate; None for the round's own choice.
         text: for tasks that need one.
         pace: settings of the pace that are not ``esper run``'s.
+        growth: the same of growth.
     """
 
     task: str
@@ -34,6 +37,7 @@ class Job(NamedTuple):
     place: str | None
     text: Path | None
     pace: dict[str, Any]
+    growth: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def key(self) -> str:
@@ -77,7 +81,7 @@ def run_one(job: Job) -> dict[str, Any]:
     """
     field = TASKS[job.task]
     task, pace = field.load(job.seed, job.text), field.pace(job.text) | job.pace
-    config = GrowthConfig(seed=job.seed, max_rounds=1)
+    config = GrowthConfig(seed=job.seed, max_rounds=1, **job.growth)
     policy = None if job.place is None else Alone(config, job.place)
     run = growing(task, config, **pace, seed=job.seed, policy=policy)
     run.finish()

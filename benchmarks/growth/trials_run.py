@@ -7,10 +7,11 @@ FLOPs pay for; it shows what refusing has cost.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,18 +27,19 @@ from esper.tasks.task import Samples, Task
 
 
 class Job(NamedTuple):
-    """A trial, the text it may need, and settings of its pace that are not ``esper run``'s."""
+    """A trial, the text it may need, and settings of its pace and of its growth that are not ``esper run``'s."""
 
     trial: Trial
     text: Path | None
     pace: dict[str, Any]
+    growth: Mapping[str, Any] = MappingProxyType({})
 
 
 def run_trial(job: Job) -> dict[str, Any]:
     """Run a trial to the end; plain values. Of a control blueprint only its fate is told, without a twin."""
-    trial, text, changes = job
+    trial, text, changes, growth = job
     task, pace = trial.load(text), TASKS[trial.task].pace(text) | changes
-    config = GrowthConfig(seed=trial.seed)
+    config = GrowthConfig(seed=trial.seed, **growth)
     if trial.blueprint != "default":
         config = replace(config, blueprints=(trial.blueprint,))
         grown, _ = _trained(task, config, trial.seed, pace, grows=True)

@@ -94,6 +94,7 @@ CONFIGS = st.builds(
     target_metric=st.none() | st.floats(0.0, 1.0),
     capacity_per_round=st.sampled_from([1.0, 0.1, 3.0]),
     max_growth=st.sampled_from([1.5, 0.1, 3.0]),
+    min_targets=st.sampled_from([0] * 19 + [None]),
     seed=st.integers(0, 9),
 )
 
@@ -129,7 +130,7 @@ def vetoes(commands, seen, config) -> list[str]:
         reasons.append(veto(command, seen, config))
         blueprint = make_blueprint(command.blueprint, command.settings)
         (where,) = (one for one in seen.places if one.layer_id == command.layer_id)
-        size = blueprint.multiply_adds(ports_at(where, command.seed_id, blueprint.reads)) * where.rows
+        size = blueprint.multiply_adds(ports_at(where, command.seed_id, blueprint)) * where.rows
         waiting = (*seen.waiting_multiply_adds, size)
         seen = replace(seen, active=seen.active + 1, waiting_multiply_adds=waiting)
     assert len(commands) <= 1 or {command.trial for command in commands} == {"round"}  # live ones would add up

@@ -195,7 +195,7 @@ class LegacyKasminaLayer(nn.Module):
             "alpha": self.alpha,
             "step": self.step,
             "ramp_steps": self.ramp_steps,
-            "ports": list(self.ports),
+            "ports": list(self.ports[:4]),
             "blueprint": None if blueprint is None else {"id": blueprint.id, "settings": blueprint.settings},
         }
 
@@ -205,8 +205,8 @@ class LegacyKasminaLayer(nn.Module):
         Raises:
             ConfigError: if it is of a layer of other widths, or names a blueprint that is not known.
         """
-        if tuple(saved["ports"]) != tuple(self.ports):
-            raise ConfigError(f"The layer connects {tuple(self.ports)}, and what is loaded {tuple(saved['ports'])}.")
+        if tuple(saved["ports"]) != tuple(self.ports[:4]):
+            raise ConfigError(f"The layer connects {tuple(self.ports[:4])}, and what is loaded {tuple(saved['ports'])}.")
         self._regrow(LegacyState[saved["state"]], saved["step"], saved["ramp_steps"], blueprint_of(saved["blueprint"]))
 
     def _regrow(self, state: LegacyState, step: int, ramp_steps: int, blueprint: Blueprint | None) -> None:

@@ -7,7 +7,7 @@ If none does, the run is restored to the byte and has lost nothing but the arms'
 has memorised its samples in the window: almost anything that acts makes its held-out loss lower for a while then.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 
 from esper.checkpoint.packed import Packed
@@ -66,7 +66,6 @@ class Rounds:
             for one in candidates:
                 run.begin_incubation(one)
         window = max(1, round(run.config.round_fraction * run.planned_steps))
-        are_colonies = all(run.places[one.layer_id].kind == "colony" for one in candidates)
         self.current = Round(
             number=run.books.rounds_begun,
             start_step=run.step,
@@ -76,7 +75,7 @@ class Rounds:
             live=numbers(run.in_state(*LIVE)),
             start=run.captures.keep(),
             batches=run.batch_store(),
-            is_at_equal_steps=are_colonies or run.config.compare == "steps",
+            is_at_equal_steps=self._are_colonies(candidates) or run.config.compare == "steps",
         )
         run.journal.write(
             RoundBegun(
@@ -126,9 +125,15 @@ class Rounds:
         alive = self._run.books.alive
         return [alive[number] for number in now.candidates if number in alive]
 
+    def _are_colonies(self, candidates: Sequence[Lifecycle]) -> bool:
+        """They take as many steps as the run, and so gain nothing by having fewer."""
+        return all(self._run.places[one.layer_id].kind == "colony" for one in candidates)
+
     def _memorises(self, now: Round) -> bool:
         """Whether the run does, by the boundaries within its window."""
         books = self._run.books
+        if self._are_colonies(self._waiting(now)):
+            return False
         return memorises(books.train_losses, books.select_losses, len(books.select_losses) - now.boundaries)
 
     def judge(self) -> None:
@@ -141,7 +146,7 @@ class Rounds:
         if now.has_other_groups(run.trainer.num_groups):  # given after its arms were interrupted
             self.abandon(OTHER_GROUPS)
             return
-        if now.run is None and not now.is_at_equal_steps and self._memorises(now):
+        if now.run is None and self._memorises(now):
             self.abandon("the run memorises its samples", NOT_TRIED)
             return
         try:

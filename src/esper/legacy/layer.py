@@ -206,7 +206,9 @@ class LegacyKasminaLayer(nn.Module):
             ConfigError: if it is of a layer of other widths, or names a blueprint that is not known.
         """
         if tuple(saved["ports"]) != tuple(self.ports[:4]):
-            raise ConfigError(f"The layer connects {tuple(self.ports[:4])}, and what is loaded {tuple(saved['ports'])}.")
+            raise ConfigError(
+                f"The layer connects {tuple(self.ports[:4])}, and what is loaded {tuple(saved['ports'])}."
+            )
         self._regrow(LegacyState[saved["state"]], saved["step"], saved["ramp_steps"], blueprint_of(saved["blueprint"]))
 
     def _regrow(self, state: LegacyState, step: int, ramp_steps: int, blueprint: Blueprint | None) -> None:

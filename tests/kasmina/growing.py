@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from esper.blueprints.widen import Widen
 from esper.contracts.commands import Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.lifecycle import State
@@ -56,7 +57,7 @@ def grow(
 
     Args:
         until: the state to stop in.
-        blueprint: its name; None widens where that is possible, and takes a bottleneck elsewhere.
+        blueprint: its name; None widens where that is possible, and takes a bottleneck elsewhere, on what it can read.
         lifecycle: its number; None takes the next free one.
         alpha: once it is live.
         scale: the graft's parameters are drawn from N(0, scale^2); None leaves them as born.
@@ -65,8 +66,10 @@ def grow(
         fossils = [graft for group in place.arena.fossils for graft in group]
         numbers = [*place.arena.grafts, *(graft.lifecycle for graft in fossils)]
         lifecycle = 1 + max(numbers, default=0)
-    if blueprint is None:
-        blueprint = "widen" if any(piece.role != "beside" for piece in place.site.pieces) else "bottleneck_mlp"
+    if blueprint is None and Widen().misfit(place.ports_of(Widen())) is None:
+        blueprint = "widen"
+    elif blueprint is None:
+        blueprint, settings = "bottleneck_mlp", {"reads": "input" if place.ports.inputs else "chunk"} | settings
     for target in PATH[: PATH.index(until) + 1]:
         command = Command(place.layer_id, seed_id, target, blueprint=blueprint, settings=settings)
         transition(place, command, birth=Birth(lifecycle, ramp_steps=4))

@@ -36,7 +36,7 @@ def seeded(host: Host, *, with_example: bool = True, **config) -> nn.Module:
 
 def germinate(model: nn.Module, until: State) -> None:
     for number, place in enumerate(places(model), start=1):
-        grow(place, "all", until, lifecycle=number, reads="input" if place.ports.inputs else "chunk")
+        grow(place, "all", until, lifecycle=number)
 
 
 def history(host: Host, model: nn.Module, *, autocast: bool = False) -> list[Tensor]:
@@ -133,7 +133,7 @@ def test_a_graft_is_seen(name):
     for layer_id in [place.layer_id for place in places(seeded(host))]:
         model = seeded(host)
         place = next(place for place in places(model) if place.layer_id == layer_id)
-        grow(place, "all", State.GRAFTING, reads="input" if place.ports.inputs else "chunk")
+        grow(place, "all", State.GRAFTING)
         assert differing(history(host, model), expected) > 0, layer_id
 
 

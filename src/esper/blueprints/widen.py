@@ -81,8 +81,9 @@ class Widen(Recipe):
         elif ports.role in MATRICES:
             read = self.channels(ports.reads) * (ports.inputs // ports.reads if ports.reads else 0)
             bound = 1 / math.sqrt((ports.inputs + read) * math.prod(ports.kernel))
-            for name in params.keys() - {"old"}:
-                params[name].uniform_(-bound, bound, generator=generator)
+            for name, tensor in params.items():
+                if name != "old":
+                    tensor.uniform_(-bound, bound, generator=generator)
         elif ports.role == "depthwise":
             bound = 1 / math.sqrt(math.prod(ports.kernel))
             for tensor in params.values():

@@ -326,7 +326,7 @@ class Arena(KeepsDtype):
         needed = {name: channels for graft in grafts for name, channels in statistics_of(graft).items()}
         for name in self.statistics.keys() - needed.keys():
             del self.statistics[name]
-        for name in needed.keys() - self.statistics.keys():
+        for name in [name for name in needed if name not in self.statistics]:
             self.statistics[name] = ChannelStatistics(needed[name]).to(self.slots.device)
 
     def _index(self) -> None:

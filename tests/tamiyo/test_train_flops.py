@@ -143,3 +143,15 @@ def test_before_a_step_was_done_it_can_not_be_told():
 def test_training_in_isolation_cannot_be_planned():
     with pytest.raises(ConfigError, match=r"max_train_flops 1\.5 cannot be kept with objective 'reconstruction'"):
         GrowthConfig(max_train_flops=1.5, objective="reconstruction")
+
+
+def test_an_arm_of_a_colony_takes_as_many_steps_as_the_run_whatever_single_places_do():
+    at_equal_steps = worst_case([200], SEEN, replace(CONFIG, compare="steps"), "round")
+    assert worst_case([200], SEEN, CONFIG, "round", are_colonies=True) == at_equal_steps
+    assert worst_case([20_000], SEEN, CONFIG, "round", are_colonies=True) > worst_case([20_000], SEEN, CONFIG, "round")
+
+
+def test_a_colony_is_sized_as_the_only_candidate_of_its_round():
+    largest = largest_graft(SEEN, CONFIG, "round", is_colony=True)
+    fits = [worst_case([one], SEEN, CONFIG, "round", are_colonies=True) for one in (largest, largest + 1)]
+    assert fits[0] <= room(SEEN, CONFIG) < fits[1]

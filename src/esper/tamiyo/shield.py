@@ -170,7 +170,13 @@ def _train_flops(case: Case) -> str | None:
             "FLOPs: max_train_flops is set, but no training step has passed through this place yet, so that nothing "
             "can be planned. Germinate after the first step, or leave max_train_flops out."
         )
-    asked = worst_case([one.multiply_adds for one in case.grafts], seen, config, case.command.trial)
+    asked = worst_case(
+        [one.multiply_adds for one in case.grafts],
+        seen,
+        config,
+        case.command.trial,
+        are_colonies=any(one.place.kind == "colony" for one in case.grafts),
+    )
     if asked <= room(seen, config):
         return None
     total = config.max_train_flops * seen.step_flops * seen.planned_steps

@@ -77,7 +77,7 @@ def budget_per_row(place: PlaceReport, seen: Observation, config: GrowthConfig, 
     if config.max_latency is not None:
         budget = min(budget, int(config.max_latency * seen.host_multiply_adds) - seen.grown_multiply_adds)
     if config.max_train_flops is not None:
-        budget = min(budget, largest_graft(seen, config, trial or config.trial))
+        budget = min(budget, largest_graft(seen, config, trial or config.trial, is_colony=place.kind == "colony"))
     return budget // place.rows
 
 

@@ -39,7 +39,9 @@ def room(seen: Observation, config: GrowthConfig) -> float:
     return config.max_train_flops * seen.step_flops * seen.planned_steps - seen.train_flops - committed
 
 
-def worst_case(multiply_adds: Sequence[int], seen: Observation, config: GrowthConfig, trial: str) -> float:
+def worst_case(
+    multiply_adds: Sequence[int], seen: Observation, config: GrowthConfig, trial: str, *, are_colonies: bool = False
+) -> float:
     """FLOPs that candidates may take beside all that is under way, those that wait for a round among them.
 
     Args:
@@ -47,10 +49,11 @@ def worst_case(multiply_adds: Sequence[int], seen: Observation, config: GrowthCo
         seen: what is known of the run.
         config: how they will be tried.
         trial: ``"round"`` for further candidates of the next round, ``"live"`` for grafts of one live trial.
+        are_colonies: whether there are colonies among them, whose arms take as many steps as the run.
     """
     waiting = [*seen.waiting_multiply_adds]
     if trial == "round":
-        return _round([*waiting, *multiply_adds], seen, config)
+        return _round([*waiting, *multiply_adds], seen, config, are_colonies=are_colonies)
     together, left = sum(multiply_adds), seen.planned_steps - seen.step
     twin = max(0, left - seen.open_arm_steps) * _step(seen) * (config.judge == "twin")  # it may replay all that is left
     trained = STEP_FLOPS * together * (left + _ramp(seen, config))
@@ -58,14 +61,17 @@ def worst_case(multiply_adds: Sequence[int], seen: Observation, config: GrowthCo
     return twin + trained + judged + (_round(waiting, seen, config) if waiting else 0)
 
 
-def _round(multiply_adds: Sequence[int], seen: Observation, config: GrowthConfig) -> float:
+def _round(
+    multiply_adds: Sequence[int], seen: Observation, config: GrowthConfig, *, are_colonies: bool = False
+) -> float:
     window, step, largest = round_steps(seen, config), _step(seen), max(multiply_adds)
-    if config.compare == "flops":
+    is_at_equal_flops = config.compare == "flops" and not are_colonies
+    if is_at_equal_flops:
         arms = sum(max(window * step, step + STEP_FLOPS * one) for one in multiply_adds)
     else:
         arms = sum(window * (step + STEP_FLOPS * one) for one in multiply_adds)
     left = max(0, seen.planned_steps - seen.step - window) + _ramp(seen, config)
-    by_means = len(multiply_adds) + MARKS * (config.compare == "flops")
+    by_means = len(multiply_adds) + MARKS * is_at_equal_flops
     looks = by_means + len(config.keep_looks) + 3
     arms += (by_means + 1) * NORM_STEPS * (step + STEP_FLOPS * largest)
     return arms + STEP_FLOPS * largest * left + looks * _evaluation(largest, seen)
@@ -79,14 +85,19 @@ def num_arms(seen: Observation, config: GrowthConfig) -> int:
     return max(1, min(config.max_candidates, int(ARMS_SHARE * room(seen, config) / arm)))
 
 
-def largest_graft(seen: Observation, config: GrowthConfig, trial: str) -> int:
+def largest_graft(seen: Observation, config: GrowthConfig, trial: str, *, is_colony: bool = False) -> int:
     """Multiply-adds on the traced step that each of the next candidates may take; below 0 if none may."""
     if not seen.step_flops:
         return -1
     left = room(seen, config)
-    count = 1 if trial == "live" else max(1, num_arms(seen, config) - len(seen.waiting_multiply_adds))
+    is_alone = trial == "live" or is_colony  # of colonies a round tries one
+    count = 1 if is_alone else max(1, num_arms(seen, config) - len(seen.waiting_multiply_adds))
     sizes = range(min(max(0, int(left / STEP_FLOPS)), sys.maxsize - 1) + 1)  # a range can be no longer
-    return bisect_left(sizes, True, key=lambda one: worst_case([one] * count, seen, config, trial) > left) - 1
+
+    def is_too_much(one: int) -> bool:
+        return worst_case([one] * count, seen, config, trial, are_colonies=is_colony) > left
+
+    return bisect_left(sizes, True, key=is_too_much) - 1
 
 
 def looks_of_a_trial(config: GrowthConfig) -> int:

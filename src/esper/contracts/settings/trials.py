@@ -20,7 +20,9 @@ class TrialSettings:
             into memory, which is a weaker guarantee.
         round_fraction: length of the twin's window, and of GRAFTING in a live trial.
         compare: ``"flops"`` gives a candidate as many steps as the twin's FLOPs pay for, ``"steps"`` as many as the
-            twin took, which is little protection: then even random features win now and then.
+            twin took, which is little protection: then even random features win now and then. Where arms take as many
+            steps, as those of colonies always do, a candidate must lead by 0.3 % of the loss as well, and is given up
+            when its training loss lies far above the run's.
         choice: ``"first"`` adopts the first candidate that beats the twin, by the order in which they are offered, and
             tries no more; nor does it once two had no lower loss than the twin. ``"best"`` trains all arms and adopts
             the one with the least held-out loss.

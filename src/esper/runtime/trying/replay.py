@@ -166,7 +166,7 @@ class Round(Window):
         best: the arm that would be adopted: its lifecycle, body and held-out loss; None if none has beaten the twin.
         beaten: how many arms ended with a loss that was no lower than the twin's.
         is_at_equal_steps: whether arms take as many steps as the run did in the window.
-        run_curve: of the run in the window.
+        run_curve: of the run in the window; only where arms take as many steps.
     """
 
     number: int
@@ -206,6 +206,8 @@ class Round(Window):
 
     def remember(self, step: Step) -> None:
         super().remember(step)
+        if not self.is_at_equal_steps:
+            return
         self.run_curve.add(step.loss)
         if len(self.batches) % _interval(self.end_step - self.start_step) == 0:
             self.run_curve.close(self.start_step + len(self.batches), 0)

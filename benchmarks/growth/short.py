@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from benchmarks.growth.tables import tables_of
+
 TASKS = {
     "digits": "handwritten digits, perceptron",
     "mnist1d": "MNIST-1D, perceptron",
@@ -50,10 +52,9 @@ def in_nats(results: Mapping[str, Any], grown: str, controls: Mapping[str, str])
         "|" + "---|" * (5 + len(controls)),
     ]
     for case in results["settings"]:
-        tables = [results["tasks"].get(case, {}), *results["others"].get(case, {}).values()]
         rows: dict[str, Any] = {}
-        for table in tables:
-            rows |= {name: row for name, row in table.items() if grown in table}
+        for table in tables_of(results, case):
+            rows |= table if grown in table else {}
         if grown not in rows:
             continue
         own = rows[grown]

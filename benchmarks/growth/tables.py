@@ -36,20 +36,20 @@ def compare(grown: Cells, rows: Mapping[str, Cells]) -> dict[str, Any]:
             continue
         cells = {seed: all_cells[seed] for seed in shared}
         pairs = [(grown[seed], cells[seed]) for seed in shared]
-        losses = [_loss(one) - _loss(other) for one, other in pairs]
+        losses = [loss_of(one) - loss_of(other) for one, other in pairs]
         grows = "kept" in cells[shared[0]]
         table[row] = {
             "seeds": len(shared),
             "parameters": interval([cell["parameters"] for cell in cells.values()]),
             "train_flops_relative": interval([other["train_flops"] / one["train_flops"] for one, other in pairs]),
             "accuracy": interval([100 * cell["test_metric"] for cell in cells.values()]),
-            "loss": interval([_loss(cell) for cell in cells.values()]),
+            "loss": interval([loss_of(cell) for cell in cells.values()]),
             "points_gained": interval(points_gained(grown, cells)),
             "loss_difference": interval(losses),
             "seeds_won_on_accuracy": sum(gain > 0 for gain in points_gained(grown, cells)),
             "seeds_won_on_loss": sum(loss < 0 for loss in losses),
             "losses_won_among_grown": [
-                sum(_loss(one) < _loss(other) for one, other in pairs if one["kept"]),
+                sum(loss_of(one) < loss_of(other) for one, other in pairs if one["kept"]),
                 sum(bool(one["kept"]) for one, _ in pairs),
             ],
             "recipe": {name: cells[shared[0]][name] for name in ("lr", "schedule")},
@@ -72,7 +72,7 @@ def points_gained(grown: Cells, cells: Cells) -> list[float]:
 
 def nats_gained(grown: Cells, cells: Cells) -> list[float]:
     """Row minus grown in test loss, for every seed that both have; a loss that is not finite counts as infinite."""
-    return [_loss(cell) - _loss(grown[seed]) for seed, cell in cells.items() if seed in grown]
+    return [loss_of(cell) - loss_of(grown[seed]) for seed, cell in cells.items() if seed in grown]
 
 
 def flops_to_accuracy(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float | None]:
@@ -147,7 +147,7 @@ def _gained(grown: Mapping[str, Any], row: Mapping[str, Any] | None) -> str:
     if not found:
         return "not computed | "
     points = [100 * (one["test_metric"] - other["test_metric"]) for one, other in found]
-    won = sum(_loss(one) < _loss(other) for one, other in found)
+    won = sum(loss_of(one) < loss_of(other) for one, other in found)
     return f"{shown(interval(points), '+.1f')} | {sum(gain > 0 for gain in points)}, {won} of {len(found)}"
 
 
@@ -193,11 +193,16 @@ def shown(value: tuple[float, float, float], spec: str) -> str:
     return f"{value[0]:{spec}} [{value[1]:{spec}}, {value[2]:{spec}}]"
 
 
+def tables_of(results: Mapping[str, Any], case: str) -> list[Mapping[str, Any]]:
+    """The tables of a case: the main one, and those of other grown rows; an empty one where there is none."""
+    return [results["tasks"].get(case, {}), *results["others"].get(case, {}).values()]
+
+
 def _share(value: float | None) -> str:
     return "not reached" if value is None else f"{value:.2f} x"
 
 
-def _loss(cell: Mapping[str, Any]) -> float:
+def loss_of(cell: Mapping[str, Any]) -> float:
     """Test loss in nats; that of a network whose loss is not finite is worse than any other."""
     return math.inf if cell["test_loss"] is None else float(cell["test_loss"])
 

@@ -264,6 +264,7 @@ BAD_LINES = {
     "an empty folder": (["run", "--data", "text:."], "There is no text below"),
     "no device": (["run", "--device", "gpu"], "no device 'gpu'. Did you mean 'cpu'? Valid: auto, cpu, cuda, cuda:N."),
     "no number of a device": (["run", "--device", "cuda:one"], "no device 'cuda:one'. Did you mean 'cuda:N'"),
+    "a zero before the number of a device": (["run", "--device", "cuda:01"], "no device 'cuda:01'"),
     "no precision": (["run", "--precision", "fp16"], "--precision must be 'fp32' or 'bf16', not 'fp16'"),
     "no value of a setting": (["run", "--host-settings", "hidden"], "'hidden' is no setting. Write whole numbers"),
     "a broken setting": (["run", "--host-settings", "hidden=8.5"], "'hidden=8.5' is no setting"),

@@ -36,6 +36,15 @@ FAILING = {
     "lead": LEAST_LEAD - 1e-6,
     "confirm_margin": -1e-6,
 }
+PLAIN = {
+    "is_finite": True,
+    "is_at_equal_steps": False,
+    "twin_z": 3.0,
+    "variation": 0.5,
+    "has_metric": False,
+    "is_joint": False,
+}
+"""Of one graft at equal FLOPs, in a task without a metric; the grow gate opens."""
 TERMS = [(target, name) for target, values in PASSING.items() for name in values]
 SWITCHES = ("has_metric", "is_joint", "is_at_equal_steps")
 NUMBERS = [term for term in TERMS if term[1] not in SWITCHES]
@@ -74,28 +83,12 @@ def test_each_term_alone_shuts_the_gate_and_is_named(target, name):
 
 
 def test_a_metric_that_the_task_does_not_have_is_no_term():
-    measured = {
-        "is_finite": True,
-        "is_at_equal_steps": False,
-        "twin_z": 3.0,
-        "variation": 0.5,
-        "has_metric": False,
-        "is_joint": False,
-    }
-    assert gate(State.FINE_TUNING, measured).passed
-    assert gate(State.FINE_TUNING, measured | {"metric_gain": None}).passed
+    assert gate(State.FINE_TUNING, PLAIN).passed
+    assert gate(State.FINE_TUNING, PLAIN | {"metric_gain": None}).passed
 
 
 def test_a_metric_that_the_task_has_and_that_was_not_measured_is_missing():
-    measured = {
-        "is_finite": True,
-        "is_at_equal_steps": False,
-        "twin_z": 3.0,
-        "variation": 0.5,
-        "has_metric": True,
-        "is_joint": False,
-    }
-    result = gate(State.FINE_TUNING, measured)
+    result = gate(State.FINE_TUNING, PLAIN | {"has_metric": True})
     assert result.failures == ("metric_gain is missing",)
 
 
@@ -107,28 +100,14 @@ def test_the_z_score_asked_for_is_configuration(target, name):
 
 def test_ablation_alone_never_opens_the_grow_gate():
     """A host leans on whatever was blended in: a knock-out passes for random grafts."""
-    measured = {
-        "is_finite": True,
-        "is_at_equal_steps": False,
-        "ablation_z": 50.0,
-        "variation": 0.5,
-        "has_metric": False,
-        "is_joint": True,
-    }
-    assert not gate(State.FINE_TUNING, measured).passed
+    measured = {name: value for name, value in PLAIN.items() if name != "twin_z"}
+    assert not gate(State.FINE_TUNING, measured | {"ablation_z": 50.0, "is_joint": True}).passed
 
 
 def test_ablation_vetoes_only_where_several_grafts_were_on_trial_together():
-    measured = {
-        "is_finite": True,
-        "is_at_equal_steps": False,
-        "twin_z": 3.0,
-        "variation": 0.5,
-        "has_metric": False,
-        "ablation_z": -0.5,
-    }
+    measured = PLAIN | {"ablation_z": -0.5}
     assert not gate(State.FINE_TUNING, measured | {"is_joint": True}).passed
-    assert gate(State.FINE_TUNING, measured | {"is_joint": False}).passed
+    assert gate(State.FINE_TUNING, measured).passed
 
 
 def test_ablation_decides_where_no_twin_was_asked_for():

@@ -42,7 +42,7 @@ PACES = {
 A host of one's own learns at the pace of mlp, from text at that of text.
 """
 
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+_DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?")
 
 
 def _option(

@@ -18,8 +18,9 @@ LOOKS = ("0.03", "0.05", "0.1")
 
 
 def texts(trees: Sequence[Tree]) -> str:
-    """What growth gained on texts, in nats; what rules would have made of it."""
-    return "\n\n".join(found for found in (chances(trees), gains(trees), rules(trees), given_up(trees)) if found)
+    """What growth gained on texts, in nats; how far runs differ by chance; what rules would have made of it."""
+    parts = (chances(trees), gains(trees), repeats(trees), rules(trees), given_up(trees))
+    return "\n\n".join(part for part in parts if part)
 
 
 def small(trees: Sequence[Tree]) -> str:
@@ -67,6 +68,19 @@ def gains(trees: Sequence[Tree]) -> str:
             lines.append(["", "", "", "", told, str(len(pairs)), *changes])
     heads = ["host", "rate", "parameters", "targets per parameter", "grown", "runs", "test loss"]
     return _table([*heads, "accuracy, points", "runs that gain, by a point"], lines)
+
+
+def repeats(trees: Sequence[Tree]) -> str:
+    """How far apart hosts end that were trained more than once by the same recipe and seed."""
+    ends: dict[tuple[str, float, int, int], list[float]] = defaultdict(list)
+    for tree in trees:
+        ends[(tree["host"], tree["lr"], tree["steps"], tree["seed"])].append(tree["loss"])
+    again = [losses for losses in ends.values() if len(losses) > 1]
+    if not again:
+        return ""
+    nats = max(max(losses) - min(losses) for losses in again)
+    share = _percent(max(max(losses) / min(losses) - 1 for losses in again), 1)
+    return f"{len(again)} hosts were trained again by the same recipe and seed: up to {nats:.3f} ({share}) apart."
 
 
 def rules(trees: Sequence[Tree]) -> str:

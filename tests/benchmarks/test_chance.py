@@ -160,11 +160,20 @@ def test_rules_are_counted_by_how_the_arms_end():
     assert "| both | 1 | 0 |  | 1 | -0.010 |" in told
 
 
+def test_runs_of_one_recipe_and_seed_are_told_apart_from_others():
+    one = {"host": "h", "lr": 0.1, "steps": 9, "seed": 0, "loss": 1.0}
+    assert tables.repeats([one, one | {"seed": 1, "loss": 2.0}]) == ""
+    told = tables.repeats([one, one | {"loss": 1.01}, one | {"lr": 0.2, "loss": 3.0}])
+    assert told == "1 hosts were trained again by the same recipe and seed: up to 0.010 (1.0 %) apart."
+
+
 def test_the_page_on_growth_has_the_table_of_the_results():
     trees = json.loads((RESULTS / "chance" / "texts.json").read_text())["trees"]
     page = (Path(__file__).parents[2] / "docs" / "growth.md").read_text()
     missing = [line for line in tables.chances(trees).splitlines()[2:] if line not in page]
     assert not missing
+    assert tables.repeats(trees).endswith("up to 0.006 (0.4 %) apart.")
+    assert "up to 0.006 (0.4 %) apart" in page
 
 
 def test_test_samples_are_judged_in_eval_mode():

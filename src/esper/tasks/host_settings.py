@@ -1,9 +1,12 @@
 """What a built-in host is told of its size: ``--host-settings``."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from esper.contracts.errors import ConfigError, closest
 from esper.tasks.cnn import CNNHost
@@ -27,7 +30,11 @@ LISTS = ("widths", "strides")
 
 LARGEST = 65_536
 MOST_LAYERS = 12
+MOST_BLOCKS = 1_000
 LEAST_CONTEXT = 2
+
+BYTES_PER_PARAMETER = 16
+"""Weight, gradient and two moments of AdamW, in float32."""
 
 
 def check(settings: Settings, host: str, *, is_text: bool) -> None:
@@ -51,8 +58,9 @@ def check(settings: Settings, host: str, *, is_text: bool) -> None:
         if not isinstance(value, int) and name not in LISTS and (name, host) != ("hidden", "mlp"):
             raise ConfigError(f"--host-settings {name} must be one whole number, not {told(value)}.")
         least = LEAST_CONTEXT if name == "context" else 1
-        if not numbers or not all(least <= number <= LARGEST for number in numbers):
-            raise ConfigError(f"--host-settings {name} must be {least} to {LARGEST:,}, not {told(value)}.")
+        most = MOST_BLOCKS if name == "blocks" else LARGEST
+        if not numbers or not all(least <= number <= most for number in numbers):
+            raise ConfigError(f"--host-settings {name} must be {least} to {most:,}, not {told(value)}.")
         if len(numbers) > MOST_LAYERS or (name == "depth" and numbers[0] > MOST_LAYERS):
             raise ConfigError(
                 f"--host-settings {name}={told(value)} asks for more than {MOST_LAYERS} layers; take fewer."
@@ -68,8 +76,21 @@ def sized(factory: HostFactory, settings: Settings, context: int) -> HostFactory
         context: tokens of a window of the data.
 
     Raises:
-        ConfigError: if they contradict each other or the data.
+        ConfigError: if they contradict each other or the data, or the host would be larger than the machine's memory.
     """
+    made = _sized(factory, settings, context)
+    with torch.device("meta"):  # which takes no memory
+        count = sum(parameter.numel() for parameter in made().parameters())
+    memory = _memory_bytes()
+    if BYTES_PER_PARAMETER * count > memory:
+        raise ConfigError(
+            f"--host-settings {written(settings)} makes a host of {count:,} parameters, whose training takes "
+            f"{BYTES_PER_PARAMETER * count / 1e9:,.0f} GB at least. This machine has {memory / 1e9:,.0f} GB. Take less."
+        )
+    return made
+
+
+def _sized(factory: HostFactory, settings: Settings, context: int) -> HostFactory:
     fields: dict[str, Any] = {name: value for name, value in settings.items() if name != "context"}
     if not fields:
         return factory
@@ -101,6 +122,11 @@ def told(value: int | Sequence[int]) -> str:
 def written(settings: Settings) -> str:
     """All settings as they are written on the command line."""
     return ",".join(f"{name}={told(value)}" for name, value in settings.items())
+
+
+def _memory_bytes() -> float:
+    """Of this machine; infinite on Windows, which does not tell."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
 
 
 def _gpt(factory: GPTHost, fields: dict[str, Any]) -> GPTHost:

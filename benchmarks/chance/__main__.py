@@ -29,7 +29,9 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no GPU here. Leave --device out, or say --device cpu.")
     path = RESULTS / "chance" / f"{options.what}.json"
-    if not options.table:
+    if options.table:
+        trees = json.loads(path.read_text())["trees"]
+    else:
         trees = []
         measure = import_module(f"benchmarks.chance.{options.what}").measure
         for tree in measure(1 if options.quick else options.seeds, options.device, is_quick=options.quick):
@@ -37,8 +39,6 @@ def main() -> None:
             if not options.quick:
                 write(path, machine(), trees)
                 print(f"{tree['host']}, seed {tree['seed']}, {tree['steps']} steps: {tree['loss']:.3f}", flush=True)
-    else:
-        trees = json.loads(path.read_text())["trees"]
     print(getattr(tables, options.what)(trees))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.growth.other_data_sets import DATA_SETS, QUANTITIES, write
-from benchmarks.growth.trials_jobs import Result, add_options, compute, finished, machines, parsed, publish
+from benchmarks.growth.trials_jobs import Result, add_options, changes, compute, finished, machines, parsed, publish
 from benchmarks.growth.trials_run import fate
 from benchmarks.growth.trials_statistics import mean
 from esper.cli.options import Options, Pace
@@ -36,22 +36,23 @@ ROWS = ("grown", "host_on", "static", "host_on_default", "static_default")
 
 
 class Job(NamedTuple):
-    """A data set as ``esper run --data`` takes it, a seed, and settings of the pace that are not ``esper run``'s."""
+    """A data set as ``esper run --data`` takes it, a seed, and settings that are not ``esper run``'s."""
 
     name: str
     data: str
     seed: int
     pace: dict[str, Any]
+    growth: dict[str, Any]
 
 
 def run_seed(job: Job) -> Result:
     """The grown run and its controls."""
-    name, data, seed, changes = job
+    name, data, seed, shorter, growth = job
     options = Options(data=data, task="regression" if name in QUANTITIES else "auto")
-    pace = {name: getattr(options, name) for name in Pace._fields} | changes
+    pace = {name: getattr(options, name) for name in Pace._fields} | shorter
     task = load_task(data, seed, task=options.task)
     started = time.perf_counter()
-    run = growing(task, GrowthConfig(seed=seed), **pace, seed=seed)
+    run = growing(task, GrowthConfig(seed=seed, **growth), **pace, seed=seed)
     run.finish()
     seconds, flops = time.perf_counter() - started, run.session.train_flops
     grown = measured(
@@ -81,12 +82,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parsed(parser, arguments)
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
     folder = options.output / FINISHED
-    pace = {} if options.epochs is None else {"epochs": options.epochs}
     failures: list[str] = []
     if not options.tables:
         with tempfile.TemporaryDirectory() as written:
             data = {name: write(name, Path(written)) for name in options.data}
-            jobs = {f"{name}/{seed}": Job(name, data[name], seed, pace) for name in reversed(data) for seed in seeds}
+            jobs = {
+                f"{name}/{seed}": Job(name, data[name], seed, *changes(options))
+                for name in reversed(data)
+                for seed in seeds
+            }
             failures = compute(run_seed, jobs, folder / f"{'-'.join(options.data)}.jsonl", options.workers)
 
     done = _published(options.output / RESULT) | finished(folder)

@@ -19,7 +19,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.growth.regret_run import Job, run_one
-from benchmarks.growth.trials_jobs import Result, add_options, compute, finished, machines, parsed, publish
+from benchmarks.growth.trials_jobs import Result, add_options, changes, compute, finished, machines, parsed, publish
 from benchmarks.growth.trials_list import TASKS, TEXT
 
 RESULTS = Path(__file__).parent.parent / "results" / "growth"
@@ -43,12 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("Tasks on a text are left out: name one to learn from, --text PATH.")
         tasks = [name for name in tasks if TASKS[name].data != TEXT]
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
-    pace = {} if options.epochs is None else {"epochs": options.epochs}
     folder = options.output / FINISHED
     file = folder / f"{'-'.join(tasks)}.jsonl"
 
     def jobs(task: str, place: str | None) -> list[Job]:
-        return [Job(task, seed, place, options.text, pace) for seed in seeds]
+        return [Job(task, seed, place, options.text, *changes(options)) for seed in seeds]
 
     def run(wanted: Sequence[Job]) -> list[str]:
         return [] if options.tables else compute(run_one, {one.key: one for one in wanted}, file, options.workers)

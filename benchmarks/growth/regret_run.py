@@ -1,9 +1,7 @@
 """One run of the question whether a round chooses well: with all its candidates, or with a single one of them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.growth.trials_list import TASKS
@@ -37,7 +35,7 @@ class Job(NamedTuple):
     place: str | None
     text: Path | None
     pace: dict[str, Any]
-    growth: Mapping[str, Any] = MappingProxyType({})
+    growth: dict[str, Any]
 
     @property
     def key(self) -> str:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.growth.trials_jobs import add_options, compute, finished, machines, parsed, publish
+from benchmarks.growth.trials_jobs import add_options, changes, compute, finished, machines, parsed, publish
 from benchmarks.growth.trials_list import CONTROLS, TASKS, TEXT, Trial, control_trials, listed, trials
 from benchmarks.growth.trials_run import Job, run_trial
 from benchmarks.growth.trials_table import by_task, markdown, summary
@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.text is None:
             print("Trials on a text are left out: name one to learn from, --text PATH.")
             mine = [one for one in mine if TASKS[one.task].data != TEXT]
-        pace = {} if options.epochs is None else {"epochs": options.epochs}
-        jobs = {one.key: Job(one, options.text, pace) for one in mine}
+        jobs = {one.key: Job(one, options.text, *changes(options)) for one in mine}
         failures = compute(run_trial, jobs, folder / f"part-{part}-of-{parts}.jsonl", options.workers)
 
     done = finished(folder)

@@ -66,6 +66,11 @@ def compute(work: Callable[[Any], Result], jobs: Mapping[str, Any], path: Path, 
     return failures
 
 
+def changes(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of pace and growth that are not ``esper run``'s: a try's, which alone is too short to try to grow."""
+    return ({}, {}) if options.epochs is None else ({"epochs": options.epochs}, {"min_targets": 0})
+
+
 def add_options(parser: argparse.ArgumentParser, output: Path) -> None:
     """Options of every benchmark whose results are such lines.
 

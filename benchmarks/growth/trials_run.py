@@ -7,11 +7,10 @@ FLOPs pay for; it shows what refusing has cost.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +31,7 @@ class Job(NamedTuple):
     trial: Trial
     text: Path | None
     pace: dict[str, Any]
-    growth: Mapping[str, Any] = MappingProxyType({})
+    growth: dict[str, Any]
 
 
 def run_trial(job: Job) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The published list of trials, single trials, and what is told of them."""
 
 import json
+from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.growth.trials import RESULTS, main
+from benchmarks.growth.trials_jobs import changes
 from benchmarks.growth.trials_list import CONTROLLED, TASKS, Trial, control_trials, listed, trials
 from benchmarks.growth.trials_run import Job, ablations, fate, run_trial, same_bytes
 from benchmarks.growth.trials_table import by_task, is_net_success, markdown, summary
@@ -136,8 +138,14 @@ def test_a_run_that_adopted_nothing_is_its_twin_and_one_that_grew_is_not(grown):
     assert not same_bytes(export(run.model), export(twin.model))
 
 
+def test_a_trial_is_as_shipped_unless_it_is_shortened():
+    assert changes(Namespace(epochs=None)) == ({}, {})
+    assert changes(Namespace(epochs=4)) == ({"epochs": 4}, ALWAYS)
+
+
 def test_a_wide_trial_is_also_compared_at_equal_flops():
-    result = run_trial(Job(Trial(0, "digits", 64, True, 1, 1), None, {"epochs": 4}, ALWAYS))
+    shorter = changes(Namespace(epochs=4))
+    result = run_trial(Job(Trial(0, "digits", 64, True, 1, 1), None, *shorter))
     assert result["host_on"]["train_flops"] == pytest.approx(result["grown"]["train_flops"], rel=0.03)
     assert result["grown"]["train_flops"] > 1.1 * result["twin"]["train_flops"]
     assert result["grown"]["steps"] == result["twin"]["steps"] < result["host_on"]["steps"]

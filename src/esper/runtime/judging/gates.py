@@ -13,7 +13,7 @@ LEAST_VARIATION = 0.05
 """Share of what a graft adds that must depend on its input. The rest is an offset, as a bias gives at no cost."""
 
 LEAST_LEAD = 0.003
-"""Of its loss, by which a colony must beat a twin that took as many steps: runs that are as good differ by less."""
+"""Of its loss, by which a colony must beat a twin that took as many steps: so much two equal runs differ by chance."""
 
 Measured = Mapping[str, float | bool | None]
 

@@ -22,7 +22,7 @@ from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft, unflatten
 from esper.kasmina.grafts.group import Group, Watcher
-from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
+from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Own, Watch, finite_G, select_G
 from esper.kasmina.seeds.seed_state import SeedState
 
 Params = Mapping[str, Tensor]
@@ -286,7 +286,7 @@ class Colony(nn.Module):
             module,
             unflatten(graft.blueprint, piece, params[0]),
             read[0] if is_read else x,
-            None if came is None else came.tensor,
+            None if came is None else Own.apply(came.tensor.unsqueeze(0), watch)[0],
             statistics[name] if piece.role == "batch_norm" else None,
         )
         if added is not None:

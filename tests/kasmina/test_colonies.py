@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import esper
 import esper.kasmina.grafts.colony as colony_module
+import esper.kasmina.grafts.group as group_module
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.host.wrapping import place_named
@@ -198,7 +199,7 @@ def test_a_weight_that_is_not_finite_silences_its_colony_there(name, layer_id, b
 
 def test_without_the_selection_the_output_is_not_finite(monkeypatch):
     """Negative control."""
-    monkeypatch.setattr(colony_module, "select_G", lambda keep, values, otherwise=0.0: values)
+    monkeypatch.setattr(group_module, "select_G", lambda keep, values, otherwise=0.0: values)
     host = NETS["gpt"].host
     assert not all(torch.isfinite(passed(host, model)[0]).all() for model, _ in spoilt("gpt", "*", "widen"))
 

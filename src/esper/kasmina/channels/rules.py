@@ -104,12 +104,12 @@ def combining(*, is_sum: bool, is_in_place: bool = False) -> Rule:
     def rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         a, b, *rest = args
         ours, theirs = carried_by(a), carried_by(b)
-        if is_in_place and not theirs.keys() <= ours.keys():
-            return leave_behind(func, args, kwargs)
         if listeners and ours and theirs:
             for listener in listeners:
                 listener.meet(ours, theirs)
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+        if is_in_place and not theirs.keys() <= ours.keys():
+            return leave_behind(func, args, kwargs)
         output = func(plain(a), plain(b), *rest, **kwargs)
         new = {}
         for key in dict.fromkeys((*ours, *theirs)):

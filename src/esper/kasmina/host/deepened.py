@@ -61,10 +61,10 @@ def hook_of(behind: Behind, is_wider: bool) -> fx.GraphModule:
         args = operator.add(args[: behind.argument], (y,)) + args[behind.argument + 1 :]
     call: Any = torch.func.functional_call  # takes any number of arguments, which a call in a graph cannot
     node = graph.call_function(call, (graph.get_attr("copy"), {}, args.node, kwargs.node))
-    y: Any = fx.Proxy(node, output.tracer)
+    grown: Any = fx.Proxy(node, output.tracer)
     if is_wider:
-        y = torch.cat([y, output.narrow(axis, width, output.shape[axis] - width)], axis)
-    return graph_module(root, graph, y, behind.module.training)
+        grown = torch.cat([grown, output.narrow(axis, width, output.shape[axis] - width)], axis)
+    return graph_module(root, graph, grown, behind.module.training)
 
 
 def _copied(block: nn.Module, part: Part) -> nn.Module:

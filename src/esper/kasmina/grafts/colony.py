@@ -1,6 +1,6 @@
 """A colony as the host's layers meet it: one graft with pieces at several of them.
 
-Legend: G grafts of a group, here 1; N parameters of one part; M new channels that a layer writes.
+Legend: G grafts of a group, here 1; N parameters of one part.
 
 A piece that lies beside a module is a graft there like any other, and one that copies a block adds to what the block
 gave the difference that the copy makes of it. The others widen a layer: what it writes gets new

@@ -58,7 +58,9 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.body(x))
+        y = self.body(x)
+        y += x
+        return F.relu(y, inplace=True)
 
 
 class Separable(nn.Module):

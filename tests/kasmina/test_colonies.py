@@ -4,6 +4,7 @@ import copy
 import io
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import esper
 import esper.kasmina.grafts.colony as colony_module
+import esper.kasmina.grafts.group as group_module
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.host.wrapping import place_named
@@ -197,7 +199,7 @@ def test_a_weight_that_is_not_finite_silences_its_colony_there(name, layer_id, b
 
 def test_without_the_selection_the_output_is_not_finite(monkeypatch):
     """Negative control."""
-    monkeypatch.setattr(colony_module, "select_G", lambda keep, values, otherwise=0.0: values)
+    monkeypatch.setattr(group_module, "select_G", lambda keep, values, otherwise=0.0: values)
     host = NETS["gpt"].host
     assert not all(torch.isfinite(passed(host, model)[0]).all() for model, _ in spoilt("gpt", "*", "widen"))
 
@@ -256,6 +258,31 @@ def test_without_the_entry_it_reaches_the_host(monkeypatch):
     monkeypatch.setattr(colony_module, "Entry", Through)
     spoil_gradients(monkeypatch, place, [piece.module for piece in place.site.pieces].index("head"))
     assert not all(torch.isfinite(one).all() for one in passed(NETS["gpt"].host, model) if one.is_floating_point())
+
+
+@each
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_of_the_host_that_is_not_finite_blames_nobody(name, layer_id, blueprint, value):
+    """As of a gradient scaler that scales too much. The host sees it, and the slot is left as it is."""
+    model, place = grown(name, layer_id, blueprint)
+    spoilt_by_host(NETS[name].host, model, value)
+    assert not place.state.fault.any()
+    grads = [one.grad for name, one in model.named_parameters() if one.grad is not None]
+    assert not all(torch.isfinite(one).all() for one in grads if one is not place.arena.slots.grad)
+    assert not torch.isfinite(place.arena.slots.grad).all()
+
+
+def test_what_new_channels_hand_on_of_it_would_be_blamed_on_them(monkeypatch):
+    """Negative control."""
+    monkeypatch.setattr(colony_module, "Own", SimpleNamespace(apply=lambda x, watch: x))
+    model, place = grown("gpt", "*", "widen")
+    spoilt_by_host(NETS["gpt"].host, model, math.nan)
+    assert place.state.fault.any()
+
+
+def spoilt_by_host(host: Host, model: nn.Module, value: float) -> None:
+    torch.manual_seed(2)
+    (host.output(call(model.train(), host.example())) * torch.tensor(value)).sum().backward()
 
 
 class Checkpointed(nn.Module):

@@ -14,7 +14,7 @@ from esper.blueprints.catalogue import make_blueprint
 from esper.blueprints.deepen import Deepen
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
-from esper.kasmina.grafts import colony
+from esper.kasmina.grafts import colony, group
 from esper.kasmina.grafts.graft import unflatten
 from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT
 from esper.kasmina.host.wrapping import host_state_dict, traced
@@ -375,7 +375,7 @@ class TestGuard:
         assert place.state.fault.tolist() == [FOSSIL_FAULT if until is State.FOSSILIZED else LIVE_FAULT]
 
     def test_without_the_selection_it_would_be_nan(self, monkeypatch):
-        monkeypatch.setattr(colony, "select_G", lambda keep, values, otherwise: values)
+        monkeypatch.setattr(group, "select_G", lambda keep, values, otherwise: values)
         _, model, _, x = self.case(State.FINE_TUNING, "nan weight")
         assert model.train()(x).isnan().any()
 

@@ -4,15 +4,13 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 BIRTH = """
 import hashlib, torch
 import esper
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
-from esper.kasmina.host.wrapping import places
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.tasks.cnn import cnn
 from esper.tasks.gpt import GPT
@@ -45,6 +43,5 @@ def born(hash_seed: str) -> str:
     return run.stdout
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2", "4"])
-def test_a_colony_is_born_with_the_same_bytes_in_every_process(hash_seed):
-    assert born(hash_seed) == born("5")
+def test_a_colony_is_born_with_the_same_bytes_in_every_process():
+    assert len({born(hash_seed) for hash_seed in "1245"}) == 1

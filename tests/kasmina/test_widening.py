@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import esper
@@ -206,6 +207,11 @@ class Stubborn(nn.Module):
                 x = x / x.shape[-1]
             elif self.kind == "sorts":
                 x = x.sort(-1).values
+            elif self.kind == "looks":
+                assert type(x) is Tensor, "a plain tensor"
+            elif self.kind == "names":
+                x = torch.add(F.relu(input=x), other=x.swapaxes(axis0=0, axis1=1).permute(dims=(1, 0)))
+                x = torch.flatten(input=torch.mul(other=x, input=x), start_dim=1)
         return self.head(x)
 
 
@@ -215,6 +221,7 @@ class Stubborn(nn.Module):
         ("asserts", "the model fails once its layers are wider (AssertionError: four features)"),
         ("divides", "once its layers are wider the model computes something else, by "),
         ("sorts", "its channels cannot become more, since they go into sort"),
+        ("looks", "the model fails while its channels are followed ("),
     ],
 )
 def test_what_could_not_be_exported_is_not_offered(kind, reason):
@@ -231,9 +238,10 @@ def test_what_could_not_be_exported_is_not_offered(kind, reason):
     assert tree_digest(dict(esper.host_state_dict(model))) == tree_digest(dict(before.state_dict()))
 
 
-def test_what_can_be_exported_is_offered():
-    """The control."""
-    model = esper.wrap(Stubborn("not at all"), example=torch.randn(5, 3))
+@pytest.mark.parametrize("kind", ["not at all", "names"])
+def test_what_can_be_exported_is_offered(kind):
+    """The control; also where the host's code names the arguments of torch's functions."""
+    model = esper.wrap(Stubborn(kind), example=torch.randn(5, 3))
     assert [place.layer_id for place in places(model) if place.kind == "colony"] == ["blocks.*", "*"]
     assert dict(model._esper.not_offered) == {}
 

@@ -53,12 +53,17 @@ class Carried(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = RULES.get(func, leave_behind)
+        rule, kwargs = RULES.get(func, leave_behind), dict(kwargs or {})
+        if rule is not leave_behind:  # rules take the first ones by position
+            args = (*args, *(kwargs.pop(name) for name in OPERANDS[len(args) :] if name in kwargs))
         with torch._C.DisableTorchFunctionSubclass():
-            return rule(func, args, kwargs or {})
+            return rule(func, args, kwargs)
 
 
 Rule = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+OPERANDS = ("input", "other")
+"""What torch calls the first arguments of a function that has a rule."""
 
 RULES: dict[Any, Rule] = {}
 """What is done with new channels, by torch's function; filled by :mod:`rules`."""

@@ -104,12 +104,12 @@ def combining(*, is_sum: bool, is_in_place: bool = False) -> Rule:
     def rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         a, b, *rest = args
         ours, theirs = carried_by(a), carried_by(b)
-        if is_in_place and not theirs.keys() <= ours.keys():
-            return leave_behind(func, args, kwargs)
         if listeners and ours and theirs:
             for listener in listeners:
                 listener.meet(ours, theirs)
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+        if is_in_place and not theirs.keys() <= ours.keys():
+            return leave_behind(func, args, kwargs)
         output = func(plain(a), plain(b), *rest, **kwargs)
         new = {}
         for key in dict.fromkeys((*ours, *theirs)):
@@ -142,14 +142,14 @@ def _stand_in(other: Any, new: New, host: Tensor, beside: Beside, *, is_sum: boo
     return plain(other).new_full(shape, 0.0 if is_sum else 1.0)
 
 
-def _transposed(host: Tensor, axis: int, dim0: int, dim1: int) -> int:
-    first, second = dim0 % host.dim(), dim1 % host.dim()
+def _transposed(host: Tensor, axis: int, *dims: int, **named: int) -> int:
+    first, second = (dim % host.dim() for dim in (*dims, *named.values()))
     return {first: second, second: first}.get(axis, axis)
 
 
-def _permuted(host: Tensor, axis: int, *dims: Any) -> int:
-    order = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
-    return [dim % host.dim() for dim in order].index(axis)
+def _permuted(host: Tensor, axis: int, *order: Any, dims: Sequence[int] = ()) -> int:
+    dims = dims or (order[0] if isinstance(order[0], Sequence) else order)
+    return [dim % host.dim() for dim in dims].index(axis)
 
 
 def _flattened(host: Tensor, axis: int, start_dim: int = 0, end_dim: int = -1) -> int | None:

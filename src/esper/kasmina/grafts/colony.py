@@ -1,6 +1,6 @@
 """A colony as the host's layers meet it: one graft with pieces at several of them.
 
-Legend: G grafts of a group, here 1; N parameters of one part; M new channels that a layer writes.
+Legend: G grafts of a group, here 1; N parameters of one part.
 
 A piece that lies beside a module is a graft there like any other, and one that copies a block adds to what the block
 gave the difference that the copy makes of it. The others widen a layer: what it writes gets new
@@ -8,12 +8,11 @@ channels, which travel beside the host's (:mod:`esper.kasmina.channels`), and wh
 its output, scaled by alpha. Whatever enters the host, in either direction, passes the guard.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,11 +20,10 @@ from esper.contracts.reports import Piece
 from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft, unflatten
-from esper.kasmina.grafts.group import Group, Watcher
-from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
+from esper.kasmina.grafts.group import Group, Watcher, blended
+from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Own, Watch, finite_G
+from esper.kasmina.grafts.widened import CHANNELS_FIRST, widened
 from esper.kasmina.seeds.seed_state import SeedState
-
-Params = Mapping[str, Tensor]
 
 
 class Again(Protocol):
@@ -88,98 +86,6 @@ def _name(graft: Graft, index: int, number: int) -> str:
     return f"{graft.lifecycle}_{index}_{number}"
 
 
-def widened(
-    piece: Piece, module: nn.Module, params: Params, x: Tensor, came: Tensor | None, statistics: nn.Module | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """What the host's channels get of new ones, and what new channels the layer writes.
-
-    Args:
-        piece: how the layer is widened.
-        module: the layer.
-        params: its part of the graft.
-        x: what it reads of the host's channels.
-        came: what new channels it reads; None if they got lost on the way.
-        statistics: of new channels, for a batch norm.
-    """
-    if piece.role in _NORMS:
-        return None, None if came is None else _NORMS[piece.role](module, params, came, statistics)
-    apply = _MATRICES[piece.role]
-    added = new = None
-    if "old" in params and came is not None:
-        added = apply(module, came, params["old"], None)
-    if "new" in params:
-        new = apply(module, x, params["new"], params.get("bias"))
-        if "both" in params and came is not None:
-            new = new + apply(module, came, params["both"], None)
-    return added, new
-
-
-def _linear(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, bias)
-
-
-def _convolution(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y: Tensor = module._conv_forward(x, weight, bias)
-    return y
-
-
-def _embedding(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.embedding(x, weight, module.padding_idx)
-
-
-def _depthwise(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(module.kernel_size) - 1]
-    rest = module.stride, module.padding, module.dilation, x.shape[1]
-    y: Tensor = convolve(x, params["weight"], params.get("bias"), *rest)
-    return y
-
-
-def _batch_norm(module: Any, params: Params, x: Tensor, statistics: Any) -> Tensor:
-    statistics.eps, statistics.momentum = module.eps, module.momentum
-    statistics.training = (
-        module.training or module.running_mean is None
-    )  # as the host: of the batch where it keeps none
-    y: Tensor = statistics(x)
-    shape = (1, -1, *[1] * (x.dim() - 2))
-    for name, combine in (("weight", torch.mul), ("bias", torch.add)):
-        y = combine(y, params[name].view(shape)) if name in params else y
-    return y
-
-
-def _layer_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], params.get("weight"), params.get("bias"), module.eps)
-
-
-def _rms_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], params.get("weight"), module.eps)
-
-
-def _group_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
-    groups = new_groups(module.num_channels, module.num_groups, x.shape[1])
-    return F.group_norm(x, groups, params.get("weight"), params.get("bias"), module.eps)
-
-
-def new_groups(channels: int, groups: int, new: int) -> int:
-    """Groups of new channels behind a group norm: as large as the host's where that divides them, else one."""
-    size = channels // groups
-    return new // size if new % size == 0 else 1
-
-
-_MATRICES: dict[str, Callable[..., Tensor]] = {
-    "linear": _linear,
-    "conv": _convolution,
-    "embedding": _embedding,
-}
-_CHANNELS_FIRST = ("conv", "depthwise", "batch_norm", "group_norm")
-_NORMS: dict[str, Callable[..., Tensor]] = {
-    "depthwise": _depthwise,
-    "batch_norm": _batch_norm,
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "group_norm": _group_norm,
-}
-
-
 class Colony(nn.Module):
     """One graft with pieces at several layers of the host.
 
@@ -199,11 +105,8 @@ class Colony(nn.Module):
     def __init__(self, graft: Graft, name: str, statistics: nn.ModuleDict, device: torch.device) -> None:
         super().__init__()
         self.grafts = [graft]
-        self.blueprint, self.num_parameters, self.is_live = (
-            graft.blueprint,
-            graft.num_parameters,
-            graft.slot is not None,
-        )
+        self.blueprint, self.num_parameters = graft.blueprint, graft.num_parameters
+        self.is_live = graft.slot is not None
         self.watchers: list[Watcher] = []
         self._name, self._statistics = name, [statistics]  # not a child: the arena's
         self._sizes = [graft.blueprint.num_parameters(part) for part in graft.parts]
@@ -224,7 +127,7 @@ class Colony(nn.Module):
     def is_channels_first(self, index: int) -> bool:
         """Whether what a piece adds has its channels on axis 1 behind the graft's, and not last."""
         piece = self.grafts[0].pieces[index]
-        return piece.role in _CHANNELS_FIRST or (piece.role == "copy" and piece.axis == 1)
+        return piece.role in CHANNELS_FIRST or (piece.role == "copy" and piece.axis == 1)
 
     def split(self, params_N: Tensor) -> tuple[Tensor, ...]:
         """The parameters of every part."""
@@ -286,14 +189,14 @@ class Colony(nn.Module):
             module,
             unflatten(graft.blueprint, piece, params[0]),
             read[0] if is_read else x,
-            None if came is None else came.tensor,
+            None if came is None else Own.apply(came.tensor.unsqueeze(0), watch)[0],
             statistics[name] if piece.role == "batch_norm" else None,
         )
         if added is not None:
             y = self._added(y, added, index, params_N, state, watch)
         if new is None:
             return y, {}
-        axis = 1 if piece.role in _CHANNELS_FIRST else new.dim() - 1
+        axis = 1 if piece.role in CHANNELS_FIRST else new.dim() - 1
         return y, {Channels(self._name, graft.lifecycle, piece.target): New(new, axis)}
 
     def deepen(
@@ -323,10 +226,7 @@ class Colony(nn.Module):
         alpha = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
         delta = Exit.apply(added.unsqueeze(0), watch)
         self._show(index, delta)
-        grown = y.unsqueeze(0) + alpha.to(y.dtype).view(-1, *[1] * y.dim()) * delta.to(y.dtype)
-        is_sound = finite_G(params_N.unsqueeze(0)) & finite_G(grown)
-        watch.blame(~is_sound)
-        return select_G(is_sound & (alpha > 0), grown, y.unsqueeze(0))[0]
+        return blended(y.unsqueeze(0), delta, alpha, params_N.unsqueeze(0), watch)[0]
 
     def _show(self, index: int, delta: Tensor, *_: int) -> None:
         for show in self.watchers:

@@ -78,11 +78,7 @@ class Group(nn.Module):
         for show in self.watchers:
             show(delta_G, 0)
 
-        # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
-        grown_GK = y_GK + alpha_G.to(y.dtype).view(-1, *[1] * y.dim()) * delta_G.to(y.dtype)
-        is_sound_G = finite_G(params_GN) & finite_G(grown_GK)
-        watch.blame(~is_sound_G)
-        grown_GK = select_G(is_sound_G & (alpha_G > 0), grown_GK, y_GK)
+        grown_GK = blended(y_GK, delta_G, alpha_G, params_GN, watch)
         if self.covers_all:
             return grown_GK[0]
         return y.index_copy(-1, self.channels.flatten(), grown_GK.movedim(0, -2).flatten(-2))
@@ -92,3 +88,13 @@ class Group(nn.Module):
         if len(self.grafts) == 1:  # vmap costs as much as a small graft
             return self.blueprint.delta({name: value[0] for name, value in named_G.items()}, x_G[0]).unsqueeze(0)
         return torch.vmap(self.blueprint.delta)(named_G, x_G)
+
+
+def blended(y_G: Tensor, delta_G: Tensor, alpha_G: Tensor, params_GN: Tensor, watch: Watch) -> Tensor:
+    """What the host wrote, ``y_G [G, ...]``, with what grafts add to it; as it was where that is not finite, and at
+    alpha 0."""
+    grown_G = y_G + alpha_G.to(y_G.dtype).view(-1, *[1] * (y_G.dim() - 1)) * delta_G.to(y_G.dtype)
+    # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
+    is_sound_G = finite_G(params_GN) & finite_G(grown_G)
+    watch.blame(~is_sound_G)
+    return select_G(is_sound_G & (alpha_G > 0), grown_G, y_G)

@@ -137,6 +137,30 @@ class Exit(Function):
         return Exit.apply(delta_G.movedim(in_dims[0], 1), watch), 1
 
 
+class Own(Function):
+    """Identity on what a graft reads of itself; its backward hands on nothing where the host's gradient was not finite,
+    so that whoever wrote it is not blamed for that."""
+
+    @staticmethod
+    def forward(x_G: Tensor, watch: Watch) -> Tensor:
+        return x_G.view_as(x_G)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Watch], output: Tensor) -> None:
+        ctx.watch = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        return select_G(ctx.watch.incoming_is_finite, grads[0]), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x_G: Tensor, watch: Watch) -> tuple[Tensor, int | None]:
+        """As of the entry."""
+        if in_dims[0] is None:
+            return Own.apply(x_G, watch), None
+        return Own.apply(x_G.movedim(in_dims[0], 1), watch), 1
+
+
 class SumOfKept(Function):
     """Sum over the grafts that are kept: ``values [G, ...]``, ``keep_G`` to ``[...]``.
 

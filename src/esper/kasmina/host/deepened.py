@@ -3,7 +3,7 @@
 import copy
 import operator
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -11,6 +11,7 @@ from torch import fx, nn
 from esper.blueprints.deepen import Deepen
 from esper.contracts.reports import Piece
 from esper.kasmina.host.copies import replica
+from esper.kasmina.host.graphs import graph_module, placeholders
 from esper.kasmina.host.layer import Anchor
 from esper.kasmina.host.widening import Part, parts_at
 
@@ -51,9 +52,7 @@ def hook_of(behind: Behind, is_wider: bool) -> fx.GraphModule:
     """
     root, graph = nn.Module(), fx.Graph()
     root.add_module("copy", behind.module)
-    tracer = fx.proxy.GraphAppendingTracer(graph)
-    names = ("module", "args", "kwargs", "output")
-    _, args, kwargs, output = cast(Any, [fx.Proxy(graph.placeholder(name), tracer) for name in names])
+    _, args, kwargs, output = placeholders(graph, "module", "args", "kwargs", "output")
     axis, width = behind.piece.axis, behind.piece.outputs
     y = output.narrow(axis, 0, width) if is_wider else output
     if isinstance(behind.argument, str):
@@ -62,13 +61,10 @@ def hook_of(behind: Behind, is_wider: bool) -> fx.GraphModule:
         args = operator.add(args[: behind.argument], (y,)) + args[behind.argument + 1 :]
     call: Any = torch.func.functional_call  # takes any number of arguments, which a call in a graph cannot
     node = graph.call_function(call, (graph.get_attr("copy"), {}, args.node, kwargs.node))
+    grown: Any = fx.Proxy(node, output.tracer)
     if is_wider:
-        rest = output.narrow(axis, width, output.shape[axis] - width)
-        node = graph.call_function(torch.cat, ([node, rest.node], axis))
-    graph.output(node)
-    grown = fx.GraphModule(root, graph, "Grown")
-    grown.training = behind.module.training
-    return grown
+        grown = torch.cat([grown, output.narrow(axis, width, output.shape[axis] - width)], axis)
+    return graph_module(root, graph, grown, behind.module.training)
 
 
 def _copied(block: nn.Module, part: Part) -> nn.Module:

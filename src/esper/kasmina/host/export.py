@@ -28,6 +28,7 @@ from esper.kasmina.host.caches import mixes_tokens
 from esper.kasmina.host.comparing import check_same, run
 from esper.kasmina.host.deepened import copies_behind, hook_of
 from esper.kasmina.host.edges import is_adapted
+from esper.kasmina.host.graphs import graph_module, placeholders
 from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
 from esper.kasmina.host.measuring import container_of
 from esper.kasmina.host.refusals import refuse_bypassed, walks_children
@@ -190,7 +191,7 @@ def _decode_without_cache(model: nn.Module) -> None:
 def _refusal(message: str) -> Any:
     """A function without Esper that raises an ``AssertionError`` with this message, whatever its arguments are."""
     graph = fx.Graph()
-    _, kwargs = _placeholders(graph, "*args", "**kwargs")
+    _, kwargs = placeholders(graph, "*args", "**kwargs")
     graph.call_function(torch._assert, (kwargs.get("").node, message))
     graph.output(None)
     return fx.GraphModule(nn.Module(), graph, "Refusal").forward
@@ -235,12 +236,12 @@ def _beside(host: nn.Module, grown: Grown, takes_names: bool) -> fx.GraphModule:
     """Fossils as a forward hook of a module."""
     root, graph = nn.Module(), fx.Graph()
     if takes_names:
-        _, args, kwargs, output = _placeholders(graph, "module", "args", "kwargs", "output")
+        _, args, kwargs, output = placeholders(graph, "module", "args", "kwargs", "output")
         x = _argument(args, kwargs, host, grown.site) if grown.site.ports.inputs else None
     else:
-        _, args, output = _placeholders(graph, "module", "args", "output")
+        _, args, output = placeholders(graph, "module", "args", "output")
         x = args[0] if grown.site.ports.inputs else None
-    return _graph_module(root, graph, _add_fossils(root, grown, x, output), grown.is_training)
+    return graph_module(root, graph, _add_fossils(root, grown, x, output), grown.is_training)
 
 
 def _argument(args: Any, kwargs: Any, host: nn.Module, site: Site) -> Any:
@@ -258,7 +259,7 @@ def _argument(args: Any, kwargs: Any, host: nn.Module, site: Site) -> Any:
 def _sequential(container: nn.Module, spans: list[Place], is_wider: bool) -> fx.GraphModule:
     """The forward of a sequential container, with the fossils of spans between its steps."""
     root, graph = nn.Module(), fx.Graph()
-    (y,) = _placeholders(graph, "input")
+    (y,) = placeholders(graph, "input")
     inputs: dict[str, fx.Proxy] = {}
     for name, step in list(container._modules.items()):  # a step may come twice
         assert step is not None
@@ -272,7 +273,7 @@ def _sequential(container: nn.Module, spans: list[Place], is_wider: bool) -> fx.
                 called = f"{name}_{GROWN}_{len(root._modules)}"
                 root.add_module(called, _hold(host_part(step), _span(_grown(place, is_wider))))
                 y = fx.Proxy(graph.call_module(called, (y.node, inputs.pop(place.layer_id).node)), y.tracer)
-    return _graph_module(root, graph, y, True)
+    return graph_module(root, graph, y, True)
 
 
 def _ends(container: nn.Module, span: Place) -> tuple[nn.Module, nn.Module]:
@@ -308,13 +309,13 @@ def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: Any, is_
     path = next(name for name, module in last.named_modules() if module is holder)
     vars(first)[INPUTS] = vars(last)[INPUTS] = inputs
     graph = fx.Graph()
-    module, args = _placeholders(graph, "module", "args")
+    module, args = placeholders(graph, "module", "args")
     kept = getattr(module, INPUTS)
     kept.update([((place.layer_id, path, kept.thread()), (args[0],))])
     graph.output(None)
     first.register_forward_pre_hook(fx.GraphModule(nn.Module(), graph, "SpanStart"))
     graph = fx.Graph()
-    module, _, output = _placeholders(graph, "module", "args", "output")
+    module, _, output = placeholders(graph, "module", "args", "output")
     kept, add = getattr(module, INPUTS), module.get_submodule(path)
     found = kept.pop((place.layer_id, path, kept.thread()), ())
     grown = graph.call_function(functools.reduce, (add.node, found.node, output.node))  # nothing outside the span
@@ -326,21 +327,8 @@ def _hook_span(first: nn.Module, last: nn.Module, place: Place, inputs: Any, is_
 def _span(grown: Grown) -> fx.GraphModule:
     """The fossils of a span: ``(output, x)`` to the output with them."""
     root, graph = nn.Module(), fx.Graph()
-    output, x = _placeholders(graph, "output", "x")
-    return _graph_module(root, graph, _add_fossils(root, grown, x, output), grown.is_training)
-
-
-def _placeholders(graph: fx.Graph, *names: str) -> list[Any]:
-    """Arguments of a graph, to be computed with."""
-    tracer = fx.proxy.GraphAppendingTracer(graph)
-    return [fx.Proxy(graph.placeholder(name), tracer) for name in names]
-
-
-def _graph_module(root: nn.Module, graph: fx.Graph, output: Any, is_training: bool) -> fx.GraphModule:
-    graph.output(output.node)
-    module = fx.GraphModule(root, graph, "Grown")
-    module.training = is_training
-    return module
+    output, x = placeholders(graph, "output", "x")
+    return graph_module(root, graph, _add_fossils(root, grown, x, output), grown.is_training)
 
 
 def _add_fossils(root: nn.Module, grown: Grown, x: Any, output: Any) -> Any:

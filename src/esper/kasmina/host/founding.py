@@ -53,12 +53,16 @@ def colonies_of(
     else:
         roots = {name for one, _ in found for name in one.names}
         allowed = {name for name in names if any(_lies_in(name, root) for root in roots)}
-    classes = classes_of(model, example)
+    missing: dict[str, str] = {}
+    try:
+        classes = classes_of(model, example)
+    except FAULTS as error:
+        classes, missing[WHOLE] = [], f"the model fails while its channels are followed ({told(error)})"
     lone = [place.site for _, place in found]
     sites = colonies(model, classes, lone, allowed, block_copies(model, lone, example))
     wanted = ["*"] if config.colonies is None else config.colonies
     sites = [one for one in sites if not _matches(one.layer_id, config.exclude)]
-    missing = _without_colony([one for one in classes if allowed.issuperset(one.modules)], sites)
+    missing |= _without_colony([one for one in classes if allowed.issuperset(one.modules)], sites)
     missing = {name: why for name, why in missing.items() if not _matches(name, config.exclude)}
     known = [site.layer_id for site in sites]
     for pattern in wanted if config.colonies else []:

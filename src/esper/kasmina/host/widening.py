@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 
 from esper.blueprints.blueprint import Blueprint
 from esper.blueprints.widen import Widen
-from esper.kasmina.grafts.colony import new_groups, tensors_of
+from esper.kasmina.grafts.colony import tensors_of
 from esper.kasmina.grafts.graft import Graft
+from esper.kasmina.grafts.widened import new_groups
 from esper.kasmina.host.layer import Anchor
 from esper.kasmina.places.place import Place
 

@@ -100,7 +100,7 @@ class Place(nn.Module):
 
     @property
     def kind(self) -> str:
-        """``"model"``, ``"span"``, ``"block"`` or ``"layer"``."""
+        """``"model"``, ``"span"``, ``"block"``, ``"layer"`` or ``"colony"``."""
         return self.site.kind
 
     @property

@@ -39,6 +39,7 @@ def test_device_precision_and_settings_are_told_and_stored(finished):
         assert said in report
     card = (finished / "model" / "README.md").read_text()
     assert "| device | cpu, in bf16 |" in card
+    assert "| its settings | `width 8, blocks 1, context 16` |" in card
 
 
 def test_static_has_the_size_of_the_settings(finished):

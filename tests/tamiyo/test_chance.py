@@ -4,10 +4,10 @@ import pytest
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.reports import Piece
-from esper.tamiyo.chance import LEFT, PER_SAMPLE, PER_TOKEN, PER_TOKEN_BESIDE, bound, no_chance, nowhere, targets
+from esper.tamiyo.chance import LEFT, PER_SAMPLE, PER_TOKEN, PER_TOKEN_BESIDE, bound, no_chance, targets
 from esper.tamiyo.proposal import places_to_try
 from esper.tamiyo.shortlist import shortlist
-from esper.tamiyo.sizing import options
+from esper.tamiyo.sizing import no_colony, nowhere, options
 from tests.tamiyo.seen import NOW, place
 
 CONFIG = GrowthConfig(blueprints=("widen", "bottleneck_mlp"))
@@ -17,6 +17,7 @@ PIECES = (
     Piece("blocks.0.down", "linear", 8, 4, rows=8, reads=8, source=0),
 )
 COLONY = place("blocks.*", kind="colony", rows=1, pieces=PIECES)
+HARDLY = "a larger network would hardly gain. min_targets=0 tries all the same."
 WHOLE = place("*", kind="colony", rows=1, pieces=PIECES)
 
 
@@ -59,6 +60,23 @@ def test_where_nothing_has_a_chance_nothing_is_tried_and_the_reason_is_told():
     assert nowhere(now, CONFIG).startswith("Nothing is tried: the run will learn from 17")
     assert places_to_try(now, replace(CONFIG, min_targets=0))
     assert nowhere(seen(PER_SAMPLE, FIRST, LAST), CONFIG) is None
+
+
+def test_only_places_that_a_blueprint_fits_count_where_none_has_a_chance():
+    texts = [replace(one, layout="tokens") for one in (FIRST, LAST)]
+    now = seen((PER_TOKEN + PER_TOKEN_BESIDE) // 2, *texts, COLONY)
+    assert nowhere(now, replace(CONFIG, blueprints=("widen",))).endswith(f"asks for {PER_TOKEN}: {HARDLY}")
+    assert nowhere(now, CONFIG) is None, "a module beside a layer has a chance"
+
+
+def test_where_single_places_have_a_chance_and_colonies_have_none_it_is_told():
+    texts = [replace(one, layout="tokens") for one in (FIRST, LAST)]
+    now = seen((PER_TOKEN + PER_TOKEN_BESIDE) // 2, *texts, COLONY)
+    assert no_colony(now, CONFIG) == (
+        f"No colony is tried: the run will learn from 100 targets per parameter, and growth asks for 150: {HARDLY}"
+    )
+    assert no_colony(seen(PER_TOKEN, *texts, COLONY), CONFIG) is None
+    assert no_colony(replace(now, places=tuple(texts)), CONFIG) is None
 
 
 def test_a_colony_leaves_enough_targets_for_each_parameter_of_the_grown_network():

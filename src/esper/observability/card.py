@@ -141,6 +141,8 @@ def _facts(document: Document, model: Mapping[str, Any] | None, kept: Sequence[D
         ("host", f"{host} of {size}" if model is None else f"{host}, with {size}"),
         ("network", str(counted(now, "parameter"))),
     ]
+    if settings := result.get("host_settings"):
+        facts.insert(1, ("its settings", code(", ".join(f"{name} {_told(value)}" for name, value in settings.items()))))
     if (weights := trained_weights(result)) is not None:
         facts.append(("began with", f"trained weights, from {code(weights)}"))
     data = code(result["task"])
@@ -163,6 +165,10 @@ def _facts(document: Document, model: Mapping[str, Any] | None, kept: Sequence[D
     if "seed" in result:
         facts.append(("seed", str(result["seed"])))
     return facts
+
+
+def _told(value: int | Sequence[int]) -> str:
+    return str(value) if isinstance(value, int) else "-".join(map(str, value))
 
 
 def _table_of(kept: Sequence[Document]) -> str:

@@ -49,13 +49,6 @@ def no_chance(place: PlaceReport, seen: Observation, config: GrowthConfig) -> st
     )
 
 
-def nowhere(seen: Observation, config: GrowthConfig) -> str | None:
-    """Why nothing is tried anywhere, as a sentence; None if something may be."""
-    asked = sorted((place for place in seen.places if place.is_dormant), key=lambda one: bound(one, seen, config))
-    reasons = [no_chance(place, seen, config) for place in asked]
-    return f"Nothing is tried: {reasons[0]}." if reasons and all(reasons) else None
-
-
 def parameters_left(place: PlaceReport, seen: Observation, config: GrowthConfig) -> float:
     """Parameters that may still grow at a place before too few targets are left for each."""
     count, least = targets(seen), LEFT * bound(place, seen, config)

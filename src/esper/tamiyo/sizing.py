@@ -9,7 +9,7 @@ from esper.contracts.commands import SeedId
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Observation, PlaceReport
-from esper.tamiyo.chance import parameters_left
+from esper.tamiyo.chance import bound, no_chance, parameters_left
 from esper.tamiyo.train_flops import largest_graft
 
 BOUNDLESS: dict[str, Any] = {
@@ -103,6 +103,19 @@ def options(place: PlaceReport, seed_id: SeedId, seen: Observation, config: Grow
     return found
 
 
+def nowhere(seen: Observation, config: GrowthConfig) -> str | None:
+    """Why nothing is tried anywhere, as a sentence; None if something may be."""
+    reason = _no_chance_at(_fitted(seen, config), seen, config)
+    return None if reason is None else f"Nothing is tried: {reason}."
+
+
+def no_colony(seen: Observation, config: GrowthConfig) -> str | None:
+    """Why only single places are tried though there are colonies, as a sentence; None if one may be."""
+    colonies = [place for place in _fitted(seen, config) if place.kind == "colony"]
+    reason = _no_chance_at(colonies, seen, config)
+    return None if reason is None else f"No colony is tried: {reason}."
+
+
 def too_small(seen: Observation, config: GrowthConfig) -> str | None:
     """Which budgets leave no room for any configured blueprint at any dormant place; None if there is room, or no
     larger budget would help."""
@@ -135,3 +148,16 @@ def fitting(blueprint_id: str, place: PlaceReport, seed_id: SeedId) -> Recipe | 
         if blueprint.misfit(ports_at(place, seed_id, blueprint)) is None:
             return blueprint
     return None
+
+
+def _fitted(seen: Observation, config: GrowthConfig) -> list[PlaceReport]:
+    """Dormant places that a configured blueprint fits, whatever its size."""
+    dormant = [place for place in seen.places if place.is_dormant]
+    return [place for place in dormant if any(fitting(one, place, "all") is not None for one in config.blueprints)]
+
+
+def _no_chance_at(places: list[PlaceReport], seen: Observation, config: GrowthConfig) -> str | None:
+    """Why none of these places has a chance, told of the one that asks for least."""
+    asked = sorted(places, key=lambda one: bound(one, seen, config))
+    reasons = [no_chance(place, seen, config) for place in asked]
+    return reasons[0] if reasons and all(reasons) else None

@@ -18,8 +18,7 @@ from esper.kasmina.places.place import Place
 from esper.kasmina.seeds.reading import read_together
 from esper.runtime.record.books import Lifecycle
 from esper.runtime.run import Run
-from esper.tamiyo.chance import nowhere
-from esper.tamiyo.sizing import too_small
+from esper.tamiyo.sizing import no_colony, nowhere, too_small
 from esper.tamiyo.train_flops import looks_of_a_trial
 
 UNDER_WAY = (State.GERMINATED, State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING)
@@ -162,7 +161,7 @@ class Observer:
         is_time = config.grow_after <= seen.step / seen.planned_steps <= config.grow_until and config.max_rounds > 0
         if self._has_told or not is_time or self._run.books.lifecycles_begun:
             return
-        text = nowhere(seen, config) or too_small(seen, config)
+        text = nowhere(seen, config) or too_small(seen, config) or no_colony(seen, config)
         if text is not None:
             self._has_told = True
             self._run.journal.write(Note(text=text))

@@ -4,7 +4,6 @@ import copy
 import io
 import math
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ import esper
 import esper.kasmina.grafts.colony as colony_module
 import esper.kasmina.grafts.group as group_module
 from esper.contracts.lifecycle import State
+from esper.kasmina.grafts.guard import Watch
 from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.host.wrapping import place_named
 from esper.kasmina.places.lifecycle import is_finite
@@ -274,7 +274,9 @@ def test_a_gradient_of_the_host_that_is_not_finite_blames_nobody(name, layer_id,
 
 def test_what_new_channels_hand_on_of_it_would_be_blamed_on_them(monkeypatch):
     """Negative control."""
-    monkeypatch.setattr(colony_module, "Own", SimpleNamespace(apply=lambda x, watch: x))
+    monkeypatch.setattr(
+        Watch, "receive", lambda watch, grad: setattr(watch, "incoming_is_finite", torch.tensor([True]))
+    )
     model, place = grown("gpt", "*", "widen")
     spoilt_by_host(NETS["gpt"].host, model, math.nan)
     assert place.state.fault.any()

@@ -9,6 +9,7 @@ its output, scaled by alpha. Whatever enters the host, in either direction, pass
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -20,8 +21,8 @@ from esper.contracts.reports import Piece
 from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft, unflatten
-from esper.kasmina.grafts.group import Group, Watcher, blended
-from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Own, Watch, finite_G
+from esper.kasmina.grafts.group import Group, Watcher, blended, share_of
+from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G
 from esper.kasmina.grafts.widened import CHANNELS_FIRST, widened
 from esper.kasmina.seeds.seed_state import SeedState
 
@@ -31,6 +32,23 @@ class Again(Protocol):
 
     def __call__(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """What it gives where it reads ``x``, with these parameters and buffers by name; the others are the host's."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A colony as one forward pass uses it.
+
+    Args:
+        parts: parameters ``[N]`` of each of its pieces.
+        watch: of all of them.
+        alpha_G: float32 ``[1]``, by which what they add is scaled.
+        counts_G: bool ``[1]``, whether they add anything: alpha is above 0, and all parameters are finite.
+    """
+
+    parts: tuple[Tensor, ...]
+    watch: Watch
+    alpha_G: Tensor
+    counts_G: Tensor
 
 
 class ChannelStatistics(_BatchNorm):
@@ -129,9 +147,25 @@ class Colony(nn.Module):
         piece = self.grafts[0].pieces[index]
         return piece.role in CHANNELS_FIRST or (piece.role == "copy" and piece.axis == 1)
 
-    def split(self, params_N: Tensor) -> tuple[Tensor, ...]:
-        """The parameters of every part."""
-        return params_N.split(self._sizes)
+    def use(self, params_N: Tensor, state: SeedState, watch: Watch | None, *, raises_faults: bool) -> Use:
+        """Begin a forward pass.
+
+        Args:
+            params_N: of all pieces.
+            state: of the colony's seed.
+            watch: that of the pass of which this one makes a part again; None makes one.
+            raises_faults: whether what is not finite is noted.
+        """
+        params_GN = params_N.unsqueeze(0)
+        is_finite_G = finite_G(params_GN)
+        if watch is None:
+            bit, nobody = LIVE_FAULT if self.is_live else FOSSIL_FAULT, None
+            watch = Watch(state.fault, self.seeds, bit, torch.ones_like(is_finite_G) if raises_faults else nobody)
+        watch.blame(~is_finite_G)
+        alpha_G = share_of(self, state)
+        if not self._beside:  # those enter by themselves
+            params_GN = Entry.apply(params_GN.new_empty(0), params_GN, watch, True)[1]
+        return Use(params_GN.squeeze(0).split(self._sizes), watch, alpha_G, is_finite_G & (alpha_G > 0))
 
     def add_to(
         self,
@@ -147,16 +181,7 @@ class Colony(nn.Module):
         return self._beside[index].add_to(y, x, params_N.unsqueeze(0), state, geometry, x_is_finite)
 
     def widen(
-        self,
-        index: int,
-        module: nn.Module,
-        y: Tensor,
-        x: Tensor,
-        beside: Beside,
-        params_N: Tensor,
-        state: SeedState,
-        *,
-        raises_faults: bool,
+        self, index: int, module: nn.Module, y: Tensor, x: Tensor, beside: Beside, use: Use
     ) -> tuple[Tensor, Beside]:
         """What a layer of the host gives with the piece that widens it.
 
@@ -166,42 +191,34 @@ class Colony(nn.Module):
             y: its output.
             x: its input.
             beside: new channels that came with the input.
-            params_N: of the piece.
-            state: of the colony's seed.
-            raises_faults: whether what is not finite is noted.
+            use: of the pass.
 
         Returns:
             The output, and the new channels beside it.
         """
         (graft,) = self.grafts
         piece: Piece = graft.parts[index]
-        is_read = x.is_floating_point()
-        may_blame = finite_G(y.unsqueeze(0)) if raises_faults else None
-        if may_blame is not None and is_read:
-            may_blame = may_blame & finite_G(x.unsqueeze(0))
-        watch = self._watch(state, may_blame)
-        watch.incoming_is_finite = torch.ones_like(self.seeds, dtype=torch.bool)  # new channels' gradients are its own
-        read, params = Entry.apply(x if is_read else params_N[:0], params_N.unsqueeze(0), watch, True)
+        params = unflatten(graft.blueprint, piece, use.parts[index])
+        if "new" in params and x.is_floating_point():
+            x = Entry.apply(x, params["new"].new_empty(1, 0), use.watch, True)[0].squeeze(0)
         came = beside.get(Channels(self._name, graft.lifecycle, piece.source))
         name, statistics = f"{graft.lifecycle}_{index}", self._statistics[0]
         added, new = widened(
             piece,
             module,
-            unflatten(graft.blueprint, piece, params[0]),
-            read[0] if is_read else x,
-            None if came is None else Own.apply(came.tensor.unsqueeze(0), watch)[0],
+            params,
+            x,
+            None if came is None else came.tensor,
             statistics[name] if piece.role == "batch_norm" else None,
         )
         if added is not None:
-            y = self._added(y, added, index, params_N, state, watch)
+            y = self._added(y, added, index, use)
         if new is None:
             return y, {}
         axis = 1 if piece.role in CHANNELS_FIRST else new.dim() - 1
         return y, {Channels(self._name, graft.lifecycle, piece.target): New(new, axis)}
 
-    def deepen(
-        self, index: int, again: Again, y: Tensor, params_N: Tensor, state: SeedState, *, raises_faults: bool
-    ) -> Tensor:
+    def deepen(self, index: int, again: Again, y: Tensor, use: Use) -> Tensor:
         """What a block of the host gives with the copy of it that runs behind it. What the copy draws leaves no trace
         in the random stream.
 
@@ -209,24 +226,20 @@ class Colony(nn.Module):
             index: of the piece.
             again: calls the block once more.
             y: its output.
-            params_N: of the piece.
-            state: of the colony's seed.
-            raises_faults: whether what is not finite is noted.
+            use: of the pass.
         """
-        watch = self._watch(state, finite_G(y.unsqueeze(0)) if raises_faults else None)
-        (read,), params_GN = Entry.apply(y, params_N.unsqueeze(0), watch, True)
+        params_N = use.parts[index]
+        read = Entry.apply(y, params_N.new_empty(1, 0), use.watch, True)[0].squeeze(0)
         with torch.random.fork_rng([y.device] if y.is_cuda else []):
-            copied = again(read, tensors_of(self.grafts[0], index, params_GN[0], self._statistics[0]))
-        return self._added(y, copied - read, index, params_N, state, watch)
+            copied = again(read, tensors_of(self.grafts[0], index, params_N, self._statistics[0]))
+        return self._added(y, copied - read, index, use)
 
-    def _watch(self, state: SeedState, may_blame: Tensor | None) -> Watch:
-        return Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame)
-
-    def _added(self, y: Tensor, added: Tensor, index: int, params_N: Tensor, state: SeedState, watch: Watch) -> Tensor:
-        alpha = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
-        delta = Exit.apply(added.unsqueeze(0), watch)
-        self._show(index, delta)
-        return blended(y.unsqueeze(0), delta, alpha, params_N.unsqueeze(0), watch)[0]
+    def _added(self, y: Tensor, added: Tensor, index: int, use: Use) -> Tensor:
+        y_G = y.unsqueeze(0)
+        use.watch.meet(y_G)
+        delta_G = Exit.apply(added.unsqueeze(0), use.watch)
+        self._show(index, delta_G)
+        return blended(y_G, delta_G, use.alpha_G, use.counts_G, use.watch).squeeze(0)
 
     def _show(self, index: int, delta: Tensor, *_: int) -> None:
         for show in self.watchers:

@@ -4,6 +4,7 @@ Legend: G grafts of a group, N parameters of one graft, K channels a graft write
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Group(nn.Module):
 
         ``x_is_finite`` is bool ``[1]``; without it no fault is raised.
         """
-        alpha_G = state.alpha[self.seeds] if self.is_live else torch.ones_like(self.seeds, dtype=torch.float32)
+        alpha_G = share_of(self, state)
         y_GK = y.unsqueeze(0) if self.covers_all else y[..., self.channels].movedim(-2, 0)
         is_shared = self.blueprint.reads == "input"
         may_blame_G = None
@@ -78,9 +79,11 @@ class Group(nn.Module):
         for show in self.watchers:
             show(delta_G, 0)
 
-        grown_GK = blended(y_GK, delta_G, alpha_G, params_GN, watch)
+        is_finite_G = finite_G(params_GN)
+        watch.blame(~is_finite_G)
+        grown_GK = blended(y_GK, delta_G, alpha_G, is_finite_G & (alpha_G > 0), watch)
         if self.covers_all:
-            return grown_GK[0]
+            return grown_GK.squeeze(0)
         return y.index_copy(-1, self.channels.flatten(), grown_GK.movedim(0, -2).flatten(-2))
 
     def _deltas(self, x_G: Tensor, params_GN: Tensor) -> Tensor:
@@ -90,11 +93,23 @@ class Group(nn.Module):
         return torch.vmap(self.blueprint.delta)(named_G, x_G)
 
 
-def blended(y_G: Tensor, delta_G: Tensor, alpha_G: Tensor, params_GN: Tensor, watch: Watch) -> Tensor:
-    """What the host wrote, ``y_G [G, ...]``, with what grafts add to it; as it was where that is not finite, and at
-    alpha 0."""
+class Sharing(Protocol):
+    """Grafts with seeds."""
+
+    is_live: bool
+    seeds: Tensor
+
+
+def share_of(grafts: Sharing, state: SeedState) -> Tensor:
+    """Float32 ``[G]``: by how much what grafts add is scaled; fossils count in full."""
+    return state.alpha[grafts.seeds] if grafts.is_live else torch.ones_like(grafts.seeds, dtype=torch.float32)
+
+
+def blended(y_G: Tensor, delta_G: Tensor, alpha_G: Tensor, counts_G: Tensor, watch: Watch) -> Tensor:
+    """What the host wrote, ``y_G [G, ...]``, with what grafts add to it; as it was where that is not finite, and where
+    they do not count."""
     grown_G = y_G + alpha_G.to(y_G.dtype).view(-1, *[1] * (y_G.dim() - 1)) * delta_G.to(y_G.dtype)
     # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
-    is_sound_G = finite_G(params_GN) & finite_G(grown_G)
-    watch.blame(~is_sound_G)
-    return select_G(is_sound_G & (alpha_G > 0), grown_G, y_G)
+    is_finite_G = finite_G(grown_G)
+    watch.blame(~is_finite_G)
+    return select_G(is_finite_G & counts_G, grown_G, y_G)

@@ -5,12 +5,14 @@ Legend: G grafts of a group, N parameters of one graft, V samples that ``torch.f
 One autograd function stands where activations and parameters enter the grafts, one where the deltas leave. The exit
 notes whether the gradient that came in from the host was finite; the entry, which runs last in the backward pass, sees
 all that a graft would hand to the host and to its own parameters, and drops the whole of it if any of it is not
-finite. Values are selected, never multiplied by zero: 0 * nan is nan.
+finite. Values are selected, never multiplied by zero: 0 * nan is nan. The pieces of a colony share one watch: its
+parameters enter once for all of them, what a piece reads of the host enters there.
 
 What all grafts of a group read is shared by them in the forward pass. Their gradients of it are not: containment by
 graft needs each by itself, so the backward pass holds them once, reads them three times and writes their sum alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,6 +28,8 @@ def finite_G(values: Tensor) -> Tensor:
     if not values.numel():
         return torch.ones(len(values), dtype=torch.bool, device=values.device)
     values = values.detach().flatten(1)  # the extremes, which take nan along, write nothing; isfinite writes it all
+    if values.is_cuda:  # one kernel in place of two; on a CPU it is many times as slow
+        return torch.linalg.vector_norm(values, torch.inf, dim=1) < torch.inf
     return (values.amax(1) < torch.inf) & (values.amin(1) > -torch.inf)
 
 
@@ -34,19 +38,52 @@ def select_G(keep: Tensor, values: Tensor, otherwise: Tensor | float = 0.0) -> T
     return torch.where(keep.view(-1, *[1] * (values.dim() - 1)), values, otherwise)
 
 
+def _both(a_G: Tensor | None, b_G: Tensor) -> Tensor:
+    return b_G if a_G is None else a_G & b_G
+
+
 class Watch:
-    """Links entry and exit of one call, and raises the faults of its grafts.
+    """Links entries and exits of one call, and raises the faults of its grafts.
 
     Args:
         fault: the place's ``fault`` column, written in place.
         seeds: int64 ``[G]``, first seed of each graft.
         bit: which fault to raise.
         may_blame_G: bool ``[G]``, false for grafts whose input came non-finite from the host. None blames nobody.
+
+    Attributes:
+        incoming_is_finite: bool ``[G]``, whether all gradients were that came from the host so far; None before the
+            first.
+        is_faulty_G: bool ``[G]``, whether a graft's own gradients were not finite so far; None before the first.
     """
 
     def __init__(self, fault: Tensor, seeds: Tensor, bit: int, may_blame_G: Tensor | None) -> None:
         self._fault, self._seeds, self._bit, self._may_blame_G = fault, seeds, bit, may_blame_G
         self.incoming_is_finite: Tensor | None = None
+        self.is_faulty_G: Tensor | None = None
+
+    def meet(self, y_G: Tensor) -> None:
+        """Note what the host wrote: nobody is blamed once it is not finite."""
+        if self._may_blame_G is not None:
+            self._may_blame_G = self._may_blame_G & finite_G(y_G)
+
+    def receive(self, grad_G: Tensor) -> None:
+        """Note a gradient that came from the host."""
+        self.incoming_is_finite = _both(self.incoming_is_finite, finite_G(grad_G))
+
+    def keeps(self, grads: Sequence[Tensor]) -> Tensor:
+        """Bool ``[G]``: whether gradients of the grafts are to be handed on; those that are faulty are blamed."""
+        if self.incoming_is_finite is None:  # the deltas never reached the loss
+            return torch.ones(len(grads[0]), dtype=torch.bool, device=grads[0].device)
+        is_finite_G = finite_G(grads[0])
+        for grad in grads[1:]:
+            is_finite_G = is_finite_G & finite_G(grad)
+        is_faulty_G = ~is_finite_G & self.incoming_is_finite
+        if self.is_faulty_G is not None:
+            is_faulty_G = is_faulty_G | self.is_faulty_G
+        self.is_faulty_G = is_faulty_G
+        self.blame(is_faulty_G)
+        return ~is_faulty_G
 
     def blame(self, is_faulty: Tensor) -> None:
         """Raise the fault bit of the seeds of grafts that are faulty by themselves."""
@@ -86,17 +123,12 @@ class Entry(Function):
         present = [grad for grad in grads if grad is not None]
         if not present:
             return None, None, None, None
-        keep_G = torch.ones(len(present[0]), dtype=torch.bool, device=present[0].device)
-        if watch.incoming_is_finite is not None:  # else the deltas never reached the loss
-            is_finite_G = torch.stack([finite_G(grad) for grad in present]).all(dim=0)
-            is_faulty_G = ~is_finite_G & watch.incoming_is_finite
-            watch.blame(is_faulty_G)
-            keep_G = ~is_faulty_G
+        keep_G = watch.keeps(present)
         if grad_x_G is not None:
             is_sum = ctx.is_shared and len(grad_x_G) > 1
             grad_x_G = SumOfKept.apply(grad_x_G, keep_G) if is_sum else select_G(keep_G, grad_x_G)
             if ctx.is_shared and not is_sum:
-                grad_x_G = grad_x_G[0]
+                grad_x_G = grad_x_G.squeeze(0)
         return grad_x_G, None if grad_GN is None else select_G(keep_G, grad_GN), None, None
 
     @staticmethod
@@ -126,7 +158,7 @@ class Exit(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        ctx.watch.incoming_is_finite = finite_G(grads[0])
+        ctx.watch.receive(grads[0])
         return grads[0], None
 
     @staticmethod
@@ -135,30 +167,6 @@ class Exit(Function):
         if in_dims[0] is None:
             return Exit.apply(delta_G, watch), None
         return Exit.apply(delta_G.movedim(in_dims[0], 1), watch), 1
-
-
-class Own(Function):
-    """Identity on what a graft reads of itself; its backward hands on nothing where the host's gradient was not finite,
-    so that whoever wrote it is not blamed for that."""
-
-    @staticmethod
-    def forward(x_G: Tensor, watch: Watch) -> Tensor:
-        return x_G.view_as(x_G)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Watch], output: Tensor) -> None:
-        ctx.watch = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        return select_G(ctx.watch.incoming_is_finite, grads[0]), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x_G: Tensor, watch: Watch) -> tuple[Tensor, int | None]:
-        """As of the entry."""
-        if in_dims[0] is None:
-            return Own.apply(x_G, watch), None
-        return Own.apply(x_G.movedim(in_dims[0], 1), watch), 1
 
 
 class SumOfKept(Function):

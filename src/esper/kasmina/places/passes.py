@@ -7,10 +7,10 @@ from torch import Tensor
 
 from esper.contracts.errors import ConfigError
 from esper.kasmina.channels.carried import Beside, Channels
-from esper.kasmina.grafts.colony import Colony
+from esper.kasmina.grafts.colony import Colony, Use
 
-Split = list[tuple[Colony, tuple[Tensor, ...]]]
-"""Colonies with the parameters of each of their pieces."""
+Uses = list[tuple[Colony, Use]]
+"""Colonies, each as a pass uses it."""
 
 
 class Passes:
@@ -21,18 +21,18 @@ class Passes:
 
     Args:
         layer_id: of the place.
-        split: takes the parameters of all pieces.
+        uses: takes up the colonies, in a pass that makes a part of another one again with that one's uses.
     """
 
-    def __init__(self, layer_id: str, split: Callable[[], Split]) -> None:
-        self._layer_id, self._split = layer_id, split
-        self._now: Split | None = None
-        self._kept: Split = []  # of the last pass with gradients
+    def __init__(self, layer_id: str, uses: Callable[[Uses], Uses]) -> None:
+        self._layer_id, self._uses = layer_id, uses
+        self._now: Uses | None = None
+        self._kept: Uses = []  # of the last pass with gradients
         self._unwatched: set[str | Channels] = set()  # what ran in it without: modules, and channels that they wrote
 
     def begin(self) -> None:
         """A forward pass of the whole model begins: the parameters are taken once."""
-        self._now = self._split()
+        self._now = self._uses([])
         if torch.is_grad_enabled():
             self._kept, self._unwatched = self._now, set()
 
@@ -40,14 +40,15 @@ class Passes:
         """It is over."""
         self._now = None
 
-    def parameters_at(self, module: str) -> Split:
-        """The parameters that a module is to use."""
+    def at(self, module: str) -> Uses:
+        """The colonies as a module is to use them."""
         if self._now is not None:
             if not torch.is_grad_enabled():
                 self._unwatched.add(module)
             return self._now
-        is_made_again = torch._C._current_graph_task_id() != -1 and module not in self._unwatched
-        return self._kept if self._kept and is_made_again else self._split()
+        if torch._C._current_graph_task_id() == -1:
+            return self._uses([])
+        return self._kept if self._kept and module not in self._unwatched else self._uses(self._kept)
 
     def wrote(self, channels: Iterable[Channels]) -> None:
         """A module wrote new channels."""

@@ -22,7 +22,7 @@ from esper.kasmina.grafts.colony import Again, Colony
 from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.grafts.incubation import Incubation
 from esper.kasmina.outputs import Form
-from esper.kasmina.places.passes import Passes, Split
+from esper.kasmina.places.passes import Passes, Uses
 from esper.kasmina.seeds.chunking import chunk_bounds
 from esper.kasmina.seeds.reading import read_together
 from esper.kasmina.seeds.seed_state import SeedState
@@ -90,7 +90,7 @@ class Place(nn.Module):
         self.incubation = Incubation(self.arena.activities, like.device, site.geometry)
         self.hosts: dict[str, nn.Module] = {}  # in a dict, so that they are no children
         self._captured: Tensor | None = None
-        self.passes = Passes(site.layer_id, self._split)
+        self.passes = Passes(site.layer_id, self._uses)
         self._shown: dict[str, Any] | None = None
 
     @property
@@ -180,8 +180,12 @@ class Place(nn.Module):
             self.telemetry.observe(y, self.site.geometry.output_axis)
         return y
 
-    def _split(self) -> Split:
-        return [(colony, colony.split(params_N)) for colony, params_N in self.arena.colonies(self.state)]
+    def _uses(self, before: Uses) -> Uses:
+        watches = {colony: use.watch for colony, use in before}
+        return [
+            (colony, colony.use(params_N, self.state, watches.get(colony), raises_faults=self._senses))
+            for colony, params_N in self.arena.colonies(self.state)
+        ]
 
     def reach(
         self, piece: Piece, module: nn.Module, y: Tensor, x: Tensor | None, beside: Beside
@@ -202,16 +206,14 @@ class Place(nn.Module):
             return y, {}
         self.passes.refuse_lost_gradients(x, beside)
         new: dict[Channels, New] = {}
-        for colony, parts in self.passes.parameters_at(piece.module):
+        for colony, use in self.passes.at(piece.module):
             index = colony.index(piece.module, piece.role)
             if index is None:
                 continue
             if piece.role == "beside":
-                y = self._add(colony, index, piece, y, x, parts[index])
+                y = self._add(colony, index, piece, y, x, use.parts[index])
             else:
-                y, more = colony.widen(
-                    index, module, y, x, beside, parts[index], self.state, raises_faults=self._senses
-                )
+                y, more = colony.widen(index, module, y, x, beside, use)
                 new |= more
         self.passes.wrote(new)
         return y, new
@@ -224,10 +226,10 @@ class Place(nn.Module):
             again: calls the block once more.
             y: its output.
         """
-        for colony, parts in self.passes.parameters_at(piece.module):
+        for colony, use in self.passes.at(piece.module):
             index = colony.index(piece.module, piece.role)
             if index is not None:
-                grown = colony.deepen(index, again, y, parts[index], self.state, raises_faults=self._senses)
+                grown = colony.deepen(index, again, y, use)
                 y = _like(grown, y)
         return y
 
@@ -385,7 +387,7 @@ class Place(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.passes = Passes(self.site.layer_id, self._split)
+        self.passes = Passes(self.site.layer_id, self._uses)
 
 
 def _like(grown: Tensor, y: Tensor) -> Tensor:

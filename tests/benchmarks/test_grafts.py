@@ -1,0 +1,16 @@
+"""The benchmark of a step with a live colony."""
+
+import json
+
+from benchmarks.grafts.colonies import COLONIES, main, table
+
+
+def test_every_colony_is_measured_beside_the_network_that_it_becomes(tmp_path, capsys):
+    output = tmp_path / "colonies.json"
+    main(["--hosts", "quick", "--batch", "1", "--repeats", "2", "--output", str(output)])
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["colony"] for row in rows] == [layer_id for layer_id, _, _ in COLONIES]
+    for row in rows:
+        assert row["exported"]["parameters"] >= row["live"]["parameters"] > row["bare"]["parameters"]
+        assert all(one["ms"][0] > 0 for one in (row["bare"], row["live"], row["exported"]))
+    assert table(rows) in capsys.readouterr().out

@@ -200,7 +200,7 @@ class Stubborn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for block in self.blocks:
-            x = x + block(x)
+            x = torch.maximum(x, block(x)) if self.kind == "picks" else x + block(x)
             if self.kind == "asserts":
                 assert x.shape[-1] == 4, "four features"
             elif self.kind == "divides":
@@ -221,6 +221,7 @@ class Stubborn(nn.Module):
         ("asserts", "the model fails once its layers are wider (AssertionError: four features)"),
         ("divides", "once its layers are wider the model computes something else, by "),
         ("sorts", "its channels cannot become more, since they go into sort"),
+        ("picks", "its channels cannot become more, since they go into maximum"),
         ("looks", "the model fails while its channels are followed ("),
     ],
 )

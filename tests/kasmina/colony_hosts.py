@@ -136,9 +136,30 @@ NETS: dict[str, Found] = {
         },
     ),
     "encoder": Found(ZOO["encoder"], {"layers.*": {"linear", "beside"}}),
-    "llama": Found(REAL["llama"], {"model.layers.*.mlp": {"linear"}, "model.layers.*": {"beside"}}),
-    "vit": Found(REAL["vit"], {"vit.layers.*.mlp": {"linear"}, "vit.layers.*": {"beside"}}),
-    "gpt2": Found(REAL["gpt2"], {"transformer.h.*": {"beside"}}),
+    "llama": Found(
+        REAL["llama"],
+        {
+            "model.layers.*.mlp": {"linear"},
+            "model.layers.*": {"beside"},
+            "*": {"embedding", "rms_norm", "linear"},
+        },
+    ),
+    "vit": Found(
+        REAL["vit"],
+        {
+            "vit.layers.*.mlp": {"linear"},
+            "vit.layers.*": {"beside"},
+            "*": {"conv", "table", "layer_norm", "linear"},
+        },
+    ),
+    "gpt2": Found(
+        REAL["gpt2"],
+        {
+            "transformer.h.*.mlp": {"linear"},
+            "transformer.h.*": {"beside"},
+            "*": {"embedding", "layer_norm", "linear"},
+        },
+    ),
 }
 
 COLONIES = [

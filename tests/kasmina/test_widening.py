@@ -110,6 +110,8 @@ def arguments(module: Any) -> dict[str, Any]:
             return {name: getattr(module, name) for name in names} | {"bias": module.bias is not None}
         case nn.GroupNorm():
             return {"num_channels": module.num_channels, "num_groups": module.num_groups}
+        case _ if type(module).__name__ == "Conv1D":
+            return {"nf": module.nf, "nx": module.nx}
     return {"num_features": module.num_features}
 
 
@@ -207,11 +209,14 @@ class Stubborn(nn.Module):
                 x = x / x.shape[-1]
             elif self.kind == "sorts":
                 x = x.sort(-1).values
+            elif self.kind == "joins":
+                x = torch.cat([x, x], -1)[..., 4:]
             elif self.kind == "looks":
                 assert type(x) is Tensor, "a plain tensor"
             elif self.kind == "names":
                 x = torch.add(F.relu(input=x), other=x.swapaxes(axis0=0, axis1=1).permute(dims=(1, 0)))
                 x = torch.flatten(input=torch.mul(other=x, input=x), start_dim=1)
+                x = torch.cat(tensors=(x[:2], x[2:]))
         return self.head(x)
 
 
@@ -221,6 +226,7 @@ class Stubborn(nn.Module):
         ("asserts", "the model fails once its layers are wider (AssertionError: four features)"),
         ("divides", "once its layers are wider the model computes something else, by "),
         ("sorts", "its channels cannot become more, since they go into sort"),
+        ("joins", "its channels cannot become more, since they go into cat"),
         ("picks", "its channels cannot become more, since they go into maximum"),
         ("looks", "the model fails while its channels are followed ("),
     ],

@@ -12,6 +12,7 @@ from esper.kasmina.channels.carried import (
     RULES,
     Beside,
     Carried,
+    Channels,
     New,
     Rule,
     carried_by,
@@ -41,14 +42,17 @@ def moving(moves: Moves) -> Rule:
 
     def rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         first, *rest = args
-        host = plain(first)
-        found: dict[Any, New] = {}
-        for key, (new, axis) in carried_by(first).items():
-            moved = moves(host, axis, *rest, **kwargs)
-            if moved is None:
+        host, beside = plain(first), carried_by(first)
+        moved: dict[Channels, int] = {}
+        for key, (_, axis) in beside.items():
+            to = moves(host, axis, *rest, **kwargs)
+            if to is None:
                 return leave_behind(func, args, kwargs)
-            found[key] = New(func(new, *rest, **kwargs), moved)
-        return carry(func(host, *rest, **kwargs), found)
+            moved[key] = to
+        output = func(host, *rest, **kwargs)
+        if output is host:  # such as a cast to the dtype that it has: gradients are to meet where they did
+            return first
+        return carry(output, {key: New(func(beside[key].tensor, *rest, **kwargs), to) for key, to in moved.items()})
 
     return rule
 
@@ -103,11 +107,7 @@ def combining(*, is_sum: bool, is_in_place: bool = False) -> Rule:
 
     def rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         a, b, *rest = args
-        ours, theirs = carried_by(a), carried_by(b)
-        if listeners and ours and theirs:
-            for listener in listeners:
-                listener.meet(ours, theirs)
-            theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+        ours, theirs = _met([carried_by(a), carried_by(b)])
         if is_in_place and not theirs.keys() <= ours.keys():
             return leave_behind(func, args, kwargs)
         output = func(plain(a), plain(b), *rest, **kwargs)
@@ -140,6 +140,47 @@ def _stand_in(other: Any, new: New, host: Tensor, beside: Beside, *, is_sum: boo
     shape = list(other.shape)
     shape[axis] = 1
     return plain(other).new_full(shape, 0.0 if is_sum else 1.0)
+
+
+def _put_together(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch.cat``, along another axis than that of the channels. What has no new ones has zeros for them."""
+    tensors, *rest = args or (kwargs.pop("tensors"),)
+    host, every = [plain(one) for one in tensors], _met([carried_by(one) for one in tensors])
+    output = func(host, *rest, **kwargs)
+    first: dict[Any, New] = {}
+    for beside in every:
+        first = {**beside, **first}
+    axes = {new.axis for beside in every for new in beside.values()}
+    if len(axes) > 1 or (rest[0] if rest else kwargs.get("dim", 0)) % output.dim() in axes:
+        return leave_behind(func, (tensors, *rest), kwargs)
+    found = {}
+    for key, like in first.items():
+        parts = [
+            beside[key].tensor if key in beside else _nothing(one, like, first)
+            for one, beside in zip(host, every, strict=True)
+        ]
+        found[key] = New(func(parts, *rest, **kwargs), like.axis)
+    return carry(output, found)
+
+
+def _met(every: list[Beside]) -> list[Beside]:
+    """While a model is traced, channels that are put together are of one class: all have the names of the first."""
+    carrying = [beside for beside in every if beside]
+    if not listeners or len(carrying) < 2:
+        return every
+    for beside in carrying[1:]:
+        for listener in listeners:
+            listener.meet(carrying[0], beside)
+    return [dict.fromkeys(carrying[0], next(iter(beside.values()))) if beside else beside for beside in every]
+
+
+def _nothing(other: Tensor, like: New, beside: Beside) -> Tensor:
+    """New channels of a tensor that has none."""
+    for listener in listeners:
+        listener.meet_plain(beside, other, is_sum=True)
+    shape = list(other.shape)
+    shape[like.axis] = like.tensor.shape[like.axis]
+    return like.tensor.new_zeros(shape)
 
 
 def _transposed(host: Tensor, axis: int, *dims: int, **named: int) -> int:
@@ -242,6 +283,7 @@ install(combining(is_sum=True, is_in_place=True), Tensor.add_, Tensor.sub_, Tens
 install(combining(is_sum=False), *_named("mul", "multiply", "div", "true_divide"), Tensor.__mul__, Tensor.__truediv__)
 install(combining(is_sum=False), Tensor.__rmul__)
 install(combining(is_sum=False, is_in_place=True), Tensor.mul_, Tensor.div_, Tensor.__imul__, Tensor.__itruediv__)
+install(_put_together, torch.cat, torch.concat, torch.concatenate)
 install(moving(_transposed), *_named("transpose", "swapaxes"))
 install(moving(_permuted), *_named("permute"))
 install(moving(_flattened), *_named("flatten"))

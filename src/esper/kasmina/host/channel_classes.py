@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from esper.kasmina.channels.carried import Beside, Carried, Channels, New, carried_by, carry, listeners, plain
+from esper.kasmina.channels.library_layers import is_norm, is_transposed_linear
 from esper.kasmina.host.edges import is_opaque
 from esper.kasmina.outputs import first_tensor, first_tensor_at
 
@@ -59,8 +60,10 @@ def writes_channels(module: nn.Module) -> bool:
         return False
     if isinstance(module, CONVOLUTIONS):
         return _is_of(module, CONVOLUTIONS) and module.groups == 1
-    return _is_of(module, (nn.Linear,)) or (
-        isinstance(module, nn.Embedding) and _is_of(module, (nn.Embedding,)) and module.max_norm is None
+    return (
+        _is_of(module, (nn.Linear,))
+        or is_transposed_linear(module)
+        or (isinstance(module, nn.Embedding) and _is_of(module, (nn.Embedding,)) and module.max_norm is None)
     )
 
 
@@ -70,8 +73,10 @@ def keeps_channels(module: nn.Module) -> bool:
         is_depthwise = module.groups == module.in_channels == module.out_channels > 1
         is_plain = _has_plain_weight(module) and _is_of(module, CONVOLUTIONS)
         return is_depthwise and is_plain and module.padding_mode == "zeros"
-    if not _is_of(module, NORMS) or parametrize.is_parametrized(module):
+    if parametrize.is_parametrized(module):
         return False
+    if not _is_of(module, NORMS):
+        return is_norm(module)
     return not isinstance(module, nn.LayerNorm | nn.RMSNorm) or len(module.normalized_shape) == 1
 
 

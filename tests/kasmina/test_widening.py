@@ -190,6 +190,14 @@ def test_an_export_that_computes_something_else_is_refused(monkeypatch):
         esper.export(model)
 
 
+def test_columns_of_several_positions_lie_with_their_positions(monkeypatch):
+    """Negative control: new columns behind all of the host's."""
+    model = fossilized("patches", "*", "widen")
+    monkeypatch.setattr(widening, "_beside", lambda blocks, positions: torch.cat([*blocks], 1))
+    with pytest.raises(esper.ConfigError, match="The export computes something else on the example"):
+        esper.export(model)
+
+
 class Stubborn(nn.Module):
     """Has its width written into its code."""
 

@@ -121,6 +121,8 @@ class Piece:
         reads: width of the class of which it reads new channels; 0 if it reads none.
         writes: width of the class for which it writes new channels; 0 if it writes none.
         source: index of the class that it reads, within the colony.
+        between: positions of which it reads all channels, those of one after those of another; 1 where channels come
+            alone, or with all of their own positions.
         target: index of the class that it writes.
         kernel: of a convolution.
         has_scale: whether a norm, or a table, multiplies.
@@ -147,6 +149,7 @@ class Piece:
     groups: int = 1
     axis: int = -1
     copy: BlockCopy | None = None
+    between: int = 1
 
     def __post_init__(self) -> None:
         _freeze(self, "kernel")

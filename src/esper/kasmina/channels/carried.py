@@ -33,10 +33,12 @@ class New(NamedTuple):
     Args:
         tensor: their values.
         axis: of the channels, counted from the front.
+        positions: that share this axis with them, each with all channels in a row; 1 where none do.
     """
 
     tensor: Tensor
     axis: int
+    positions: int = 1
 
 
 Beside = Mapping[Channels, New]

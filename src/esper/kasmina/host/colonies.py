@@ -118,7 +118,7 @@ def _pieces(modules: dict[str, nn.Module], classes: Sequence[ChannelClass]) -> l
         for name in one.modules:
             piece = pieces.get(name) or _piece(name, modules[name])
             if name in one.readers:
-                piece = replace(piece, reads=one.width, source=index)
+                piece = replace(piece, reads=one.width, source=index, between=one.between.get(name, 1))
             if name in one.writers or name in one.norms:
                 piece = replace(piece, writes=one.width, target=index)
             if name in one.norms:

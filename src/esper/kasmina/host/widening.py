@@ -111,6 +111,7 @@ def _matrix(module: Any, parts: Sequence[Part]) -> None:
     """Blocks: what every fossil reads of the host and of itself, and zeros where it would read another."""
     is_transposed = is_transposed_linear(module)
     host = module.weight.detach().t() if is_transposed else module.weight.detach()
+    between = parts[0].piece.between
     columns = [part.params["old"].shape[1] if "old" in part.params else 0 for part in parts]
 
     def read(rows: int, blocks: Iterable[Tensor | None]) -> list[Tensor]:
@@ -118,12 +119,12 @@ def _matrix(module: Any, parts: Sequence[Part]) -> None:
         pairs = zip(blocks, shapes, strict=True)
         return [host.new_zeros(shape) if block is None else block.to(host) for block, shape in pairs]
 
-    lines = [torch.cat([host, *read(len(host), (part.params.get("old") for part in parts))], 1)]
+    lines = [_beside([host, *read(len(host), (part.params.get("old") for part in parts))], between)]
     for part in parts:
         if "new" in part.params:
             new = part.params["new"].to(host)
             both = (part.params.get("both") if other is part else None for other in parts)
-            lines.append(torch.cat([new, *read(len(new), both)], 1))
+            lines.append(_beside([new, *read(len(new), both)], between))
     weight = torch.cat(lines)
     _set(module, "weight", weight.t().contiguous() if is_transposed else weight)
     _append(module, "bias", parts)
@@ -131,6 +132,13 @@ def _matrix(module: Any, parts: Sequence[Part]) -> None:
     names = ("nf", "nx") if is_transposed else names
     for name, size in zip(names, weight.shape, strict=False):
         setattr(module, name, size)
+
+
+def _beside(blocks: Sequence[Tensor], positions: int) -> Tensor:
+    """Columns of the host, then of new channels; so at each position, where several are read."""
+    if positions == 1:
+        return torch.cat([*blocks], 1)
+    return torch.cat([block.unflatten(1, (positions, -1)) for block in blocks], 2).flatten(1)
 
 
 def _embedding(module: Any, parts: Sequence[Part]) -> None:

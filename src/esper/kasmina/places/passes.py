@@ -68,10 +68,10 @@ class Passes:
         """
         if self._now is not self._kept:
             return
-        for key, (new, _) in beside.items():
-            is_lost = new.requires_grad
+        for key, new in beside.items():
+            is_lost = new.tensor.requires_grad
             if torch.is_grad_enabled():
-                is_lost = key in self._unwatched and x.requires_grad and not new.requires_grad
+                is_lost = key in self._unwatched and x.requires_grad and not new.tensor.requires_grad
             if is_lost and key.layer_id == self._layer_id:
                 raise ConfigError(
                     f"New channels of {self._layer_id!r} pass the edge of a part that is checkpointed with "

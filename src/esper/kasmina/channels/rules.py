@@ -159,12 +159,10 @@ def _put_together(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     tensors, *rest = args or (kwargs.pop("tensors"),)
     host, every = [plain(one) for one in tensors], _met([carried_by(one) for one in tensors])
     output = func(host, *rest, **kwargs)
-    first: dict[Any, New] = {}
-    for beside in every:
-        first = {**beside, **first}
-    axes = {new.axis for beside in every for new in beside.values()}
-    is_alike = len(axes) <= 1 and all(new.positions == 1 for new in first.values())
-    if not is_alike or (rest[0] if rest else kwargs.get("dim", 0)) % output.dim() in axes:
+    first = {key: new for beside in reversed(every) for key, new in beside.items()}
+    lying = {(new.axis, new.positions) for beside in every for new in beside.values()}
+    dim = (rest[0] if rest else kwargs.get("dim", 0)) % output.dim()
+    if any(axis == dim or positions > 1 for axis, positions in lying) or len(lying) > 1:
         return leave_behind(func, (tensors, *rest), kwargs)
     found = {}
     for key, like in first.items():

@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import esper
+from benchmarks.growth.arguments import from_1
 from benchmarks.growth.sized import BYTES, SIZES
 from benchmarks.machine import machine
 from esper.cli.options import Options
 from esper.contracts.commands import Command
+from esper.contracts.errors import EsperError
 from esper.contracts.lifecycle import State
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.wrapping import place_named
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.kasmina.places.place import Place
@@ -56,14 +59,19 @@ COLONIES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write the result."""
-    options = _parser().parse_args(arguments)
-    device = torch.device(device_named(Options(device=options.device).device))
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        device = torch.device(device_named(Options(device=options.device).device))
+    except EsperError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     rows = []
     for name in options.hosts:
-        setting = HOSTS[name]._replace(**({"batch": options.batch} if options.batch else {}))
-        measure = _Measure(setting, device, options.precision, options.repeats)
-        rows += [{"host": name, "batch": setting.batch, **row} for row in measure.rows()]
+        host, usual = HOSTS[name]
+        batch = options.batch or usual
+        measure = _Measure(Setting(host, batch), device, options.precision, options.repeats)
+        rows += [{"host": name, "batch": batch, **row} for row in measure.rows()]
     result = {"machine": machine(), "precision": options.precision, "repeats": options.repeats, "rows": rows}
     print(table(rows))
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -80,43 +88,47 @@ class _Measure:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One for every colony."""
-        host = self._of(lambda: (self._host(), None))
-        for layer_id, blueprint, settings in COLONIES:
-            told = {"colony": layer_id, "blueprint": blueprint, "settings": settings, "bare": host}
-            live = self._of(lambda: self._grown(layer_id, blueprint, settings, LIVE))  # noqa: B023
-            grown = self._of(lambda: (self._exported(layer_id, blueprint, settings), None))  # noqa: B023
-            yield told | {"live": live, "exported": grown}
+        bare = self._of(self._host)
+        for colony in COLONIES:
+            yield {
+                **dict(zip(("colony", "blueprint", "settings"), colony, strict=True)),
+                "bare": bare,
+                "live": self._of(partial(self._grown, *colony, LIVE)),
+                "exported": self._of(partial(self._exported, *colony)),
+            }
 
     def _host(self) -> nn.Module:
         torch.manual_seed(0)
         return self._setting.host().to(self._device)
 
-    def _grown(
-        self, layer_id: str, blueprint: str, settings: dict[str, Any], path: tuple[State, ...]
-    ) -> tuple[nn.Module, Place]:
+    def _grown(self, layer_id: str, blueprint: str, settings: dict[str, Any], path: tuple[State, ...]) -> nn.Module:
         model = esper.wrap(self._host(), example=self._windows(2))
         place = place_named(model, layer_id)
         for target in path:
             command = Command(layer_id, "all", target, blueprint=blueprint, settings=settings)
             transition(place, command, birth=Birth(1, ramp_steps=1))
         place.state.alpha.fill_(1.0)
-        return model, place
+        return model
 
     def _exported(self, layer_id: str, blueprint: str, settings: dict[str, Any]) -> nn.Module:
-        model, _ = self._grown(layer_id, blueprint, settings, (*LIVE, *KEPT))
-        return esper.export(model, check=False)
+        return esper.export(self._grown(layer_id, blueprint, settings, (*LIVE, *KEPT)), check=False)
 
     def _windows(self, count: int) -> Tensor:
         return torch.randint(0, BYTES, (count, self._setting.host.context), device=self._device)
 
-    def _of(self, make: Callable[[], tuple[nn.Module, Place | None]]) -> dict[str, Any]:
-        model, place = make()
+    def _of(self, make: Callable[[], nn.Module]) -> dict[str, Any]:
+        model = make()
+        place = next((one for one in places(model) if one.arena.live), None)
         gc.collect()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         x, y = self._windows(self._setting.batch), self._windows(self._setting.batch)
-        with _peak(self._device) as peak:
-            for _ in range(3):
-                self._step(model, place, optimizer, x, y)
+        is_cuda = self._device.type == "cuda"
+        if is_cuda:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        for _ in range(3):
+            self._step(model, place, optimizer, x, y)
+        self._wait()
+        mib = torch.cuda.max_memory_allocated(self._device) / 2**20 if is_cuda else None  # torch counts none on a CPU
         seconds = []
         for _ in range(self._repeats):
             start = time.perf_counter()
@@ -124,7 +136,7 @@ class _Measure:
             self._wait()
             seconds.append(time.perf_counter() - start)
         parameters = sum(one.numel() for one in model.parameters())
-        return {"ms": [1e3 * one for one in statistics.quantiles(seconds, n=4)], "mib": peak, "parameters": parameters}
+        return {"ms": [1e3 * one for one in statistics.quantiles(seconds, n=4)], "mib": mib, "parameters": parameters}
 
     def _step(
         self, model: nn.Module, place: Place | None, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
@@ -143,18 +155,6 @@ class _Measure:
             torch.cuda.synchronize(self._device)
 
 
-@contextmanager
-def _peak(device: torch.device) -> Iterator[list[float]]:
-    """Takes the MiB that tensors took at the most; nothing on a CPU, where torch does not count them."""
-    found: list[float] = []
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    yield found
-    if device.type == "cuda":
-        found.append(torch.cuda.max_memory_allocated(device) / 2**20)
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Medians, as the documents show them."""
     lines = [
@@ -164,15 +164,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         bare, live, exported = (row[name] for name in ("bare", "live", "exported"))
-        memory = [one["mib"][0] for one in (live, exported) if one["mib"]]
-        shares = [f"{memory[0]:,.0f}", f"{memory[1]:,.0f}", f"{memory[0] / memory[1]:.2f}"] if memory else ["", "", ""]
+        memory = ["", "", ""]
+        if live["mib"] is not None:
+            memory = [f"{live['mib']:,.0f}", f"{exported['mib']:,.0f}", f"{live['mib'] / exported['mib']:.2f}"]
         cells = [
             row["host"],
             f"{row['blueprint']} at `{row['colony']}`",
             f"{bare['parameters']:,}, {exported['parameters']:,}",
             *(f"{one['ms'][1]:.1f}" for one in (bare, live, exported)),
             f"{live['ms'][1] / exported['ms'][1]:.2f}",
-            *shares,
+            *memory,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -183,12 +184,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="benchmarks.grafts.colonies", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--hosts", nargs="+", choices=list(HOSTS), default=["0.25M"], help="by their parameters")
-    parser.add_argument("--batch", type=int, help="windows of a step; left out: by host")
+    parser.add_argument("--batch", type=from_1, help="windows of a step; left out: by host")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
-    parser.add_argument("--repeats", type=int, default=20, help="steps of each model")
+    parser.add_argument("--repeats", type=_from_2, default=20, help="steps of each model")
     parser.add_argument("--output", type=Path, default=RESULTS / "colonies.json", help="where the result is written")
     return parser
+
+
+def _from_2(text: str) -> int:
+    """Of fewer there are no quartiles."""
+    number = from_1(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 2")
+    return number
 
 
 if __name__ == "__main__":

@@ -32,3 +32,19 @@ def _seeds(text: str) -> Sequence[int]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text} is empty: give the first seed, then the last")
     return found
+
+
+def above_0(text: str) -> float:
+    """A finite number above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and finite")
+    return number
+
+
+def from_1(text: str) -> int:
+    """A whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks.grafts.colonies import COLONIES, main, table
 
 
@@ -14,3 +16,17 @@ def test_every_colony_is_measured_beside_the_network_that_it_becomes(tmp_path, c
         assert row["exported"]["parameters"] >= row["live"]["parameters"] > row["bare"]["parameters"]
         assert all(one["ms"][0] > 0 for one in (row["bare"], row["live"], row["exported"]))
     assert table(rows) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--device", "tpu"], "tpu"),
+        (["--batch", "0"], "must be at least 1"),
+        (["--repeats", "1"], "must be at least 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options, said, capsys):
+    with pytest.raises(SystemExit):
+        main(options)
+    assert said in capsys.readouterr().err

@@ -165,6 +165,16 @@ NETS: dict[str, Found] = {
             "*": {"embedding", "rms_norm", "linear"},
         },
     ),
+    "t5": Found(
+        REAL["t5"],
+        {
+            "encoder.block.*.layer.*.DenseReluDense": {"linear"},
+            "decoder.block.*.layer.*.DenseReluDense": {"linear"},
+            "encoder.block.*.layer.*": {"beside"},
+            "decoder.block.*.layer.*": {"beside"},
+            "*": {"embedding", "rms_norm", "linear"},
+        },
+    ),
     "vit": Found(
         REAL["vit"],
         {

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -259,6 +260,26 @@ def test_what_can_be_exported_is_offered(kind):
     model = esper.wrap(Stubborn(kind), example=torch.randn(5, 3))
     assert [place.layer_id for place in places(model) if place.kind == "colony"] == ["blocks.*", "*"]
     assert dict(model._esper.not_offered) == {}
+
+
+class LayerNorm(nn.Module):
+    """Over axis 1, by the name of one over the last."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, None, self.eps).movedim(-1, 1)
+
+
+def test_a_norm_that_only_has_the_name_of_one_is_not_taken_for_it():
+    blocks = [nn.Sequential(nn.Conv1d(4, 4, 1), LayerNorm(4)) for _ in range(2)]
+    host = nn.Sequential(OrderedDict(stem=nn.Conv1d(2, 4, 1), blocks=nn.Sequential(*blocks), head=nn.Conv1d(4, 3, 1)))
+    model = esper.wrap(host, example=torch.randn(5, 2, 6))
+    (colony,) = [place for place in places(model) if place.layer_id == "*"]
+    assert [piece.module for piece in colony.site.pieces] == ["stem", "blocks.0.0"], "what norms see keeps its width"
+    assert "'blocks.0.1' reads them at another axis" in model._esper.not_offered["blocks.0.0"]
 
 
 def test_a_pattern_of_what_is_not_offered_is_refused_with_the_reason():

@@ -121,8 +121,6 @@ class Piece:
         reads: width of the class of which it reads new channels; 0 if it reads none.
         writes: width of the class for which it writes new channels; 0 if it writes none.
         source: index of the class that it reads, within the colony.
-        between: positions of which it reads all channels, those of one after those of another; 1 where channels come
-            alone, or with all of their own positions.
         target: index of the class that it writes.
         kernel: of a convolution.
         has_scale: whether a norm, or a table, multiplies.
@@ -130,6 +128,8 @@ class Piece:
         groups: of a group norm.
         axis: of a table: where the channels lie, counted from the back; of a copy: 1 or -1.
         copy: of a copy: what it is made of.
+        between: positions of which it reads all channels, those of one after those of another; 1 where channels come
+            alone, or with all of their own positions.
     """
 
     module: str

@@ -3,10 +3,15 @@
 They are told by the name of their class and by the only parameters that they have.
 """
 
+from typing import Any
+
 from torch import nn
 
 NORMS = ("RMSNorm", "LayerNorm")
 """Endings of the names of norms over the last axis."""
+
+EPS = ("eps", "variance_epsilon")
+"""What libraries call the number that a norm adds before it divides."""
 
 
 def is_transposed_linear(module: nn.Module) -> bool:
@@ -27,10 +32,11 @@ def is_norm(module: nn.Module) -> bool:
         return False
     if weight is None or not parameters.keys() <= {"weight", "bias"} or any(module.children()):
         return False
+    if not any(hasattr(module, name) for name in EPS):
+        return False
     return all(one is not None and one.dim() == 1 and len(one) == len(weight) for one in parameters.values())
 
 
-def eps_of(norm: nn.Module) -> float | None:
-    """What a norm adds before it divides; None leaves that to torch."""
-    found: float | None = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
-    return found
+def eps_of(norm: nn.Module) -> Any:
+    """What a norm adds before it divides; None of an ``nn.RMSNorm`` that leaves that to torch."""
+    return next(getattr(norm, name) for name in EPS if hasattr(norm, name))

@@ -73,8 +73,7 @@ def _batch_norm(module: Any, params: Params, x: Tensor, statistics: Any) -> Tens
 
 
 def _layer_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
-    eps = eps_of(module)
-    return F.layer_norm(x, x.shape[-1:], params.get("weight"), params.get("bias"), 1e-5 if eps is None else eps)
+    return F.layer_norm(x, x.shape[-1:], params.get("weight"), params.get("bias"), eps_of(module))
 
 
 def _rms_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:

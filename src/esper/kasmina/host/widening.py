@@ -210,9 +210,9 @@ def _norm_of(module: Any, part: Part) -> nn.Module:
     new, eps, is_affine = _new_channels(part), eps_of(module), module.weight is not None
     norm: Any
     if isinstance(module, nn.GroupNorm):
-        norm = nn.GroupNorm(new_groups(module.num_channels, module.num_groups, new), new, module.eps, is_affine)
+        norm = nn.GroupNorm(new_groups(module.num_channels, module.num_groups, new), new, eps, is_affine)
     elif part.piece.role == "layer_norm":
-        norm = nn.LayerNorm(new, 1e-5 if eps is None else eps, is_affine, module.bias is not None)
+        norm = nn.LayerNorm(new, eps, is_affine, module.bias is not None)
     else:
         norm = nn.RMSNorm(new, eps, is_affine)
     for name, value in part.params.items():

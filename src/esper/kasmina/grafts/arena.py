@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from esper.contracts.lifecycle import TRAINABLE
 from esper.kasmina.geometry import Geometry
+from esper.kasmina.grafts.activity import Activity
 from esper.kasmina.grafts.colony import ChannelStatistics, Colony, copied_norms, statistics_of
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.group import Group
@@ -41,33 +42,6 @@ class Ramp(NamedTuple):
     slots: Tensor
     seeds: Tensor
     owners: Tensor
-
-
-class Activity:
-    """How many places that a host module's forward must serve have grafts.
-
-    A plain number, so that a forward without grafts costs one look-up whatever the number of seeds.
-
-    Args:
-        below: a module below the host's, which is never called. Any hook there keeps ``nn.TransformerEncoderLayer`` in
-            eval mode off its fast path, which reads the weights of linear1 and linear2 and would bypass grafts on them.
-    """
-
-    def __init__(self, below: nn.Module) -> None:
-        self.places = 0
-        self._below, self._growing = below, 0
-
-    def count(self, change: int) -> None:
-        """Note that so many more places have grafts."""
-        self.places += change
-        self._growing += change
-        self._below._forward_pre_hooks.clear()
-        if self._growing:
-            self._below.register_forward_pre_hook(_refuse_call)
-
-
-def _refuse_call(module: nn.Module, args: Any) -> None:
-    raise RuntimeError("What Esper keeps below a module is not called.")
 
 
 class Arena(KeepsDtype):
@@ -315,6 +289,17 @@ class Arena(KeepsDtype):
         self._index()
         for activity in self.activities:
             activity.count((len(self.groups) > 0) - was_active)
+        self._open()
+
+    def take(self, grafts: Iterable[Graft]) -> None:
+        """Note grafts that are not live yet."""
+        self.grafts |= {graft.lifecycle: graft for graft in grafts}
+        self._open()
+
+    def _open(self) -> None:
+        """Have a compiled model call the place from the first graft on."""
+        if self.activities and (self.grafts or self.fossils):
+            self.activities[0].called.open(self.activities)
 
     def _group(self, grafts: list[Graft], device: torch.device) -> Group | Colony:
         if grafts[0].ports.pieces is None:

@@ -19,7 +19,7 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Piece
 from esper.kasmina.channels.carried import Beside, carried_by, carry, plain
-from esper.kasmina.grafts.arena import Activity
+from esper.kasmina.grafts.activity import Activity
 from esper.kasmina.host.caches import refuse_continuation
 from esper.kasmina.host.copies import ESPER, again
 from esper.kasmina.host.edges import is_adapted
@@ -47,7 +47,7 @@ class Anchor(nn.Module):
     Attributes:
         places: places that write this module's output, by a key that is unique in the module.
         feeds: places whose span starts here; each is a child of the module where its span ends.
-        activity: how many of both have grafts, or seeds that train in isolation.
+        activity: whether any of both has grafts, or seeds that train in isolation.
         senses: whether the seeds look at activations in training.
         config: the configuration of the whole model; only the root's anchor has it, and the example.
         example: the input that the model was wrapped with; it goes where the model goes, and is not copied with it.
@@ -217,7 +217,7 @@ class KasminaLayer(_Host):
             return type(self).forward(self, *args, **kwargs)
         if kwargs:
             refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)
-        if anchor.activity.places == 0:
+        if not anchor.activity.is_on:
             output = super().forward(*args, **kwargs)
             return anchor.serve(output, None) if anchor.senses and self.training else output
         x = first_tensor(self, args, kwargs)

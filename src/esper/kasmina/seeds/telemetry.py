@@ -222,9 +222,9 @@ class Telemetry(KeepsDtype):
 
     def set_extra_state(self, state: Tensor) -> None:
         turns: list[int] = state.tolist()
-        if len(turns) != len(self.turns):
-            raise ValueError(f"telemetry counts {len(self.turns)} kinds of passes, not {len(turns)}")
-        self.turns = turns
+        if len(turns) not in (2, 3):
+            raise ValueError(f"telemetry counts three kinds of turns, not {len(turns)}")
+        self.turns = (turns + [0])[:3]  # earlier formats knew no turns of gradients
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -15,7 +15,7 @@ import esper
 import esper.kasmina.grafts.colony as colony_module
 import esper.kasmina.grafts.group as group_module
 from esper.contracts.lifecycle import State
-from esper.kasmina.grafts.guard import Watch
+from esper.kasmina.grafts.guard import Exit
 from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.host.wrapping import place_named
 from esper.kasmina.places.lifecycle import is_finite
@@ -220,8 +220,8 @@ class Through:
     """In place of the guard's entry: nothing is dropped."""
 
     @staticmethod
-    def apply(x: Tensor, params: Tensor, watch: Any, is_shared: bool) -> tuple[Tensor, Tensor]:
-        return x.unsqueeze(0), params
+    def apply(x: Tensor, params: Tensor, mark: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return x.unsqueeze(0), params, mark
 
 
 def spoil_gradients(monkeypatch, place: Place, index: int) -> None:
@@ -274,9 +274,7 @@ def test_a_gradient_of_the_host_that_is_not_finite_blames_nobody(name, layer_id,
 
 def test_what_new_channels_hand_on_of_it_would_be_blamed_on_them(monkeypatch):
     """Negative control."""
-    monkeypatch.setattr(
-        Watch, "receive", lambda watch, grad: setattr(watch, "incoming_is_finite", torch.tensor([True]))
-    )
+    monkeypatch.setattr(Exit, "backward", staticmethod(lambda ctx, grad: (grad, torch.zeros(2, 1), None)))
     model, place = grown("gpt", "*", "widen")
     spoilt_by_host(NETS["gpt"].host, model, math.nan)
     assert place.state.fault.any()

@@ -192,10 +192,9 @@ class Place(nn.Module):
             self.telemetry.observe(y, self.site.geometry.output_axis)
         return y
 
-    def _uses(self, before: Uses) -> Uses:
-        watches = {colony: use.watch for colony, use in before}
+    def _uses(self) -> Uses:
         return [
-            (colony, colony.use(params_N, self.state, watches.get(colony), raises_faults=self._senses))
+            (colony, colony.use(params_N, self.state, self._learns, raises_faults=self._senses))
             for colony, params_N in self.arena.colonies(self.state)
         ]
 

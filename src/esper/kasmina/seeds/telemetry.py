@@ -224,7 +224,7 @@ class Telemetry(KeepsDtype):
         turns: list[int] = state.tolist()
         if len(turns) not in (2, 3):
             raise ValueError(f"telemetry counts three kinds of turns, not {len(turns)}")
-        self.turns = (turns + [0])[:3]  # earlier formats knew no turns of gradients
+        self.turns = [*turns, 0][:3]  # earlier formats knew no turns of gradients
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

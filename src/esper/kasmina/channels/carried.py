@@ -48,9 +48,11 @@ class Carried(Tensor):
     """A host's tensor with new channels beside it.
 
     Attributes:
+        host: the host's tensor.
         beside: the new channels.
     """
 
+    host: Tensor
     beside: Beside
 
     @classmethod
@@ -93,7 +95,7 @@ def carry(y: Tensor, beside: Beside) -> Tensor:
     if not beside:
         return y
     carried = y.as_subclass(Carried)
-    carried.beside = beside
+    carried.host, carried.beside = y, beside
     return carried
 
 
@@ -104,7 +106,7 @@ def carried_by(x: object) -> Beside:
 
 def plain(x: Any) -> Any:
     """A tensor without what is beside it; what is no such tensor as it is."""
-    return x.as_subclass(Tensor) if isinstance(x, Carried) else x
+    return x.host if isinstance(x, Carried) else x
 
 
 def leave_behind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -81,7 +81,10 @@ def _activation(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The host draws what it would have drawn; the new channels' draws leave no trace in the random stream."""
+    """The host draws what it would have drawn; the new channels' draws leave no trace in the random stream. In a
+    compiled model they do: its stream has no state that could be put back."""
+    if torch.compiler.is_compiling():
+        return _EACH(func, args, kwargs)
     first, *rest = args
     host = plain(first)
     before = _random_state(host.device)

@@ -28,6 +28,9 @@ from esper.kasmina.grafts.strategies import FixedRamp, GraftStrategy
 from esper.kasmina.seeds.seed_state import KeepsDtype, SeedState
 
 
+_TRAINABLE = sorted(map(int, TRAINABLE))  # plain numbers, which a compiler can compare with a tensor
+
+
 class Ramp(NamedTuple):
     """The grafts that one strategy blends in and that need its look at signals.
 
@@ -148,7 +151,7 @@ class Arena(KeepsDtype):
     @staticmethod
     def trainable(state: SeedState) -> Tensor:
         """Bool ``[seeds]``: whether a graft of the seed moves now."""
-        first, second = sorted(TRAINABLE)
+        first, second = _TRAINABLE
         return (state.lifecycle == first) | (state.lifecycle == second)
 
     @torch.no_grad()

@@ -8,7 +8,6 @@ this module's output.
 import inspect
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from contextlib import contextmanager
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -104,17 +103,16 @@ class Anchor(nn.Module):
         self.limbs.append((place, piece))
         place.arena.activities.append(self.activity)
 
-    @contextmanager
-    def passing(self) -> Iterator[None]:
-        """Around a forward pass of this module."""
-        growing = [place for place in self.founded() if place.is_growing]
-        for place in growing:
-            place.passes.begin()
-        try:
-            yield
-        finally:
-            for place in growing:
-                place.passes.end()
+    def begin_pass(self) -> None:
+        """A forward pass of this module begins."""
+        for place in self.founded():
+            if place.is_growing:
+                place.passes.begin()
+
+    def end_pass(self) -> None:
+        """It is over."""
+        for place in self.founded():
+            place.passes.end()
 
     def founded(self) -> Iterator[Place]:
         """The colonies that it holds."""
@@ -226,8 +224,11 @@ class KasminaLayer(_Host):
             if place.is_busy:
                 place.capture(x)
         if anchor.colonies:
-            with anchor.passing():
+            anchor.begin_pass()
+            try:
                 output = anchor.serve(super().forward(*args, **kwargs), x)
+            finally:
+                anchor.end_pass()
         else:
             output = anchor.serve(super().forward(*args, **kwargs), x)
         return anchor.reach(self, output, x, beside, args, kwargs) if anchor.limbs else output

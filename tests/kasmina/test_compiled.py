@@ -12,7 +12,17 @@ from torch.utils.checkpoint import checkpoint
 import esper
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.grafts.activity import Activity
+from esper.kasmina.places.place import Place
+from esper.tasks.gpt import Attention
+from tests.kasmina.colony_hosts import NETS
 from tests.kasmina.growing import PATH, grow, mlp, place_of, release, remove, transition_to, wrapped
+from tests.kasmina.test_colonies import grown as grown_colony
+from tests.kasmina.test_colonies import passed
+from tests.kasmina.test_zoo import build
+
+pytestmark = pytest.mark.filterwarnings(  # about dynamo's own doings while it traces
+    r"ignore:.* should not be instantiated\. Methods on autograd functions are all static:DeprecationWarning"
+)
 
 SEEDS = {"frozen": 4, "body.0": 4, "body": 1, "body.0:body.4": 1}
 
@@ -206,3 +216,70 @@ def test_a_copy_of_a_model_finds_its_own_grafts():
     expected = step(twin, twin)
     assert same(expected, step(twin, torch.compile(twin, fullgraph=True, backend="aot_eager")))
     assert not same(expected, step(model, model))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer_id", "blueprint"),
+    [
+        ("gpt", "*", "widen"),
+        ("gpt", "blocks.*.mlp", "widen"),
+        ("gpt", "blocks.*", "deepen"),
+        ("cnn", "*", "widen"),
+        ("bottlenecks", "*.*.body", "widen"),
+    ],
+)
+def test_colonies_compute_the_same(name, layer_id, blueprint):
+    """Also while they are frozen: what a state changes is in tensors, so torch compiles nothing again."""
+    torch._dynamo.reset()
+    model, place = undropped(*grown_colony(name, layer_id, blueprint))
+    run = torch.compile(model, fullgraph=True, backend="aot_eager")
+
+    def results(forward: nn.Module) -> list[torch.Tensor]:
+        before = [buffer.clone() for buffer in model.buffers()]  # running statistics among them
+        seen = [*passed(NETS[name].host, forward), place.arena.slots.grad.clone()]
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
+        return seen
+
+    torch.testing.assert_close(results(Running(model, run)), results(model))
+    assert place.arena.slots.grad.any()
+    transition_to(place, "all", State.STABILIZATION)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        frozen = results(Running(model, run))
+    torch.testing.assert_close(frozen, results(model))
+    assert not frozen[-1].any()
+
+
+def undropped(model: nn.Module, place: Place) -> tuple[nn.Module, Place]:
+    """Without dropout: in a compiled model what new channels draw of it moves the random stream."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, Attention):
+            module.dropout = 0.0
+    return model, place
+
+
+class Running(nn.Module):
+    """A model that is called in another way."""
+
+    def __init__(self, model: nn.Module, run) -> None:
+        super().__init__()
+        self.model, self.run = model, run
+
+    def forward(self, *args):
+        return self.run(*args)
+
+
+def test_a_colony_that_is_not_finite_is_silenced():
+    torch._dynamo.reset()
+    model, place = undropped(*grown_colony("gpt", "*", "widen"))
+    bare, _ = undropped(build(NETS["gpt"].host), place)
+    expected = passed(NETS["gpt"].host, bare)
+    run = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert not torch.equal(passed(NETS["gpt"].host, Running(model, run))[0], expected[0])
+    with torch.no_grad():
+        place.arena.slots[0] = torch.nan
+    silenced = passed(NETS["gpt"].host, Running(model, run))
+    assert all(torch.equal(a, b) for a, b in zip(silenced, expected, strict=False))
+    assert place.state.fault.tolist() == [1]

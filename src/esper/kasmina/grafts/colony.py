@@ -9,6 +9,7 @@ its output, scaled by alpha. Whatever enters the host, in either direction, pass
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -230,7 +231,8 @@ class Colony(nn.Module):
         """
         params_N = use.parts[index]
         read, mark = _entered(y, use)
-        with torch.random.fork_rng([y.device] if y.is_cuda else []):
+        is_compiling = torch.compiler.is_compiling()  # a compiled model's random stream has no state to go back to
+        with nullcontext() if is_compiling else torch.random.fork_rng([y.device] if y.is_cuda else []):
             copied = again(read, tensors_of(self.grafts[0], index, params_N, self._statistics[0]))
         return self._added(y, copied - read, index, use, mark)
 

@@ -66,7 +66,7 @@ class Passes:
         Raises:
             ConfigError: naming the remedy.
         """
-        if self._now is not self._kept:
+        if torch.compiler.is_compiling() or self._now is not self._kept:
             return
         for key, new in beside.items():
             is_lost = new.tensor.requires_grad

@@ -70,9 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.hosts:
         host, usual = HOSTS[name]
         batch = options.batch or usual
-        measure = _Measure(Setting(host, batch), device, options.precision, options.repeats)
+        measure = _Measure(Setting(host, batch), device, options)
         rows += [{"host": name, "batch": batch, **row} for row in measure.rows()]
-    result = {"machine": machine(), "precision": options.precision, "repeats": options.repeats, "rows": rows}
+    how = {name: getattr(options, name) for name in ("precision", "compile", "repeats")}
+    result = {"machine": machine(), **how, "rows": rows}
     print(table(rows))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
@@ -82,9 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
 class _Measure:
     """Milliseconds (quartiles) and MiB at the most of steps of one host and what grows from it."""
 
-    def __init__(self, setting: Setting, device: torch.device, precision: str, repeats: int) -> None:
-        self._setting, self._device, self._repeats = setting, device, repeats
-        self._has_bf16 = precision == "bf16"
+    def __init__(self, setting: Setting, device: torch.device, options: argparse.Namespace) -> None:
+        self._setting, self._device, self._repeats = setting, device, options.repeats
+        self._has_bf16, self._backend = options.precision == "bf16", options.compile
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One for every colony."""
@@ -122,24 +123,30 @@ class _Measure:
         gc.collect()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         x, y = self._windows(self._setting.batch), self._windows(self._setting.batch)
+        run = model if self._backend is None else torch.compile(model, fullgraph=True, backend=self._backend)
         is_cuda = self._device.type == "cuda"
         if is_cuda:
             torch.cuda.reset_peak_memory_stats(self._device)
         for _ in range(3):
-            self._step(model, place, optimizer, x, y)
+            self._step(run, place, optimizer, x, y)
         self._wait()
         mib = torch.cuda.max_memory_allocated(self._device) / 2**20 if is_cuda else None  # torch counts none on a CPU
         seconds = []
         for _ in range(self._repeats):
             start = time.perf_counter()
-            self._step(model, place, optimizer, x, y)
+            self._step(run, place, optimizer, x, y)
             self._wait()
             seconds.append(time.perf_counter() - start)
         parameters = sum(one.numel() for one in model.parameters())
         return {"ms": [1e3 * one for one in statistics.quantiles(seconds, n=4)], "mib": mib, "parameters": parameters}
 
     def _step(
-        self, model: nn.Module, place: Place | None, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
+        self,
+        model: Callable[[Tensor], Tensor],
+        place: Place | None,
+        optimizer: torch.optim.Optimizer,
+        x: Tensor,
+        y: Tensor,
     ) -> None:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._has_bf16):
             loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
@@ -187,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=from_1, help="windows of a step; left out: by host")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
+    parser.add_argument("--compile", metavar="BACKEND", help="such as inductor; left out: eager")
     parser.add_argument("--repeats", type=_from_2, default=20, help="steps of each model")
     parser.add_argument("--output", type=Path, default=RESULTS / "colonies.json", help="where the result is written")
     return parser

@@ -7,9 +7,13 @@ import pytest
 from benchmarks.grafts.colonies import COLONIES, main, table
 
 
-def test_every_colony_is_measured_beside_the_network_that_it_becomes(tmp_path, capsys):
+@pytest.mark.filterwarnings(  # about dynamo's own doings while it traces
+    r"ignore:.* should not be instantiated\. Methods on autograd functions are all static:DeprecationWarning"
+)
+@pytest.mark.parametrize("how", [[], ["--compile", "aot_eager"]], ids=["eager", "compiled"])
+def test_every_colony_is_measured_beside_the_network_that_it_becomes(how, tmp_path, capsys):
     output = tmp_path / "colonies.json"
-    main(["--hosts", "quick", "--batch", "1", "--repeats", "2", "--output", str(output)])
+    main(["--hosts", "quick", "--batch", "1", "--repeats", "2", "--output", str(output), *how])
     rows = json.loads(output.read_text())["rows"]
     assert [row["colony"] for row in rows] == [layer_id for layer_id, _, _ in COLONIES]
     for row in rows:

@@ -12,8 +12,8 @@ class Called:
     """Which places of a model a compiled pass calls.
 
     None while the model is dormant. Once seeds germinate, those of theirs; once such a pass has run, and others
-    germinate, all. So torch compiles a model three times at the most, whatever grows in it. A call costs a copy of what
-    the host wrote.
+    germinate, all. So torch compiles a model three times at the most, whatever grows at single places. A call costs a
+    copy of what the host wrote. Colonies are compiled with the host, while they are live.
     """
 
     def __init__(self) -> None:
@@ -42,27 +42,31 @@ class Activity:
 
     Attributes:
         places: how many there are.
-        is_open: whether a compiled pass calls them.
+        is_open: whether a compiled pass calls them, but for colonies.
+        has_colonies: whether there are colonies among them.
         called: what else it calls; one for each model.
     """
 
     def __init__(self, below: nn.Module | None = None) -> None:
-        self.places, self.is_open, self.called = 0, False, Called()
-        self._below, self._growing = below, 0
+        self.places, self.is_open, self.has_colonies, self.called = 0, False, False, Called()
+        self._below, self._growing, self._colonies = below, 0, 0
 
     @property
     def is_on(self) -> bool:
         """Whether there are any; in a compiled pass, whether it calls them."""
-        return self.is_open if torch.compiler.is_compiling() else self.places > 0
+        return self.is_open or self.has_colonies if torch.compiler.is_compiling() else self.places > 0
 
-    def count(self, change: int, *, grows: bool = True) -> None:
+    def count(self, change: int, *, grows: bool = True, is_colony: bool = False) -> None:
         """Note that so many more places have grafts, or train in isolation.
 
         Args:
             change: by how many.
             grows: whether they have grafts.
+            is_colony: whether they are colonies.
         """
         self.places += change
+        self._colonies += is_colony * change
+        self.has_colonies = self._colonies > 0
         if self._below is None or not grows:
             return
         self._growing += change

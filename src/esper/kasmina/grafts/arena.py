@@ -27,7 +27,6 @@ from esper.kasmina.grafts.guard import finite_G, select_G
 from esper.kasmina.grafts.strategies import FixedRamp, GraftStrategy
 from esper.kasmina.seeds.seed_state import KeepsDtype, SeedState
 
-
 _TRAINABLE = sorted(map(int, TRAINABLE))  # plain numbers, which a compiler can compare with a tensor
 
 
@@ -286,12 +285,13 @@ class Arena(KeepsDtype):
                 batches.append(batch)
             batch.add(graft)
         members = [*self.fossils, *(batch.grafts for batch in batches)]
-        device, was_active = self.slots.device, len(self.groups) > 0
+        device, before = self.slots.device, list(self.groups)
         self._keep_statistics([graft for grafts in members for graft in grafts])
         self.groups = nn.ModuleList(self._group(grafts, device) for grafts in members)
         self._index()
+        is_colony = any(isinstance(group, Colony) for group in (*before, *self.groups))
         for activity in self.activities:
-            activity.count((len(self.groups) > 0) - was_active)
+            activity.count((len(self.groups) > 0) - (len(before) > 0), is_colony=is_colony)
         self._open()
 
     def take(self, grafts: Iterable[Graft]) -> None:
@@ -300,8 +300,9 @@ class Arena(KeepsDtype):
         self._open()
 
     def _open(self) -> None:
-        """Have a compiled model call the place from the first graft on."""
-        if self.activities and (self.grafts or self.fossils):
+        """Have a compiled model call the place from the first graft on. A colony is compiled with the host."""
+        grafts = [*self.grafts.values(), *(graft for group in self.fossils for graft in group)]
+        if self.activities and any(graft.ports.pieces is None for graft in grafts):
             self.activities[0].called.open(self.activities)
 
     def _group(self, grafts: list[Graft], device: torch.device) -> Group | Colony:

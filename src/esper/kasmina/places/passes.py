@@ -43,7 +43,7 @@ class Passes:
     def at(self, module: str) -> Uses:
         """The colonies as a module is to use them."""
         if self._now is not None:
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 self._unwatched.add(module)
             return self._now
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
@@ -52,7 +52,7 @@ class Passes:
 
     def wrote(self, channels: Iterable[Channels]) -> None:
         """A module wrote new channels."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._unwatched.update(channels)
 
     def refuse_lost_gradients(self, x: Tensor, beside: Beside) -> None:

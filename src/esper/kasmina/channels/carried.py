@@ -48,7 +48,7 @@ class Carried(Tensor):
     """A host's tensor with new channels beside it.
 
     Attributes:
-        host: the host's tensor.
+        host: the host's tensor as it was; in a compiled pass what is beside it is left by taking that.
         beside: the new channels.
     """
 
@@ -106,7 +106,9 @@ def carried_by(x: object) -> Beside:
 
 def plain(x: Any) -> Any:
     """A tensor without what is beside it; what is no such tensor as it is."""
-    return x.host if isinstance(x, Carried) else x
+    if not isinstance(x, Carried):
+        return x
+    return x.host if torch.compiler.is_compiling() else x.as_subclass(Tensor)
 
 
 def leave_behind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -31,9 +31,6 @@ SHARE = 0.125
 LARGEST_NORM = 1e15
 """A vector that is not below counts as non-finite. The squares of 2**24 vectors still fit into float32."""
 
-_GRADIENTS = 2
-"""Index of their turns."""
-
 _GOLDEN_RATIO = 0.5 * (5**0.5 - 1)  # its multiples modulo 1 are spread most evenly
 
 COMPILES_HOOKS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
@@ -66,7 +63,7 @@ class Telemetry(KeepsDtype):
         super().__init__()
         self.bounds, self.rows = tuple(bounds), rows
         self.threshold: float | None = None
-        self.turns = [0, 0, 0]  # of this window: forward passes repeated in a backward pass, first ones, and gradients
+        self.turns = [0, 0]  # forward passes of this window: those repeated in a backward pass, and first ones
         self._held: list[Tensor] | None = None
         self._number = numbered(self)
         channels = self.bounds[-1]
@@ -77,8 +74,7 @@ class Telemetry(KeepsDtype):
         """Look at the output of a training forward pass if it is its turn, and later at the gradient.
 
         Changes neither, draws no random number, never waits for the device. The first pass of a window has its turn,
-        then an eighth of all, in no period that a module called several times per step could fall in with. In a
-        compiled model gradients take turns of their own.
+        then an eighth of all, in no period that a module called several times per step could fall in with.
 
         A forward pass that runs inside a backward pass repeats one that was counted (gradient checkpointing): its
         vectors are left out. Its gradient is not: with ``use_reentrant=True`` it is the only one, and with
@@ -106,7 +102,9 @@ class Telemetry(KeepsDtype):
             axis: of the channels.
         """
         is_first_pass = torch._C._current_graph_task_id() == -1
-        is_due = self._takes_turn(is_first_pass)
+        turn = self.turns[is_first_pass]
+        self.turns[is_first_pass] = turn + 1
+        is_due = _is_due(turn)
         if is_due and is_first_pass:
             vectors = _vectors(y, axis, self.rows)
             if self._held is None:
@@ -116,13 +114,13 @@ class Telemetry(KeepsDtype):
         return is_due
 
     def feel(self, gradient: Tensor, axis: int) -> None:
-        """Look at a gradient of a compiled pass if it is its turn.
+        """Look at a gradient of a compiled pass, if it was the turn of the last one.
 
         Args:
             gradient: of an output.
             axis: of the channels.
         """
-        if self._takes_turn(_GRADIENTS):
+        if _is_due(self.turns[True] - 1):
             self._tap(axis, gradient)
 
     def set_threshold(self, value: float | None) -> None:
@@ -208,7 +206,7 @@ class Telemetry(KeepsDtype):
 
     def reset(self) -> None:
         """Start a new window."""
-        self.turns = [0, 0, 0]
+        self.turns = [0, 0]
         for buffer in self.buffers():
             buffer.zero_()
 
@@ -222,18 +220,13 @@ class Telemetry(KeepsDtype):
 
     def set_extra_state(self, state: Tensor) -> None:
         turns: list[int] = state.tolist()
-        if len(turns) not in (2, 3):
-            raise ValueError(f"telemetry counts three kinds of turns, not {len(turns)}")
-        self.turns = [*turns, 0][:3]  # earlier formats knew no turns of gradients
+        if len(turns) != 2:
+            raise ValueError(f"telemetry counts two kinds of forward passes, not {len(turns)}")
+        self.turns = turns
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._number = numbered(self)
-
-    def _takes_turn(self, kind: int) -> bool:
-        turn = self.turns[kind]
-        self.turns[kind] = turn + 1
-        return turn * _GOLDEN_RATIO % 1.0 < SHARE
 
     def _add(self, x_NC: Tensor) -> None:
         x_NC, usable_N1 = _with_nan(x_NC)
@@ -258,6 +251,10 @@ class Telemetry(KeepsDtype):
         self.gradient.add_(square_C)
         square = square_C.sum() / (vectors.clamp(min=1) * square_C.numel())
         self.gradient_steps.add_(torch.stack((vectors, vectors.clamp(max=1), square.sqrt(), square)))
+
+
+def _is_due(turn: int) -> bool:
+    return turn * _GOLDEN_RATIO % 1.0 < SHARE
 
 
 def _with_nan(x_NC: Tensor) -> tuple[Tensor, Tensor]:

@@ -252,6 +252,14 @@ def test_a_gradient_that_is_not_finite_is_dropped(name, layer_id, monkeypatch):
         assert place.state.fault.any(), piece
 
 
+@pytest.mark.parametrize("until", [State.STABILIZATION, State.FOSSILIZED])
+def test_it_is_found_where_nothing_of_the_colony_learns(until, monkeypatch):
+    model, place = grown("gpt", "*", "widen", until)
+    spoil_gradients(monkeypatch, place, [piece.module for piece in place.site.pieces].index("head"))
+    assert all(torch.isfinite(one).all() for one in passed(NETS["gpt"].host, model) if one.is_floating_point())
+    assert place.state.fault.any()
+
+
 def test_without_the_entry_it_reaches_the_host(monkeypatch):
     """Negative control."""
     model, place = grown("gpt", "*", "widen")

@@ -119,8 +119,8 @@ class Entry(Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         grad_x_G, grad_GN, grad_mark = grads
         present = [grad for grad in (grad_x_G, grad_GN) if grad is not None]
-        if not present:
-            return None, None, grad_mark, None, None, None, None
+        if grad_mark is None and not present:
+            return (None,) * 7
         if grad_mark is None:  # what entered gives new channels alone
             grad_mark = new_mark(present[0])
         is_hosts_G, is_faulty_G = (grad_mark > 0).unbind()

@@ -150,7 +150,7 @@ class Anchor(nn.Module):
         for place in self:
             y = written_tensor(output, place.site.field)
             if y is None:
-                if not place.is_busy:
+                if not place.is_growing:
                     continue
                 kind = type(output).__name__
                 raise ConfigError(
@@ -307,7 +307,7 @@ class KasminaEncoder(KasminaLayer):
     @property
     def use_nested_tensor(self) -> bool:
         """What torch asks for before it makes them."""
-        is_busy = any(isinstance(module, Anchor) and module.activity.places for module in self.layers.modules())
+        is_busy = any(isinstance(module, Anchor) and module.activity.is_on for module in self.layers.modules())
         return bool(vars(self)["use_nested_tensor"]) and not is_busy
 
     @use_nested_tensor.setter

@@ -88,9 +88,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     y, x = ctx.saved_tensors
     grads = torch.ops.esper.grow_backward(grad, y, x, *ctx.about)
-    return *(grad if is_needed else None for grad, is_needed in zip(grads, ctx.needs_input_grad, strict=False)), *[
-        None
-    ] * 3
+    needed = (grad if is_needed else None for grad, is_needed in zip(grads, ctx.needs_input_grad, strict=False))
+    return *needed, None, None, None
 
 
 _grow.register_autograd(_gradients, setup_context=_keep)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import esper
-from benchmarks.growth.arguments import from_1
+from benchmarks.growth.arguments import at_least
 from benchmarks.growth.sized import BYTES, SIZES
 from benchmarks.machine import machine
 from esper.cli.options import Options
@@ -191,21 +191,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="benchmarks.grafts.colonies", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--hosts", nargs="+", choices=list(HOSTS), default=["0.25M"], help="by their parameters")
-    parser.add_argument("--batch", type=from_1, help="windows of a step; left out: by host")
+    parser.add_argument("--batch", type=at_least(1), help="windows of a step; left out: by host")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
     parser.add_argument("--compile", metavar="BACKEND", help="such as inductor; left out: eager")
-    parser.add_argument("--repeats", type=_from_2, default=20, help="steps of each model")
+    parser.add_argument("--repeats", type=at_least(2), default=20, help="steps of each model")
     parser.add_argument("--output", type=Path, default=RESULTS / "colonies.json", help="where the result is written")
     return parser
-
-
-def _from_2(text: str) -> int:
-    """Of fewer there are no quartiles."""
-    number = from_1(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 2")
-    return number
 
 
 if __name__ == "__main__":

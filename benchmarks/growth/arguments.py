@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.growth.rows import ROWS
@@ -42,9 +42,13 @@ def above_0(text: str) -> float:
     return number
 
 
-def from_1(text: str) -> int:
-    """A whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
+def at_least(least: int) -> Callable[[str], int]:
+    """Reads a whole number that is not below another one."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        return number
+
+    return whole_number

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.growth.arguments import RESULTS, above_0, add_options, from_1
+from benchmarks.growth.arguments import RESULTS, above_0, add_options, at_least
 from benchmarks.growth.cases import Case
 from benchmarks.growth.computing import compute, forget
 from benchmarks.growth.environment import Gathered, gathered, recorded
@@ -205,7 +205,7 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     )
     parser.add_argument("--rates", nargs="+", type=above_0, help="learning rates to begin with; one is not searched")
     parser.add_argument("--bytes-per-parameter", type=above_0, metavar="N", help="read in training; left out: by size")
-    parser.add_argument("--batch", type=from_1, default=64, metavar="N", help="windows of a step")
+    parser.add_argument("--batch", type=at_least(1), default=64, metavar="N", help="windows of a step")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
     parser.add_argument("--compile", action="store_true", help="have torch compile the models")

@@ -12,8 +12,9 @@ class Called:
     """Which places of a model a compiled pass calls.
 
     None while the model is dormant. Once seeds germinate, those of theirs; once such a pass has run, and others
-    germinate, all. So torch compiles a model three times at the most, whatever grows at single places. A call costs a
-    copy of what the host wrote. Colonies are compiled with the host, while they are live.
+    germinate, all. So torch compiles a model three times at the most in training, and as often without gradients,
+    whatever grows at single places. A call costs a copy of what the host wrote. Colonies are compiled with the host,
+    while they are live.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from esper.kasmina.channels.library_layers import is_norm, is_transposed_linear
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.host.channel_classes import CONVOLUTIONS, ChannelClass
 from esper.kasmina.host.refusals import refuse_unswappable
-from esper.kasmina.places.place import Site
+from esper.kasmina.places.site import Site
 
 
 def starred(name: str) -> str:

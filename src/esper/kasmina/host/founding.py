@@ -25,7 +25,8 @@ from esper.kasmina.host.depth import block_copies
 from esper.kasmina.host.export import copied, plain
 from esper.kasmina.host.measuring import classes_of
 from esper.kasmina.host.stretches import Stretch
-from esper.kasmina.places.place import Place, Site
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.site import Site
 
 
 def colonies_of(

@@ -23,7 +23,8 @@ from esper.kasmina.host.measuring import container_of, shown, sites
 from esper.kasmina.host.refusals import refuse_bypassed, refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
-from esper.kasmina.places.place import Place, Site
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.site import Site
 
 
 def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = None) -> nn.Module:

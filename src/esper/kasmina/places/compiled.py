@@ -29,21 +29,20 @@ class Growing(Protocol):
         """The backward pass of :meth:`grow`, whose output has the gradient ``grad``."""
 
 
-def grown(place: int, y: Tensor, x: Tensor | None, learns: Tensor | None, *, senses: bool) -> Tensor:
+def grown(place: int, y: Tensor, x: Tensor | None, learns: Tensor, *, senses: bool) -> Tensor:
     """Call the operator, in a pass that is being compiled.
 
     Args:
         place: its number.
         y: what the host wrote.
         x: what it read.
-        learns: scalar with a gradient of its own, for a host that has none. Left out where no backward pass can follow.
+        learns: scalar with a gradient of its own, for a host that has none.
         senses: whether the pass may leave something behind.
     """
     device = y.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if not torch.is_grad_enabled():
-        learns = None
-    result: Tensor = torch.ops.esper.grow(y, x, learns, place, senses, precision)
+    may_learn = learns if torch.is_grad_enabled() else None
+    result: Tensor = torch.ops.esper.grow(y, x, may_learn, place, senses, precision)
     return result
 
 

@@ -1,9 +1,8 @@
 """One place of a host: its seeds, what they sense, their grafts and fossils."""
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Self
@@ -25,49 +24,13 @@ from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.grafts.incubation import Incubation
 from esper.kasmina.grafts.trainee import WatchedSamples
 from esper.kasmina.numbered import numbered
-from esper.kasmina.outputs import Form
 from esper.kasmina.places.compiled import Gradients, grown
 from esper.kasmina.places.passes import Passes, Uses
+from esper.kasmina.places.site import Site
 from esper.kasmina.seeds.chunking import chunk_bounds
 from esper.kasmina.seeds.reading import read_together
 from esper.kasmina.seeds.seed_state import SeedState
 from esper.kasmina.seeds.telemetry import Telemetry
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a place lies in the host.
-
-    Args:
-        layer_id: dotted name, ``first:last`` for a span, ``""`` for the whole model.
-        kind: ``"model"``, ``"span"``, ``"block"``, ``"layer"`` or ``"colony"``.
-        ports: features that grafts read, channels that they write.
-        geometry: where both lie in the host's tensors.
-        modules: dotted names of the host modules that it covers.
-        field: name of the output field that grafts write, if the output has fields and one was named.
-        form: what the output is, see :mod:`esper.kasmina.outputs`.
-        is_step: whether it is one of several blocks in a row.
-        uncached: what would lie around the channels if the model did not decode with a cache, where that may not be
-            mixed; None elsewhere.
-        argument: position or name of the argument that grafts read.
-        is_walked: whether it is a span whose steps are called one by one, and not by their container.
-        pieces: of a colony: where it meets the host.
-        geometries: of a colony: where what its pieces beside a module read and write lies, by the module's name.
-    """
-
-    layer_id: str
-    kind: str
-    ports: Ports
-    geometry: Geometry
-    modules: tuple[str, ...]
-    field: str | None = None
-    form: Form = ("tensor",)
-    is_step: bool = False
-    uncached: Layout | None = None
-    argument: int | str = 0
-    is_walked: bool = False
-    pieces: tuple[Piece, ...] = ()
-    geometries: Mapping[str, Geometry] = dataclasses.field(default_factory=dict)
 
 
 class Place(nn.Module):
@@ -291,9 +254,9 @@ class Place(nn.Module):
         slots, y = self.arena.slots, y.detach().requires_grad_()
         if x is not None:
             x = x.detach().requires_grad_()
-        grown, _ = self._grown(y, x, senses=senses)
+        result, _ = self._grown(y, x, senses=senses)
         sources = [y, *([] if x is None else [x]), *([slots] if slots.requires_grad else [])]
-        grads = dict(zip(map(id, sources), torch.autograd.grad(grown, sources, grad, allow_unused=True), strict=True))
+        grads = dict(zip(map(id, sources), torch.autograd.grad(result, sources, grad, allow_unused=True), strict=True))
         if (grad_slots := grads.get(id(slots))) is not None:
             slots.grad = grad_slots if slots.grad is None else slots.grad + grad_slots
         grad_y, grad_x = (None if one is None else _or_nothing(grads[id(one)], one) for one in (y, x))

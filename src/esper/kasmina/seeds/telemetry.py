@@ -84,34 +84,33 @@ class Telemetry(KeepsDtype):
             y: ``[B, C, ...]`` or ``[..., C]``.
             axis: of the channels, 1 or -1.
         """
-        if self.rows == 0 or y.numel() == 0:
-            return
-        is_tapped = y.requires_grad and not y.is_leaf  # the hooks of a leaf stay and would add up
         if torch.compiler.is_compiling():
             torch.ops.esper.look(y.detach(), axis, self._number)
-            if is_tapped and COMPILES_HOOKS:
-                y.register_hook(partial(_tap, axis, self._number))
-        elif self.look(y.detach(), axis) and is_tapped:
-            y.register_hook(partial(self._tap, axis))
+            is_tapped, tap = COMPILES_HOOKS, partial(_tap, axis, self._number)
+        else:
+            is_tapped, tap = self.look(y, axis), partial(self._tap, axis)
+        if is_tapped and y.requires_grad and not y.is_leaf:  # the hooks of a leaf stay and would add up
+            y.register_hook(tap)
 
     def look(self, y: Tensor, axis: int) -> bool:
         """Look at an output if it is its turn, and tell whether it was.
 
         Args:
-            y: without a gradient.
+            y: the output.
             axis: of the channels.
         """
         is_first_pass = torch._C._current_graph_task_id() == -1
         turn = self.turns[is_first_pass]
         self.turns[is_first_pass] = turn + 1
-        is_due = _is_due(turn)
-        if is_due and is_first_pass:
-            vectors = _vectors(y, axis, self.rows)
+        if not _is_due(turn) or self.rows == 0 or y.numel() == 0:
+            return False
+        if is_first_pass:
+            vectors = _vectors(y.detach(), axis, self.rows)
             if self._held is None:
                 self._add(vectors)
             else:
                 self._held.append(vectors.clone())
-        return is_due
+        return True
 
     def feel(self, gradient: Tensor, axis: int) -> None:
         """Look at a gradient of a compiled pass, if it was the turn of the last one.
@@ -120,7 +119,7 @@ class Telemetry(KeepsDtype):
             gradient: of an output.
             axis: of the channels.
         """
-        if _is_due(self.turns[True] - 1):
+        if _is_due(self.turns[True] - 1) and self.rows and gradient.numel():
             self._tap(axis, gradient)
 
     def set_threshold(self, value: float | None) -> None:

@@ -45,6 +45,7 @@ class Case:
         growth: settings of growth that are not the defaults.
         before: the case in which the hosts of the sunk-cost rows were trained; None takes this one.
         precision: as ``esper run --precision``.
+        is_compiled: as ``esper run --compile``.
         device: as ``esper run --device``; cells of one device are taken for those of another.
     """
 
@@ -65,6 +66,7 @@ class Case:
     growth: tuple[tuple[str, Any], ...] = ()
     before: Self | None = None
     precision: Precision = "fp32"
+    is_compiled: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -85,13 +87,14 @@ class Case:
         about = [data, self.host, steps, self.wide, asdict(self.trained)]
         before = None if self.before is None else self.before.key
         further = [self.host_settings, self.growth, before, self.precision]
+        further += [self.is_compiled] * self.is_compiled
         told = json.dumps(about if further == [(), (), None, "fp32"] else about + further)
         return f"{self.name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
     def load_task(self, seed: int) -> Task:
         """Data, dealt by ``seed``, and host, on the device and in the precision of the case."""
         task = load_task(self.data, seed, self.host, host_settings=dict(self.host_settings))
-        return placed(task, self.device, self.precision)
+        return placed(task, self.device, self.precision, is_compiled=self.is_compiled)
 
 
 @cache

@@ -128,6 +128,7 @@ def _settings(plan: Plan, case: Case, cells: Mapping[str, Cells]) -> dict[str, A
         "host_settings": dict(case.host_settings),
         "growth": dict(case.growth),
         "precision": case.precision,
+        "is_compiled": case.is_compiled,
         "search": searched,
     }
 

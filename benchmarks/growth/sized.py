@@ -75,7 +75,7 @@ def case_of(name: str, size: str, texts: Gathered, options: argparse.Namespace, 
         name: of the benchmark, to which the size is added.
         size: name in ``SIZES``.
         texts: to learn from.
-        options: of the command line: device, precision, batch, rates and bytes for each parameter.
+        options: of the command line: device, precision, compile, batch, rates and bytes for each parameter.
         more: what else it is to have.
     """
     one = SIZES[size]
@@ -101,6 +101,7 @@ def case_of(name: str, size: str, texts: Gathered, options: argparse.Namespace, 
         host_settings=(("width", one.width), ("blocks", one.blocks), ("heads", one.heads), ("context", one.context)),
         growth=one.growth,
         precision=options.precision,
+        is_compiled=options.compile,
         device=options.device,
         **more,
     )
@@ -207,6 +208,7 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=at_least(1), default=64, metavar="N", help="windows of a step")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
+    parser.add_argument("--compile", action="store_true", help="have torch compile the models")
     add_options(parser, "0-4")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no cell is begun")
     return parser

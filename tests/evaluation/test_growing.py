@@ -95,3 +95,28 @@ def test_the_host_trained_on_is_plain_training_from_the_weights(task):
     other = task.make_host(width_factor=2.0)
     with pytest.raises(ConfigError, match="in the host"):
         put_weights(other, weights)
+
+
+@pytest.mark.filterwarnings(  # about dynamo's own doings while it traces
+    r"ignore:.* should not be instantiated\. Methods on autograd functions are all static:DeprecationWarning"
+)
+def test_compiled_runs_and_controls_end_as_eager_ones(task, monkeypatch):
+    """By a compiler that rounds as eager mode does."""
+    real, compiled = torch.compile, []
+
+    def exactly(model, **how):
+        compiled.append(model)
+        return real(model, **how | {"backend": "aot_eager"})
+
+    monkeypatch.setattr(torch, "compile", exactly)
+    ended = []
+    for is_compiled in (False, True):
+        torch._dynamo.reset()
+        one = replace(task, is_compiled=is_compiled)
+        run = growing(one, GrowthConfig(min_targets=0), **PACE)
+        run.finish()
+        ended.append((host_state_dict(run.model), host_on(one, 1_000_000, SETTING).test_loss))
+    (weights, loss), (compiled_weights, compiled_loss) = ended
+    assert loss == compiled_loss
+    assert all(torch.equal(weights[name], value) for name, value in compiled_weights.items())
+    assert len(compiled) == 2

@@ -32,4 +32,4 @@ def asked_task(options: Options) -> Task:
         layout=options.layout,
         host_settings=options.host_settings,
     )
-    return placed(task, device, options.precision)
+    return placed(task, device, options.precision, is_compiled=options.compile)

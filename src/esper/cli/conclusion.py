@@ -144,6 +144,7 @@ class Conclusion:
             "weights": options.weights,
             "device": device_name(task.device),
             "precision": options.precision,
+            "compile": options.compile,
             "metric": task.metric,
             **({"target": task.labels[0]} if task.kind == "regression" else {}),
             "rows": self._rows,

@@ -162,6 +162,9 @@ class Options:
     precision: Literal["fp32", "bf16"] = _option(
         "fp32", "of the forward pass, the controls' too; bf16 is autocast, weights stay fp32", "fp32|bf16"
     )
+    compile: bool = _option(
+        False, "have torch compile the model, the controls too: the start takes longer, each step less on a GPU"
+    )
     output: str | None = _option(None, "run directory", "DIR", "a new one, runs/DATA-SEED")
     config: str | None = _option(None, "YAML file with these options, besides a mapping 'growth'", "FILE", "none")
     resume: Literal["last"] | None = _option(

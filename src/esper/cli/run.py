@@ -133,8 +133,9 @@ def _prepare(
         shown.say("data", told)
     if options.host_settings:
         shown.say("host", written(options.host_settings))
-    if (options.device, options.precision) != ("cpu", "fp32"):
-        shown.say("device", f"{device_name(task.device)}, in {options.precision}")
+    if (options.device, options.precision, options.compile) != ("cpu", "fp32", False):
+        how = ", compiled" if options.compile else ""
+        shown.say("device", f"{device_name(task.device)}, in {options.precision}{how}")
     for name, flag in flags.values.items():
         if not flag.is_on:
             shown.say("flag", f"{name} is off: {flag.reason}")

@@ -97,6 +97,8 @@ def growing(
     if weights is not None:
         put_weights(host, weights)
     model = wrap(host, config, example=task.example(batch_size))
+    if task.is_compiled:
+        model.compile(fullgraph=True)
     passes = BatchLoader(task.train, batch_size, seed)
     loader = passes if steps_per_epoch is None else Epochs(passes, steps_per_epoch)
     _check_blueprints(model, config)

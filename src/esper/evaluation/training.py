@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,10 +115,11 @@ def train(
 ) -> None:
     """Train for the steps of ``span``, each of ``flops``, out of ``steps`` in the schedule, in the task's precision."""
     model.train()
+    forward: Any = torch.compile(model, fullgraph=True) if curve.task.is_compiled else model
     for step in span:
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step, steps)
-        loss = mean_loss(model, next(source), curve.task.precision)
+        loss = mean_loss(forward, next(source), curve.task.precision)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -51,7 +51,7 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def placed(task: Task, device: str = "cpu", precision: Precision = "fp32") -> Task:
+def placed(task: Task, device: str = "cpu", precision: Precision = "fp32", *, is_compiled: bool = False) -> Task:
     """The task with all its samples and its hosts on a device.
 
     Args:
@@ -59,12 +59,13 @@ def placed(task: Task, device: str = "cpu", precision: Precision = "fp32") -> Ta
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: ``"bf16"`` computes the forward pass under autocast to bfloat16, and the loss of it in float32;
             weights, gradients and optimizer stay float32.
+        is_compiled: whether torch compiles what learns it.
 
     Raises:
         ConfigError: if there is no such device, or it has no room for the samples.
     """
     target = torch.device(device_named(device))
-    task = replace(task, precision=precision)
+    task = replace(task, precision=precision, is_compiled=is_compiled)
     if target.type == "cpu":
         return task
 

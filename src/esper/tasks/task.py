@@ -81,6 +81,7 @@ class Task:
         told: what was decided about the data, a sentence each.
         tokens: what a text is read as.
         precision: in which it is learned.
+        is_compiled: whether torch compiles what learns it.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Task:
     told: tuple[str, ...] = ()
     tokens: Literal["characters", "bytes"] = "characters"
     precision: Precision = "fp32"
+    is_compiled: bool = False
 
     @property
     def num_classes(self) -> int:

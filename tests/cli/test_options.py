@@ -178,7 +178,8 @@ def test_help_shows_every_option_with_its_default(capsys):
     for one in fields(Options):
         if one.name != "growth":
             option = flag(one.name)
-            default = "yes" if one.default is True else None if one.metadata["shown"] else one.default
+            default = None if one.metadata["shown"] else one.default
+            default = ("no", "yes")[default] if isinstance(default, bool) else default
             shown = "" if default is None else re.escape(f"{default})")
             assert re.search(rf"{option}\b[^()]*(\([^()]*\))?[^()]*\(default: {shown}", text), option
     for name in GROWTH_OPTIONS:

@@ -66,7 +66,7 @@ def test_growth_at_size_is_as_recorded(one):
 
 def test_the_trials_are_as_recorded():
     trials = json.loads((GROWTH / "trials.json").read_text())
-    tables = (trials[name] for name in ("summary", "summary_of_unseen", "by_task"))
+    tables = (trials[name] for name in ("summary", "by_task"))
     assert trials_table(*tables) in (ROOT / "docs" / "growth.md").read_text()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.grafts.colonies import table as colonies_table
 from benchmarks.growth.going_on import BENCHMARK as GOING_ON
 from benchmarks.growth.other_data import markdown as other_data_table
 from benchmarks.growth.regret import markdown as regret_table
@@ -62,6 +63,11 @@ def test_regret_and_other_data_are_as_recorded():
 def test_growth_at_size_is_as_recorded(one):
     results = json.loads((GROWTH / f"{one.name}.json").read_text())
     assert one.told(results) in (ROOT / "docs" / "growth.md").read_text()
+
+
+def test_the_cost_of_a_live_colony_is_as_recorded():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "grafts" / "colonies.json").read_text())["rows"]
+    assert colonies_table(rows) in (ROOT / "docs" / "colonies.md").read_text()
 
 
 def test_the_trials_are_as_recorded():

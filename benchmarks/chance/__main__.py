@@ -1,7 +1,7 @@
 """``python -m benchmarks.chance texts|small``: when does a larger network gain something at equal training FLOPs?
 
 Networks are widened while they train, in plain PyTorch, and end with the FLOPs of the host. Results go to
-``benchmarks/results/chance`` after every host, and are printed as tables; ``--table`` prints those that are there.
+``--output`` after every host, and are printed as tables; ``--table`` prints those that are there.
 """
 
 import argparse
@@ -22,13 +22,15 @@ MEASUREMENTS = {
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, keep, print."""
     parser = _parser()
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no GPU here. Leave --device out, or say --device cpu.")
-    path = RESULTS / "chance" / f"{options.what}.json"
+    path = options.output / f"{options.what}.json"
+    if not options.table and not options.quick and path.exists():
+        parser.error(f"{path} holds results already. Name another --output, or delete it to measure anew.")
     if options.table:
         trees = json.loads(path.read_text())["trees"]
     else:
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cpu", help="where to train")
     parser.add_argument("--seeds", type=int, default=2, help="of every host")
     parser.add_argument("--quick", action="store_true", help="tiny hosts, seconds on a CPU; nothing is kept")
+    parser.add_argument("--output", type=Path, default=RESULTS / "chance", help="folder of the results")
     parser.add_argument("--table", action="store_true", help="print the tables of the results that are kept")
     return parser
 

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.growth.rows import ROWS
@@ -32,3 +32,23 @@ def _seeds(text: str) -> Sequence[int]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text} is empty: give the first seed, then the last")
     return found
+
+
+def above_0(text: str) -> float:
+    """A finite number above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and finite")
+    return number
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Reads a whole number that is not below another one."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        return number
+
+    return whole_number

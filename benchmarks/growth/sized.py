@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.growth.arguments import RESULTS, add_options
+from benchmarks.growth.arguments import RESULTS, above_0, add_options, at_least
 from benchmarks.growth.cases import Case
 from benchmarks.growth.computing import compute, forget
 from benchmarks.growth.environment import Gathered, gathered, recorded
@@ -202,25 +202,11 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="a tiny host, few bytes, one seed: under a minute on a CPU"
     )
-    parser.add_argument("--rates", nargs="+", type=_above_0, help="learning rates to begin with; one is not searched")
-    parser.add_argument("--bytes-per-parameter", type=_above_0, metavar="N", help="read in training; left out: by size")
-    parser.add_argument("--batch", type=_from_1, default=64, metavar="N", help="windows of a step")
+    parser.add_argument("--rates", nargs="+", type=above_0, help="learning rates to begin with; one is not searched")
+    parser.add_argument("--bytes-per-parameter", type=above_0, metavar="N", help="read in training; left out: by size")
+    parser.add_argument("--batch", type=at_least(1), default=64, metavar="N", help="windows of a step")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
     add_options(parser, "0-4")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no cell is begun")
     return parser
-
-
-def _above_0(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be above 0 and finite")
-    return number
-
-
-def _from_1(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number

@@ -181,3 +181,9 @@ def test_test_samples_are_judged_in_eval_mode():
     judged(training.model, Samples(torch.randn(6, 12), torch.randint(3, (6,))))
     assert training.model.training
     assert training.model.stem[1].num_batches_tracked == 0
+
+
+def test_kept_results_are_not_written_over(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["texts"])
+    assert "holds results already. Name another --output" in capsys.readouterr().err

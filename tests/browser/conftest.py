@@ -46,8 +46,8 @@ class Watched:
     @property
     def tip(self) -> str:
         """The tooltip's text; empty while it is not shown."""
-        tip = self.page.locator("#tooltip.shown")
-        return tip.inner_text() if tip.count() else ""
+        # one look: between two it may be gone
+        return str(self.page.evaluate("document.querySelector('#tooltip.shown')?.innerText ?? ''"))
 
     def point(self, node: Any) -> str:
         """Move the pointer to the middle of an element; the tooltip's text."""

@@ -48,6 +48,7 @@ def line_of(page, name: str):
 
 def press_until(watched, key: str, words: str) -> None:
     """Press a key until the tooltip has these words, but not for ever."""
+    watched.next_frame()  # a focus may have scrolled, which takes the tooltip away once it is told
     for _ in range(50):
         watched.page.keyboard.press(key)
         if words in watched.tip:

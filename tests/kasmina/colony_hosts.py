@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from esper.tasks.cnn import cnn
 from esper.tasks.gpt import GPT
+from esper.tasks.text_mlp import text_mlp
 from tests.kasmina.zoo import REAL, VOCABULARY, ZOO, Host, ids
 
 
@@ -81,6 +82,19 @@ class Separable(nn.Module):
         return x + self.body(x)
 
 
+class Patches(nn.Module):
+    """Tokens whose head reads all channels of all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(4, 6), nn.Linear(5 * 6, 3)
+        self.blocks = nn.Sequential(*(GatedBlock(6, 8) for _ in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.embed(x))
+        return self.head(F.dropout(x.reshape(len(x), -1) * 2.0, 0.1, self.training))
+
+
 def bottlenecks() -> nn.Sequential:
     blocks = nn.Sequential(Bottleneck(6, 4), Bottleneck(6, 4))
     head = [nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(24, 3)]
@@ -123,6 +137,13 @@ NETS: dict[str, Found] = {
         Host(Gated, lambda: ids(3, 6)),
         {"blocks.*": {"linear", "beside"}, "*": {"embedding", "table", "rms_norm", "linear"}},
     ),
+    "patches": Found(
+        Host(Patches, lambda: torch.randn(4, 5, 4)),
+        {"blocks.*": {"linear", "beside"}, "*": {"rms_norm", "linear"}},
+    ),
+    "last tokens": Found(
+        Host(lambda: text_mlp(VOCABULARY, 3, 4, (6,)), lambda: ids(4, 5)), {"*": {"embedding", "linear"}}
+    ),
     "bottlenecks": Found(
         Host(bottlenecks, lambda: torch.randn(4, 2, 4, 4)),
         {"*.*.body": {"conv", "batch_norm", "beside"}, "*": {"conv", "batch_norm", "linear"}, "*.*": {"beside"}},
@@ -136,9 +157,40 @@ NETS: dict[str, Found] = {
         },
     ),
     "encoder": Found(ZOO["encoder"], {"layers.*": {"linear", "beside"}}),
-    "llama": Found(REAL["llama"], {"model.layers.*.mlp": {"linear"}, "model.layers.*": {"beside"}}),
-    "vit": Found(REAL["vit"], {"vit.layers.*.mlp": {"linear"}, "vit.layers.*": {"beside"}}),
-    "gpt2": Found(REAL["gpt2"], {"transformer.h.*": {"beside"}}),
+    "llama": Found(
+        REAL["llama"],
+        {
+            "model.layers.*.mlp": {"linear"},
+            "model.layers.*": {"beside"},
+            "*": {"embedding", "rms_norm", "linear"},
+        },
+    ),
+    "t5": Found(
+        REAL["t5"],
+        {
+            "encoder.block.*.layer.*.DenseReluDense": {"linear"},
+            "decoder.block.*.layer.*.DenseReluDense": {"linear"},
+            "encoder.block.*.layer.*": {"beside"},
+            "decoder.block.*.layer.*": {"beside"},
+            "*": {"embedding", "rms_norm", "linear"},
+        },
+    ),
+    "vit": Found(
+        REAL["vit"],
+        {
+            "vit.layers.*.mlp": {"linear"},
+            "vit.layers.*": {"beside"},
+            "*": {"conv", "table", "layer_norm", "linear"},
+        },
+    ),
+    "gpt2": Found(
+        REAL["gpt2"],
+        {
+            "transformer.h.*.mlp": {"linear"},
+            "transformer.h.*": {"beside"},
+            "*": {"embedding", "layer_norm", "linear"},
+        },
+    ),
 }
 
 COLONIES = [

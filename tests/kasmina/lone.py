@@ -9,7 +9,8 @@ from esper.contracts.lifecycle import State
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.strategies import GraftSignals
 from esper.kasmina.places.lifecycle import Birth, transition
-from esper.kasmina.places.place import Place, Site
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.site import Site
 
 PORTS = Ports(6, 11)
 

@@ -15,7 +15,7 @@ import esper
 import esper.kasmina.grafts.colony as colony_module
 import esper.kasmina.grafts.group as group_module
 from esper.contracts.lifecycle import State
-from esper.kasmina.grafts.guard import Watch
+from esper.kasmina.grafts.guard import Exit
 from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.host.wrapping import place_named
 from esper.kasmina.places.lifecycle import is_finite
@@ -220,8 +220,8 @@ class Through:
     """In place of the guard's entry: nothing is dropped."""
 
     @staticmethod
-    def apply(x: Tensor, params: Tensor, watch: Any, is_shared: bool) -> tuple[Tensor, Tensor]:
-        return x.unsqueeze(0), params
+    def apply(x: Tensor, params: Tensor, mark: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return x.unsqueeze(0), params, mark
 
 
 def spoil_gradients(monkeypatch, place: Place, index: int) -> None:
@@ -252,6 +252,14 @@ def test_a_gradient_that_is_not_finite_is_dropped(name, layer_id, monkeypatch):
         assert place.state.fault.any(), piece
 
 
+@pytest.mark.parametrize("until", [State.STABILIZATION, State.FOSSILIZED])
+def test_it_is_found_where_nothing_of_the_colony_learns(until, monkeypatch):
+    model, place = grown("gpt", "*", "widen", until)
+    spoil_gradients(monkeypatch, place, [piece.module for piece in place.site.pieces].index("head"))
+    assert all(torch.isfinite(one).all() for one in passed(NETS["gpt"].host, model) if one.is_floating_point())
+    assert place.state.fault.any()
+
+
 def test_without_the_entry_it_reaches_the_host(monkeypatch):
     """Negative control."""
     model, place = grown("gpt", "*", "widen")
@@ -274,9 +282,7 @@ def test_a_gradient_of_the_host_that_is_not_finite_blames_nobody(name, layer_id,
 
 def test_what_new_channels_hand_on_of_it_would_be_blamed_on_them(monkeypatch):
     """Negative control."""
-    monkeypatch.setattr(
-        Watch, "receive", lambda watch, grad: setattr(watch, "incoming_is_finite", torch.tensor([True]))
-    )
+    monkeypatch.setattr(Exit, "backward", staticmethod(lambda ctx, grad: (grad, torch.zeros(2, 1), None)))
     model, place = grown("gpt", "*", "widen")
     spoilt_by_host(NETS["gpt"].host, model, math.nan)
     assert place.state.fault.any()

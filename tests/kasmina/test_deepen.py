@@ -387,7 +387,9 @@ class TestGuard:
         assert place.state.fault.tolist() == [LIVE_FAULT]
 
     def test_without_the_entry_it_would(self, monkeypatch):
-        through = type("Through", (), {"apply": staticmethod(lambda x, params, *_: (x.unsqueeze(0), params))})
+        through = type(
+            "Through", (), {"apply": staticmethod(lambda x, params, mark, *_: (x.unsqueeze(0), params, mark))}
+        )
         monkeypatch.setattr(colony, "Entry", through)
         _, model, _, x = self.case(State.FINE_TUNING, "nan gradient")
         model.train()(x).square().sum().backward()

@@ -383,14 +383,12 @@ def test_a_faulty_graft_in_eval_mode_is_contained_and_raises_no_flag(fault):
 
 
 class _Through:
-    """What the guard's autograd functions would be without the guard."""
+    """What the entry would be without the guard."""
 
     @staticmethod
     def apply(*values):
-        if len(values) == 2:
-            return values[0]
-        x, params_GN, _, is_shared = values
-        return x.expand(len(params_GN), *x.shape) if is_shared else x, params_GN
+        x, params_GN, mark, is_shared, *_ = values
+        return x.expand(len(params_GN), *x.shape) if is_shared else x, params_GN, mark
 
 
 @pytest.mark.parametrize("fault", ["nan weight", "nan gradient"])
@@ -417,12 +415,11 @@ def test_without_the_selection_the_output_is_nan(monkeypatch):
 def test_without_the_exit_host_born_faults_would_be_blamed_on_the_graft(monkeypatch):
     _, model, place, _ = case("", "none", State.FINE_TUNING)
 
-    class Assuming(group_module.Watch):
-        def __init__(self, *args):
-            super().__init__(*args)
-            self.incoming_is_finite = torch.tensor([True])
+    class Assuming(group_module.Exit):
+        @staticmethod
+        def backward(ctx, *grads):
+            return grads[0], torch.zeros(2, 1), None
 
-    monkeypatch.setattr(group_module, "Exit", _Through)
-    monkeypatch.setattr(group_module, "Watch", Assuming)
+    monkeypatch.setattr(group_module, "Exit", Assuming)
     (model(torch.randn(16, 6)) * torch.tensor(math.nan)).sum().backward()
     assert place.state.fault.any()

@@ -433,6 +433,15 @@ def test_an_output_that_is_a_leaf_gathers_no_hooks():
     assert not leaf._backward_hooks
 
 
+@pytest.mark.parametrize("rows", [0, 24])
+def test_a_pass_that_shows_no_vector_is_counted(rows):
+    """By that it is known whether a step calls the place."""
+    sensing = telemetry(rows=rows)
+    sensing.observe(torch.zeros(0, 11), -1)
+    assert sensing.turns == [0, 1]
+    assert not sensing.sums.any()
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_every_row_counts_once_under_gradient_checkpointing(reentrant):
     plain, saving = model(), model()

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -110,6 +111,8 @@ def arguments(module: Any) -> dict[str, Any]:
             return {name: getattr(module, name) for name in names} | {"bias": module.bias is not None}
         case nn.GroupNorm():
             return {"num_channels": module.num_channels, "num_groups": module.num_groups}
+        case _ if type(module).__name__ == "Conv1D":
+            return {"nf": module.nf, "nx": module.nx}
     return {"num_features": module.num_features}
 
 
@@ -188,6 +191,14 @@ def test_an_export_that_computes_something_else_is_refused(monkeypatch):
         esper.export(model)
 
 
+def test_columns_of_several_positions_lie_with_their_positions(monkeypatch):
+    """Negative control: new columns behind all of the host's."""
+    model = fossilized("patches", "*", "widen")
+    monkeypatch.setattr(widening, "_beside", lambda blocks, positions: torch.cat([*blocks], 1))
+    with pytest.raises(esper.ConfigError, match="The export computes something else on the example"):
+        esper.export(model)
+
+
 class Stubborn(nn.Module):
     """Has its width written into its code."""
 
@@ -200,18 +211,21 @@ class Stubborn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for block in self.blocks:
-            x = x + block(x)
+            x = torch.maximum(x, block(x)) if self.kind == "picks" else x + block(x)
             if self.kind == "asserts":
                 assert x.shape[-1] == 4, "four features"
             elif self.kind == "divides":
                 x = x / x.shape[-1]
             elif self.kind == "sorts":
                 x = x.sort(-1).values
+            elif self.kind == "joins":
+                x = torch.cat([x, x], -1)[..., 4:]
             elif self.kind == "looks":
                 assert type(x) is Tensor, "a plain tensor"
             elif self.kind == "names":
                 x = torch.add(F.relu(input=x), other=x.swapaxes(axis0=0, axis1=1).permute(dims=(1, 0)))
                 x = torch.flatten(input=torch.mul(other=x, input=x), start_dim=1)
+                x = torch.cat(tensors=(x[:2], x[2:]))
         return self.head(x)
 
 
@@ -221,6 +235,8 @@ class Stubborn(nn.Module):
         ("asserts", "the model fails once its layers are wider (AssertionError: four features)"),
         ("divides", "once its layers are wider the model computes something else, by "),
         ("sorts", "its channels cannot become more, since they go into sort"),
+        ("joins", "its channels cannot become more, since they go into cat"),
+        ("picks", "its channels cannot become more, since they go into maximum"),
         ("looks", "the model fails while its channels are followed ("),
     ],
 )
@@ -244,6 +260,26 @@ def test_what_can_be_exported_is_offered(kind):
     model = esper.wrap(Stubborn(kind), example=torch.randn(5, 3))
     assert [place.layer_id for place in places(model) if place.kind == "colony"] == ["blocks.*", "*"]
     assert dict(model._esper.not_offered) == {}
+
+
+class LayerNorm(nn.Module):
+    """Over axis 1, by the name of one over the last."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, None, self.eps).movedim(-1, 1)
+
+
+def test_a_norm_that_only_has_the_name_of_one_is_not_taken_for_it():
+    blocks = [nn.Sequential(nn.Conv1d(4, 4, 1), LayerNorm(4)) for _ in range(2)]
+    host = nn.Sequential(OrderedDict(stem=nn.Conv1d(2, 4, 1), blocks=nn.Sequential(*blocks), head=nn.Conv1d(4, 3, 1)))
+    model = esper.wrap(host, example=torch.randn(5, 2, 6))
+    (colony,) = [place for place in places(model) if place.layer_id == "*"]
+    assert [piece.module for piece in colony.site.pieces] == ["stem", "blocks.0.0"], "what norms see keeps its width"
+    assert "'blocks.0.1' reads them at another axis" in model._esper.not_offered["blocks.0.0"]
 
 
 def test_a_pattern_of_what_is_not_offered_is_refused_with_the_reason():

@@ -97,12 +97,19 @@ def test_a_compiled_step_is_counted_apart_and_booked_as_judging():
 def test_it_is_told_once_that_torch_compiles_no_more():
     session, _ = compiled_run(flops=False)
     x, y = next(toy.batches(0))
-    for size in [*range(2, 15), *range(2, 15)]:
-        session.step((x[:size], y[:size]))
+    with torch._dynamo.config.patch(recompile_limit=8):
+        for size in [*range(2, 15), *range(2, 15)]:
+            session.step((x[:size], y[:size]))
     told = [event["text"] for event in session.events if event["event"] == "note" and "torch compiles" in event["text"]]
     (note,) = [text for text in told if "'forward'" in text]
     assert "8 times" in note
     assert "Raise torch._dynamo.config.recompile_limit" in note
+
+
+def test_a_session_lets_torch_compile_more_often():
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compiled_run(flops=False)
+        assert torch._dynamo.config.recompile_limit == 24
 
 
 def test_nothing_is_told_where_shapes_are_few():

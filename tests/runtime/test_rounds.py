@@ -483,7 +483,7 @@ def test_a_compiled_run_grows_as_the_eager_one():
 
         def loss(model, batch):
             if backend is not None and not compiled:
-                compiled.append(torch.compile(model, backend=backend))
+                compiled.append(torch.compile(model, backend=backend, fullgraph=True))
             return toy.loss(compiled[0] if compiled else model, batch)
 
         trial = Recipe().build(loss=loss).train()

@@ -4,7 +4,17 @@ import pytest
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.reports import Piece
-from esper.tamiyo.chance import LEFT, PER_SAMPLE, PER_TOKEN, PER_TOKEN_BESIDE, bound, no_chance, targets
+from esper.tamiyo.chance import (
+    LEFT,
+    LEFT_BESIDE,
+    PER_SAMPLE,
+    PER_TOKEN,
+    PER_TOKEN_BESIDE,
+    bound,
+    no_chance,
+    parameters_left,
+    targets,
+)
 from esper.tamiyo.proposal import places_to_try
 from esper.tamiyo.shortlist import shortlist
 from esper.tamiyo.sizing import no_colony, nowhere, options
@@ -84,6 +94,14 @@ def test_a_colony_leaves_enough_targets_for_each_parameter_of_the_grown_network(
     [option] = options(COLONY, "all", now, CONFIG)
     assert targets(now) >= LEFT * PER_SAMPLE * (100 + option.num_parameters)
     assert not options(COLONY, "all", seen(LEFT * PER_SAMPLE, LAST, COLONY), CONFIG)
+
+
+def test_a_module_beside_a_host_of_texts_may_leave_fewer():
+    now = seen(PER_TOKEN, replace(LAST, layout="tokens"), COLONY)
+    parameters = {
+        place.layer_id: round(targets(now) / (100 + parameters_left(place, now, CONFIG))) for place in now.places
+    }
+    assert parameters == {"2": LEFT_BESIDE * PER_TOKEN_BESIDE, "blocks.*": LEFT * PER_TOKEN}
 
 
 def test_a_structure_that_repeats_itself_grows_as_a_whole():

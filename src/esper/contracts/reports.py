@@ -128,6 +128,8 @@ class Piece:
         groups: of a group norm.
         axis: of a table: where the channels lie, counted from the back; of a copy: 1 or -1.
         copy: of a copy: what it is made of.
+        between: positions of which it reads all channels, those of one after those of another; 1 where channels come
+            alone, or with all of their own positions.
     """
 
     module: str
@@ -147,6 +149,7 @@ class Piece:
     groups: int = 1
     axis: int = -1
     copy: BlockCopy | None = None
+    between: int = 1
 
     def __post_init__(self) -> None:
         _freeze(self, "kernel")

@@ -117,7 +117,8 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
     if WIDER in vars(plain):
         raise ConfigError(
             "Layers of the model have become wider than its config.json can tell, so from_pretrained could not build "
-            "them. Keep the model by torch.save(esper.export(model), path)."
+            "them. Keep the model by torch.save(esper.export(model), path). A run with GrowthConfig(colonies=[]) grows "
+            "nothing of that kind."
         )
     imports, classes = source_of(plain)
     if classes and not is_around_adapters(kind):

@@ -29,7 +29,7 @@ from esper.runtime.state.batches import Editing, copy_of
 from esper.runtime.state.captures import Captures
 from esper.runtime.state.module_state import module_facts, set_module_facts
 from esper.runtime.state.snapshot import Snapshots
-from esper.runtime.training.compiled import GivenUp, calls_compiled
+from esper.runtime.training.compiled import GivenUp, allow_structures, calls_compiled
 from esper.runtime.training.late import Late
 from esper.runtime.training.loss_sum import LossSum
 from esper.runtime.training.tracing import Tracing
@@ -95,6 +95,8 @@ class Run:
             is_counting=is_counting,
         )
         self.given_up = GivenUp(journal)
+        if self.costs.is_compiled():
+            allow_structures()
         self.arm: str | None = None
         self.is_finished = False
         self.ramp_steps = max(1, round(config.ramp_fraction * planned_steps))

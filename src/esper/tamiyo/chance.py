@@ -17,8 +17,9 @@ PER_TOKEN = 150
 PER_TOKEN_BESIDE = 50
 """And for modules that run beside the host, which may see what the host does not; a host that has 63 gains by them."""
 
-LEFT = 2 / 3
-"""Share of the bound that must be left for the grown network."""
+LEFT, LEFT_BESIDE = 2 / 3, 1 / 2
+"""Shares of the bound that must be left for the grown network; the second one where modules run beside a host whose
+targets are tokens."""
 
 
 def targets(seen: Observation) -> int | None:
@@ -31,8 +32,7 @@ def bound(place: PlaceReport, seen: Observation, config: GrowthConfig) -> float:
     """Targets for each parameter that growth at a place asks for."""
     if config.min_targets is not None:
         return config.min_targets
-    last = _last(seen)
-    if last is None or last.layout != "tokens":
+    if not _has_tokens(seen):
         return PER_SAMPLE
     return PER_TOKEN if place.kind == "colony" else PER_TOKEN_BESIDE
 
@@ -51,10 +51,17 @@ def no_chance(place: PlaceReport, seen: Observation, config: GrowthConfig) -> st
 
 def parameters_left(place: PlaceReport, seen: Observation, config: GrowthConfig) -> float:
     """Parameters that may still grow at a place before too few targets are left for each."""
-    count, least = targets(seen), LEFT * bound(place, seen, config)
+    left = LEFT_BESIDE if _has_tokens(seen) and place.kind != "colony" else LEFT
+    count, least = targets(seen), left * bound(place, seen, config)
     if count is None or least == 0:
         return float("inf")
     return count / least - seen.host_parameters - seen.grown_parameters
+
+
+def _has_tokens(seen: Observation) -> bool:
+    """Whether every token is a target."""
+    last = _last(seen)
+    return last is not None and last.layout == "tokens"
 
 
 def _last(seen: Observation) -> PlaceReport | None:

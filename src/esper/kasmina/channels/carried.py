@@ -33,10 +33,12 @@ class New(NamedTuple):
     Args:
         tensor: their values.
         axis: of the channels, counted from the front.
+        positions: that share this axis with them, each with all channels in a row; 1 where none do.
     """
 
     tensor: Tensor
     axis: int
+    positions: int = 1
 
 
 Beside = Mapping[Channels, New]
@@ -46,9 +48,11 @@ class Carried(Tensor):
     """A host's tensor with new channels beside it.
 
     Attributes:
+        host: the host's tensor as it was; in a compiled pass what is beside it is left by taking that.
         beside: the new channels.
     """
 
+    host: Tensor
     beside: Beside
 
     @classmethod
@@ -91,7 +95,7 @@ def carry(y: Tensor, beside: Beside) -> Tensor:
     if not beside:
         return y
     carried = y.as_subclass(Carried)
-    carried.beside = beside
+    carried.host, carried.beside = y, beside
     return carried
 
 
@@ -102,7 +106,9 @@ def carried_by(x: object) -> Beside:
 
 def plain(x: Any) -> Any:
     """A tensor without what is beside it; what is no such tensor as it is."""
-    return x.as_subclass(Tensor) if isinstance(x, Carried) else x
+    if not isinstance(x, Carried):
+        return x
+    return x.host if torch.compiler.is_compiling() else x.as_subclass(Tensor)
 
 
 def leave_behind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

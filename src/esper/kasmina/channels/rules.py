@@ -1,5 +1,6 @@
 """What treats every channel by itself, so that it is done with new channels as with the host's."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from types import EllipsisType
 from typing import Any
@@ -12,6 +13,7 @@ from esper.kasmina.channels.carried import (
     RULES,
     Beside,
     Carried,
+    Channels,
     New,
     Rule,
     carried_by,
@@ -41,14 +43,20 @@ def moving(moves: Moves) -> Rule:
 
     def rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         first, *rest = args
-        host = plain(first)
-        found: dict[Any, New] = {}
-        for key, (new, axis) in carried_by(first).items():
-            moved = moves(host, axis, *rest, **kwargs)
-            if moved is None:
+        host, beside = plain(first), carried_by(first)
+        moved: dict[Channels, int] = {}
+        for key, new in beside.items():
+            to = moves(host, new.axis, *rest, **kwargs)
+            if to is None:
                 return leave_behind(func, args, kwargs)
-            found[key] = New(func(new, *rest, **kwargs), moved)
-        return carry(func(host, *rest, **kwargs), found)
+            moved[key] = to
+        output = func(host, *rest, **kwargs)
+        if output is host:  # such as a cast to the dtype that it has: gradients are to meet where they did
+            return first
+        done = {
+            key: new._replace(tensor=func(new.tensor, *rest, **kwargs), axis=moved[key]) for key, new in beside.items()
+        }
+        return carry(output, done)
 
     return rule
 
@@ -61,8 +69,8 @@ def _in_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An operation that writes its result into its first argument."""
     first, *rest = args
     func(plain(first), *rest, **kwargs)
-    for new, _ in carried_by(first).values():
-        func(new, *rest, **kwargs)
+    for new in carried_by(first).values():
+        func(new.tensor, *rest, **kwargs)
     return first
 
 
@@ -73,17 +81,20 @@ def _activation(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The host draws what it would have drawn; the new channels' draws leave no trace in the random stream."""
+    """The host draws what it would have drawn; the new channels' draws leave no trace in the random stream. In a
+    compiled model they do: its stream has no state that could be put back."""
+    if torch.compiler.is_compiling():
+        return _EACH(func, args, kwargs)
     first, *rest = args
     host = plain(first)
     before = _random_state(host.device)
     output = func(host, *rest, **kwargs)
-    after, new = _random_state(host.device), {}
-    for key, (channels, axis) in carried_by(first).items():
+    after, found = _random_state(host.device), {}
+    for key, new in carried_by(first).items():
         _set_random_state(host.device, before)
-        new[key] = New(func(channels, *rest, **kwargs), axis)
+        found[key] = new._replace(tensor=func(new.tensor, *rest, **kwargs))
     _set_random_state(host.device, after)
-    return carry(output, new)
+    return carry(output, found)
 
 
 def _random_state(device: torch.device) -> Tensor:
@@ -103,23 +114,27 @@ def combining(*, is_sum: bool, is_in_place: bool = False) -> Rule:
 
     def rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         a, b, *rest = args
-        ours, theirs = carried_by(a), carried_by(b)
-        if listeners and ours and theirs:
-            for listener in listeners:
-                listener.meet(ours, theirs)
-            theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-        if is_in_place and not theirs.keys() <= ours.keys():
+        ours, theirs = _met([carried_by(a), carried_by(b)])
+        if (is_in_place and not theirs.keys() <= ours.keys()) or not _lie_alike(a, ours, b, theirs):
             return leave_behind(func, args, kwargs)
         output = func(plain(a), plain(b), *rest, **kwargs)
         new = {}
         for key in dict.fromkeys((*ours, *theirs)):
-            axis = (ours.get(key) or theirs[key]).axis
+            where = ours.get(key) or theirs[key]
             one = ours[key].tensor if key in ours else _stand_in(a, theirs[key], plain(b), theirs, is_sum=is_sum)
             other = theirs[key].tensor if key in theirs else _stand_in(b, ours[key], plain(a), ours, is_sum=is_sum)
-            new[key] = New(func(one, other, *rest, **kwargs), _shifted(axis, a, b, output))
+            axis = _shifted(where.axis, a, b, output)
+            new[key] = where._replace(tensor=func(one, other, *rest, **kwargs), axis=axis)
         return a if is_in_place and isinstance(a, Carried) else carry(output, new)
 
     return rule
+
+
+def _lie_alike(a: Any, ours: Beside, b: Any, theirs: Beside) -> bool:
+    """Whether as many positions lie between channels on both sides; a side without new ones has none to lie so."""
+    positions = {new.positions for beside in (ours, theirs) for new in beside.values()}
+    is_one_sided = isinstance(a, Tensor) and isinstance(b, Tensor) and not (ours and theirs)
+    return len(positions) <= 1 and (positions <= {1} or not is_one_sided)
 
 
 def _shifted(axis: int, a: Any, b: Any, output: Tensor) -> int:
@@ -142,6 +157,46 @@ def _stand_in(other: Any, new: New, host: Tensor, beside: Beside, *, is_sum: boo
     return plain(other).new_full(shape, 0.0 if is_sum else 1.0)
 
 
+def _put_together(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch.cat``, along another axis than that of the channels. What has no new ones has zeros for them."""
+    tensors, *rest = args or (kwargs.pop("tensors"),)
+    host, every = [plain(one) for one in tensors], _met([carried_by(one) for one in tensors])
+    output = func(host, *rest, **kwargs)
+    first = {key: new for beside in reversed(every) for key, new in beside.items()}
+    lying = {(new.axis, new.positions) for beside in every for new in beside.values()}
+    dim = (rest[0] if rest else kwargs.get("dim", 0)) % output.dim()
+    if any(axis == dim or positions > 1 for axis, positions in lying) or len(lying) > 1:
+        return leave_behind(func, (tensors, *rest), kwargs)
+    found = {}
+    for key, like in first.items():
+        parts = [
+            beside[key].tensor if key in beside else _nothing(one, like, first)
+            for one, beside in zip(host, every, strict=True)
+        ]
+        found[key] = New(func(parts, *rest, **kwargs), like.axis)
+    return carry(output, found)
+
+
+def _met(every: list[Beside]) -> list[Beside]:
+    """While a model is traced, channels that are put together are of one class: all have the names of the first."""
+    carrying = [beside for beside in every if beside]
+    if not listeners or len(carrying) < 2:
+        return every
+    for beside in carrying[1:]:
+        for listener in listeners:
+            listener.meet(carrying[0], beside)
+    return [dict.fromkeys(carrying[0], next(iter(beside.values()))) if beside else beside for beside in every]
+
+
+def _nothing(other: Tensor, like: New, beside: Beside) -> Tensor:
+    """New channels of a tensor that has none."""
+    for listener in listeners:
+        listener.meet_plain(beside, other, is_sum=True)
+    shape = list(other.shape)
+    shape[like.axis] = like.tensor.shape[like.axis]
+    return like.tensor.new_zeros(shape)
+
+
 def _transposed(host: Tensor, axis: int, *dims: int, **named: int) -> int:
     first, second = (dim % host.dim() for dim in (*dims, *named.values()))
     return {first: second, second: first}.get(axis, axis)
@@ -152,13 +207,30 @@ def _permuted(host: Tensor, axis: int, *order: Any, dims: Sequence[int] = ()) ->
     return [dim % host.dim() for dim in dims].index(axis)
 
 
-def _flattened(host: Tensor, axis: int, start_dim: int = 0, end_dim: int = -1) -> int | None:
-    start, end = start_dim % host.dim(), end_dim % host.dim()
-    if axis < start:
-        return axis
-    if axis > end:
-        return axis - (end - start)
-    return start if axis == start else None  # channels are the slowest there, so new ones come behind the host's
+def _flatten(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    first, *rest = args
+    host, found = plain(first), {}
+    named = {"start_dim": 0, "end_dim": -1} | dict(zip(("start_dim", "end_dim"), rest, strict=False)) | kwargs
+    start, end = (named[name] % host.dim() for name in ("start_dim", "end_dim"))
+    if start == end:
+        return first
+    for key, new in carried_by(first).items():
+        merged = _merged(host, new, start, end)
+        if merged is None:
+            return leave_behind(func, args, kwargs)
+        found[key] = merged
+    return carry(func(host, *rest, **kwargs), found)
+
+
+def _merged(host: Tensor, new: New, start: int, end: int) -> New | None:
+    """New channels once the axes from ``start`` to ``end`` are one; None if they are cut up then."""
+    tensor, axis = new.tensor.flatten(start, end), new.axis
+    if not start <= axis <= end:
+        return new._replace(tensor=tensor, axis=axis if axis < start else axis - (end - start))
+    if axis == end:  # all positions in front, each with its channels in a row
+        return New(tensor, start, new.positions * math.prod(host.shape[start:end]))
+    # channels are the slowest: new ones come behind all of the host's
+    return New(tensor, start) if axis == start and new.positions == 1 else None
 
 
 def _unsqueezed(host: Tensor, axis: int, dim: int) -> int:
@@ -204,21 +276,28 @@ def _indexed(host: Tensor, axis: int, index: Any) -> int | None:
     return None
 
 
+def _unfolded(host: Tensor, axis: int, dimension: int, size: int, step: int) -> int | None:
+    return None if dimension % host.dim() == axis else axis
+
+
 def _reshaped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Where all axes up to the channels stay, and those behind them become one with them, or where those in front of
-    channels that lie last change."""
+    """Where the last axes, that of the channels among them, become one, or those in front of channels that lie last
+    change."""
     first, *rest = args
     sizes = list(rest[0]) if len(rest) == 1 and isinstance(rest[0], Sequence) else rest
     host, found = plain(first), {}
     output = func(host, *rest, **kwargs)
-    for key, (new, axis) in carried_by(first).items():
-        shape = list(output.shape)
-        if axis == host.dim() - 1 and shape[-1:] == [host.shape[-1]]:
-            found[key] = New(new.reshape(*shape[:-1], new.shape[-1]), output.dim() - 1)
-        elif shape[:axis] == list(host.shape[:axis]) and output.dim() == axis + 1:
-            found[key] = New(new.flatten(axis), axis)
+    shape, last = list(output.shape), output.dim() - 1
+    for key, new in carried_by(first).items():
+        if new.axis == host.dim() - 1 and shape[-1:] == [host.shape[-1]]:
+            tensor = new.tensor.reshape(*shape[:-1], new.tensor.shape[-1])
+            merged: New | None = new._replace(tensor=tensor, axis=last)
         else:
+            is_kept = last <= new.axis and shape[:last] == list(host.shape[:last])
+            merged = _merged(host, new, last, host.dim() - 1) if is_kept else None
+        if merged is None:
             return leave_behind(func, args, kwargs)
+        found[key] = merged
     return carry(output, found) if all(isinstance(size, int) for size in sizes) else output
 
 
@@ -242,9 +321,11 @@ install(combining(is_sum=True, is_in_place=True), Tensor.add_, Tensor.sub_, Tens
 install(combining(is_sum=False), *_named("mul", "multiply", "div", "true_divide"), Tensor.__mul__, Tensor.__truediv__)
 install(combining(is_sum=False), Tensor.__rmul__)
 install(combining(is_sum=False, is_in_place=True), Tensor.mul_, Tensor.div_, Tensor.__imul__, Tensor.__itruediv__)
+install(_put_together, torch.cat, torch.concat, torch.concatenate)
 install(moving(_transposed), *_named("transpose", "swapaxes"))
 install(moving(_permuted), *_named("permute"))
-install(moving(_flattened), *_named("flatten"))
+install(_flatten, *_named("flatten"))
+install(moving(_unfolded), Tensor.unfold)
 install(moving(_unsqueezed), *_named("unsqueeze"))
 install(moving(_reduced), *_named("mean", "sum", "amax", "amin"))
 install(moving(_pooled), *_named(*(f"{kind}_pool{axes}d" for kind in ("avg", "max", "lp") for axes in (1, 2, 3))))

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from esper.contracts.lifecycle import TRAINABLE
 from esper.kasmina.geometry import Geometry
+from esper.kasmina.grafts.activity import Activity
 from esper.kasmina.grafts.colony import ChannelStatistics, Colony, copied_norms, statistics_of
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.group import Group
 from esper.kasmina.grafts.guard import finite_G, select_G
 from esper.kasmina.grafts.strategies import FixedRamp, GraftStrategy
 from esper.kasmina.seeds.seed_state import KeepsDtype, SeedState
+
+_TRAINABLE = sorted(map(int, TRAINABLE))  # plain numbers, which a compiler can compare with a tensor
 
 
 class Ramp(NamedTuple):
@@ -41,33 +44,6 @@ class Ramp(NamedTuple):
     slots: Tensor
     seeds: Tensor
     owners: Tensor
-
-
-class Activity:
-    """How many places that a host module's forward must serve have grafts.
-
-    A plain number, so that a forward without grafts costs one look-up whatever the number of seeds.
-
-    Args:
-        below: a module below the host's, which is never called. Any hook there keeps ``nn.TransformerEncoderLayer`` in
-            eval mode off its fast path, which reads the weights of linear1 and linear2 and would bypass grafts on them.
-    """
-
-    def __init__(self, below: nn.Module) -> None:
-        self.places = 0
-        self._below, self._growing = below, 0
-
-    def count(self, change: int) -> None:
-        """Note that so many more places have grafts."""
-        self.places += change
-        self._growing += change
-        self._below._forward_pre_hooks.clear()
-        if self._growing:
-            self._below.register_forward_pre_hook(_refuse_call)
-
-
-def _refuse_call(module: nn.Module, args: Any) -> None:
-    raise RuntimeError("What Esper keeps below a module is not called.")
 
 
 class Arena(KeepsDtype):
@@ -174,7 +150,7 @@ class Arena(KeepsDtype):
     @staticmethod
     def trainable(state: SeedState) -> Tensor:
         """Bool ``[seeds]``: whether a graft of the seed moves now."""
-        first, second = sorted(TRAINABLE)
+        first, second = _TRAINABLE
         return (state.lifecycle == first) | (state.lifecycle == second)
 
     @torch.no_grad()
@@ -309,12 +285,25 @@ class Arena(KeepsDtype):
                 batches.append(batch)
             batch.add(graft)
         members = [*self.fossils, *(batch.grafts for batch in batches)]
-        device, was_active = self.slots.device, len(self.groups) > 0
+        device, before = self.slots.device, list(self.groups)
         self._keep_statistics([graft for grafts in members for graft in grafts])
         self.groups = nn.ModuleList(self._group(grafts, device) for grafts in members)
         self._index()
+        is_colony = any(isinstance(group, Colony) for group in (*before, *self.groups))
         for activity in self.activities:
-            activity.count((len(self.groups) > 0) - was_active)
+            activity.count((len(self.groups) > 0) - (len(before) > 0), is_colony=is_colony)
+        self._open()
+
+    def take(self, grafts: Iterable[Graft]) -> None:
+        """Note grafts that are not live yet."""
+        self.grafts |= {graft.lifecycle: graft for graft in grafts}
+        self._open()
+
+    def _open(self) -> None:
+        """Have a compiled model call the place from the first graft on. A colony is compiled with the host."""
+        grafts = [*self.grafts.values(), *(graft for group in self.fossils for graft in group)]
+        if self.activities and any(graft.ports.pieces is None for graft in grafts):
+            self.activities[0].called.open(self.activities)
 
     def _group(self, grafts: list[Graft], device: torch.device) -> Group | Colony:
         if grafts[0].ports.pieces is None:

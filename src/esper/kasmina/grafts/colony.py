@@ -9,6 +9,7 @@ its output, scaled by alpha. Whatever enters the host, in either direction, pass
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -21,8 +22,8 @@ from esper.contracts.reports import Piece
 from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft, unflatten
-from esper.kasmina.grafts.group import Group, Watcher, blended, share_of
-from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G
+from esper.kasmina.grafts.group import Group, Watcher, blame_of, blended, share_of
+from esper.kasmina.grafts.guard import NOBODY, Blame, Entry, Exit, finite_G
 from esper.kasmina.grafts.widened import CHANNELS_FIRST, widened
 from esper.kasmina.seeds.seed_state import SeedState
 
@@ -40,13 +41,15 @@ class Use:
 
     Args:
         parts: parameters ``[N]`` of each of its pieces.
-        watch: of all of them.
+        mark: of all of them.
+        blame: for what they do.
         alpha_G: float32 ``[1]``, by which what they add is scaled.
         counts_G: bool ``[1]``, whether they add anything: alpha is above 0, and all parameters are finite.
     """
 
     parts: tuple[Tensor, ...]
-    watch: Watch
+    mark: Tensor
+    blame: Blame
     alpha_G: Tensor
     counts_G: Tensor
 
@@ -147,25 +150,22 @@ class Colony(nn.Module):
         piece = self.grafts[0].pieces[index]
         return piece.role in CHANNELS_FIRST or (piece.role == "copy" and piece.axis == 1)
 
-    def use(self, params_N: Tensor, state: SeedState, watch: Watch | None, *, raises_faults: bool) -> Use:
+    def use(self, params_N: Tensor, state: SeedState, learns: Tensor, *, raises_faults: bool) -> Use:
         """Begin a forward pass.
 
         Args:
             params_N: of all pieces.
             state: of the colony's seed.
-            watch: that of the pass of which this one makes a part again; None makes one.
+            learns: scalar with a gradient of its own, so that what is not finite is found where nothing learns.
             raises_faults: whether what is not finite is noted.
         """
         params_GN = params_N.unsqueeze(0)
-        is_finite_G = finite_G(params_GN)
-        if watch is None:
-            bit, nobody = LIVE_FAULT if self.is_live else FOSSIL_FAULT, None
-            watch = Watch(state.fault, self.seeds, bit, torch.ones_like(is_finite_G) if raises_faults else nobody)
-        watch.blame(~is_finite_G)
-        alpha_G = share_of(self, state)
+        is_finite_G, mark = finite_G(params_GN), learns.expand(2, 1)
+        blame, alpha_G = blame_of(self, state, raises_faults=raises_faults), share_of(self, state)
+        blame.on(~is_finite_G)
         if not self._beside:  # those enter by themselves
-            params_GN = Entry.apply(params_GN.new_empty(0), params_GN, watch, True)[1]
-        return Use(params_GN.squeeze(0).split(self._sizes), watch, alpha_G, is_finite_G & (alpha_G > 0))
+            _, params_GN, mark = Entry.apply(params_GN.new_empty(0), params_GN, mark, True, *blame)
+        return Use(params_GN.squeeze(0).split(self._sizes), mark, blame, alpha_G, is_finite_G & (alpha_G > 0))
 
     def add_to(
         self,
@@ -199,8 +199,9 @@ class Colony(nn.Module):
         (graft,) = self.grafts
         piece: Piece = graft.parts[index]
         params = unflatten(graft.blueprint, piece, use.parts[index])
+        mark = use.mark
         if "new" in params and x.is_floating_point():
-            x = Entry.apply(x, params["new"].new_empty(1, 0), use.watch, True)[0].squeeze(0)
+            x, mark = _entered(x, use)
         came = beside.get(Channels(self._name, graft.lifecycle, piece.source))
         name, statistics = f"{graft.lifecycle}_{index}", self._statistics[0]
         added, new = widened(
@@ -212,7 +213,7 @@ class Colony(nn.Module):
             statistics[name] if piece.role == "batch_norm" else None,
         )
         if added is not None:
-            y = self._added(y, added, index, use)
+            y = self._added(y, added, index, use, mark)
         if new is None:
             return y, {}
         axis = 1 if piece.role in CHANNELS_FIRST else new.dim() - 1
@@ -229,18 +230,28 @@ class Colony(nn.Module):
             use: of the pass.
         """
         params_N = use.parts[index]
-        read = Entry.apply(y, params_N.new_empty(1, 0), use.watch, True)[0].squeeze(0)
-        with torch.random.fork_rng([y.device] if y.is_cuda else []):
+        read, mark = _entered(y, use)
+        is_compiling = torch.compiler.is_compiling()  # a compiled model's random stream has no state to go back to
+        with nullcontext() if is_compiling else torch.random.fork_rng([y.device] if y.is_cuda else []):
             copied = again(read, tensors_of(self.grafts[0], index, params_N, self._statistics[0]))
-        return self._added(y, copied - read, index, use)
+        return self._added(y, copied - read, index, use, mark)
 
-    def _added(self, y: Tensor, added: Tensor, index: int, use: Use) -> Tensor:
+    def _added(self, y: Tensor, added: Tensor, index: int, use: Use, mark: Tensor) -> Tensor:
         y_G = y.unsqueeze(0)
-        use.watch.meet(y_G)
-        delta_G = Exit.apply(added.unsqueeze(0), use.watch)
+        may_blame_G = finite_G(y_G) if use.blame.state != NOBODY else None
+        delta_G = Exit.apply(added.unsqueeze(0), mark, may_blame_G)
         self._show(index, delta_G)
-        return blended(y_G, delta_G, use.alpha_G, use.counts_G, use.watch).squeeze(0)
+        grown_G, is_sound_G = blended(y_G, delta_G, use.alpha_G, use.counts_G)
+        if may_blame_G is not None:
+            use.blame.on(may_blame_G & ~is_sound_G)
+        return grown_G.squeeze(0)
 
     def _show(self, index: int, delta: Tensor, *_: int) -> None:
         for show in self.watchers:
             show(delta, index)
+
+
+def _entered(x: Tensor, use: Use) -> tuple[Tensor, Tensor]:
+    """What a piece reads of the host, and the mark of what it adds."""
+    x_G, _, mark = Entry.apply(x, x.new_empty(1, 0), use.mark, True, *use.blame._replace(state=NOBODY))
+    return x_G.squeeze(0), mark

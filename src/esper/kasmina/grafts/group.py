@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from esper.blueprints.blueprint import Blueprint
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft
-from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, Entry, Exit, Watch, finite_G, select_G
+from esper.kasmina.grafts.guard import (
+    FOSSIL_FAULT,
+    LIVE_FAULT,
+    NOBODY,
+    Blame,
+    Entry,
+    Exit,
+    finite_G,
+    new_mark,
+    select_G,
+)
 from esper.kasmina.seeds.seed_state import SeedState
 
 Watcher = Callable[[Tensor, int], None]
@@ -68,20 +78,22 @@ class Group(nn.Module):
         may_blame_G = None
         if x_is_finite is not None:
             may_blame_G = finite_G(y_GK) & x_is_finite if is_shared else finite_G(y_GK)
-        watch = Watch(state.fault, self.seeds, LIVE_FAULT if self.is_live else FOSSIL_FAULT, may_blame_G)
+        blame = blame_of(self, state, raises_faults=may_blame_G is not None)
 
-        x_in_G, params_in_GN = Entry.apply(x if is_shared else y_GK, params_GN, watch, is_shared)
+        entered = x if is_shared else y_GK
+        x_in_G, params_in_GN, mark = Entry.apply(entered, params_GN, new_mark(params_GN), is_shared, *blame)
         delta_G = self._deltas(x_in_G, params_in_GN)
         if self.blueprint.reads == "input" and geometry.adapter == "pool":
             settled = geometry.settle(delta_G.flatten(0, 1), y.expand(len(self.grafts), *y.shape).flatten(0, 1))
             delta_G = settled.unflatten(0, (len(self.grafts), -1))
-        delta_G = Exit.apply(delta_G, watch)
+        delta_G = Exit.apply(delta_G, mark, may_blame_G)
         for show in self.watchers:
             show(delta_G, 0)
 
         is_finite_G = finite_G(params_GN)
-        watch.blame(~is_finite_G)
-        grown_GK = blended(y_GK, delta_G, alpha_G, is_finite_G & (alpha_G > 0), watch)
+        grown_GK, is_sound_G = blended(y_GK, delta_G, alpha_G, is_finite_G & (alpha_G > 0))
+        if may_blame_G is not None:
+            blame.on(may_blame_G & ~(is_finite_G & is_sound_G))
         if self.covers_all:
             return grown_GK.squeeze(0)
         return y.index_copy(-1, self.channels.flatten(), grown_GK.movedim(0, -2).flatten(-2))
@@ -105,11 +117,16 @@ def share_of(grafts: Sharing, state: SeedState) -> Tensor:
     return state.alpha[grafts.seeds] if grafts.is_live else torch.ones_like(grafts.seeds, dtype=torch.float32)
 
 
-def blended(y_G: Tensor, delta_G: Tensor, alpha_G: Tensor, counts_G: Tensor, watch: Watch) -> Tensor:
+def blame_of(grafts: Sharing, state: SeedState, *, raises_faults: bool) -> Blame:
+    """Whom to blame for what grafts do."""
+    bit = LIVE_FAULT if grafts.is_live else FOSSIL_FAULT
+    return Blame(grafts.seeds, bit, state.number if raises_faults else NOBODY)
+
+
+def blended(y_G: Tensor, delta_G: Tensor, alpha_G: Tensor, counts_G: Tensor) -> tuple[Tensor, Tensor]:
     """What the host wrote, ``y_G [G, ...]``, with what grafts add to it; as it was where that is not finite, and where
-    they do not count."""
+    they do not count. And whether it is finite, bool ``[G]``."""
     grown_G = y_G + alpha_G.to(y_G.dtype).view(-1, *[1] * (y_G.dim() - 1)) * delta_G.to(y_G.dtype)
     # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
     is_finite_G = finite_G(grown_G)
-    watch.blame(~is_finite_G)
-    return select_G(is_finite_G & counts_G, grown_G, y_G)
+    return select_G(is_finite_G & counts_G, grown_G, y_G), is_finite_G

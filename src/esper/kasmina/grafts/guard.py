@@ -2,25 +2,31 @@
 
 Legend: G grafts of a group, N parameters of one graft, V samples that ``torch.func.vmap`` maps over.
 
-One autograd function stands where activations and parameters enter the grafts, one where the deltas leave. The exit
-notes whether the gradient that came in from the host was finite; the entry, which runs last in the backward pass, sees
-all that a graft would hand to the host and to its own parameters, and drops the whole of it if any of it is not
-finite. Values are selected, never multiplied by zero: 0 * nan is nan. The pieces of a colony share one watch: its
-parameters enter once for all of them, what a piece reads of the host enters there.
+One autograd function stands where activations and parameters enter the grafts, one where the deltas leave. A *mark*
+goes from the first to the second, of whose values nobody makes use: its gradient tells the entry, which runs last in
+the backward pass, whether all that came from the host was finite. The entry sees all that a graft would hand to the
+host and to its own parameters, and drops the whole of it if any of it is not finite. Values are selected, never
+multiplied by zero: 0 * nan is nan. The parameters of a colony enter once for all of its pieces, what a piece reads of
+the host enters there; their marks hang together, so that the fault of a piece takes back what all of them would do to
+the colony's parameters, and is raised there, where all is known that came from the host.
 
 What all grafts of a group read is shared by them in the forward pass. Their gradients of it are not: containment by
 graft needs each by itself, so the backward pass holds them once, reads them three times and writes their sum alone.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._library.effects import EffectType
 from torch.autograd import Function
 
+from esper.kasmina.numbered import by_number
+
 LIVE_FAULT, FOSSIL_FAULT = 1, 2
+NOBODY = -1
+"""In place of the number of a state."""
 
 
 def finite_G(values: Tensor) -> Tensor:
@@ -38,135 +44,159 @@ def select_G(keep: Tensor, values: Tensor, otherwise: Tensor | float = 0.0) -> T
     return torch.where(keep.view(-1, *[1] * (values.dim() - 1)), values, otherwise)
 
 
-def _both(a_G: Tensor | None, b_G: Tensor) -> Tensor:
-    return b_G if a_G is None else a_G & b_G
+def new_mark(params_GN: Tensor) -> Tensor:
+    """A mark of grafts, float32 ``[2, G]``. Its gradient counts what the host gave that was not finite, and faults."""
+    return torch.zeros(2, len(params_GN), device=params_GN.device)
 
 
-class Watch:
-    """Links entries and exits of one call, and raises the faults of its grafts.
+class Blame(NamedTuple):
+    """Whose faults are raised, and where.
 
     Args:
-        fault: the place's ``fault`` column, written in place.
         seeds: int64 ``[G]``, first seed of each graft.
         bit: which fault to raise.
-        may_blame_G: bool ``[G]``, false for grafts whose input came non-finite from the host. None blames nobody.
-
-    Attributes:
-        incoming_is_finite: bool ``[G]``, whether all gradients were that came from the host so far; None before the
-            first.
-        is_faulty_G: bool ``[G]``, whether a graft's own gradients were not finite so far; None before the first.
+        state: number of the place's state (:mod:`esper.kasmina.numbered`), or ``NOBODY``.
     """
 
-    def __init__(self, fault: Tensor, seeds: Tensor, bit: int, may_blame_G: Tensor | None) -> None:
-        self._fault, self._seeds, self._bit, self._may_blame_G = fault, seeds, bit, may_blame_G
-        self.incoming_is_finite: Tensor | None = None
-        self.is_faulty_G: Tensor | None = None
+    seeds: Tensor
+    bit: int
+    state: int
 
-    def meet(self, y_G: Tensor) -> None:
-        """Note what the host wrote: nobody is blamed once it is not finite."""
-        if self._may_blame_G is not None:
-            self._may_blame_G = self._may_blame_G & finite_G(y_G)
-
-    def receive(self, grad_G: Tensor) -> None:
-        """Note a gradient that came from the host."""
-        self.incoming_is_finite = _both(self.incoming_is_finite, finite_G(grad_G))
-
-    def keeps(self, grads: Sequence[Tensor]) -> Tensor:
-        """Bool ``[G]``: whether gradients of the grafts are to be handed on; those that are faulty are blamed."""
-        if self.incoming_is_finite is None:  # the deltas never reached the loss
-            return torch.ones(len(grads[0]), dtype=torch.bool, device=grads[0].device)
-        is_finite_G = finite_G(grads[0])
-        for grad in grads[1:]:
-            is_finite_G = is_finite_G & finite_G(grad)
-        is_faulty_G = ~is_finite_G & self.incoming_is_finite
-        if self.is_faulty_G is not None:
-            is_faulty_G = is_faulty_G | self.is_faulty_G
-        self.is_faulty_G = is_faulty_G
-        self.blame(is_faulty_G)
-        return ~is_faulty_G
-
-    def blame(self, is_faulty: Tensor) -> None:
-        """Raise the fault bit of the seeds of grafts that are faulty by themselves."""
-        if self._may_blame_G is None:
+    def on(self, is_faulty_G: Tensor) -> None:
+        """Raise the faults of grafts, bool ``[G]``."""
+        if self.state == NOBODY:
             return
-        with torch.no_grad():
-            old = self._fault[self._seeds]
-            self._fault[self._seeds] = torch.where(is_faulty & self._may_blame_G, old | self._bit, old)
+        if torch.compiler.is_compiling():
+            torch.ops.esper.blame(is_faulty_G, *self)
+        else:
+            _raise_faults(is_faulty_G, *self)
+
+
+@torch.no_grad()
+def _raise_faults(is_faulty_G: Tensor, seeds: Tensor, bit: int, state: int) -> None:
+    fault = by_number(state).fault
+    old = fault[seeds]
+    fault[seeds] = torch.where(is_faulty_G, old | bit, old)
+
+
+@torch.library.custom_op("esper::blame", mutates_args=())
+def _blame(is_faulty_G: Tensor, seeds: Tensor, bit: int, state: int) -> None:
+    _raise_faults(is_faulty_G, seeds, bit, state)
+
+
+_blame.register_fake(lambda is_faulty_G, seeds, bit, state: None)
+_blame.register_effect(EffectType.ORDERED)
 
 
 class Entry(Function):
-    """Identity on ``(x, params_GN)``; its backward drops every contribution of a faulty graft.
+    """Identity on ``(x, params_GN, mark)``; its backward drops every contribution of a faulty graft.
 
     Args of ``apply``:
         x: ``[G, ...]``, or ``[...]`` where all grafts read the same.
         params_GN: their parameters.
-        watch: of this call.
+        mark: of the grafts.
         is_shared: whether all grafts read the same; ``x`` comes out as a view ``[G, ...]`` then.
+        seeds, bit, state: of :class:`Blame`.
     """
 
     @staticmethod
-    def forward(x: Tensor, params_GN: Tensor, watch: Watch, is_shared: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        x: Tensor, params_GN: Tensor, mark: Tensor, is_shared: bool, seeds: Tensor, bit: int, state: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x_G = x.expand(len(params_GN), *x.shape) if is_shared else x.view_as(x)
-        return x_G, params_GN.view_as(params_GN)
+        return x_G, params_GN.view_as(params_GN), mark.view_as(mark)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, _, ctx.watch, ctx.is_shared = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, _, ctx.is_shared, seeds, ctx.bit, ctx.state = inputs
+        ctx.save_for_backward(seeds)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(
-            *(out for out, is_needed in zip(output, ctx.needs_input_grad[:2], strict=True) if not is_needed)
+            *(out for out, is_needed in zip(output[:2], ctx.needs_input_grad, strict=False) if not is_needed)
         )
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        watch, (grad_x_G, grad_GN) = ctx.watch, grads
-        present = [grad for grad in grads if grad is not None]
-        if not present:
-            return None, None, None, None
-        keep_G = watch.keeps(present)
+        grad_x_G, grad_GN, grad_mark = grads
+        present = [grad for grad in (grad_x_G, grad_GN) if grad is not None]
+        if grad_mark is None and not present:
+            return (None,) * 7
+        if grad_mark is None:  # what entered gives new channels alone
+            grad_mark = new_mark(present[0])
+        is_hosts_G, is_faulty_G = (grad_mark > 0).unbind()
+        for grad in present:
+            is_faulty_G = is_faulty_G | ~finite_G(grad)
+        keep_G = ~(is_faulty_G & ~is_hosts_G)
+        (seeds,) = ctx.saved_tensors
+        Blame(seeds, ctx.bit, ctx.state).on(~keep_G)
+        grad_mark = torch.stack((grad_mark[0], (~keep_G).float()))
         if grad_x_G is not None:
             is_sum = ctx.is_shared and len(grad_x_G) > 1
             grad_x_G = SumOfKept.apply(grad_x_G, keep_G) if is_sum else select_G(keep_G, grad_x_G)
             if ctx.is_shared and not is_sum:
                 grad_x_G = grad_x_G.squeeze(0)
-        return grad_x_G, None if grad_GN is None else select_G(keep_G, grad_GN), None, None
+        grad_GN = None if grad_GN is None else select_G(keep_G, grad_GN)
+        return grad_x_G, grad_GN, grad_mark, None, None, None, None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], x: Tensor, params_GN: Tensor, watch: Watch, is_shared: bool
-    ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        params_GN: Tensor,
+        mark: Tensor,
+        is_shared: bool,
+        *of: Any,
+    ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
         """The samples of the transform are one more axis of the batch, behind G."""
-        x_dim, params_dim = in_dims[:2]
+        x_dim, params_dim, mark_dim = in_dims[:3]
         if x_dim is not None:
             x = x.movedim(x_dim, 0 if is_shared else 1)
         if params_dim is not None:
             params_GN = params_GN.movedim(params_dim, 1)
-        entered = Entry.apply(x, params_GN, watch, is_shared)
-        return entered, (None if x_dim is None else 1, None if params_dim is None else 1)
+        if mark_dim is not None:
+            mark = mark.movedim(mark_dim, 2)
+        entered = Entry.apply(x, params_GN, mark, is_shared, *of)
+        dims = (None if dim is None else new for dim, new in zip((x_dim, params_dim, mark_dim), (1, 1, 2), strict=True))
+        return entered, tuple(dims)
 
 
 class Exit(Function):
-    """Identity on ``delta_G``; its backward notes whether the host's gradient was finite."""
+    """Identity on ``delta_G``; its backward notes whether the host's gradient was finite.
+
+    Args of ``apply``:
+        delta_G: what the grafts add.
+        mark: of the grafts, as it came out of the entry.
+        may_blame_G: bool ``[G]``, false for grafts whose input came non-finite from the host. None blames nobody.
+    """
 
     @staticmethod
-    def forward(delta_G: Tensor, watch: Watch) -> Tensor:
+    def forward(delta_G: Tensor, mark: Tensor, may_blame_G: Tensor | None) -> Tensor:
         return delta_G.view_as(delta_G)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Watch], output: Tensor) -> None:
-        ctx.watch = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        ctx.watch.receive(grads[0])
-        return grads[0], None
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
+        (grad_G,), (may_blame_G,) = grads, ctx.saved_tensors
+        is_hosts_G = ~finite_G(grad_G)
+        if may_blame_G is not None:
+            is_hosts_G = is_hosts_G | ~may_blame_G
+        return grad_G, torch.stack((is_hosts_G, torch.zeros_like(is_hosts_G))).float(), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], delta_G: Tensor, watch: Watch) -> tuple[Tensor, int | None]:
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], delta_G: Tensor, mark: Tensor, may_blame_G: Tensor | None
+    ) -> tuple[Tensor, int | None]:
         """As of the entry."""
-        if in_dims[0] is None:
-            return Exit.apply(delta_G, watch), None
-        return Exit.apply(delta_G.movedim(in_dims[0], 1), watch), 1
+        delta_dim, mark_dim = in_dims[:2]
+        if mark_dim is not None:
+            mark = mark.movedim(mark_dim, 2)
+        if delta_dim is None:
+            return Exit.apply(delta_G, mark, may_blame_G), None
+        return Exit.apply(delta_G.movedim(delta_dim, 1), mark, may_blame_G), 1
 
 
 class SumOfKept(Function):

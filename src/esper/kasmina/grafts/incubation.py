@@ -12,7 +12,6 @@ left out; so are those that are not finite.
 Nothing here touches the host's tensors, its gradients, its optimizer or the global random state.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +21,8 @@ from torch import Tensor
 from esper.blueprints.blueprint import Blueprint
 from esper.contracts.errors import ConfigError, closest
 from esper.kasmina.geometry import Geometry
+from esper.kasmina.grafts.activity import Activity
 from esper.kasmina.grafts.adamw import step_adamw
-from esper.kasmina.grafts.arena import Activity
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.guard import finite_G, select_G
 from esper.kasmina.grafts.objectives import OBJECTIVES, first_order_gain, pseudo_residual, relative_error
@@ -90,35 +89,34 @@ class Incubation(KeepsDtype):
         return True
 
     @torch.no_grad()
-    def record(self, x: Tensor | None, output: Tensor, channels_last: Callable[[Tensor], Tensor]) -> None:
-        """Watch a forward pass in training; what was seen is kept once its gradient arrives.
+    def watch(self, x: Tensor | None, y: Tensor) -> list[WatchedSamples]:
+        """Look at a forward pass in training.
 
         Args:
             x: the place's input ``[batch, ..., features]``; None if it has none that a graft could read.
-            output: the place's output, as the host passes it on.
-            channels_last: gives a tensor like ``output`` as ``[batch, ..., C]``.
+            y: the place's output ``[batch, ..., C]``, as the host passes it on.
+
+        Returns:
+            What was seen, to be kept once its gradient arrives.
         """
-        if not output.requires_grad:
-            return
-        y = channels_last(output.detach())
-        watched = []
+        y, watched = y.detach(), []
         for lifecycle, trainee in self._trainees.items():
             read = y[..., slice(*trainee.graft.channels)] if trainee.graft.blueprint.reads_chunk else x
             if trainee.is_recording and read is not None and (seen := trainee.watch(read.detach(), y)) is not None:
                 watched.append(seen)
                 if trainee.shapes is None:
                     self._set(lifecycle, replace(trainee, shapes=seen.shapes))
-        if watched:
-            output.register_hook(lambda gradient: self._keep(watched, gradient, channels_last))
+        return watched
 
     @torch.no_grad()
-    def _keep(
-        self, watched: list[WatchedSamples], gradient: Tensor | None, channels_last: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Write samples into the ring; one that is not finite takes its place without counting."""
-        if gradient is None:  # the loss does not depend on the output
-            return
-        gradient = channels_last(gradient.detach())
+    def keep(self, watched: list[WatchedSamples], gradient: Tensor) -> None:
+        """Write samples into the ring; one that is not finite takes its place without counting.
+
+        Args:
+            watched: what a forward pass saw.
+            gradient: of that pass' output ``[batch, ..., C]``.
+        """
+        gradient = gradient.detach()
         for seen in watched:
             trainee = self._trainees.get(seen.lifecycle)
             if trainee is None or not trainee.is_recording or trainee.shapes != seen.shapes:
@@ -272,7 +270,7 @@ class Incubation(KeepsDtype):
         elif before is not None:
             del self._trainees[lifecycle]
         for activity in self._activities:
-            activity.places += self.is_active - was_active
+            activity.count(self.is_active - was_active, grows=False)
 
     def _of(self, lifecycle: int, name: str) -> Tensor:
         return self.get_buffer(f"{name}_{lifecycle}")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.contracts.reports import Piece
+from esper.kasmina.channels.library_layers import eps_of
 
 CHANNELS_FIRST = ("conv", "depthwise", "batch_norm", "group_norm")
 """Layers whose channels are on axis 1; those of others come last."""
@@ -72,11 +73,11 @@ def _batch_norm(module: Any, params: Params, x: Tensor, statistics: Any) -> Tens
 
 
 def _layer_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], params.get("weight"), params.get("bias"), module.eps)
+    return F.layer_norm(x, x.shape[-1:], params.get("weight"), params.get("bias"), eps_of(module))
 
 
 def _rms_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], params.get("weight"), module.eps)
+    return F.rms_norm(x, x.shape[-1:], params.get("weight"), eps_of(module))
 
 
 def _group_norm(module: Any, params: Params, x: Tensor, statistics: nn.Module | None) -> Tensor:

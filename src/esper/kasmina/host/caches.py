@@ -14,7 +14,8 @@ from esper.blueprints.deepen import Deepen
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Layout
 from esper.kasmina.grafts.graft import Graft
-from esper.kasmina.places.place import Place, Site
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.site import Site
 
 NAMES = ("past_key_values", "past_key_value", "cache_params")
 """Arguments and fields of outputs in which models of transformers pass their cache."""

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from esper.kasmina.channels.carried import Beside, Carried, Channels, New, carried_by, carry, listeners, plain
+from esper.kasmina.channels.library_layers import is_norm, is_transposed_linear
 from esper.kasmina.host.edges import is_opaque
 from esper.kasmina.outputs import first_tensor, first_tensor_at
 
@@ -34,6 +35,8 @@ class ChannelClass:
         writers: names of the layers that write them.
         readers: names of the layers that read them, and what each reads of one channel: 1, or positions that were
             flattened.
+        between: of the readers, those that read all channels of one position after those of another, and of how many
+            positions.
         norms: names of the layers that treat every channel by itself, or normalise over them.
         tables: names of parameters and buffers that are added to them (or multiplied with them) directly, the axis of
             the channels counted from the back, and whether it is a sum.
@@ -43,6 +46,7 @@ class ChannelClass:
     width: int
     writers: list[str] = field(default_factory=list)
     readers: dict[str, int] = field(default_factory=dict)
+    between: dict[str, int] = field(default_factory=dict)
     norms: list[str] = field(default_factory=list)
     tables: dict[str, tuple[int, bool]] = field(default_factory=dict)
     fault: str | None = None
@@ -59,8 +63,10 @@ def writes_channels(module: nn.Module) -> bool:
         return False
     if isinstance(module, CONVOLUTIONS):
         return _is_of(module, CONVOLUTIONS) and module.groups == 1
-    return _is_of(module, (nn.Linear,)) or (
-        isinstance(module, nn.Embedding) and _is_of(module, (nn.Embedding,)) and module.max_norm is None
+    return (
+        _is_of(module, (nn.Linear,))
+        or is_transposed_linear(module)
+        or (isinstance(module, nn.Embedding) and _is_of(module, (nn.Embedding,)) and module.max_norm is None)
     )
 
 
@@ -70,8 +76,10 @@ def keeps_channels(module: nn.Module) -> bool:
         is_depthwise = module.groups == module.in_channels == module.out_channels > 1
         is_plain = _has_plain_weight(module) and _is_of(module, CONVOLUTIONS)
         return is_depthwise and is_plain and module.padding_mode == "zeros"
-    if not _is_of(module, NORMS) or parametrize.is_parametrized(module):
+    if parametrize.is_parametrized(module):
         return False
+    if not _is_of(module, NORMS):
+        return is_norm(module)
     return not isinstance(module, nn.LayerNorm | nn.RMSNorm) or len(module.normalized_shape) == 1
 
 
@@ -136,7 +144,7 @@ class _Finding:
 
     def meet_plain(self, ours: Beside, other: Tensor, *, is_sum: bool) -> None:
         table = self._tables.get(other.untyped_storage().data_ptr())
-        for key, (_, axis) in ours.items():
+        for key, (_, axis, _) in ours.items():
             one = self._found[key.group]
             if table is None:
                 kind = "added to" if is_sum else "multiplied with"
@@ -162,6 +170,7 @@ class _Finding:
             one.writers += part.writers
             one.norms += [name for name in part.norms if name not in one.norms]
             one.tables |= part.tables
+            one.between |= part.between
             for name, times in part.readers.items():
                 if one.readers.setdefault(name, times) != times:
                     one.fault = one.fault or f"{name!r} reads them in two ways"
@@ -196,7 +205,7 @@ class _Finding:
         self._within.append(beside)
         if x is not None and not beside and not isinstance(module, nn.Embedding):
             self._is_plainly_read.add(name)
-        for key, (new, axis) in beside.items():
+        for key, (new, axis, positions) in beside.items():
             assert x is not None
             one = self._found[key.group]
             wanted = 1 if isinstance(module, (*CONVOLUTIONS, _BatchNorm, nn.GroupNorm)) else x.dim() - 1
@@ -204,6 +213,10 @@ class _Finding:
                 one.fault = one.fault or f"{name!r} reads them at another axis"
             elif writes_channels(module):
                 one.readers[name] = new.shape[axis]
+                if positions > 1:
+                    one.between[name] = positions
+            elif positions > 1:
+                one.fault = one.fault or f"{name!r} reads them between positions"
             elif name not in one.norms:
                 one.norms.append(name)
         if not beside:

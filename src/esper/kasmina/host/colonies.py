@@ -16,10 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from esper.blueprints.blueprint import Ports
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import WHOLE, BlockCopy, Piece, PieceRole
+from esper.kasmina.channels.library_layers import is_norm, is_transposed_linear
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.host.channel_classes import CONVOLUTIONS, ChannelClass
 from esper.kasmina.host.refusals import refuse_unswappable
-from esper.kasmina.places.place import Site
+from esper.kasmina.places.site import Site
 
 
 def starred(name: str) -> str:
@@ -117,7 +118,7 @@ def _pieces(modules: dict[str, nn.Module], classes: Sequence[ChannelClass]) -> l
         for name in one.modules:
             piece = pieces.get(name) or _piece(name, modules[name])
             if name in one.readers:
-                piece = replace(piece, reads=one.width, source=index)
+                piece = replace(piece, reads=one.width, source=index, between=one.between.get(name, 1))
             if name in one.writers or name in one.norms:
                 piece = replace(piece, writes=one.width, target=index)
             if name in one.norms:
@@ -136,6 +137,9 @@ def _piece(name: str, module: nn.Module) -> Piece:
     match module:
         case nn.Linear():
             role, inputs, outputs = "linear", module.in_features, module.out_features
+        case _ if is_transposed_linear(module):
+            weight: Any = module.weight
+            role, (inputs, outputs) = "linear", weight.shape
         case nn.Embedding():
             role, inputs, outputs = "embedding", module.num_embeddings, module.embedding_dim
         case _ if isinstance(module, CONVOLUTIONS):
@@ -156,6 +160,8 @@ def _norm(module: Any) -> tuple[str, int]:
         return "batch_norm", module.num_features
     if isinstance(module, nn.GroupNorm):
         return "group_norm", module.num_channels
+    if is_norm(module):
+        return "rms_norm" if getattr(module, "bias", None) is None else "layer_norm", len(module.weight)
     return "layer_norm" if isinstance(module, nn.LayerNorm) else "rms_norm", module.normalized_shape[0]
 
 

@@ -25,7 +25,7 @@ from esper.kasmina.host.comparing import FAULTS
 from esper.kasmina.host.copies import called, replica
 from esper.kasmina.host.measuring import call, looking
 from esper.kasmina.outputs import first_tensor
-from esper.kasmina.places.place import Site
+from esper.kasmina.places.site import Site
 
 
 class Call(NamedTuple):

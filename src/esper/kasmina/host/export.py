@@ -33,7 +33,8 @@ from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
 from esper.kasmina.host.measuring import container_of
 from esper.kasmina.host.refusals import refuse_bypassed, walks_children
 from esper.kasmina.host.widening import Part, host_part, parts_at, parts_of, widen
-from esper.kasmina.places.place import Place, Site
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.site import Site
 
 GROWN = "grown"
 """Name of the child that holds what a module has grown; further ones are ``grown_2`` and so on."""

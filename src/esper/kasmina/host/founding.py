@@ -25,7 +25,8 @@ from esper.kasmina.host.depth import block_copies
 from esper.kasmina.host.export import copied, plain
 from esper.kasmina.host.measuring import classes_of
 from esper.kasmina.host.stretches import Stretch
-from esper.kasmina.places.place import Place, Site
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.site import Site
 
 
 def colonies_of(
@@ -106,11 +107,13 @@ def _without_colony(classes: Sequence[ChannelClass], sites: Sequence[Site]) -> d
     offered, missing = {site.layer_id for site in sites}, dict[str, str]()
     names = [starred(within(one.modules)) for one in classes]
     for name, one in zip(names, classes, strict=True):
-        if one.fault is None or name in offered:
+        if one.fault is None:
             continue
-        if "*" not in name and len({*map(starred, one.modules)}) < len(set(one.modules)):
+        is_repeated = "*" in name and names.count(name) > 1
+        is_through = "*" not in name and len({*map(starred, one.modules)}) < len(set(one.modules))
+        if is_through or (is_repeated and name in offered and WHOLE not in offered):
             name = WHOLE if WHOLE not in offered else one.writers[0]
-        elif "*" not in name or names.count(name) < 2:
+        elif not is_repeated or name in offered:
             continue
         missing.setdefault(name, f"its channels cannot become more, since {one.fault}")
     return missing

@@ -8,7 +8,6 @@ this module's output.
 import inspect
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from contextlib import contextmanager
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +18,7 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Piece
 from esper.kasmina.channels.carried import Beside, carried_by, carry, plain
-from esper.kasmina.grafts.arena import Activity
+from esper.kasmina.grafts.activity import Activity
 from esper.kasmina.host.caches import refuse_continuation
 from esper.kasmina.host.copies import ESPER, again
 from esper.kasmina.host.edges import is_adapted
@@ -47,7 +46,7 @@ class Anchor(nn.Module):
     Attributes:
         places: places that write this module's output, by a key that is unique in the module.
         feeds: places whose span starts here; each is a child of the module where its span ends.
-        activity: how many of both have grafts, or seeds that train in isolation.
+        activity: whether any of both has grafts, or seeds that train in isolation.
         senses: whether the seeds look at activations in training.
         config: the configuration of the whole model; only the root's anchor has it, and the example.
         example: the input that the model was wrapped with; it goes where the model goes, and is not copied with it.
@@ -104,17 +103,16 @@ class Anchor(nn.Module):
         self.limbs.append((place, piece))
         place.arena.activities.append(self.activity)
 
-    @contextmanager
-    def passing(self) -> Iterator[None]:
-        """Around a forward pass of this module."""
-        growing = [place for place in self.founded() if place.is_growing]
-        for place in growing:
-            place.passes.begin()
-        try:
-            yield
-        finally:
-            for place in growing:
-                place.passes.end()
+    def begin_pass(self) -> None:
+        """A forward pass of this module begins."""
+        for place in self.founded():
+            if place.is_growing:
+                place.passes.begin()
+
+    def end_pass(self) -> None:
+        """It is over."""
+        for place in self.founded():
+            place.passes.end()
 
     def founded(self) -> Iterator[Place]:
         """The colonies that it holds."""
@@ -152,7 +150,7 @@ class Anchor(nn.Module):
         for place in self:
             y = written_tensor(output, place.site.field)
             if y is None:
-                if not place.is_busy:
+                if not place.is_growing:
                     continue
                 kind = type(output).__name__
                 raise ConfigError(
@@ -217,7 +215,7 @@ class KasminaLayer(_Host):
             return type(self).forward(self, *args, **kwargs)
         if kwargs:
             refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)
-        if anchor.activity.places == 0:
+        if not anchor.activity.is_on:
             output = super().forward(*args, **kwargs)
             return anchor.serve(output, None) if anchor.senses and self.training else output
         x = first_tensor(self, args, kwargs)
@@ -226,8 +224,11 @@ class KasminaLayer(_Host):
             if place.is_busy:
                 place.capture(x)
         if anchor.colonies:
-            with anchor.passing():
+            anchor.begin_pass()
+            try:
                 output = anchor.serve(super().forward(*args, **kwargs), x)
+            finally:
+                anchor.end_pass()
         else:
             output = anchor.serve(super().forward(*args, **kwargs), x)
         return anchor.reach(self, output, x, beside, args, kwargs) if anchor.limbs else output
@@ -306,7 +307,7 @@ class KasminaEncoder(KasminaLayer):
     @property
     def use_nested_tensor(self) -> bool:
         """What torch asks for before it makes them."""
-        is_busy = any(isinstance(module, Anchor) and module.activity.places for module in self.layers.modules())
+        is_busy = any(isinstance(module, Anchor) and module.activity.is_on for module in self.layers.modules())
         return bool(vars(self)["use_nested_tensor"]) and not is_busy
 
     @use_nested_tensor.setter

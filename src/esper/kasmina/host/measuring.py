@@ -29,7 +29,7 @@ from esper.kasmina.host.edges import (
 )
 from esper.kasmina.host.stretches import Stretch
 from esper.kasmina.host.tracing import Seen, Trace, TracedPlace, watching
-from esper.kasmina.places.place import Site
+from esper.kasmina.places.site import Site
 
 
 def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any) -> list[Site | None]:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from esper.blueprints.blueprint import Blueprint
 from esper.blueprints.widen import Widen
+from esper.kasmina.channels.library_layers import eps_of, is_transposed_linear
 from esper.kasmina.grafts.colony import tensors_of
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.widened import new_groups
@@ -108,7 +109,9 @@ def _widen_layer(model: nn.Module, module: nn.Module, parts: Sequence[Part]) -> 
 
 def _matrix(module: Any, parts: Sequence[Part]) -> None:
     """Blocks: what every fossil reads of the host and of itself, and zeros where it would read another."""
-    host = module.weight.detach()
+    is_transposed = is_transposed_linear(module)
+    host = module.weight.detach().t() if is_transposed else module.weight.detach()
+    between = parts[0].piece.between
     columns = [part.params["old"].shape[1] if "old" in part.params else 0 for part in parts]
 
     def read(rows: int, blocks: Iterable[Tensor | None]) -> list[Tensor]:
@@ -116,18 +119,26 @@ def _matrix(module: Any, parts: Sequence[Part]) -> None:
         pairs = zip(blocks, shapes, strict=True)
         return [host.new_zeros(shape) if block is None else block.to(host) for block, shape in pairs]
 
-    lines = [torch.cat([host, *read(len(host), (part.params.get("old") for part in parts))], 1)]
+    lines = [_beside([host, *read(len(host), (part.params.get("old") for part in parts))], between)]
     for part in parts:
         if "new" in part.params:
             new = part.params["new"].to(host)
             both = (part.params.get("both") if other is part else None for other in parts)
-            lines.append(torch.cat([new, *read(len(new), both)], 1))
+            lines.append(_beside([new, *read(len(new), both)], between))
     weight = torch.cat(lines)
-    _set(module, "weight", weight)
+    _set(module, "weight", weight.t().contiguous() if is_transposed else weight)
     _append(module, "bias", parts)
     names = ("out_features", "in_features") if isinstance(module, nn.Linear) else ("out_channels", "in_channels")
+    names = ("nf", "nx") if is_transposed else names
     for name, size in zip(names, weight.shape, strict=False):
         setattr(module, name, size)
+
+
+def _beside(blocks: Sequence[Tensor], positions: int) -> Tensor:
+    """Columns of the host, then of new channels; so at each position, where several are read."""
+    if positions == 1:
+        return torch.cat([*blocks], 1)
+    return torch.cat([block.unflatten(1, (positions, -1)) for block in blocks], 2).flatten(1)
 
 
 def _embedding(module: Any, parts: Sequence[Part]) -> None:
@@ -196,15 +207,14 @@ def _apart(module: Any, parts: Sequence[Part]) -> fx.GraphModule:
 
 def _norm_of(module: Any, part: Part) -> nn.Module:
     """A norm of the host's kind for a fossil's channels."""
-    new, is_affine = _new_channels(part), module.weight is not None
+    new, eps, is_affine = _new_channels(part), eps_of(module), module.weight is not None
     norm: Any
     if isinstance(module, nn.GroupNorm):
-        groups = new_groups(module.num_channels, module.num_groups, new)
-        norm = nn.GroupNorm(groups, new, module.eps, is_affine)
-    elif isinstance(module, nn.LayerNorm):
-        norm = nn.LayerNorm(new, module.eps, is_affine, module.bias is not None)
+        norm = nn.GroupNorm(new_groups(module.num_channels, module.num_groups, new), new, eps, is_affine)
+    elif part.piece.role == "layer_norm":
+        norm = nn.LayerNorm(new, eps, is_affine, module.bias is not None)
     else:
-        norm = nn.RMSNorm(new, module.eps, is_affine)
+        norm = nn.RMSNorm(new, eps, is_affine)
     for name, value in part.params.items():
         host = getattr(module, name)
         setattr(norm, name, nn.Parameter(value.to(host).detach().clone(), requires_grad=host.requires_grad))

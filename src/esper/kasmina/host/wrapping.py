@@ -12,6 +12,7 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, closest
 from esper.contracts.reports import Piece
 from esper.contracts.settings.places import PlaceSettings
+from esper.kasmina.grafts.activity import Called
 from esper.kasmina.host.anchoring import anchor_of, is_espers, places, to_bare_class
 from esper.kasmina.host.caches import refuse_mixing_alone
 from esper.kasmina.host.copies import ESPER
@@ -22,7 +23,8 @@ from esper.kasmina.host.measuring import container_of, shown, sites
 from esper.kasmina.host.refusals import refuse_bypassed, refuse_unfit, refuse_unswappable
 from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
-from esper.kasmina.places.place import Place, Site
+from esper.kasmina.places.place import Place
+from esper.kasmina.places.site import Site
 
 
 def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = None) -> nn.Module:
@@ -80,6 +82,9 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     for module in list(model.modules()):
         if isinstance(module, nn.TransformerEncoder) and next(places(module), None) is not None:
             anchor_of(module)
+    called = Called()
+    for place in places(model):
+        called.know(place.arena.activities)
     kin = [module._esper for module in _wrapped(model)]
     for module in _wrapped(model):
         module._esper.kin = kin

@@ -231,7 +231,7 @@ class _Move:
         place, target, state = self.place, self.target, self.place.state
         early = [one for one, source in zip(self._lifecycles, self._sources, strict=True) if source not in LIVE]
         if target is State.GERMINATED:
-            place.arena.grafts |= {graft.lifecycle: graft for graft in self._born}
+            place.arena.take(self._born)
             self._write(lifecycle_id=self._lifecycles, ramp_steps=self._ramp_steps, strategy=self._strategy)
         elif target is State.GRAFTING:
             self._plant()

@@ -21,10 +21,10 @@ class Passes:
 
     Args:
         layer_id: of the place.
-        uses: takes up the colonies, in a pass that makes a part of another one again with that one's uses.
+        uses: takes up the colonies.
     """
 
-    def __init__(self, layer_id: str, uses: Callable[[Uses], Uses]) -> None:
+    def __init__(self, layer_id: str, uses: Callable[[], Uses]) -> None:
         self._layer_id, self._uses = layer_id, uses
         self._now: Uses | None = None
         self._kept: Uses = []  # of the last pass with gradients
@@ -32,8 +32,8 @@ class Passes:
 
     def begin(self) -> None:
         """A forward pass of the whole model begins: the parameters are taken once."""
-        self._now = self._uses([])
-        if torch.is_grad_enabled():
+        self._now = self._uses()
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._kept, self._unwatched = self._now, set()
 
     def end(self) -> None:
@@ -43,16 +43,16 @@ class Passes:
     def at(self, module: str) -> Uses:
         """The colonies as a module is to use them."""
         if self._now is not None:
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 self._unwatched.add(module)
             return self._now
-        if torch._C._current_graph_task_id() == -1:
-            return self._uses([])
-        return self._kept if self._kept and module not in self._unwatched else self._uses(self._kept)
+        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+            return self._uses()
+        return self._kept if self._kept and module not in self._unwatched else self._uses()
 
     def wrote(self, channels: Iterable[Channels]) -> None:
         """A module wrote new channels."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._unwatched.update(channels)
 
     def refuse_lost_gradients(self, x: Tensor, beside: Beside) -> None:
@@ -66,12 +66,12 @@ class Passes:
         Raises:
             ConfigError: naming the remedy.
         """
-        if self._now is not self._kept:
+        if torch.compiler.is_compiling() or self._now is not self._kept:
             return
-        for key, (new, _) in beside.items():
-            is_lost = new.requires_grad
+        for key, new in beside.items():
+            is_lost = new.tensor.requires_grad
             if torch.is_grad_enabled():
-                is_lost = key in self._unwatched and x.requires_grad and not new.requires_grad
+                is_lost = key in self._unwatched and x.requires_grad and not new.tensor.requires_grad
             if is_lost and key.layer_id == self._layer_id:
                 raise ConfigError(
                     f"New channels of {self._layer_id!r} pass the edge of a part that is checkpointed with "

@@ -1,11 +1,11 @@
 """One place of a host: its seeds, what they sense, their grafts and fossils."""
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,52 +17,20 @@ from esper.contracts.reports import Layout, Piece, PlaceReport
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
+from esper.kasmina.grafts.activity import Activity
 from esper.kasmina.grafts.arena import Arena
 from esper.kasmina.grafts.colony import Again, Colony
 from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.grafts.incubation import Incubation
-from esper.kasmina.outputs import Form
+from esper.kasmina.grafts.trainee import WatchedSamples
+from esper.kasmina.numbered import numbered
+from esper.kasmina.places.compiled import Gradients, grown
 from esper.kasmina.places.passes import Passes, Uses
+from esper.kasmina.places.site import Site
 from esper.kasmina.seeds.chunking import chunk_bounds
 from esper.kasmina.seeds.reading import read_together
 from esper.kasmina.seeds.seed_state import SeedState
 from esper.kasmina.seeds.telemetry import Telemetry
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a place lies in the host.
-
-    Args:
-        layer_id: dotted name, ``first:last`` for a span, ``""`` for the whole model.
-        kind: ``"model"``, ``"span"``, ``"block"``, ``"layer"`` or ``"colony"``.
-        ports: features that grafts read, channels that they write.
-        geometry: where both lie in the host's tensors.
-        modules: dotted names of the host modules that it covers.
-        field: name of the output field that grafts write, if the output has fields and one was named.
-        form: what the output is, see :mod:`esper.kasmina.outputs`.
-        is_step: whether it is one of several blocks in a row.
-        uncached: what would lie around the channels if the model did not decode with a cache, where that may not be
-            mixed; None elsewhere.
-        argument: position or name of the argument that grafts read.
-        is_walked: whether it is a span whose steps are called one by one, and not by their container.
-        pieces: of a colony: where it meets the host.
-        geometries: of a colony: where what its pieces beside a module read and write lies, by the module's name.
-    """
-
-    layer_id: str
-    kind: str
-    ports: Ports
-    geometry: Geometry
-    modules: tuple[str, ...]
-    field: str | None = None
-    form: Form = ("tensor",)
-    is_step: bool = False
-    uncached: Layout | None = None
-    argument: int | str = 0
-    is_walked: bool = False
-    pieces: tuple[Piece, ...] = ()
-    geometries: Mapping[str, Geometry] = dataclasses.field(default_factory=dict)
 
 
 class Place(nn.Module):
@@ -90,8 +58,12 @@ class Place(nn.Module):
         self.incubation = Incubation(self.arena.activities, like.device, site.geometry)
         self.hosts: dict[str, nn.Module] = {}  # in a dict, so that they are no children
         self._captured: Tensor | None = None
+        self._seen: list[WatchedSamples] = []
         self.passes = Passes(site.layer_id, self._uses)
         self._shown: dict[str, Any] | None = None
+        self._activity = Activity()
+        self.arena.activities.append(self._activity)
+        self._number, self._learns = numbered(self), torch.zeros((), device=like.device, requires_grad=True)
 
     @property
     def layer_id(self) -> str:
@@ -148,7 +120,7 @@ class Place(nn.Module):
     @property
     def is_busy(self) -> bool:
         """Whether a forward pass has to see the place's input."""
-        return self.is_growing or self.incubation.is_active
+        return self._activity.is_on
 
     @property
     def _senses(self) -> bool:
@@ -175,15 +147,17 @@ class Place(nn.Module):
                 x, self._captured = self._captured, None
                 if x is None:  # a shared module that also runs outside the span
                     return y
-            y = self._grow(y, x)
+            if torch.compiler.is_compiling():
+                y = grown(self._number, y, x, self._learns, senses=self._senses)
+            else:
+                y = self._grow(y, x)
         if self._senses and y.is_floating_point():
             self.telemetry.observe(y, self.site.geometry.output_axis)
         return y
 
-    def _uses(self, before: Uses) -> Uses:
-        watches = {colony: use.watch for colony, use in before}
+    def _uses(self) -> Uses:
         return [
-            (colony, colony.use(params_N, self.state, watches.get(colony), raises_faults=self._senses))
+            (colony, colony.use(params_N, self.state, self._learns, raises_faults=self._senses))
             for colony, params_N in self.arena.colonies(self.state)
         ]
 
@@ -242,6 +216,59 @@ class Place(nn.Module):
         return _like(grown, y)
 
     def _grow(self, y: Tensor, x: Tensor | None) -> Tensor:
+        y, read = self._grown(y, x, senses=self._senses)
+        if self._senses and self.incubation.is_active and y.requires_grad:
+            seen = self.incubation.watch(read, self.site.geometry.channels_last(y))
+            if seen:
+                y.register_hook(partial(self._keep, seen))
+        return y
+
+    def grow(self, y: Tensor, x: Tensor | None, *, senses: bool, learns: bool) -> Tensor:
+        """What the host wrote with all grafts, in a compiled pass; :meth:`grow_again` gives the gradients.
+
+        Args:
+            y: what the host wrote.
+            x: what it read; None where grafts read what it wrote.
+            senses: whether the pass may leave something behind.
+            learns: whether a backward pass may follow.
+        """
+        self._activity.called.has_run = True
+        y, read = self._grown(y, x, senses=senses)
+        is_watched = senses and learns and self.incubation.is_active
+        self._seen = self.incubation.watch(read, self.site.geometry.channels_last(y)) if is_watched else []
+        return y
+
+    def grow_again(self, y: Tensor, x: Tensor | None, grad: Tensor, *, senses: bool) -> Gradients:
+        """The backward pass of :meth:`grow`, for which the grafts are computed once more.
+
+        Args:
+            y: what the host wrote.
+            x: what it read.
+            grad: of what :meth:`grow` gave.
+            senses: whether the pass may leave something behind.
+
+        Returns:
+            Gradients of ``y`` and ``x``. Those of the grafts are added to the arena's.
+        """
+        self._keep(self._seen, grad)
+        slots, y = self.arena.slots, y.detach().requires_grad_()
+        if x is not None:
+            x = x.detach().requires_grad_()
+        result, _ = self._grown(y, x, senses=senses)
+        sources = [y, *([] if x is None else [x]), *([slots] if slots.requires_grad else [])]
+        grads = dict(zip(map(id, sources), torch.autograd.grad(result, sources, grad, allow_unused=True), strict=True))
+        if (grad_slots := grads.get(id(slots))) is not None:
+            slots.grad = grad_slots if slots.grad is None else slots.grad + grad_slots
+        grad_y, grad_x = (None if one is None else _or_nothing(grads[id(one)], one) for one in (y, x))
+        assert grad_y is not None
+        return grad_y, grad_x
+
+    def _keep(self, seen: list[WatchedSamples], grad: Tensor | None) -> None:
+        if grad is not None:  # the loss depends on what the place wrote
+            self.incubation.keep(seen, self.site.geometry.channels_last(grad))
+
+    def _grown(self, y: Tensor, x: Tensor | None, *, senses: bool) -> tuple[Tensor, Tensor]:
+        """What the host wrote with all grafts, and what they read."""
         if y.is_nested:
             raise ConfigError(
                 f"{self.layer_id!r} returned a nested tensor, which grafts cannot be added to. Pad the batch to a "
@@ -249,13 +276,11 @@ class Place(nn.Module):
             )
         geometry = self.site.geometry
         y_last = geometry.channels_last(y)
-        x_last = y_last if x is None or not self.ports.inputs else geometry.read(x, y_last)
+        read = y_last if x is None or not self.ports.inputs else geometry.read(x, y_last)
         if self.is_growing:
-            grown = self.arena.add_to(y_last, x_last, self.state, geometry, raises_faults=self._senses)
+            grown = self.arena.add_to(y_last, read, self.state, geometry, raises_faults=senses)
             y = _like(geometry.restore(grown), y)
-        if self.incubation.is_active and self._senses:
-            self.incubation.record(x_last, y, geometry.channels_last)
-        return y
+        return y, read
 
     def show(self, site: Site, threshold: float | None) -> None:
         """Take on what a run has shown.
@@ -383,11 +408,21 @@ class Place(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what a forward pass left behind that an exception cut short: a copy has no use for it."""
-        return self.__dict__ | {"_captured": None, "passes": None}
+        return self.__dict__ | {"_captured": None, "_seen": [], "passes": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.passes = Passes(self.site.layer_id, self._uses)
+        self.passes, self._number = Passes(self.site.layer_id, self._uses), numbered(self)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._learns = self._learns.detach().to(self.arena.slots.device).requires_grad_()
+        return self
+
+
+def _or_nothing(grad: Tensor | None, like: Tensor) -> Tensor:
+    """Minus zero for a gradient that does not exist: added to any other, it leaves all of its bits."""
+    return torch.full_like(like, -0.0) if grad is None else grad
 
 
 def _like(grown: Tensor, y: Tensor) -> Tensor:

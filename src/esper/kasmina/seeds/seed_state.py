@@ -1,10 +1,12 @@
 """The state of a place's seeds: one tensor per column, one entry per seed."""
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+from esper.kasmina.numbered import numbered
 
 COLUMNS: dict[str, torch.dtype] = {
     "lifecycle": torch.int8,  # contracts.State
@@ -57,8 +59,13 @@ class SeedState(KeepsDtype):
 
     def __init__(self, num_seeds: int) -> None:
         super().__init__()
+        self.number = numbered(self)
         for name, dtype in COLUMNS.items():
             self.register_buffer(name, torch.zeros(num_seeds, dtype=dtype))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.number = numbered(self)
 
     @property
     def num_seeds(self) -> int:

@@ -14,12 +14,15 @@ caches, however few vectors are looked at. ``python -m benchmarks.dormant`` meas
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._library.effects import EffectType
 
 from esper.contracts.reports import SeedReport
+from esper.kasmina.numbered import by_number, numbered
 from esper.kasmina.seeds.seed_state import KeepsDtype
 
 SHARE = 0.125
@@ -61,7 +64,8 @@ class Telemetry(KeepsDtype):
         self.bounds, self.rows = tuple(bounds), rows
         self.threshold: float | None = None
         self.turns = [0, 0]  # forward passes of this window: those repeated in a backward pass, and first ones
-        self._held: list[tuple[Tensor, Tensor | bool]] | None = None
+        self._held: list[Tensor] | None = None
+        self._number = numbered(self)
         channels = self.bounds[-1]
         for name, size in {"sums": 4 * channels, "pivot": channels, "gradient": channels, "gradient_steps": 4}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float32, device=device))
@@ -70,8 +74,7 @@ class Telemetry(KeepsDtype):
         """Look at the output of a training forward pass if it is its turn, and later at the gradient.
 
         Changes neither, draws no random number, never waits for the device. The first pass of a window has its turn,
-        then an eighth of all, in no period that a module called several times per step could fall in with. In a
-        compiled model every pass has.
+        then an eighth of all, in no period that a module called several times per step could fall in with.
 
         A forward pass that runs inside a backward pass repeats one that was counted (gradient checkpointing): its
         vectors are left out. Its gradient is not: with ``use_reentrant=True`` it is the only one, and with
@@ -81,26 +84,43 @@ class Telemetry(KeepsDtype):
             y: ``[B, C, ...]`` or ``[..., C]``.
             axis: of the channels, 1 or -1.
         """
-        is_compiling = torch.compiler.is_compiling()
-        if is_compiling:
-            is_first_pass = torch.ops.esper.is_first_pass(self.sums)
+        if torch.compiler.is_compiling():
+            torch.ops.esper.look(y.detach(), axis, self._number)
+            is_tapped, tap = COMPILES_HOOKS, partial(_tap, axis, self._number)
         else:
-            is_first_pass = torch._C._current_graph_task_id() == -1
-            turn = self.turns[is_first_pass]
-            self.turns[is_first_pass] = turn + 1
-            if turn * _GOLDEN_RATIO % 1.0 >= SHARE:
-                return
-        if self.rows == 0 or y.numel() == 0:
-            return
-        if is_first_pass is not False:
+            is_tapped, tap = self.look(y, axis), partial(self._tap, axis)
+        if is_tapped and y.requires_grad and not y.is_leaf:  # the hooks of a leaf stay and would add up
+            y.register_hook(tap)
+
+    def look(self, y: Tensor, axis: int) -> bool:
+        """Look at an output if it is its turn, and tell whether it was.
+
+        Args:
+            y: the output.
+            axis: of the channels.
+        """
+        is_first_pass = torch._C._current_graph_task_id() == -1
+        turn = self.turns[is_first_pass]
+        self.turns[is_first_pass] = turn + 1
+        if not _is_due(turn) or self.rows == 0 or y.numel() == 0:
+            return False
+        if is_first_pass:
             vectors = _vectors(y.detach(), axis, self.rows)
             if self._held is None:
-                self._add(vectors, is_first_pass)
+                self._add(vectors)
             else:
-                self._held.append((vectors.clone(), is_first_pass))
-        is_tapped = y.requires_grad and not y.is_leaf  # the hooks of a leaf stay and would add up
-        if is_tapped and (COMPILES_HOOKS or not is_compiling):
-            y.register_hook(partial(self._tap, axis))
+                self._held.append(vectors.clone())
+        return True
+
+    def feel(self, gradient: Tensor, axis: int) -> None:
+        """Look at a gradient of a compiled pass, if it was the turn of the last one.
+
+        Args:
+            gradient: of an output.
+            axis: of the channels.
+        """
+        if _is_due(self.turns[True] - 1) and self.rows and gradient.numel():
+            self._tap(axis, gradient)
 
     def set_threshold(self, value: float | None) -> None:
         """At or below which value a channel counts as inactive: what the activation that follows does not let pass.
@@ -123,8 +143,8 @@ class Telemetry(KeepsDtype):
             yield
         finally:
             held, self._held = self._held, None
-            for vectors, is_first_pass in held:
-                self._add(vectors, is_first_pass)
+            for vectors in held:
+                self._add(vectors)
 
     def readings(self) -> Tensor:
         """All sums of this window, ``[6 C + 4]`` on the device."""
@@ -203,8 +223,12 @@ class Telemetry(KeepsDtype):
             raise ValueError(f"telemetry counts two kinds of forward passes, not {len(turns)}")
         self.turns = turns
 
-    def _add(self, x_NC: Tensor, is_first_pass: Tensor | bool) -> None:
-        x_NC, usable_N1 = _with_nan(x_NC, is_first_pass)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._number = numbered(self)
+
+    def _add(self, x_NC: Tensor) -> None:
+        x_NC, usable_N1 = _with_nan(x_NC)
         vectors = usable_N1.sum()
         deviation_NC = (x_NC - self.pivot).nan_to_num_(0.0)
         sum_C = deviation_NC.sum(0)
@@ -228,15 +252,17 @@ class Telemetry(KeepsDtype):
         self.gradient_steps.add_(torch.stack((vectors, vectors.clamp(max=1), square.sqrt(), square)))
 
 
-def _with_nan(x_NC: Tensor, is_first_pass: Tensor | bool = True) -> tuple[Tensor, Tensor]:
+def _is_due(turn: int) -> bool:
+    return turn * _GOLDEN_RATIO % 1.0 < SHARE
+
+
+def _with_nan(x_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The vectors, those that do not count all NaN, and which of them count, in {0.0, 1.0} ``[N, 1]``.
 
     A comparison in place gives numbers, and a product with NaN takes the place of a select: on the CPU both are several
     times faster than what they stand for.
     """
     usable_N1 = torch.linalg.vector_norm(x_NC, dim=1, keepdim=True).lt_(LARGEST_NORM)
-    if isinstance(is_first_pass, Tensor):
-        usable_N1 = usable_N1 * is_first_pass
     return x_NC * (usable_N1 / usable_N1), usable_N1
 
 
@@ -263,15 +289,21 @@ def _vectors(y: Tensor, axis: int, rows: int) -> Tensor:
     return y_GOSOC.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 2).float().contiguous()
 
 
-torch.library.define("esper::is_first_pass", "(Tensor like) -> Tensor")
+def _tap(axis: int, number: int, gradient: Tensor | None) -> None:
+    if gradient is not None:
+        torch.ops.esper.feel(gradient.detach(), axis, number)
 
 
-@torch.library.impl("esper::is_first_pass", "CompositeExplicitAutograd")
-def _is_first_pass(like: Tensor) -> Tensor:
-    """Whether no backward pass is running, asked when a compiled graph runs and not when it is traced; bool ``[]``."""
-    return like.new_full((), torch._C._current_graph_task_id() == -1, dtype=torch.bool)
+@torch.library.custom_op("esper::look", mutates_args=())
+def _look(y: Tensor, axis: int, number: int) -> None:
+    by_number(number).look(y, axis)
 
 
-@torch.library.register_fake("esper::is_first_pass")
-def _(like: Tensor) -> Tensor:
-    return like.new_empty((), dtype=torch.bool)
+@torch.library.custom_op("esper::feel", mutates_args=())
+def _feel(gradient: Tensor, axis: int, number: int) -> None:
+    by_number(number).feel(gradient, axis)
+
+
+for _operator in (_look, _feel):  # a compiler leaves out what gives nothing, unless it is told that it does something
+    _operator.register_fake(lambda tensor, axis, number: None)
+    _operator.register_effect(EffectType.ORDERED)

@@ -20,6 +20,9 @@ DEPTH = 3
 MOST = 100
 """Members of a container that are looked at: a data set may be among what a function closes over."""
 
+STRUCTURES = 16
+"""Compilations that growth may cost, in training and without gradients, beyond those that torch allows for."""
+
 LOGGER = "torch._dynamo.convert_frame"
 """Where torch says that it compiles a function no more."""
 
@@ -35,6 +38,13 @@ def calls_compiled(model: nn.Module, *functions: object) -> bool:
     forwards = (vars(kind).get("forward") for kind in kinds)
     attributes = (value for module in model.modules() for value in (module, *vars(module).values()))
     return any(map(_is_compiled, (*forwards, *attributes))) or any(_reaches(one, DEPTH) for one in functions)
+
+
+def allow_structures() -> None:
+    """Let torch compile a model for what grows in it: by default it gives a function up after eight times."""
+    from torch._dynamo import config  # takes a second
+
+    config.recompile_limit = max(config.recompile_limit, 8 + STRUCTURES)
 
 
 def _is_compiled(value: Any) -> bool:

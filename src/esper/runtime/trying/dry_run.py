@@ -146,7 +146,8 @@ class _Trial:
         return loss, failed
 
     def _pass(self) -> float:
-        return float(self._run.trainer.differentiate(copy_of(self._batch)))
+        with torch.compiler.set_stance("force_eager"):  # what is compiled within the loss is not known beforehand
+            return float(self._run.trainer.differentiate(copy_of(self._batch)))
 
 
 def _is_usable(gradient: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.growth.trials``: a thousand runs, each with its twin; what growth is worth, and how often.
+"""``python -m benchmarks.growth.trials``: three hundred runs, each with its twin; what growth is worth, and how often.
 
 The list of trials is published and fixed (``trials_list.json``). A finished trial is a line of a file, so that an
 interrupted benchmark goes on where it stopped; parts may be computed on several machines, whose files are put into one
@@ -49,11 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     pairs = [(one, done[one.key]) for one in everything if one.key in done]
     results = [pair for pair in pairs if pair[0].blueprint == "default"]
     controls = [pair for pair in pairs if pair[0].blueprint != "default"]
-    tables = {
-        "summary": summary(results, controls),
-        "summary_of_unseen": summary([pair for pair in results if pair[0].is_unseen], []),
-        "by_task": by_task(results),
-    }
+    tables = {"summary": summary(results, controls), "by_task": by_task(results)}
     print(f"\n{len(pairs)} of {len(everything)} trials are finished.\n\n{markdown(*tables.values())}")
     published = {
         "machines": machines({one.key: result for one, result in pairs}),

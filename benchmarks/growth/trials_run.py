@@ -20,6 +20,7 @@ from benchmarks.growth.trials_list import TASKS, Trial
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.growing import Growing, growing
 from esper.evaluation.scoring import per_sample
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.export import export
 from esper.tamiyo.controls import NeverPolicy
 from esper.tasks.task import Samples, Task
@@ -49,7 +50,7 @@ def run_trial(job: Job) -> dict[str, Any]:
     twin, seconds = _trained(task, config, trial.seed, pace, grows=False)
     result["twin"] = _measured(twin, task, seconds)
     result["is_twin"] = same_bytes(export(grown.model), export(twin.model))
-    result["fossils"] = ablations(export(grown.model), task.test, result["kept"])
+    result["fossils"] = ablations(grown.model, task.test, result["kept"])
     if trial.is_wide:
         factor = result["grown"]["train_flops"] / result["twin"]["train_flops"]
         longer = pace | {"steps_per_epoch": round(factor * len(twin.loader))}
@@ -78,20 +79,18 @@ def fate(run: Growing) -> dict[str, Any]:
     }
 
 
-def ablations(plain: nn.Module, test: Samples, lifecycles: list[int]) -> list[dict[str, float]]:
-    """Test loss and accuracy of an exported network without each of its fossils in turn.
+def ablations(model: nn.Module, test: Samples, lifecycles: list[int]) -> list[dict[str, float]]:
+    """Test loss and accuracy of a grown model without each of its fossils in turn.
 
     Args:
-        plain: the exported network, left as it is.
+        model: the wrapped model, left as it is.
         test: samples that no decision has seen.
         lifecycles: whose fossils are taken out, one at a time.
     """
-    modules = dict(plain.named_modules())
     found = []
     for number in lifecycles:
-        (name,) = (name for name in modules if name.rpartition(".")[2] == f"graft_{number}")
-        with _silenced(modules[name]):
-            losses, correct = per_sample(plain, test)
+        with _silenced(model, number):
+            losses, correct = per_sample(model, test)
         found.append({"loss_without": _mean(losses), "accuracy_without": _mean(correct)})
     return found
 
@@ -132,10 +131,21 @@ def _mean(values: Tensor) -> float:
 
 
 @contextmanager
-def _silenced(module: nn.Module) -> Iterator[None]:
-    """The module gives zeros meanwhile."""
-    handle = module.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+def _silenced(model: nn.Module, lifecycle: int) -> Iterator[None]:
+    """A fossil adds nothing meanwhile: all of its parameters are 0."""
+    arenas = [place.arena for place in places(model)]
+    rows = [
+        arena.fossil_bytes(index)[row]
+        for arena in arenas
+        for index, group in enumerate(arena.fossils)
+        for row, graft in enumerate(group)
+        if graft.lifecycle == lifecycle
+    ]
+    kept = [row.clone() for row in rows]
+    for row in rows:
+        row.zero_()
     try:
         yield
     finally:
-        handle.remove()
+        for row, value in zip(rows, kept, strict=True):
+            row.copy_(value)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper.contracts.reports import SeedReport
+from esper.kasmina.kernels.telemetry import reference
+from esper.kasmina.kernels.telemetry.reference import sampled
 from esper.kasmina.seeds import telemetry as module
 from esper.kasmina.seeds.chunking import chunk_bounds
 from esper.kasmina.seeds.seed_state import SeedState
-from esper.kasmina.seeds.telemetry import COMPILES_HOOKS, Telemetry, _vectors
+from esper.kasmina.seeds.telemetry import COMPILES_HOOKS, Telemetry
 
 BOUNDS = (0, 1, 4, 8, 11)
 CHANNELS = BOUNDS[-1]
@@ -99,7 +101,7 @@ def test_sums_are_float32_whatever_comes_in(dtype):
     sensing = telemetry().to(dtype)
     ys = [100 * y.to(dtype) for y in outputs((37, 11), -1)]  # their squares would overflow float16 and stall bfloat16
     gradients = observed(sensing, ys, -1)
-    assert all(buffer.dtype == torch.float32 for buffer in sensing.buffers())
+    assert all(buffer.dtype == torch.float32 for name, buffer in sensing.named_buffers() if name != "turn")
     assert_equal_reports(sensing.report(), by_loop(all_vectors(ys, -1), all_vectors(gradients, -1)))
 
 
@@ -290,7 +292,7 @@ def test_no_call_of_a_shared_module_is_overlooked(calls):
 
 def test_looking_at_every_eighth_pass_would_overlook_calls(monkeypatch):
     """Negative control."""
-    monkeypatch.setattr(module, "_GOLDEN_RATIO", 0.125)
+    monkeypatch.setattr(reference, "GOLDEN_RATIO", 2**61)
     assert looks_per_call(8) == [800, 0, 0, 0, 0, 0, 0, 0]
 
 
@@ -307,7 +309,7 @@ def test_the_vectors_are_few_and_spread_over_the_batch_first_then_over_the_posit
     y = torch.stack((places_BP, -places_BP), dim=axis)
     if positions == 1:
         y = y.flatten(1)
-    x_NC = _vectors(y, axis, rows)
+    x_NC = sampled(y, axis, rows)
     assert torch.equal(x_NC[:, 0], -x_NC[:, 1])
     chosen = x_NC[:, 0].long()
     samples, spots = chosen // positions, chosen % positions

@@ -22,16 +22,13 @@ from torch import Tensor
 from torch._library.effects import EffectType
 
 from esper.contracts.reports import SeedReport
+from esper.kasmina.kernels.telemetry.ops import kernel_for
+from esper.kasmina.kernels.telemetry.reference import is_due, sampled
 from esper.kasmina.numbered import by_number, numbered
 from esper.kasmina.seeds.seed_state import KeepsDtype
 
 SHARE = 0.125
 """Of the forward passes that are looked at."""
-
-LARGEST_NORM = 1e15
-"""A vector that is not below counts as non-finite. The squares of 2**24 vectors still fit into float32."""
-
-_GOLDEN_RATIO = 0.5 * (5**0.5 - 1)  # its multiples modulo 1 are spread most evenly
 
 COMPILES_HOOKS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 """Older compilers put an autograd function in the hook's place, which an in-place activation behind it cannot stand.
@@ -58,6 +55,7 @@ class Telemetry(KeepsDtype):
     pivot: Tensor  # [C]
     gradient: Tensor  # sum of squares [C]
     gradient_steps: Tensor  # vectors, backward passes, sum of their norms, sum of the squared norms
+    turn: Tensor  # first passes of a CUDA graph in this window [1]
 
     def __init__(self, bounds: Sequence[int], rows: int, device: torch.device) -> None:
         super().__init__()
@@ -69,6 +67,7 @@ class Telemetry(KeepsDtype):
         channels = self.bounds[-1]
         for name, size in {"sums": 4 * channels, "pivot": channels, "gradient": channels, "gradient_steps": 4}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float32, device=device))
+        self.register_buffer("turn", torch.zeros(1, dtype=torch.int64, device=device), persistent=False)
 
     def observe(self, y: Tensor, axis: int) -> None:
         """Look at the output of a training forward pass if it is its turn, and later at the gradient.
@@ -102,14 +101,15 @@ class Telemetry(KeepsDtype):
         is_first_pass = torch._C._current_graph_task_id() == -1
         turn = self.turns[is_first_pass]
         self.turns[is_first_pass] = turn + 1
-        if not _is_due(turn) or self.rows == 0 or y.numel() == 0:
+        if self.rows == 0 or y.numel() == 0:
             return False
-        if is_first_pass:
-            vectors = _vectors(y.detach(), axis, self.rows)
-            if self._held is None:
-                self._add(vectors)
-            else:
-                self._held.append(vectors.clone())
+        on_device = self._turn_on_device(y)
+        if on_device is None and not is_due(turn, SHARE):
+            return False
+        if is_first_pass and self._held is not None:
+            self._held.append(sampled(y.detach(), axis, self.rows).clone())
+        elif is_first_pass:
+            self._look(y.detach(), axis, on_device)
         return True
 
     def feel(self, gradient: Tensor, axis: int) -> None:
@@ -119,7 +119,9 @@ class Telemetry(KeepsDtype):
             gradient: of an output.
             axis: of the channels.
         """
-        if _is_due(self.turns[True] - 1) and self.rows and gradient.numel():
+        on_device = self._turn_on_device(gradient)
+        is_looked_at = on_device is not None or is_due(self.turns[True] - 1, SHARE)
+        if is_looked_at and self.rows and gradient.numel():
             self._tap(axis, gradient)
 
     def set_threshold(self, value: float | None) -> None:
@@ -144,7 +146,7 @@ class Telemetry(KeepsDtype):
         finally:
             held, self._held = self._held, None
             for vectors in held:
-                self._add(vectors)
+                self._look(vectors, -1, None)
 
     def readings(self) -> Tensor:
         """All sums of this window, ``[6 C + 4]`` on the device."""
@@ -227,66 +229,19 @@ class Telemetry(KeepsDtype):
         super().__setstate__(state)
         self._number = numbered(self)
 
-    def _add(self, x_NC: Tensor) -> None:
-        x_NC, usable_N1 = _with_nan(x_NC)
-        vectors = usable_N1.sum()
-        deviation_NC = (x_NC - self.pivot).nan_to_num_(0.0)
-        sum_C = deviation_NC.sum(0)
-        shift_C = sum_C * ((self.sums[-1] == 0) / vectors.clamp(min=1))  # zero but for the first vectors of a window
-        self.pivot.add_(shift_C)
-        deviation_NC = deviation_NC.addcmul_(usable_N1, shift_C, value=-1)
-        sum_C = sum_C - vectors * shift_C
-        product_C = (deviation_NC[:, :-1] * deviation_NC[:, 1:]).sum(0)
-        square_C = deviation_NC.square_().sum(0)
-        inactive_C = torch.zeros_like(sum_C) if self.threshold is None else x_NC.le_(self.threshold).sum(0)
-        self.sums.add_(torch.cat((sum_C, square_C, inactive_C, product_C, vectors.view(1))))
+    def _look(self, y: Tensor, axis: int, turn: Tensor | None) -> None:
+        kernel_for(y).look(y, axis, self.rows, self.threshold, self.sums, self.pivot, turn, SHARE)
 
     def _tap(self, axis: int, gradient: Tensor | None) -> None:
         if gradient is None:  # autograd's word for a zero that it did not make
             return
-        x_NC, usable_N1 = _with_nan(_vectors(gradient.detach(), axis, self.rows))
-        vectors = usable_N1.sum()
-        square_C = x_NC.nan_to_num_(0.0).square_().sum(0)
-        self.gradient.add_(square_C)
-        square = square_C.sum() / (vectors.clamp(min=1) * square_C.numel())
-        self.gradient_steps.add_(torch.stack((vectors, vectors.clamp(max=1), square.sqrt(), square)))
+        turn = self._turn_on_device(gradient)
+        kernel = kernel_for(gradient)
+        kernel.feel(gradient.detach(), axis, self.rows, self.gradient, self.gradient_steps, turn, SHARE)
 
-
-def _is_due(turn: int) -> bool:
-    return turn * _GOLDEN_RATIO % 1.0 < SHARE
-
-
-def _with_nan(x_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors, those that do not count all NaN, and which of them count, in {0.0, 1.0} ``[N, 1]``.
-
-    A comparison in place gives numbers, and a product with NaN takes the place of a select: on the CPU both are several
-    times faster than what they stand for.
-    """
-    usable_N1 = torch.linalg.vector_norm(x_NC, dim=1, keepdim=True).lt_(LARGEST_NORM)
-    return x_NC * (usable_N1 / usable_N1), usable_N1
-
-
-def _vectors(y: Tensor, axis: int, rows: int) -> Tensor:
-    """At most ``rows`` vectors of channels, float32 ``[N, C]``, evenly over the samples first, then over the positions.
-
-    The positions differ from sample to sample. Views that a compiler can follow with symbolic sizes; no random state.
-    """
-    if y.dim() <= 2:
-        y_BC = y.view(-1, y.shape[-1])
-        samples = min(y_BC.shape[0], rows)
-        every = y_BC.shape[0] // samples
-        return y_BC[: samples * every].unflatten(0, (samples, every))[:, 0].float()
-    y_BPC = y.flatten(2).transpose(1, 2) if axis == 1 else y.flatten(1, -2)
-    samples, positions = min(y_BPC.shape[0], rows), y_BPC.shape[1]
-    stretches = min(positions, rows // samples)  # of the positions; each sample gives one vector of each
-    length = positions // stretches
-    step = -(-length // samples)
-    offsets = length // step  # within a stretch: sample after sample takes the next one
-    groups, every = samples // offsets, y_BPC.shape[0] // samples
-    y_GOPC = y_BPC[: groups * offsets * every].unflatten(0, (groups, offsets, every))[:, :, 0]
-    y_GOSLC = y_GOPC[:, :, : stretches * length].unflatten(2, (stretches, length))
-    y_GOSOC = y_GOSLC[:, :, :, : offsets * step].unflatten(3, (offsets, step))[:, :, :, :, step // 2]
-    return y_GOSOC.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 2).float().contiguous()
+    def _turn_on_device(self, tensor: Tensor) -> Tensor | None:
+        """Passes so far, as a CUDA graph that is being captured is to ask for them."""
+        return self.turn if tensor.is_cuda and torch.cuda.is_current_stream_capturing() else None
 
 
 def _tap(axis: int, number: int, gradient: Tensor | None) -> None:

@@ -28,7 +28,9 @@ from esper.tasks.folder import folder
 
 ROOT = Path(__file__).parents[2]
 TEXTS = Gathered("nowhere", "0123456789abcdef", 3, 1000)
-OPTIONS = argparse.Namespace(bytes_per_parameter=None, rates=None, batch=64, precision="fp32", device="cpu")
+OPTIONS = argparse.Namespace(
+    bytes_per_parameter=None, rates=None, batch=64, precision="fp32", compile=False, device="cpu"
+)
 
 
 @pytest.fixture
@@ -130,6 +132,7 @@ def test_cells_of_another_setting_are_not_taken_for_those_of_this_one():
         case_of("source", "1M", TEXTS, OPTIONS),
         replace(case, digest="another"),
         replace(case, precision="bf16"),
+        replace(case, is_compiled=True),
         replace(case, growth=(("min_targets", 0),)),
         replace(case, before=case),
         replace(case, host_settings=(("width", 32),)),
@@ -274,7 +277,8 @@ from benchmarks.growth.environment import gathered
 from benchmarks.growth.rows import shipped
 out = Path(sys.argv[1])
 texts = dict.fromkeys(("python", "c", "english"), gathered("python", out / "links", out, 60_000))
-options = argparse.Namespace(bytes_per_parameter=0.1, rates=None, batch=64, precision="bf16", device="cpu")
+about = {"bytes_per_parameter": 0.1, "rates": None, "batch": 64, "precision": "bf16", "compile": False}
+options = argparse.Namespace(**about, device="cpu")
 case = going_on.cases(["quick"], texts, options)[0]
 job = Job(out, case, "sunk_grown", shipped(case), 0)
 compute_cell(job)

@@ -3,7 +3,11 @@
 import os
 
 import pytest
+import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():  # before the first import of triton
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # The same examples in every run, on machines of any speed.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

@@ -22,12 +22,12 @@ from esper.blueprints.blueprint import Blueprint
 from esper.contracts.errors import ConfigError, closest
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.activity import Activity
-from esper.kasmina.grafts.adamw import step_adamw
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.guard import finite_G, select_G
 from esper.kasmina.grafts.objectives import OBJECTIVES, first_order_gain, pseudo_residual, relative_error
 from esper.kasmina.grafts.strategies import TINY
 from esper.kasmina.grafts.trainee import MIN_SAMPLES, Trainee, WatchedSamples
+from esper.kasmina.kernels.adamw.ops import step_adamw
 from esper.kasmina.seeds.seed_state import KeepsDtype
 
 BATCH = 64

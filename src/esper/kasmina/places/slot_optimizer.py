@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
-from esper.kasmina.grafts.adamw import step_adamw
 from esper.kasmina.grafts.guard import finite_G
+from esper.kasmina.kernels.adamw.ops import step_adamw
 from esper.kasmina.places.place import Place
 
 

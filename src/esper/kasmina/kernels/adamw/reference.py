@@ -3,9 +3,8 @@
 Maths: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
 """
 
+import torch
 from torch import Tensor
-
-from esper.kasmina.grafts.guard import select_G
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -38,6 +37,7 @@ def step_adamw(
     count_S1 = updates_S.clamp(min=1).unsqueeze(1)
     denominator = (exp_avg_sq / (1 - BETA_2**count_S1)).sqrt() + EPSILON
     stepped = params_SN.float() * (1 - lr * weight_decay) - lr * (exp_avg / (1 - BETA_1**count_S1)) / denominator
-    params_SN.copy_(select_G(moves_S, stepped.to(params_SN.dtype), params_SN))
-    exp_avg_SN.copy_(select_G(moves_S, exp_avg, exp_avg_SN))
-    exp_avg_sq_SN.copy_(select_G(moves_S, exp_avg_sq, exp_avg_sq_SN))
+    moves_S1 = moves_S.unsqueeze(1)
+    params_SN.copy_(torch.where(moves_S1, stepped.to(params_SN.dtype), params_SN))
+    exp_avg_SN.copy_(torch.where(moves_S1, exp_avg, exp_avg_SN))
+    exp_avg_sq_SN.copy_(torch.where(moves_S1, exp_avg_sq, exp_avg_sq_SN))

@@ -2,17 +2,23 @@
 
 import copy
 import random
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.decomposition import select_decomp_table
 from torch.utils.checkpoint import checkpoint
 
 import esper
+from esper import GrowthConfig
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.grafts.activity import Activity
 from esper.kasmina.places.place import Place
+from esper.kasmina.seeds.looks import Looks
 from esper.tasks.gpt import Attention
 from tests.kasmina.colony_hosts import NETS
 from tests.kasmina.growing import PATH, grow, mlp, place_of, release, remove, transition_to, wrapped
@@ -283,3 +289,39 @@ def test_a_colony_that_is_not_finite_is_silenced():
     silenced = passed(NETS["gpt"].host, Running(model, run))
     assert all(torch.equal(a, b) for a, b in zip(silenced, expected, strict=False))
     assert place.state.fault.tolist() == [1]
+
+
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    """What the compiled forward pass of a model keeps for its backward pass, by torch's rules for a GPU."""
+    kept = []
+
+    def forward_compiler(graph: torch.fx.GraphModule, _: Any) -> Any:
+        outputs = graph.graph.find_nodes(op="output")[0].args[0]
+        values = [one.meta["val"] for one in outputs if isinstance(one, torch.fx.Node) and one.op != "placeholder"]
+        kept.append(sum(value.nbytes for value in values if isinstance(value, Tensor)))
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(
+        fw_compiler=forward_compiler,
+        bw_compiler=lambda graph, _: make_boxed_func(graph.forward),
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=select_decomp_table(),
+    )
+    with torch.autocast("cpu", torch.bfloat16):  # in which the gradient of an activation is larger than its input
+        y = torch.compile(model, backend=backend, fullgraph=True)(x)
+    y.sum().backward()
+    (size,) = kept
+    return size
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["", "control"])
+def test_a_compiled_model_that_senses_keeps_no_more_for_its_backward_pass(monkeypatch, waits):
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16), nn.GELU(), nn.Linear(16, 4))
+
+    if not waits:
+        monkeypatch.setattr(Looks, "add", lambda self, x_NC, number: torch.ops.esper.look(x_NC, -1, number))
+    x = torch.randn(8, 32, 16, requires_grad=True)
+    bare = saved_bytes(made(), x)
+    wrapped = saved_bytes(esper.wrap(made(), GrowthConfig(layers={"0": 4, "2": 4})), x)
+    assert (wrapped <= 1.01 * bare) is waits, (wrapped, bare)

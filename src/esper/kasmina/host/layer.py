@@ -11,6 +11,7 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -24,6 +25,7 @@ from esper.kasmina.host.copies import ESPER, again
 from esper.kasmina.host.edges import is_adapted
 from esper.kasmina.outputs import first_tensor, with_tensor, written_tensor
 from esper.kasmina.places.place import Place
+from esper.kasmina.seeds.looks import LOOKS
 
 SAVING = (
     "The model has grown, and save_pretrained would lose what grew. Call "
@@ -213,6 +215,11 @@ class KasminaLayer(_Host):
             return super().forward(*args, **kwargs)
         if anchor is None:  # unwrapped: a library has put this method on the instance, with something around it
             return type(self).forward(self, *args, **kwargs)
+        if anchor.config is not None and torch.compiler.is_compiling() and not LOOKS.is_open:
+            LOOKS.open()
+            output = KasminaLayer.forward(self, *args, **kwargs)
+            LOOKS.close()
+            return output
         if kwargs:
             refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)
         if not anchor.activity.is_on:

@@ -25,6 +25,7 @@ from esper.contracts.reports import SeedReport
 from esper.kasmina.kernels.telemetry.ops import kernel_for
 from esper.kasmina.kernels.telemetry.reference import is_due, sampled
 from esper.kasmina.numbered import by_number, numbered
+from esper.kasmina.seeds.looks import LOOKS
 from esper.kasmina.seeds.seed_state import KeepsDtype
 
 SHARE = 0.125
@@ -84,7 +85,8 @@ class Telemetry(KeepsDtype):
             axis: of the channels, 1 or -1.
         """
         if torch.compiler.is_compiling():
-            torch.ops.esper.look(y.detach(), axis, self._number)
+            if self.rows and y.numel():
+                LOOKS.add(sampled(y.detach(), axis, self.rows), self._number)
             is_tapped, tap = COMPILES_HOOKS, partial(_tap, axis, self._number)
         else:
             is_tapped, tap = self.look(y, axis), partial(self._tap, axis)

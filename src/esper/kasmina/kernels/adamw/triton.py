@@ -1,5 +1,7 @@
 """AdamW for many small sets of parameters, in Triton: one launch for all of them, each number read and written once."""
 
+import math
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -8,6 +10,7 @@ from esper.kasmina.kernels.adamw import reference
 
 BETA_1, BETA_2 = tl.constexpr(reference.BETA_1), tl.constexpr(reference.BETA_2)
 EPSILON = tl.constexpr(reference.EPSILON)
+LOG_BETA_1, LOG_BETA_2 = tl.constexpr(math.log(reference.BETA_1)), tl.constexpr(math.log(reference.BETA_2))
 BLOCK = 1024
 
 
@@ -46,6 +49,13 @@ def step_adamw(
 
 
 @triton.jit
+def _lost(x):  # type: ignore[no-untyped-def]
+    """``1 - exp(x)``; near zero by its series, since the difference would lose four digits there."""
+    series = -x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0))))
+    return tl.where(x > -0.1, series, 1.0 - tl.exp(x))
+
+
+@triton.jit
 def _step(  # type: ignore[no-untyped-def]
     params,
     params_stride,
@@ -70,9 +80,8 @@ def _step(  # type: ignore[no-untyped-def]
         inside = n < size
         if HAS_RATES:
             lr = tl.load(rates + slot)
-        count = tl.load(updates + slot).to(tl.float64)  # 1 - 0.999**1 would lose four digits in float32
-        correction_1 = (1.0 - tl.exp(count * tl.log(tl.full((), BETA_1, tl.float64)))).to(tl.float32)
-        correction_2 = (1.0 - tl.exp(count * tl.log(tl.full((), BETA_2, tl.float64)))).to(tl.float32)
+        count = tl.load(updates + slot)
+        correction_1, correction_2 = _lost(count * LOG_BETA_1), _lost(count * LOG_BETA_2)
         param_at = params + slot * params_stride + n
         exp_avg_at = exp_avgs + slot * exp_avgs_stride + n
         exp_avg_sq_at = exp_avg_sqs + slot * exp_avg_sqs_stride + n

@@ -1,6 +1,8 @@
 """What seeds sense, in plain PyTorch: sums per channel over a few of the output's vectors."""
 
-# N sampled vectors, B samples, P positions, C channels, G groups of samples, O offsets, S stretches, L their length
+# N sampled vectors, B samples, P positions, C channels
+
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -81,27 +83,64 @@ def feel(
     steps.add_(torch.stack((vectors, vectors.clamp(max=1), square.sqrt(), square)) * is_due)
 
 
-def sampled(y: Tensor, axis: int, rows: int) -> Tensor:
-    """At most ``rows`` vectors of channels, float32 ``[N, C]``, evenly over the samples first, then over the positions.
+class Spread(NamedTuple):
+    """Which vectors of ``[B, P, C]`` are looked at: evenly over the samples first, then over the positions.
 
-    The positions differ from sample to sample. Views that a compiler can follow with symbolic sizes; no random state.
+    Args:
+        every: so many samples, one is looked at.
+        stretches: of the positions; each sample gives one vector of each.
+        offsets: within a stretch; sample after sample takes the next one.
+        length: of a stretch.
+        step: between offsets.
+        vectors: how many they are.
+    """
+
+    every: int
+    stretches: int
+    offsets: int
+    length: int
+    step: int
+    vectors: int
+
+    @classmethod
+    def over(cls, batch: int, positions: int, rows: int) -> Self:
+        """At most ``rows`` vectors. A compiler can follow it with symbolic sizes."""
+        samples = min(batch, rows)
+        stretches = min(positions, rows // samples)
+        length = positions // stretches
+        step = -(-length // samples)
+        offsets = length // step
+        return cls(batch // samples, stretches, offsets, length, step, samples // offsets * offsets * stretches)
+
+
+def sampled(y: Tensor, axis: int, rows: int) -> Tensor:
+    """At most ``rows`` vectors of channels, float32 ``[N, C]``, as :class:`Spread` has them; no random state.
+
+    The positions differ from sample to sample. A compiler fuses all of it.
     """
     if y.dim() <= 2:
         y_BC = y.view(-1, y.shape[-1])
         samples = min(y_BC.shape[0], rows)
         every = y_BC.shape[0] // samples
         return y_BC[: samples * every].unflatten(0, (samples, every))[:, 0].float()
-    y_BPC = y.flatten(2).transpose(1, 2) if axis == 1 else y.flatten(1, -2)
-    samples, positions = min(y_BPC.shape[0], rows), y_BPC.shape[1]
-    stretches = min(positions, rows // samples)  # of the positions; each sample gives one vector of each
-    length = positions // stretches
-    step = -(-length // samples)
-    offsets = length // step  # within a stretch: sample after sample takes the next one
-    groups, every = samples // offsets, y_BPC.shape[0] // samples
-    y_GOPC = y_BPC[: groups * offsets * every].unflatten(0, (groups, offsets, every))[:, :, 0]
-    y_GOSLC = y_GOPC[:, :, : stretches * length].unflatten(2, (stretches, length))
-    y_GOSOC = y_GOSLC[:, :, :, : offsets * step].unflatten(3, (offsets, step))[:, :, :, :, step // 2]
-    return y_GOSOC.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 2).float().contiguous()
+    y_BPC = with_positions(y, axis)
+    spread = Spread.over(y_BPC.shape[0], y_BPC.shape[1], rows)
+    index_N = torch.arange(spread.vectors, device=y.device)
+    sample_N = index_N // spread.stretches
+    position_N = index_N % spread.stretches * spread.length + sample_N % spread.offsets * spread.step + spread.step // 2
+    return y_BPC[sample_N * spread.every, position_N].float()
+
+
+def with_positions(y: Tensor, axis: int) -> Tensor:
+    """An output as ``[B, P, C]``, a view where its strides allow that.
+
+    Args:
+        y: ``[B, C, ...]`` or ``[..., C]``.
+        axis: of the channels, 1 or -1.
+    """
+    if y.dim() <= 2:
+        return y.view(-1, 1, y.shape[-1])
+    return y.flatten(2).transpose(1, 2) if axis == 1 else y.flatten(1, -2)
 
 
 def is_due(turn: int, share: float) -> bool:

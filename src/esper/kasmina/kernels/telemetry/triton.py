@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from esper.kasmina.kernels.telemetry.reference import GOLDEN_RATIO, LARGEST_NORM
+from esper.kasmina.kernels.telemetry.reference import GOLDEN_RATIO, LARGEST_NORM, Spread, with_positions
 
 LARGEST_SQUARE = tl.constexpr(LARGEST_NORM**2)
 RATIO = tl.constexpr(GOLDEN_RATIO)
@@ -22,18 +22,18 @@ NORM_BLOCK, CHANNEL_BLOCK, ROWS = 1024, 128, 32
 
 
 class Sampling(NamedTuple):
-    """Which vectors of ``[B, P, C]`` are looked at, as :func:`reference.sampled` takes them: strides, and how many."""
+    """Strides of ``[B, P, C]``, and what :class:`~esper.kasmina.kernels.telemetry.reference.Spread` tells of it."""
 
     stride_B: int
     stride_P: int
     stride_C: int
+    channels: int
     every: int
     stretches: int
     offsets: int
     length: int
     step: int
     vectors: int
-    channels: int
 
 
 def look(
@@ -95,19 +95,9 @@ def feel(
 
 
 def _sampling(y: Tensor, axis: int, rows: int) -> tuple[Tensor, Sampling]:
-    if y.dim() <= 2:
-        y_BPC = y.view(-1, 1, y.shape[-1])
-    else:
-        y_BPC = y.flatten(2).transpose(1, 2) if axis == 1 else y.flatten(1, -2)
+    y_BPC = with_positions(y, axis)
     batch, positions, channels = y_BPC.shape
-    samples = min(batch, rows)
-    stretches = min(positions, rows // samples)
-    length = positions // stretches
-    step = -(-length // samples)
-    offsets = length // step
-    vectors = samples // offsets * offsets * stretches
-    every = batch // samples
-    return y_BPC, Sampling(*y_BPC.stride(), every, stretches, offsets, length, step, vectors, channels)
+    return y_BPC, Sampling(*y_BPC.stride(), channels, *Spread.over(batch, positions, rows))
 
 
 def _squared_norms(

@@ -6,9 +6,10 @@ dear); they have more room than growth would add, and should refuse. There is no
 steps of ``esper run`` a larger one is still far from what it could learn, and has no reason to refuse.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -20,11 +21,32 @@ from esper.tasks.task import HostFactory, Task
 FIRST_SEED, FIRST_SPLIT = 30_000, 40_000
 """No recipe before had seen them."""
 
-CONTROLS = ("placebo", "random_frozen")
-"""All trials of small hosts are run again with each of these blueprints."""
-
 TEXT = "text"
 """Stands for the text that the caller names."""
+
+
+class Control(NamedTuple):
+    """What must not be kept.
+
+    Args:
+        blueprint: all that the run may try.
+        growth: settings of growth that are not the defaults.
+        colonies: trials of its own, by task; without, it is tried in all trials of small hosts.
+    """
+
+    blueprint: str
+    growth: Mapping[str, Any] = MappingProxyType({})
+    colonies: Mapping[str, int] = MappingProxyType({})
+
+
+CONTROLS = {
+    "placebo": Control("placebo"),
+    "random_frozen": Control("random_frozen"),
+    # On so few texts no colony would be tried (min_targets).
+    "placebo colony": Control("placebo", {"colonies": ("blocks.*.mlp",), "min_targets": 0}, {"text-gpt": 100}),
+    "random colony": Control("random_channels", {"min_targets": 0}, {"text-gpt": 80, "mnist1d-cnn": 20}),
+}
+"""By name."""
 
 
 class Field(NamedTuple):
@@ -96,7 +118,7 @@ class Trial:
         is_wide: whether the host should refuse to grow.
         seed: of first weights, order of batches, grafts and the deal of the held-out samples.
         split: deals the samples into training, held-out and test part. (A text is always cut at the same places.)
-        blueprint: ``"default"`` for the shipped ones, or a control.
+        blueprint: ``"default"`` for the shipped ones, or the name of a control.
     """
 
     number: int
@@ -146,15 +168,23 @@ def trials() -> list[Trial]:
 
 
 def control_trials() -> Iterator[Trial]:
-    """The trials of small hosts, with a blueprint that must not be kept."""
+    """The trials of small hosts, with what must not be kept; then those of controls that are colonies."""
     for one in trials():
         if not one.is_wide:
-            yield from (replace(one, blueprint=name) for name in CONTROLS)
+            yield from (replace(one, blueprint=name) for name, control in CONTROLS.items() if not control.colonies)
+    number = len(trials())
+    for name, control in CONTROLS.items():
+        for task, count in control.colonies.items():
+            for _ in range(count):
+                width = TASKS[task].width
+                yield Trial(number, task, width, False, FIRST_SEED + number, FIRST_SPLIT + number, name)
+                number += 1
 
 
 def listed() -> dict[str, Any]:
     """The list as it is published."""
-    columns = ("number", "task", "width", "is_wide", "seed", "split")
-    rows = [[asdict(one)[name] for name in columns] for one in trials()]
-    controls = {name: [one.number for one in control_trials() if one.blueprint == name] for name in CONTROLS}
-    return {"columns": columns, "trials": rows, "also_run_with": controls}
+    columns = ("number", "task", "width", "is_wide", "seed", "split", "blueprint")
+    everything = [*trials(), *(one for one in control_trials() if CONTROLS[one.blueprint].colonies)]
+    rows = [[asdict(one)[name] for name in columns] for one in everything]
+    again = [name for name, control in CONTROLS.items() if not control.colonies]
+    return {"columns": columns, "trials": rows, "trials_of_small_hosts_are_also_run_with": again}

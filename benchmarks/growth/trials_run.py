@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.growth.trials_list import TASKS, Trial
+from benchmarks.growth.trials_list import CONTROLS, TASKS, Trial
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.growing import Growing, growing
 from esper.evaluation.scoring import per_sample
@@ -41,7 +41,8 @@ def run_trial(job: Job) -> dict[str, Any]:
     task, pace = trial.load(text), TASKS[trial.task].pace(text) | changes
     config = GrowthConfig(seed=trial.seed, **growth)
     if trial.blueprint != "default":
-        config = replace(config, blueprints=(trial.blueprint,))
+        control = CONTROLS[trial.blueprint]
+        config = replace(config, blueprints=(control.blueprint,), **control.growth)
         grown, _ = _trained(task, config, trial.seed, pace, grows=True)
         return fate(grown)
 

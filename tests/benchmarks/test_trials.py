@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.growth.trials import RESULTS, main
 from benchmarks.growth.trials_jobs import changes
-from benchmarks.growth.trials_list import TASKS, TEXT, Trial, control_trials, listed, trials
+from benchmarks.growth.trials_list import CONTROLS, TASKS, TEXT, Trial, control_trials, listed, trials
 from benchmarks.growth.trials_run import Job, ablations, fate, run_trial, same_bytes
 from benchmarks.growth.trials_table import by_task, is_net_success, markdown, summary
 from esper.contracts.config import GrowthConfig
@@ -46,16 +46,30 @@ def test_any_beginning_of_the_list_holds_tasks_in_proportion():
 
 
 def test_each_control_runs_in_two_hundred_trials_of_the_list():
-    controls = list(control_trials())
+    controls = [one for one in control_trials() if not CONTROLS[one.blueprint].colonies]
     assert Counter(one.blueprint for one in controls) == {"placebo": 200, "random_frozen": 200}
     assert {one.task for one in controls} == set(TASKS)
     assert all(replace(one, blueprint="default") == LIST[one.number] for one in controls)
 
 
+def test_controls_that_are_colonies_run_in_two_hundred_trials_of_their_own():
+    colonies = [one for one in control_trials() if CONTROLS[one.blueprint].colonies]
+    assert Counter(one.blueprint for one in colonies) == {"placebo colony": 100, "random colony": 100}
+    seeds = {one.seed for one in (*LIST, *colonies)} | {one.split for one in (*LIST, *colonies)}
+    assert len(seeds) == 2 * (len(LIST) + len(colonies))
+
+
 def test_the_published_list_holds_every_trial():
     published = json.loads(json.dumps(listed()))
     columns = published["columns"]
-    assert [Trial(**dict(zip(columns, row, strict=True))) for row in published["trials"]] == LIST
+    colonies = [one for one in control_trials() if CONTROLS[one.blueprint].colonies]
+    assert [Trial(**dict(zip(columns, row, strict=True))) for row in published["trials"]] == LIST + colonies
+
+
+def test_a_control_that_is_a_colony_is_tried_as_one():
+    trial = next(one for one in control_trials() if one.key.endswith("mnist1d-cnn-4-random colony"))
+    told = run_trial(Job(trial, None, {"epochs": 20}, {}))
+    assert {(place, blueprint) for place, blueprint, *_ in told["lifecycles"]} == {("*", "random_channels")}
 
 
 def test_a_host_has_the_width_of_its_trial():

@@ -6,6 +6,7 @@ import torch
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.errors import ConfigError
+from esper.contracts.reports import Piece
 
 PORTS = Ports(5, 3)
 
@@ -42,3 +43,13 @@ def test_random_frozen_is_random_in_every_tensor_at_birth():
     params = blueprint.init(PORTS, torch.Generator().manual_seed(0))
     assert all(value.abs().min() > 0 for value in params.values())
     assert params["w2"].abs().max() <= 1 / 16**0.5
+
+
+def test_random_channels_are_read_by_the_host_from_birth_and_never_train():
+    piece = Piece("fc", "linear", 5, 3, reads=5, writes=3)
+    params = make_blueprint("random_channels", {}).init(piece, torch.Generator().manual_seed(0))
+    usual = make_blueprint("widen", {}).init(piece, torch.Generator().manual_seed(0))
+    assert params.keys() == usual.keys()
+    assert not usual["old"].any()
+    assert 0 < params["old"].abs().max() <= 1
+    assert not make_blueprint("random_channels", {}).is_trainable

@@ -9,7 +9,7 @@ from esper.blueprints.affine import Affine
 from esper.blueprints.birth import birth_fault
 from esper.blueprints.blueprint import LAYOUTS, Blueprint, Ports, Recipe
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
-from esper.blueprints.controls import Placebo, RandomFrozen
+from esper.blueprints.controls import Placebo, RandomChannels, RandomFrozen
 from esper.blueprints.conv_bottleneck import ConvBottleneck
 from esper.blueprints.deepen import Deepen
 from esper.blueprints.depthwise_conv import DepthwiseConv
@@ -39,6 +39,7 @@ CATALOGUE: dict[str, type[Blueprint]] = {
 COLONIES: dict[str, type[Recipe]] = {Widen.id: Widen, Deepen.id: Deepen}
 """What grows in the host's own layers, or behind its blocks, at several of them."""
 CONTROLS: dict[str, type[Blueprint]] = {Placebo.id: Placebo, RandomFrozen.id: RandomFrozen}
+COLONY_CONTROLS: dict[str, type[Recipe]] = {RandomChannels.id: RandomChannels}
 _registered: dict[str, type[Blueprint]] = {}
 
 Kind = TypeVar("Kind", bound=type[Blueprint])
@@ -46,7 +47,7 @@ Kind = TypeVar("Kind", bound=type[Blueprint])
 
 def known_blueprints() -> dict[str, type[Recipe]]:
     """All blueprints that :func:`make_blueprint` finds, by id."""
-    return {**CATALOGUE, **COLONIES, **CONTROLS, **_registered}
+    return {**CATALOGUE, **COLONIES, **CONTROLS, **COLONY_CONTROLS, **_registered}
 
 
 def register_blueprint(kind: Kind) -> Kind:

@@ -12,7 +12,9 @@ from torch import Generator, Tensor, nn
 
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.bottleneck_mlp import BottleneckMLP
+from esper.blueprints.widen import MATRICES, Widen
 from esper.contracts.errors import ConfigError
+from esper.contracts.reports import Piece
 
 
 @dataclass(frozen=True)
@@ -49,4 +51,22 @@ class RandomFrozen(BottleneckMLP):
         bound = 1 / math.sqrt(self.hidden)
         for name in ("w2", "b2"):
             params[name] = torch.empty_like(params[name]).uniform_(-bound, bound, generator=generator)
+        return params
+
+
+@dataclass(frozen=True)
+class RandomChannels(Widen):
+    """New channels drawn at random and never trained, in what they read and in what is read of them: a colony."""
+
+    id: ClassVar[str] = "random_channels"
+    family: ClassVar[str] = "control"
+    confidence: ClassVar[int] = 0
+    is_trainable: ClassVar[bool] = False
+    starts_at_zero: ClassVar[bool] = False
+
+    def init(self, ports: Piece, generator: Generator) -> dict[str, Tensor]:
+        params = super().init(ports, generator)
+        if "old" in params and ports.role in MATRICES:
+            bound = 1 / math.sqrt(params["old"][0].numel())
+            params["old"].uniform_(-bound, bound, generator=generator)
         return params

@@ -1,4 +1,5 @@
-"""What seeds sense, in Triton: two launches for a look, where torch needs some thirty.
+"""What seeds sense, in Triton: two launches for a look at an output, one for a look at its gradient; torch needs some
+thirty for both.
 
 The first gives the squared norm of each sampled vector, which tells whether it counts; the second the sums of a block
 of channels. No two programs write the same number, so the same vectors give the same bytes. Whether it is a pass's turn
@@ -54,7 +55,7 @@ def look(
         share: of the passes.
     """
     y_BPC, at = _sampling(y, axis, rows)
-    squares_N, about = _squared_norms(y_BPC, at, sums[-1:], turn, 0, share)
+    squares_N, about = _squared_norms(y_BPC, at, sums, turn, share)
     _look[(triton.cdiv(at.channels, CHANNEL_BLOCK),)](
         y_BPC,
         at,
@@ -88,9 +89,17 @@ def feel(
         share: of the passes.
     """
     y_BPC, at = _sampling(gradient, axis, rows)
-    squares_N, about = _squared_norms(y_BPC, at, steps, turn, 1, share)
     _feel[(triton.cdiv(at.channels, CHANNEL_BLOCK),)](
-        y_BPC, at, squares_N, about, squares, steps, ROWS=ROWS, BLOCK=CHANNEL_BLOCK
+        y_BPC,
+        at,
+        squares,
+        steps,
+        turn,
+        _limit(share),
+        HAS_TURN=turn is not None,
+        ROWS=ROWS,
+        BLOCK=CHANNEL_BLOCK,
+        NORM_BLOCK=NORM_BLOCK // 4,
     )
 
 
@@ -101,16 +110,24 @@ def _sampling(y: Tensor, axis: int, rows: int) -> tuple[Tensor, Sampling]:
 
 
 def _squared_norms(
-    y_BPC: Tensor, at: Sampling, before: Tensor, turn: Tensor | None, back: int, share: float
+    y_BPC: Tensor, at: Sampling, sums: Tensor, turn: Tensor | None, share: float
 ) -> tuple[Tensor, Tensor]:
-    """Squared norms ``[N]``, and ``[2]``: the first of ``before`` as it was, and whether it is the pass's turn."""
+    """Squared norms ``[N]``, and ``[2]``: the vectors that were summed before, and whether it is the pass's turn."""
     scratch = y_BPC.new_empty(at.vectors + 2, dtype=torch.float32)
     squares_N, about = scratch[: at.vectors], scratch[at.vectors :]
-    limit = int(share * 2**32)
     _square[(at.vectors,)](
-        y_BPC, at, squares_N, about, before, turn, limit, BACK=back, HAS_TURN=turn is not None, BLOCK=NORM_BLOCK
+        y_BPC, at, squares_N, about, sums[-1:], turn, _limit(share), HAS_TURN=turn is not None, BLOCK=NORM_BLOCK
     )
     return squares_N, about
+
+
+def _limit(share: float) -> int:
+    return int(share * 2**32)
+
+
+@triton.jit
+def _is_due(turn, limit):  # type: ignore[no-untyped-def]
+    return ((turn * RATIO >> 32) & 0xFFFFFFFF) < limit
 
 
 @triton.jit
@@ -143,15 +160,13 @@ def _square(  # type: ignore[no-untyped-def]
     before,
     turn,
     limit,
-    BACK: tl.constexpr,
     HAS_TURN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     n = tl.program_id(0)
     is_due = n >= 0
     if HAS_TURN:
-        product = (tl.load(turn) - BACK) * RATIO
-        is_due = ((product >> 32) & 0xFFFFFFFF) < limit
+        is_due = _is_due(tl.load(turn), limit)
     if n == 0:
         tl.store(about, tl.load(before))
         tl.store(about + 1, is_due.to(tl.float32))
@@ -233,26 +248,42 @@ def _look(  # type: ignore[no-untyped-def]
 def _feel(  # type: ignore[no-untyped-def]
     y,
     at,
-    squares_N,
-    about,
     squares,
     steps,
+    turn,
+    limit,
+    HAS_TURN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    NORM_BLOCK: tl.constexpr,
 ):
+    """Every program takes the norms of all rows by itself: that is dearer than a launch of their own, but only a share
+    of the passes does it, and a launch is there in each."""
     block = tl.program_id(0)
-    if tl.load(about + 1) > 0:
+    is_due = block >= 0
+    if HAS_TURN:
+        is_due = _is_due(tl.load(turn) - 1, limit)
+    if is_due:
         c = block * BLOCK + tl.arange(0, BLOCK)
         count = 0.0
         total = 0.0
         square_C = tl.zeros((BLOCK,), tl.float32)
-        for first in range(0, at.vectors, ROWS):
-            n = first + tl.arange(0, ROWS)
-            x_RC, _ = _tile(y, at, squares_N, n, c)
+        for first_row in range(0, at.vectors, ROWS):
+            n = first_row + tl.arange(0, ROWS)
+            rows = y + _row(n, at)[:, None]
+            inside_R1 = (n < at.vectors)[:, None]
+            square_R = tl.zeros((ROWS,), tl.float32)
+            for first in range(0, at.channels, NORM_BLOCK):
+                all_c = first + tl.arange(0, NORM_BLOCK)
+                mask = inside_R1 & (all_c < at.channels)[None, :]
+                x_RC = tl.load(rows + all_c[None, :] * at.stride_C, mask=mask, other=0.0).to(tl.float32)
+                square_R += tl.sum(x_RC * x_RC, 1)
+            counts_R = (n < at.vectors) & (square_R < LARGEST_SQUARE)
+            mask = counts_R[:, None] & (c < at.channels)[None, :]
+            x_RC = tl.load(rows + c[None, :] * at.stride_C, mask=mask, other=0.0).to(tl.float32)
             square_C += tl.sum(x_RC * x_RC, 0)
-            square_N = tl.load(squares_N + n, mask=n < at.vectors, other=float("inf"))
-            count += tl.sum((square_N < LARGEST_SQUARE).to(tl.float32))
-            total += tl.sum(tl.where(square_N < LARGEST_SQUARE, square_N, 0.0))
+            count += tl.sum(counts_R.to(tl.float32))
+            total += tl.sum(tl.where(counts_R, square_R, 0.0))
         _add(squares + c, square_C, c < at.channels)
         if block == 0:
             mean = total / (tl.maximum(count, 1.0) * at.channels)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
@@ -120,3 +121,21 @@ def test_compiled_runs_and_controls_end_as_eager_ones(task, monkeypatch):
     assert loss == compiled_loss
     assert all(torch.equal(weights[name], value) for name, value in compiled_weights.items())
     assert len(compiled) == 2
+
+
+class Branching(nn.Module):
+    """Looks at a number in the midst of its forward, which a compiler cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.hidden(x)
+        return self.head(h if h.sum().item() > 0 else 2 * h)
+
+
+def test_a_host_that_cannot_be_compiled_is_refused_with_the_remedy(task):
+    one = replace(task, make_host=Branching, is_compiled=True)
+    with pytest.raises(ConfigError, match=r"torch cannot compile the host as a whole: .*without --compile"):
+        growing(one, GrowthConfig(), **PACE)

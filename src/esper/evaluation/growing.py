@@ -89,7 +89,8 @@ def growing(
         policy, directory, checkpoint_steps, on_event: as in :class:`esper.Session`.
 
     Raises:
-        ConfigError: if the host cannot carry seeds, no blueprint fits any of its places, or the weights do not fit it.
+        ConfigError: if the host cannot carry seeds or be compiled, no blueprint fits any of its places, or the weights
+            do not fit it.
     """
     config = config if flags is None else applied(flags, config)
     torch.manual_seed(seed)
@@ -109,22 +110,37 @@ def growing(
         losses, correct = per_sample(model, task.held_out, precision=task.precision)
         return Evaluation(losses=losses, correct=correct, groups=task.groups, metric=task.metric)
 
-    session = Session(
-        model,
-        optimizer,
-        loss=partial(mean_loss, precision=task.precision),
-        evaluate=evaluate or measure,
-        planned_steps=steps,
-        scheduler=LambdaLR(optimizer, lambda step: SCHEDULES[schedule](step / steps)),
-        scheduler_every="step",
-        loader=loader,
-        policy=policy,
-        directory=directory,
-        checkpoint_steps=checkpoint_steps,
-        flags=flags,
-        on_event=on_event,
-    )
+    try:
+        session = Session(
+            model,
+            optimizer,
+            loss=partial(mean_loss, precision=task.precision),
+            evaluate=evaluate or measure,
+            planned_steps=steps,
+            scheduler=LambdaLR(optimizer, lambda step: SCHEDULES[schedule](step / steps)),
+            scheduler_every="step",
+            loader=loader,
+            policy=policy,
+            directory=directory,
+            checkpoint_steps=checkpoint_steps,
+            flags=flags,
+            on_event=on_event,
+        )
+    except RuntimeError as error:  # the model has run for the first time
+        if task.is_compiled:
+            _refuse_uncompiled(error)
+        raise
     return Growing(model, session, loader, epochs)
+
+
+def _refuse_uncompiled(error: RuntimeError) -> None:
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    if isinstance(error, TorchDynamoException):
+        why = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"torch cannot compile the host as a whole: {why} Run it without --compile, or mend its forward."
+        ) from error
 
 
 def _is_lone(place: Place) -> bool:

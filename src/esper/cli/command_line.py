@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from esper.cli.commands.ab import ABCommand
 from esper.cli.commands.baseline import BaselineCommand
+from esper.cli.commands.bench import BenchCommand
 from esper.cli.commands.bus import BusCommand
 from esper.cli.commands.compare import CompareCommand
 from esper.cli.commands.doctor import DoctorCommand
@@ -30,6 +31,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "compare": CompareCommand,
     "inspect": InspectCommand,
     "profile": ProfileCommand,
+    "bench": BenchCommand,
     "doctor": DoctorCommand,
     "tamiyo": TamiyoCommand,
     "bus": BusCommand,

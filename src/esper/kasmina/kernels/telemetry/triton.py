@@ -106,7 +106,8 @@ def feel(
 def _sampling(y: Tensor, axis: int, rows: int) -> tuple[Tensor, Sampling]:
     y_BPC = with_positions(y, axis)
     batch, positions, channels = y_BPC.shape
-    return y_BPC, Sampling(*y_BPC.stride(), channels, *Spread.over(batch, positions, rows))
+    stride_B, stride_P, stride_C = y_BPC.stride()
+    return y_BPC, Sampling(stride_B, stride_P, stride_C, channels, *Spread.over(batch, positions, rows))
 
 
 def _squared_norms(

@@ -1,0 +1,68 @@
+"""The families of grafts that a kernel knows, and where a graft's parameters lie in its slot."""
+
+from enum import IntEnum
+from typing import NamedTuple, Self
+
+from esper.blueprints.affine import Affine
+from esper.blueprints.blueprint import Recipe
+from esper.blueprints.bottleneck_mlp import BottleneckMLP
+from esper.blueprints.glu import GLU
+from esper.blueprints.low_rank import LowRank
+
+
+class Family(IntEnum):
+    """What a graft computes; its blueprint tells the formula."""
+
+    AFFINE = 0
+    LOW_RANK = 1
+    MLP = 2
+    GLU = 3
+
+
+FAMILIES: dict[type[Recipe], Family] = {
+    Affine: Family.AFFINE,
+    LowRank: Family.LOW_RANK,
+    BottleneckMLP: Family.MLP,
+    GLU: Family.GLU,
+}
+
+
+class Shape(NamedTuple):
+    """Of the grafts of a group, all alike.
+
+    Args:
+        family: what they compute.
+        channels: that each of them reads, and writes.
+        hidden: features between; 0 for an affine one.
+    """
+
+    family: Family
+    channels: int
+    hidden: int = 0
+
+    @classmethod
+    def of(cls, blueprint: Recipe, channels: int) -> Self | None:
+        """That of grafts of a blueprint on so many channels each; None where no kernel knows it."""
+        family = FAMILIES.get(type(blueprint))
+        if family is None or not blueprint.reads_chunk:
+            return None
+        hidden = getattr(blueprint, "hidden", getattr(blueprint, "rank", 0))
+        return cls(family, channels, hidden)
+
+    @property
+    def width(self) -> int:
+        """Rows of the first matrix."""
+        return self.hidden * (2 if self.family is Family.GLU else 1)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether there are biases behind the matrices."""
+        return self.family in (Family.MLP, Family.GLU)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of one graft."""
+        if self.family is Family.AFFINE:
+            return 2 * self.channels
+        biases = self.width + self.channels if self.has_bias else 0
+        return (self.width + self.hidden) * self.channels + biases

@@ -308,7 +308,7 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
         decompositions=select_decomp_table(),
     )
     with torch.autocast("cpu", torch.bfloat16):  # in which the gradient of an activation is larger than its input
-        y = torch.compile(model, backend=backend, fullgraph=True)(x)
+        y = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)(x)
     y.sum().backward()
     (size,) = kept
     return size

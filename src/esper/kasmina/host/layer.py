@@ -217,8 +217,11 @@ class KasminaLayer(_Host):
             return type(self).forward(self, *args, **kwargs)
         if anchor.config is not None and torch.compiler.is_compiling() and not LOOKS.is_open:
             LOOKS.open()
-            output = KasminaLayer.forward(self, *args, **kwargs)
-            LOOKS.close()
+            try:
+                output = KasminaLayer.forward(self, *args, **kwargs)
+                LOOKS.flush()
+            finally:
+                LOOKS.close()
             return output
         if kwargs:
             refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)

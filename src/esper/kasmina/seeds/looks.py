@@ -15,35 +15,35 @@ class Looks:
     """Looks that wait; none outside a compiled pass of the whole model."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Tensor, int]] | None = None
+        self._passes: list[list[tuple[Tensor, int]]] = []  # a list alone: dynamo forgets what an attribute was set to
 
     @property
     def is_open(self) -> bool:
         """Whether looks may wait."""
-        return self._waiting is not None
+        return len(self._passes) > 0
 
     def open(self) -> None:
         """A pass begins."""
-        self._waiting = []
+        self._passes.append([])
 
     def close(self) -> None:
-        """It ends: nothing waits any more."""
-        self._flush()
-        self._waiting = None
+        """It has ended, or failed: nothing waits any more."""
+        self._passes.pop()
 
     def add(self, x_NC: Tensor, number: int) -> None:
         """A look of the telemetry with that number, at vectors; those before it wait no longer."""
-        self._flush()
-        if self._waiting is None:
-            _look(x_NC, number)
+        self.flush()
+        if self._passes:
+            self._passes[-1].append((x_NC, number))
         else:
-            self._waiting.append((x_NC, number))
-
-    def _flush(self) -> None:
-        for x_NC, number in self._waiting or ():
             _look(x_NC, number)
-        if self._waiting:
-            self._waiting.clear()
+
+    def flush(self) -> None:
+        """Look at what waits."""
+        for waiting in self._passes:
+            for x_NC, number in waiting:
+                _look(x_NC, number)
+            waiting.clear()
 
 
 def _look(x_NC: Tensor, number: int) -> None:

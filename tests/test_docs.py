@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -63,6 +64,17 @@ def test_regret_and_other_data_are_as_recorded():
 def test_growth_at_size_is_as_recorded(one):
     results = json.loads((GROWTH / f"{one.name}.json").read_text())
     assert one.told(results) in (ROOT / "docs" / "growth.md").read_text()
+
+
+def test_the_readme_tells_what_growth_at_size_is_worth_as_recorded():
+    results = json.loads((GROWTH / "source.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for case, host in (("source-0.25M", "0.25 million"), ("source-1M", "1 million")):
+        rows = results["tasks"][case]
+        line = next(line for line in readme.splitlines() if line.startswith(f"| {host}"))
+        for goal in SOURCE.goals:
+            if goal.case == case:
+                assert f"| {fmean(goal.gains(rows)):.3f}" in line
 
 
 def test_the_cost_of_a_live_colony_is_as_recorded():

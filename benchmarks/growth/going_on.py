@@ -36,8 +36,7 @@ BENCHMARK = Benchmark(
     __doc__,
     ("python", *FURTHER),
     cases,
-    "sunk_grown",
-    {"sunk_host_on": "trained on", "sunk_lora": "LoRA", "sunk_static": "new network"},
+    {"sunk_grown": {"sunk_host_on": "trained on", "sunk_lora": "LoRA", "sunk_static": "new network"}},
     GOALS,
 )
 

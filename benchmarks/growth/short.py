@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from benchmarks.growth.tables import tables_of
+from benchmarks.growth.tables import loss_of, tables_of
 
 TASKS = {
     "digits": "handwritten digits, perceptron",
@@ -38,12 +38,16 @@ def at_a_glance(tasks: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def in_nats(results: Mapping[str, Any], grown: str, controls: Mapping[str, str]) -> str:
-    """Test loss and accuracy of the grown run and its controls on texts, and what trying took; means over seeds.
+    """Test loss and accuracy of the grown run and its controls on texts, and what trying took; means over the seeds
+    that all of them have.
 
     Args:
         results: as :func:`benchmarks.growth.results.collected` gives them.
         grown: the row that grows.
         controls: what to call the rows beside it.
+
+    Returns:
+        A table; empty if no case has the row that grows.
     """
     lines = [
         "| case, nats per byte | parameters, before and after | grew on | "
@@ -58,15 +62,21 @@ def in_nats(results: Mapping[str, Any], grown: str, controls: Mapping[str, str])
         if grown not in rows:
             continue
         own = rows[grown]
+        by_seed = {name: rows[name]["by_seed"] for name in (*controls, grown) if name in rows}
+        seeds = set.intersection(*map(set, by_seed.values()))
         shown = (
-            f"{rows[name]['loss'][0]:.3f}, {rows[name]['accuracy'][0]:.1f} %" if name in rows else "not computed"
+            _loss_and_accuracy([by_seed[name][seed] for seed in sorted(seeds)]) if name in by_seed else "not computed"
             for name in (*controls, grown)
         )
         lines.append(
             f"| {case} | {_size_before(rows)}, {own['parameters'][0]:,.0f} | {own['kept']} of {own['seeds']} seeds | "
             f"{' | '.join(shown)} | {100 * own['share_of_arms_and_judging'][0]:.0f} % |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _loss_and_accuracy(cells: Sequence[Mapping[str, Any]]) -> str:
+    return f"{mean(map(loss_of, cells)):.3f}, {100 * mean(cell['test_metric'] for cell in cells):.1f} %"
 
 
 def _size_before(rows: Mapping[str, Any]) -> str:

@@ -116,8 +116,7 @@ class Benchmark:
         about: it, for ``--help``.
         kinds: of texts that it reads.
         make_cases: gives the cases, by sizes, texts of each kind, and options.
-        grown: the row that grows.
-        controls: what stands beside it at a glance, by row.
+        glances: for each row that grows what stands beside it at a glance, by row.
         goals: what it is to show.
     """
 
@@ -125,13 +124,13 @@ class Benchmark:
     about: str
     kinds: Sequence[str]
     make_cases: Callable[[Sequence[str], Mapping[str, Gathered], argparse.Namespace], list[Case]]
-    grown: str
-    controls: Mapping[str, str]
+    glances: Mapping[str, Mapping[str, str]]
     goals: Sequence[Goal]
 
     def told(self, results: Mapping[str, Any]) -> str:
         """Its results at a glance, and its goals."""
-        return f"{in_nats(results, self.grown, self.controls)}\n\n{goals_told(self.goals, results)}"
+        tables = [in_nats(results, grown, controls) for grown, controls in self.glances.items()]
+        return "\n\n".join([*filter(None, tables), goals_told(self.goals, results)])
 
 
 def main(benchmark: Benchmark, arguments: list[str] | None = None) -> int:

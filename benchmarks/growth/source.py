@@ -41,8 +41,14 @@ BENCHMARK = Benchmark(
     __doc__,
     ("python",),
     cases,
-    "grown",
-    {"host_on": "host trained on", "static": "network of the grown size", "planted": "grafts from the start"},
+    {
+        "grown": {
+            "host_on": "host trained on",
+            "static": "network of the grown size",
+            "planted": "grafts from the start",
+        },
+        "sunk_grown": {"sunk_host_on": "trained host trained on", "sunk_static": "new network of the grown size"},
+    },
     GOALS,
 )
 

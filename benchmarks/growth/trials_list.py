@@ -19,7 +19,7 @@ from esper.tasks.catalogue import load_task
 from esper.tasks.task import HostFactory, Task
 
 FIRST_SEED, FIRST_SPLIT = 30_000, 40_000
-"""No recipe before had seen them."""
+"""Of no list or table before."""
 
 TEXT = "text"
 """Stands for the text that the caller names."""

@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from benchmarks.growth.goals import Better, NoWorse, Refused, told
 from benchmarks.growth.growing_rows import trained_host_path
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.rows import ROWS
+from benchmarks.growth.short import in_nats
 from benchmarks.growth.sized import EPOCHS, QUICK, SIZES, case_of, main, write
 from esper.contracts.errors import ConfigError
 from esper.evaluation.training import Recipe
@@ -198,6 +200,19 @@ def test_a_goal_without_its_rows_is_told_as_not_computed():
     assert table.splitlines()[-1] == "| a | sunk_grown | sunk_lora | | not computed | no |"
 
 
+def test_means_at_a_glance_are_over_the_seeds_that_all_rows_have():
+    def row(*losses: float) -> dict[str, Any]:
+        cells = {str(seed): {"test_loss": loss, "test_metric": 0.5} for seed, loss in enumerate(losses)}
+        about = {"seeds": len(losses), "kept": 0, "parameters": [10.0], "share_of_arms_and_judging": [0.0]}
+        return about | {"by_seed": cells}
+
+    results = {"settings": {"a": {}}, "tasks": {"a": {"grown": row(1.0, 9.0, 9.0), "host_on": row(2.0)}}, "others": {}}
+    assert in_nats(results, "grown", {"host_on": "host trained on"}).splitlines()[-1] == (
+        "| a | 10, 10 | 0 of 3 seeds | 2.000, 50.0 % | 1.000, 50.0 % | 0 % |"
+    )
+    assert in_nats(results, "sunk_grown", {}) == ""
+
+
 def _finished(directory: Path, size: str, seeds: Sequence[int]) -> Plan:
     """A plan of one size, whose cells are there as if they had been computed."""
     rates = argparse.Namespace(**vars(OPTIONS) | {"rates": [3e-3]})
@@ -268,6 +283,7 @@ def test_options_that_cannot_be_followed_are_refused(tmp_path, capsys):
 LIGHT = """
 import argparse, sys
 from pathlib import Path
+from typing import Any
 for name in sys.argv[2].split():
     sys.modules[name] = None  # as if it were not installed
 from benchmarks.growth import going_on

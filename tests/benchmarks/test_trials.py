@@ -194,7 +194,7 @@ def verdicts(results, controls=()):
 def test_targets_are_met_where_they_are():
     wide = [told(is_wide=True, kept=False, gain=0.0)] * 20
     controls = [(replace(told()[0], blueprint=name), told(kept=False)[1]) for name in ("placebo", "random_frozen")]
-    found = verdicts([told()] * 150 + wide, controls)
+    found = verdicts([told()] * 200 + wide, controls)
     assert found.pop("percent of the training FLOPs that refusing cost wide hosts") is True
     assert found.pop("points that refusing cost wide hosts, at equal FLOPs") is True
     assert found.pop("points that refusing cost wide hosts, at equal steps") is True
@@ -212,8 +212,14 @@ def test_targets_are_missed_where_they_are():
 
 
 def test_net_success_in_too_few_runs_is_no_claim():
-    assert verdicts([told()] * 149)["net success"] is False
-    assert verdicts([told()] * 150)["net success"] is True
+    assert verdicts([told()] * 199)["net success"] is False
+    assert verdicts([told()] * 200)["net success"] is True
+
+
+@pytest.mark.parametrize(("won", "lost", "is_met"), [(196, 4, True), (195, 5, False), (965, 35, False)])
+def test_net_success_asks_for_a_share_and_for_its_lower_bound(won, lost, is_met):
+    """Of few runs the bound asks for more, of many the share."""
+    assert verdicts([told()] * won + [told(gain=-0.1)] * lost)["net success"] is is_met
 
 
 def test_what_was_not_tried_is_neither_met_nor_missed():

@@ -21,6 +21,7 @@ from esper.kasmina.host.wrapping import place_named
 from esper.kasmina.places.lifecycle import is_finite
 from esper.kasmina.places.passes import Passes
 from esper.kasmina.places.place import Place
+from esper.kasmina.places.slot_optimizer import step_slots
 from tests.kasmina.colony_hosts import COLONIES, NETS, GatedBlock
 from tests.kasmina.growing import grow, remove
 from tests.kasmina.test_zoo import build, differing
@@ -122,6 +123,16 @@ def test_all_of_it_learns_within_ten_steps(name, layer_id, blueprint):
     silent = graft.num_parameters - int(has_learnt.sum())
     dead = sum(piece.role == "embedding" for piece in graft.pieces) * 4 * graft.num_parameters // 100
     assert silent <= dead, f"{silent} of {graft.num_parameters}"
+
+
+def test_random_channels_take_part_and_never_learn():
+    model, place = grown("gpt", "*", "random_channels", scale=None)
+    seen, bare = (passed(NETS["gpt"].host, one) for one in (model, build(NETS["gpt"].host)))
+    assert not torch.equal(seen[0], bare[0])
+    assert place.arena.slots.grad is None
+    before = place.arena.slots.detach().clone()
+    step_slots(place, torch.ones_like(before), lr=0.1, weight_decay=0.1)
+    assert torch.equal(place.arena.slots, before)
 
 
 @each

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.catalogue import make_blueprint
+from esper.contracts.lifecycle import State
 from esper.kasmina.kernels.grafts.family import Shape
+from esper.kasmina.kernels.grafts.layout import Spots
+from esper.kasmina.kernels.grafts.ops import Batch
 
-kernel = pytest.importorskip("esper.kasmina.kernels.grafts.triton", exc_type=ImportError)
+launch = pytest.importorskip("esper.kasmina.kernels.grafts.launch", exc_type=ImportError)
 
 pytestmark = [  # the interpreter's NumPy warns of what is not finite
     pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
@@ -24,39 +27,56 @@ GRAFTS = {
     "affine": {},
     "low_rank": {"rank": 5, "reads": "chunk"},
     "bottleneck_mlp": {"hidden": 7, "reads": "chunk"},
-    "glu": {"hidden": 70, "reads": "chunk"},
+    "glu": {"hidden": 20, "reads": "chunk"},
 }
-CASES = [(70, 40, 8, (0, 16, 24)), (5, 33, 5, (3, 20)), (1, 130, 64, (64,))]
-"""Rows, channels of the place, channels of a graft, first channel of each."""
+BIT = 1
+CASES = {
+    "apart": ((70,), 40, 8, (0, 16, 24)),
+    "uneven": ((3, 11), 33, 5, (3, 20, 28)),
+    "wide": ((1,), 260, 64, (64, 128, 196)),
+    "single channels": ((9,), 12, 1, (0, 3, 4, 5, 11)),
+    "all": ((2, 3, 5), 16, 4, (4, 8, 12, 0)),
+}
+"""Leading axes, channels of the place, channels of a graft, first channel of each."""
 
 
 class Bench:
-    """Grafts with what the host wrote and its gradient."""
+    """Grafts with what the host wrote and its gradient. One of them has not begun to rise, and one rests."""
 
-    def __init__(self, name: str, case, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, name: str, case: str = "apart", dtype: torch.dtype = torch.float32, *, is_live=True) -> None:
         torch.manual_seed(0)
-        rows, channels, self.width, self.firsts = case
+        leading, channels, self.width, self.firsts = CASES[case]
         self.blueprint, self.ports = make_blueprint(name, GRAFTS[name]), Ports(self.width, self.width)
         shape = Shape.of(self.blueprint, self.width)
         assert shape is not None
-        self.shape, grafts = shape, len(self.firsts)
-        self.y, self.grad = (torch.randn(rows, channels, device=DEVICE).to(dtype) for _ in range(2))
-        self.params = (0.5 * torch.randn(grafts, shape.num_parameters, device=DEVICE)).to(dtype)
-        self.first = torch.tensor(self.firsts, dtype=torch.int32, device=DEVICE)
-        self.alpha = torch.linspace(0.3, 1.0, grafts, device=DEVICE)
-        self.counts = torch.tensor([index != 1 for index in range(grafts)], device=DEVICE)
+        grafts, self.size = len(self.firsts), shape.num_parameters
+        self.y, self.grad = (torch.randn(*leading, channels, device=DEVICE).to(dtype) for _ in range(2))
+        order = torch.randperm(grafts + 2)[:grafts]  # slots
+        self.params = (0.5 * torch.randn(grafts + 2, self.size + 3, device=DEVICE)).to(dtype)
+        self.alpha, self.lifecycle = torch.linspace(0.3, 1.0, 9), torch.full((9,), int(State.GRAFTING))
+        seeds = torch.arange(grafts) + 2
+        self.alpha[seeds[1]], self.lifecycle[seeds[0]] = 0.0, int(State.STABILIZATION)
+        self.fault = torch.zeros(9, dtype=torch.int8, device=DEVICE)
+        self.alpha, self.lifecycle = self.alpha.to(DEVICE), self.lifecycle.to(DEVICE, torch.int8)
+        spots = Spots.of(self.firsts, self.width, channels, torch.device(DEVICE))
+        self.batch = Batch(shape, spots, order.to(DEVICE), seeds.to(DEVICE), is_live, BIT)
+        self.shares = self.alpha[self.batch.seeds].tolist() if is_live else [1.0] * grafts
 
     def chunk(self, graft: int) -> slice:
         return slice(self.firsts[graft], self.firsts[graft] + self.width)
 
+    def row(self, graft: int) -> Tensor:
+        """Parameters of a graft, a view."""
+        return self.params[self.batch.slots[graft], : self.size]
+
     def expected(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Output, gradient of what the host wrote, gradient of the parameters; in float64."""
+        """Output, gradient of what the host wrote, gradient of the slots; in float64."""
         y, params = self.y.double().requires_grad_(), self.params.double().requires_grad_()
         out = y.clone()
-        for graft in range(len(self.firsts)):
-            if self.counts[graft]:
-                chunk = y[:, self.chunk(graft)]
-                out[:, self.chunk(graft)] = chunk + self.alpha[graft] * self.delta(params[graft], chunk)
+        for graft, share in enumerate(self.shares):
+            chunk, row = y[..., self.chunk(graft)], params[self.batch.slots[graft], : self.size]
+            row = row.detach() if graft == 0 and self.batch.is_live else row
+            out[..., self.chunk(graft)] = chunk + share * self.delta(row, chunk)
         out.backward(self.grad.double())
         assert y.grad is not None
         assert params.grad is not None
@@ -71,14 +91,17 @@ class Bench:
         }
         return self.blueprint.delta(named, x)
 
-    def found(self, *, learns: bool = True) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-        """The same by the kernel, and the flags of both passes."""
-        about = self.first, self.alpha, self.counts
-        out, flags = kernel.forward(self.y, self.params, *about, self.shape)
-        grad_y, grad_params, faults = kernel.backward(
-            self.grad, self.y, self.params, *about, flags, self.shape, learns=learns
+    def found(self, *, learns: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same by the kernel."""
+        out, about = launch.forward(self.y, self.params, self.batch, self, self.fault, self.y.dtype)
+        grads = launch.backward(
+            self.grad, self.y, self.params, *about, self.batch, self.fault, self.y.dtype, learns=learns
         )
-        return out, grad_y, grad_params, flags, faults
+        return out, *grads
+
+    def faults(self) -> list[int]:
+        """Of the grafts."""
+        return self.fault[self.batch.seeds].tolist()
 
 
 def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
@@ -92,58 +115,96 @@ def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", GRAFTS)
 def test_output_and_gradients_are_those_of_the_blueprint(name, case, dtype):
     bench = Bench(name, case, dtype)
-    out, grad_y, grad_params, flags, faults = bench.found()
-    for one, other in zip((out, grad_y, grad_params), bench.expected(), strict=True):
-        assert_close(one, other, dtype)
-    assert not flags.any()
-    assert not faults.any()
+    for found, expected in zip(bench.found(), bench.expected(), strict=True):
+        assert_close(found, expected, dtype)
+    assert not bench.fault.any()
 
 
 @pytest.mark.parametrize("name", GRAFTS)
-def test_fossils_have_no_gradients_of_weights(name):
-    bench = Bench(name, CASES[0])
-    _, grad_y, grad_params, *_ = bench.found(learns=False)
-    assert grad_params is None
-    assert_close(grad_y, bench.expected()[1], torch.float32)
+def test_what_no_graft_changes_keeps_its_bytes(name):
+    bench = Bench(name)
+    bench.y[:, 16] = -0.0  # of the graft that has not begun to rise
+    out, grad_y, grads = bench.found()
+    kept = torch.ones(40, dtype=torch.bool)
+    for graft in (0, 2):
+        kept[bench.chunk(graft)] = False
+    assert torch.equal(out[:, kept].view(torch.int32), bench.y[:, kept].view(torch.int32))
+    assert torch.equal(grad_y[:, kept], bench.grad[:, kept])
+    assert not torch.equal(out[:, ~kept], bench.y[:, ~kept])
+    assert not grads[bench.batch.slots[0]].any()  # it rests
+    assert grads[bench.batch.slots[2], : bench.size].all()
 
 
 @pytest.mark.parametrize("name", GRAFTS)
-def test_the_same_input_gives_the_same_bytes(name):
-    first, second = (Bench(name, CASES[0]).found() for _ in range(2))
+def test_fossils_count_in_full_and_have_no_gradients_of_weights(name):
+    bench = Bench(name, is_live=False)
+    out, grad_y, grads = bench.found(learns=False)
+    expected = bench.expected()
+    assert grads is None
+    assert_close(out, expected[0], torch.float32)
+    assert_close(grad_y, expected[1], torch.float32)
+
+
+def test_positions_behind_the_channels():
+    for name in GRAFTS:
+        bench, last = Bench(name, "all"), Bench(name, "all")
+        bench.y, bench.grad = (one.movedim(-1, 1).contiguous().movedim(1, -1) for one in (bench.y, bench.grad))
+        assert bench.y.stride(-1) != 1
+        for found, expected in zip(bench.found(), last.found(), strict=True):
+            assert_close(found, expected.double(), torch.float32)
+
+
+@pytest.mark.parametrize("case", ["apart", "single channels"])
+@pytest.mark.parametrize("name", GRAFTS)
+def test_the_same_input_gives_the_same_bytes(name, case):
+    first, second = (Bench(name, case).found() for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [0, -1])
+@pytest.mark.parametrize("case", ["apart", "single channels"])
 @pytest.mark.parametrize("name", GRAFTS)
-def test_a_graft_that_is_not_finite_is_the_identity_and_the_others_are_as_without_it(name):
-    sound, faulty = Bench(name, CASES[0]), Bench(name, CASES[0])
-    sound.counts[2] = False
-    faulty.params[2, -1] = float("nan")
+def test_a_graft_that_is_not_finite_is_the_identity_and_the_others_are_as_without_it(name, case, at, value):
+    sound, faulty = Bench(name, case), Bench(name, case)
+    sound.alpha[sound.batch.seeds[2]] = 0.0
+    faulty.row(2)[at] = value
     expected, found = sound.found(), faulty.found()
-    assert all(torch.equal(one, other) for one, other in zip(expected[:3], found[:3], strict=True))
-    assert found[3].tolist() == [0, 0, kernel.NOT_SOUND]
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+    assert faulty.faults() == [BIT if graft == 2 else 0 for graft in range(len(faulty.firsts))]
 
 
 @pytest.mark.parametrize("name", GRAFTS)
-def test_what_the_host_gave_is_not_the_grafts_fault(name):
-    bench = Bench(name, CASES[0])
-    bench.y[3, 25] = float("inf")
-    out, *_, flags, _ = bench.found()
-    assert torch.equal(out[:, 24:32], bench.y[:, 24:32])
-    assert flags.tolist() == [0, 0, kernel.NOT_SOUND | kernel.NOT_HOSTS]
+def test_a_graft_is_at_fault_before_it_rises(name):
+    bench = Bench(name)
+    bench.row(1)[0] = float("nan")
+    out, *_ = bench.found()
+    assert bench.faults() == [0, BIT, 0]
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("case", ["apart", "single channels"])
+@pytest.mark.parametrize("name", GRAFTS)
+def test_what_the_host_gave_is_not_the_grafts_fault(name, case):
+    bench, sound = Bench(name, case), Bench(name, case)
+    bench.y[3, bench.firsts[2]] = float("inf")
+    (out, *_), (expected, *_) = bench.found(), sound.found()
+    assert torch.equal(out[:, bench.chunk(2)], bench.y[:, bench.chunk(2)])
+    others = [channel for graft in (0, 1) for channel in range(*bench.chunk(graft).indices(99))]
+    assert torch.equal(out[:, others], expected[:, others])
+    assert not bench.fault.any()
 
 
 def test_a_gradient_that_a_graft_spoils_is_dropped_whole_and_one_of_the_host_is_kept():
-    bench = Bench("affine", CASES[0])
-    huge = torch.finfo(torch.float32).max
-    bench.params[2, 0] = 1e3  # the forward pass is finite
-    bench.grad[0, 24] = huge / 10
-    _, grad_y, grad_params, flags, faults = bench.found()
-    assert not flags.any()
-    assert faults.tolist() == [0, 0, kernel.NOT_SOUND]
+    bench = Bench("affine")
+    bench.row(2)[0] = 1e3  # the forward pass is finite
+    bench.grad[0, 24] = torch.finfo(torch.float32).max / 10
+    _, grad_y, grads = bench.found()
+    assert bench.faults() == [0, 0, BIT]
     assert torch.equal(grad_y[:, 24:32], bench.grad[:, 24:32])
-    assert not grad_params[2].any()
-    bench.grad[0, 24] = float("inf")
-    _, grad_y, grad_params, _, faults = bench.found()
-    assert faults.tolist() == [0, 0, kernel.NOT_SOUND | kernel.NOT_HOSTS]
+    assert not grads[bench.batch.slots[2]].any()
+    bench.grad[0, 24], bench.fault[:] = float("inf"), 0
+    _, grad_y, grads = bench.found()
+    assert not bench.fault.any()
     assert grad_y[0, 24].isinf()
-    assert not grad_params[2].isfinite().all()
+    assert not grads[bench.batch.slots[2]].isfinite().all()

@@ -17,17 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from esper.contracts.lifecycle import TRAINABLE
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.activity import Activity
 from esper.kasmina.grafts.colony import ChannelStatistics, Colony, copied_norms, statistics_of
 from esper.kasmina.grafts.graft import Graft
-from esper.kasmina.grafts.group import Group
-from esper.kasmina.grafts.guard import finite_G, select_G
+from esper.kasmina.grafts.group import Group, params_of
+from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.grafts.strategies import FixedRamp, GraftStrategy
 from esper.kasmina.seeds.seed_state import KeepsDtype, SeedState
-
-_TRAINABLE = sorted(map(int, TRAINABLE))  # plain numbers, which a compiler can compare with a tensor
 
 
 class Ramp(NamedTuple):
@@ -123,35 +120,26 @@ class Arena(KeepsDtype):
 
     def add_to(self, y: Tensor, x: Tensor, state: SeedState, geometry: Geometry, *, raises_faults: bool) -> Tensor:
         """Host output ``y`` with all fossils and live grafts; ``x`` is what ``geometry`` reads."""
-        x_is_finite = finite_G(x.unsqueeze(0)) if raises_faults else None  # once, whoever reads it
-        for group, params_GN in self._computed(state):
+        groups = list(self._computed())
+        is_read = raises_faults and any(group.blueprint.reads == "input" for group, _ in groups)
+        x_is_finite = finite_G(x.unsqueeze(0)) if is_read else None  # once, whoever reads it
+        for group, slots_SN in groups:
             assert isinstance(group, Group)
-            y = group.add_to(y, x, params_GN, state, geometry, x_is_finite)
+            y = group.add_to(y, x, slots_SN, state, geometry, x_is_finite, raises_faults=raises_faults)
         return y
 
     def colonies(self, state: SeedState) -> Iterator[tuple[Colony, Tensor]]:
         """Colonies with their parameters ``[N]`` as this forward pass uses them."""
-        for group, params_GN in self._computed(state):
+        for group, slots_SN in self._computed():
             if isinstance(group, Colony):
-                yield group, params_GN[0]
+                yield group, params_of(group, slots_SN, state)[0]
 
-    def _computed(self, state: SeedState) -> Iterator[tuple[nn.Module, Tensor]]:
-        """All groups in their order, with their parameters ``[G, N]``: those that move now carry gradients."""
+    def _computed(self) -> Iterator[tuple[Group | Colony, Tensor]]:
+        """All groups in their order, with the parameters of all slots, or of the group's fossils."""
         slots_SN = self.slots_SN() if self.num_slots else self.slots
         for index, group in enumerate(self.groups):
             assert isinstance(group, Group | Colony)
-            if not group.is_live:
-                yield group, self.fossil_bytes(index)
-                continue
-            params_GN = slots_SN.index_select(0, group.slots)[:, : group.num_parameters]
-            params_GN = select_G(self.trainable(state)[group.seeds], params_GN, params_GN.detach())
-            yield group, params_GN if group.blueprint.is_trainable else params_GN.detach()
-
-    @staticmethod
-    def trainable(state: SeedState) -> Tensor:
-        """Bool ``[seeds]``: whether a graft of the seed moves now."""
-        first, second = _TRAINABLE
-        return (state.lifecycle == first) | (state.lifecycle == second)
+            yield group, slots_SN if group.is_live else self.fossil_bytes(index)
 
     @torch.no_grad()
     def plant(

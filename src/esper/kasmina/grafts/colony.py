@@ -10,7 +10,7 @@ its output, scaled by alpha. Whatever enters the host, in either direction, pass
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -138,7 +138,8 @@ class Colony(nn.Module):
         self._beside: dict[int, Group] = {}
         for index, piece in enumerate(graft.pieces):
             if piece.role == "beside":
-                self._beside[index] = group = Group([graft.alone(index)], piece.outputs, device)
+                part = replace(graft.alone(index), slot=0 if self.is_live else None)  # of its own parameters
+                self._beside[index] = group = Group([part], piece.outputs, device)
                 group.watchers.append(partial(self._show, index))
 
     def index(self, module: str, role: str) -> int | None:
@@ -178,7 +179,9 @@ class Colony(nn.Module):
         x_is_finite: Tensor | None,
     ) -> Tensor:
         """As :meth:`Group.add_to`, of the piece that lies beside a module."""
-        return self._beside[index].add_to(y, x, params_N.unsqueeze(0), state, geometry, x_is_finite)
+        return self._beside[index].add_to(
+            y, x, params_N.unsqueeze(0), state, geometry, x_is_finite, raises_faults=x_is_finite is not None
+        )
 
     def widen(
         self, index: int, module: nn.Module, y: Tensor, x: Tensor, beside: Beside, use: Use

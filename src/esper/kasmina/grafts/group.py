@@ -1,15 +1,18 @@
 """Grafts of one shape, computed as a batch.
 
-Legend: G grafts of a group, N parameters of one graft, K channels a graft writes, B... leading axes of activations.
+Legend: G grafts of a group, N parameters of one graft, S slots, K channels a graft writes, B... leading axes of
+activations.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from esper.blueprints.blueprint import Blueprint
+from esper.blueprints.blueprint import Blueprint, Recipe
+from esper.contracts.lifecycle import TRAINABLE
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.guard import (
@@ -23,7 +26,12 @@ from esper.kasmina.grafts.guard import (
     new_mark,
     select_G,
 )
+from esper.kasmina.kernels.grafts.family import Shape
+from esper.kasmina.kernels.grafts.layout import Spots
+from esper.kasmina.kernels.grafts.ops import Batch, grown, takes
 from esper.kasmina.seeds.seed_state import SeedState
+
+_TRAINABLE = sorted(map(int, TRAINABLE))  # plain numbers, which a compiler can compare with a tensor
 
 Watcher = Callable[[Tensor, int], None]
 """``(delta [G, B..., K], index of the piece)``."""
@@ -52,9 +60,12 @@ class Group(nn.Module):
         self.blueprint, self.num_parameters = blueprint, grafts[0].num_parameters
         self.is_live = grafts[0].slot is not None
         self.watchers: list[Watcher] = []
-        self.covers_all = grafts[0].channels == (0, num_channels)
+        self.num_channels, self.covers_all = num_channels, grafts[0].channels == (0, num_channels)
+        width = grafts[0].channels[1] - grafts[0].channels[0]
+        self._shape = Shape.of(blueprint, width)
+        self._spots: Spots | None = None
         columns = {
-            "slots": [graft.slot or 0 for graft in grafts],
+            "slots": [graft.slot for graft in grafts] if self.is_live else list(range(len(grafts))),
             "seeds": [graft.seeds[0] for graft in grafts],
             "channels": [list(range(*graft.channels)) for graft in grafts],
         }
@@ -66,19 +77,62 @@ class Group(nn.Module):
         return False
 
     def add_to(
-        self, y: Tensor, x: Tensor, params_GN: Tensor, state: SeedState, geometry: Geometry, x_is_finite: Tensor | None
+        self,
+        y: Tensor,
+        x: Tensor,
+        slots_SN: Tensor,
+        state: SeedState,
+        geometry: Geometry,
+        x_is_finite: Tensor | None,
+        *,
+        raises_faults: bool,
     ) -> Tensor:
-        """Host output ``y [B..., channels]`` with the group's deltas; ``x [B..., inputs]`` is what a geometry reads.
+        """The host's output with what the grafts add.
 
-        ``x_is_finite`` is bool ``[1]``; without it no fault is raised.
+        Args:
+            y: the output, ``[B..., channels]``.
+            x: what a geometry reads, ``[B..., inputs]``.
+            slots_SN: parameters of all slots, or of the fossils.
+            state: of the seeds.
+            geometry: of the place.
+            x_is_finite: bool ``[1]``; needed where faults are raised by grafts that read ``x``.
+            raises_faults: whether what is not finite is noted.
         """
+        plain = partial(
+            self._add_to, x=x, state=state, geometry=geometry, x_is_finite=x_is_finite, raises_faults=raises_faults
+        )
+        if self._shape is None or self.watchers or not takes(y, slots_SN):
+            return plain(y, slots_SN)
+        return grown(y, slots_SN, self._batch(self._shape), state, plain, raises_faults=raises_faults)
+
+    def _batch(self, shape: Shape) -> Batch:
+        if self._spots is None or self._spots.first_T.device != self.slots.device:
+            firsts, width = [graft.channels[0] for graft in self.grafts], shape.channels
+            self._spots = Spots.of(firsts, width, self.num_channels, self.slots.device)
+        return Batch(shape, self._spots, self.slots, self.seeds, self.is_live, _bit(self))
+
+    def _add_to(
+        self,
+        y: Tensor,
+        slots_SN: Tensor,
+        x: Tensor,
+        state: SeedState,
+        geometry: Geometry,
+        x_is_finite: Tensor | None,
+        *,
+        raises_faults: bool,
+    ) -> Tensor:
+        params_GN = params_of(self, slots_SN, state)
         alpha_G = share_of(self, state)
         y_GK = y.unsqueeze(0) if self.covers_all else y[..., self.channels].movedim(-2, 0)
         is_shared = self.blueprint.reads == "input"
         may_blame_G = None
-        if x_is_finite is not None:
-            may_blame_G = finite_G(y_GK) & x_is_finite if is_shared else finite_G(y_GK)
-        blame = blame_of(self, state, raises_faults=may_blame_G is not None)
+        if raises_faults:
+            may_blame_G = finite_G(y_GK)
+            if is_shared:
+                assert x_is_finite is not None
+                may_blame_G = may_blame_G & x_is_finite
+        blame = blame_of(self, state, raises_faults=raises_faults)
 
         entered = x if is_shared else y_GK
         x_in_G, params_in_GN, mark = Entry.apply(entered, params_GN, new_mark(params_GN), is_shared, *blame)
@@ -112,6 +166,30 @@ class Sharing(Protocol):
     seeds: Tensor
 
 
+class Parametrised(Sharing, Protocol):
+    """Grafts with parameters."""
+
+    blueprint: Recipe
+    slots: Tensor
+    num_parameters: int
+
+
+def trainable(state: SeedState) -> Tensor:
+    """Bool ``[seeds]``: whether a graft of the seed moves now."""
+    first, second = _TRAINABLE
+    return (state.lifecycle == first) | (state.lifecycle == second)
+
+
+def params_of(grafts: Parametrised, slots_SN: Tensor, state: SeedState) -> Tensor:
+    """Parameters ``[G, N]``: those that move now carry gradients."""
+    if not grafts.is_live:
+        return slots_SN
+    params_GN = slots_SN.index_select(0, grafts.slots)[:, : grafts.num_parameters]
+    if not grafts.blueprint.is_trainable:
+        return params_GN.detach()
+    return select_G(trainable(state)[grafts.seeds], params_GN, params_GN.detach())
+
+
 def share_of(grafts: Sharing, state: SeedState) -> Tensor:
     """Float32 ``[G]``: by how much what grafts add is scaled; fossils count in full."""
     return state.alpha[grafts.seeds] if grafts.is_live else torch.ones_like(grafts.seeds, dtype=torch.float32)
@@ -119,8 +197,12 @@ def share_of(grafts: Sharing, state: SeedState) -> Tensor:
 
 def blame_of(grafts: Sharing, state: SeedState, *, raises_faults: bool) -> Blame:
     """Whom to blame for what grafts do."""
-    bit = LIVE_FAULT if grafts.is_live else FOSSIL_FAULT
-    return Blame(grafts.seeds, bit, state.number if raises_faults else NOBODY)
+    return Blame(grafts.seeds, _bit(grafts), state.number if raises_faults else NOBODY)
+
+
+def _bit(grafts: Sharing) -> int:
+    """Of their faults."""
+    return LIVE_FAULT if grafts.is_live else FOSSIL_FAULT
 
 
 def blended(y_G: Tensor, delta_G: Tensor, alpha_G: Tensor, counts_G: Tensor) -> tuple[Tensor, Tensor]:

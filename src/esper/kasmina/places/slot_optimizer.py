@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.grafts.group import trainable
 from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.kernels.adamw.ops import step_adamw
 from esper.kasmina.places.place import Place
@@ -107,7 +108,7 @@ def step_slots(
     """
     arena = place.arena
     grad_SN = grad.view(arena.num_slots, arena.slot_size).float()
-    moves = arena.trainable(place.state)[arena.slot_seeds] & arena.slot_trains & finite_G(grad_SN)
+    moves = trainable(place.state)[arena.slot_seeds] & arena.slot_trains & finite_G(grad_SN)
     if skip is not None:
         moves &= ~skip
     rates = arena.slot_rates * lr if by_family else torch.full_like(arena.slot_rates, lr)

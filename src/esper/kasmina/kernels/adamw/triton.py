@@ -57,8 +57,8 @@ def _lost(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _step(  # type: ignore[no-untyped-def]
-    params,
-    params_stride,
+    weights,
+    weights_stride,
     grads,
     grads_stride,
     exp_avgs,
@@ -82,7 +82,7 @@ def _step(  # type: ignore[no-untyped-def]
             lr = tl.load(rates + slot)
         count = tl.load(updates + slot)
         correction_1, correction_2 = _lost(count * LOG_BETA_1), _lost(count * LOG_BETA_2)
-        param_at = params + slot * params_stride + n
+        param_at = weights + slot * weights_stride + n
         exp_avg_at = exp_avgs + slot * exp_avgs_stride + n
         exp_avg_sq_at = exp_avg_sqs + slot * exp_avg_sqs_stride + n
         param = tl.load(param_at, mask=inside)

@@ -9,6 +9,9 @@ from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.blueprints.glu import GLU
 from esper.blueprints.low_rank import LowRank
 
+MOST_CHANNELS, MOST_HIDDEN = 128, 64
+"""Of one graft. Larger ones are large products, which torch's own libraries do as well."""
+
 
 class Family(IntEnum):
     """What a graft computes; its blueprint tells the formula."""
@@ -47,7 +50,8 @@ class Shape(NamedTuple):
         if family is None or not blueprint.reads_chunk:
             return None
         hidden = getattr(blueprint, "hidden", getattr(blueprint, "rank", 0))
-        return cls(family, channels, hidden)
+        is_small = channels <= MOST_CHANNELS and hidden <= MOST_HIDDEN
+        return cls(family, channels, hidden) if is_small else None
 
     @property
     def width(self) -> int:

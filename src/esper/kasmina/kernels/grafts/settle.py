@@ -1,0 +1,134 @@
+"""What a graft did that is not finite is taken back, in Triton: nearly always there is nothing, and one launch sees it.
+
+One program for each graft looks at what the others noted. Only where there is a fault it goes over the graft's rows,
+to see whether the host gave what is not finite, and to write back what the host had.
+"""
+
+# M rows, K channels of a graft, N parameters of one graft
+
+import triton
+import triton.language as tl
+
+from esper.contracts.lifecycle import TRAINABLE
+from esper.kasmina.kernels.grafts.tile import not_finite, row_at
+
+UNSOUND, HOSTS, TRAINS = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
+"""What was found of a graft: it gave what is not finite; it got such from the host; its parameters move."""
+
+_FIRST_TRAINS, _SECOND_TRAINS = (tl.constexpr(int(state)) for state in sorted(TRAINABLE))
+
+
+@triton.jit
+def _is_noted(flags, g, grafts, notes, NOTES: tl.constexpr):  # type: ignore[no-untyped-def]
+    n = tl.arange(0, NOTES)
+    return tl.max(tl.load(flags + n * grafts + g, mask=n < notes, other=0))
+
+
+@triton.jit
+def _is_hosts(x, stride, channel, rows, K, ROWS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Whether any value of a graft's channels is not finite."""
+    k, is_bad = tl.arange(0, CHANNELS), 0
+    for t in range(rows.batch * rows.blocks):
+        at_M, is_row_M = row_at(t, rows, stride, ROWS)
+        mask = is_row_M[:, None] & (k < K)[None, :]
+        values = tl.load(x + at_M[:, None] + (channel + k)[None, :] * stride[2], mask=mask, other=0.0).to(tl.float32)
+        is_bad = tl.maximum(is_bad, tl.max(tl.max(not_finite(values).to(tl.int32), 1), 0))
+    return is_bad
+
+
+@triton.jit
+def _write_back(  # type: ignore[no-untyped-def]
+    before, before_stride, after, after_stride, channel, rows, K, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    k = tl.arange(0, CHANNELS)
+    for t in range(rows.batch * rows.blocks):
+        from_M, is_row_M = row_at(t, rows, before_stride, ROWS)
+        to_M, _ = row_at(t, rows, after_stride, ROWS)
+        mask = is_row_M[:, None] & (k < K)[None, :]
+        kept = tl.load(before + from_M[:, None] + (channel + k)[None, :] * before_stride[2], mask=mask)
+        tl.store(after + to_M[:, None] + (channel + k)[None, :] * after_stride[2], kept, mask=mask)
+
+
+@triton.jit
+def _blame(fault, seeds, g, BIT: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = fault + tl.load(seeds + g)
+    tl.store(at, tl.load(at) | BIT)
+
+
+@triton.jit
+def settle_forward(  # type: ignore[no-untyped-def]
+    y,
+    y_stride,
+    out,
+    out_stride,
+    first,
+    seeds,
+    alpha,
+    lifecycle,
+    fault,
+    flags,
+    found,
+    shares,
+    rows,
+    grafts,
+    notes,
+    K: tl.constexpr,
+    BIT: tl.constexpr,
+    NOTES: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    g = tl.program_id(0)
+    seed, told, share = tl.load(seeds + g), 0, 1.0
+    if alpha is not None:
+        state, share = tl.load(lifecycle + seed), tl.load(alpha + seed)
+        told = tl.where((state == _FIRST_TRAINS) | (state == _SECOND_TRAINS), TRAINS, 0)
+    if _is_noted(flags, g, grafts, notes, NOTES) != 0:
+        channel = tl.load(first + g)
+        is_hosts = _is_hosts(y, y_stride, channel, rows, K, ROWS, CHANNELS)
+        _write_back(y, y_stride, out, out_stride, channel, rows, K, ROWS, CHANNELS)
+        told, share = told | UNSOUND | tl.where(is_hosts != 0, HOSTS, 0), 0.0
+        if fault is not None:
+            if is_hosts == 0:
+                _blame(fault, seeds, g, BIT)
+    tl.store(found + g, told)
+    tl.store(shares + g, share)
+
+
+@triton.jit
+def settle_backward(  # type: ignore[no-untyped-def]
+    grad,
+    grad_stride,
+    grad_y,
+    grad_y_stride,
+    first,
+    seeds,
+    fault,
+    flags,
+    found,
+    grads,
+    grads_stride,
+    slots,
+    rows,
+    grafts,
+    notes,
+    size,
+    K: tl.constexpr,
+    BIT: tl.constexpr,
+    NOTES: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    g = tl.program_id(0)
+    if (_is_noted(flags, g, grafts, notes, NOTES) != 0) & ((tl.load(found + g) & HOSTS) == 0):
+        channel = tl.load(first + g)
+        if _is_hosts(grad, grad_stride, channel, rows, K, ROWS, CHANNELS) == 0:
+            _write_back(grad, grad_stride, grad_y, grad_y_stride, channel, rows, K, ROWS, CHANNELS)
+            if grads is not None:
+                for start in range(0, size, BLOCK):
+                    n = start + tl.arange(0, BLOCK)
+                    at = grads + tl.load(slots + g) * grads_stride + n
+                    tl.store(at, tl.zeros((BLOCK,), grads.dtype.element_ty), mask=n < size)
+            if fault is not None:
+                _blame(fault, seeds, g, BIT)

@@ -17,6 +17,11 @@ from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, SumOfKept, fini
 from esper.kasmina.host.layer import Place
 from tests.kasmina.growing import grow, host_grads, mlp, place_of, wrapped
 
+pytestmark = [
+    pytest.mark.usefixtures("kernels"),
+    pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning"),  # Triton's interpreter
+]
+
 STATES = [State.GRAFTING, State.STABILIZATION, State.EVALUATING, State.FINE_TUNING, State.FOSSILIZED]
 
 

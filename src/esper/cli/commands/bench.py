@@ -8,7 +8,7 @@ from typing import Any, Self
 from esper.cli.commands.subcommand import Subcommand
 from esper.contracts.errors import ConfigError, closest
 
-SECTIONS = ("dormant", "transformer")
+SECTIONS = ("agreement", "dormant", "seeds", "grafts", "shares", "sweeps", "transformer")
 
 
 @dataclass(frozen=True)

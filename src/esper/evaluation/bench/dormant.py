@@ -43,11 +43,11 @@ def measure(device: torch.device, is_quick: bool) -> Section:
         if size == (GPU if is_gpu else CPU)[0]:
             state = sum(buffer.nbytes for buffer in layers["dormant"].buffers())
             goals.append(Goal(f"state below {MOST_STATE // 1000} KB", f"{state / 1000:.1f} KB", state < MOST_STATE))
-        for what, make in {"forward": _forward, "forward and backward": _both}.items():
+        for what, make in {"forward": _forward, "forward and backward": both_passes}.items():
             x = torch.randn(size.rows, size.features, device=device, dtype=size.dtype, requires_grad=is_gpu)
             calls = {name: make(layer, x) for name, layer in layers.items()}
             for how in ("eager", "CUDA graph") if is_gpu else ("one thread",):
-                with _one_thread():
+                with one_thread():
                     timed = {name: graphed(call) for name, call in calls.items()} if how == "CUDA graph" else calls
                     found = Beside.of(in_turns(timed, device, BLOCK, repeats), "dormant")
                 rows.append({"Linear": str(size), "pass": what, "how": how} | found.cells())
@@ -82,14 +82,16 @@ def _forward(layer: nn.Module, x: Tensor) -> Call:
     return lambda: layer(x)
 
 
-def _both(layer: nn.Module, x: Tensor) -> Call:
-    gradient = torch.randn_like(x)
+def both_passes(layer: nn.Module, x: Tensor) -> Call:
+    """Forward and backward."""
+    gradient = torch.randn_like(layer(x))
     learned = [one for one in (x, *layer.parameters()) if one.requires_grad and one.numel()]
     return lambda: torch.autograd.grad(layer(x), learned, gradient)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Of torch's, inside."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,7 @@
 """What is measured and told together."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -26,11 +27,13 @@ class Section(NamedTuple):
         title: of it.
         rows: values by column, the same in all.
         goals: which of them are asked for.
+        points: what a plot shows, by the name of its line: x, and quartiles of y.
     """
 
     title: str
     rows: Sequence[Mapping[str, str]]
-    goals: Sequence[Goal]
+    goals: Sequence[Goal] = ()
+    points: Mapping[str, Sequence[tuple[float, Spread]]] = MappingProxyType({})
 
     def told(self) -> str:
         """As the terminal and documents show it."""
@@ -44,7 +47,15 @@ class Section(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"title": self.title, "rows": list(self.rows), "goals": [goal._asdict() for goal in self.goals]}
+        points = {name: [(x, *spread) for x, spread in line] for name, line in self.points.items()}
+        goals = [goal._asdict() for goal in self.goals]
+        return {"title": self.title, "rows": list(self.rows), "goals": goals, "points": points}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`."""
+        points = {name: [(x, Spread(*spread)) for x, *spread in line] for name, line in saved["points"].items()}
+        return cls(saved["title"], saved["rows"], [Goal(**goal) for goal in saved["goals"]], points)
 
 
 class Beside(NamedTuple):
@@ -76,8 +87,8 @@ class Beside(NamedTuple):
     def cells(self) -> dict[str, str]:
         """As columns of a table."""
         return {
-            "bare": _time(self.bare.middle),
-            "with seeds": _time(self.ours.middle),
+            "bare": as_time(self.bare.middle),
+            "with seeds": as_time(self.ours.middle),
             "added": f"{self.added.middle:+.1f} us",
             "share (quartiles)": f"{self.share.middle:+.1%} ({self.share.low:+.1%} to {self.share.high:+.1%})",
             "bare again": f"{self.noise:+.1%}",
@@ -88,7 +99,8 @@ Measure = Callable[[torch.device, bool], Section | None]
 """Takes the device and whether few cases are enough; gives None where it has nothing to measure."""
 
 
-def _time(us: float) -> str:
+def as_time(us: float) -> str:
+    """Microseconds, readable."""
     return f"{us:.1f} us" if us < 1000 else f"{us / 1000:.2f} ms"
 
 

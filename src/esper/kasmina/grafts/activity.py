@@ -7,6 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
+HAS_GRAPHS = torch.backends.cuda.is_built()
+
+
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured."""
+    return HAS_GRAPHS and torch.cuda.is_current_stream_capturing()
+
 
 class Called:
     """Which places of a model a compiled pass calls.
@@ -15,11 +22,36 @@ class Called:
     germinate, all. So torch compiles a model three times at the most in training, and as often without gradients,
     whatever grows at single places. A call costs a copy of what the host wrote. Colonies are compiled with the host,
     while they are live.
+
+    Attributes:
+        has_run: whether a compiled pass has called any.
+        generation: changes so far of what passes have to serve.
+        watched: how much looks at passes in Python, so that none may be left out: seeds that train in isolation, and
+            those who want to know what a graft adds.
+        captured: the generation that a CUDA graph holds, if that is what training replays.
     """
 
     def __init__(self) -> None:
         self.has_run = False
+        self.generation = self.watched = 0
+        self.captured: int | None = None
         self._all: list[Activity] = []
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether training passes are replays of a CUDA graph that leaves out what has changed since."""
+        return self.captured is not None and (self.captured != self.generation or self.watched > 0)
+
+    def run(self, *, trains: bool) -> None:
+        """Note a pass of the model that is made in Python.
+
+        Args:
+            trains: whether a training step makes it.
+        """
+        if is_capturing():
+            self.captured = self.generation
+        elif trains:
+            self.captured = None
 
     def know(self, activities: Iterable["Activity"]) -> None:
         """Take in those of a place: its own, and those of the modules that serve it."""
@@ -65,9 +97,12 @@ class Activity:
             grows: whether they have grafts.
             is_colony: whether they are colonies.
         """
+        self.called.generation += 1
         self.places += change
         self._colonies += is_colony * change
         self.has_colonies = self._colonies > 0
+        if not grows:
+            self.called.watched += change
         if self._below is None or not grows:
             return
         self._growing += change

@@ -121,7 +121,7 @@ class Arena(KeepsDtype):
     def add_to(self, y: Tensor, x: Tensor, state: SeedState, geometry: Geometry, *, raises_faults: bool) -> Tensor:
         """Host output ``y`` with all fossils and live grafts; ``x`` is what ``geometry`` reads."""
         groups = list(self._computed())
-        is_read = raises_faults and any(group.blueprint.reads == "input" for group, _ in groups)
+        is_read = raises_faults and any(not group.blueprint.reads_chunk for group, _ in groups)
         x_is_finite = finite_G(x.unsqueeze(0)) if is_read else None  # once, whoever reads it
         for group, slots_SN in groups:
             assert isinstance(group, Group)

@@ -169,9 +169,12 @@ class Sharing(Protocol):
 class Parametrised(Sharing, Protocol):
     """Grafts with parameters."""
 
-    blueprint: Recipe
     slots: Tensor
     num_parameters: int
+
+    @property
+    def blueprint(self) -> Recipe:
+        """Of all of them."""
 
 
 def trainable(state: SeedState) -> Tensor:

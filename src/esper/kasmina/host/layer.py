@@ -215,14 +215,17 @@ class KasminaLayer(_Host):
             return super().forward(*args, **kwargs)
         if anchor is None:  # unwrapped: a library has put this method on the instance, with something around it
             return type(self).forward(self, *args, **kwargs)
-        if anchor.config is not None and torch.compiler.is_compiling() and not LOOKS.is_open:
-            LOOKS.open()
-            try:
-                output = KasminaLayer.forward(self, *args, **kwargs)
-                LOOKS.flush()
-            finally:
-                LOOKS.close()
-            return output
+        if anchor.config is not None:  # the model
+            if not torch.compiler.is_compiling():
+                anchor.activity.called.run(trains=self.training and torch.is_grad_enabled())
+            elif not LOOKS.is_open:
+                LOOKS.open()
+                try:
+                    output = KasminaLayer.forward(self, *args, **kwargs)
+                    LOOKS.flush()
+                finally:
+                    LOOKS.close()
+                return output
         if kwargs:
             refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)
         if not anchor.activity.is_on:

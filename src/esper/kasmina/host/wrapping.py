@@ -85,6 +85,7 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
     called = Called()
     for place in places(model):
         called.know(place.arena.activities)
+    anchor_of(model).activity.called = called
     kin = [module._esper for module in _wrapped(model)]
     for module in _wrapped(model):
         module._esper.kin = kin

@@ -233,6 +233,7 @@ class Place(nn.Module):
             learns: whether a backward pass may follow.
         """
         self._activity.called.has_run = True
+        self._activity.called.run(trains=learns)
         y, read = self._grown(y, x, senses=senses)
         is_watched = senses and learns and self.incubation.is_active
         self._seen = self.incubation.watch(read, self.site.geometry.channels_last(y)) if is_watched else []

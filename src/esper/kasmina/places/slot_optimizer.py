@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.grafts.activity import is_capturing
 from esper.kasmina.grafts.group import trainable
 from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.kernels.adamw.ops import step_adamw
@@ -73,6 +74,7 @@ class SlotOptimizer:
     def _step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(value is not None for value in (*args[1:], *kwargs.values())):  # args[0] is the optimizer
             raise ConfigError("optimizer.step was given a closure. Esper needs one forward and backward per step.")
+        self._refuse_replays()
         # Fused optimizers under a gradient scaler get gradients that are still multiplied by its scale.
         scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         for place in self._places:
@@ -87,6 +89,20 @@ class SlotOptimizer:
                 self._weight_decay,
                 skip=None if found_inf is None else found_inf > 0,
                 by_family=self._by_family,
+            )
+
+    def _refuse_replays(self) -> None:
+        """Refuse to step where a CUDA graph leaves out what grows."""
+        if is_capturing():
+            raise ConfigError(
+                "optimizer.step is being captured in a CUDA graph. Esper looks at every step of it: capture the "
+                "forward and the backward pass alone, or train with esper.integrations.cuda_graphs.CapturedStep."
+            )
+        if any(place.arena.activities[0].called.is_stale for place in self._places[:1]):
+            raise ConfigError(
+                "Seeds have changed since the CUDA graph was captured that training replays, and it leaves that out. "
+                "Capture it anew after every transition, or train with esper.integrations.cuda_graphs.CapturedStep, "
+                "which does."
             )
 
 

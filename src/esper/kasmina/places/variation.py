@@ -17,7 +17,7 @@ from esper.kasmina.places.place import Place
 
 
 class Variation:
-    """Watches what one live graft adds in the forward passes inside; those are not compiled.
+    """Watches what one live graft adds in the forward passes inside; those are neither compiled nor replayed.
 
     Args:
         place: where the graft is.
@@ -27,6 +27,7 @@ class Variation:
     def __init__(self, place: Place, lifecycle: int) -> None:
         self.lifecycle = lifecycle
         self._group, self._index = place.arena.live_group(lifecycle)
+        self._called = place.arena.activities[0].called
         self._moments: dict[int, tuple[int, Tensor, Tensor]] = {}  # of every piece: rows, sum, sum of squares
         self._inside = ExitStack()
 
@@ -34,9 +35,11 @@ class Variation:
         self._inside.enter_context(torch.compiler.set_stance("force_eager"))
         self._group.watchers.append(self._take_in)
         self._inside.callback(self._group.watchers.remove, self._take_in)
+        self._called.watched += 1
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._called.watched -= 1
         self._inside.close()
 
     @property

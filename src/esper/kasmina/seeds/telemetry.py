@@ -6,7 +6,7 @@ sum over segments. Values are summed as deviations from a pivot of their channel
 channel of mean 30 and standard deviation 0.01 gets a negative variance.
 
 One pass in eight, because a look is some thirty small operations, and behind a large product each of them finds cold
-caches, however few vectors are looked at. ``python -m benchmarks.dormant`` measures what that costs.
+caches, however few vectors are looked at. ``esper bench --only dormant`` measures what that costs.
 """
 
 # N sampled vectors, B samples, P positions, C channels
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch._library.effects import EffectType
 
 from esper.contracts.reports import SeedReport
+from esper.kasmina.grafts.activity import is_capturing
 from esper.kasmina.kernels.telemetry.ops import kernel_for
 from esper.kasmina.kernels.telemetry.reference import is_due, sampled
 from esper.kasmina.numbered import by_number, numbered
@@ -243,7 +244,7 @@ class Telemetry(KeepsDtype):
 
     def _turn_on_device(self, tensor: Tensor) -> Tensor | None:
         """Passes so far, as a CUDA graph that is being captured is to ask for them."""
-        return self.turn if tensor.is_cuda and torch.cuda.is_current_stream_capturing() else None
+        return self.turn if tensor.is_cuda and is_capturing() else None
 
 
 def _tap(axis: int, number: int, gradient: Tensor | None) -> None:

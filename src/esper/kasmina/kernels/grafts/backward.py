@@ -58,6 +58,7 @@ def backward(  # type: ignore[no-untyped-def]
     PACK: tl.constexpr,
     SLOTS: tl.constexpr,
     ALIGNMENT: tl.constexpr,
+    FLAT: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -71,7 +72,19 @@ def backward(  # type: ignore[no-untyped-def]
     if tile >= tiles:
         gap = tile - tiles
         copy_gap(
-            grad, grad_stride, grad_y, y_stride, first + grafts + gap, width + gap, program, programs, rows, ALIGNMENT, ROWS, GAP
+            grad,
+            grad_stride,
+            grad_y,
+            y_stride,
+            first + grafts + gap,
+            width + gap,
+            program,
+            programs,
+            rows,
+            ALIGNMENT,
+            FLAT,
+            ROWS,
+            GAP,
         )
     else:
         graft_J, within_J, is_there_J = graft_of(tile, grafts, K, PACK, CHANNELS)
@@ -111,8 +124,8 @@ def backward(  # type: ignore[no-untyped-def]
                 if FAMILY == GLU:
                     bv_I = tl.load(base_I + H, mask=is_there_I, other=0.0).to(tl.float32)
         for t in tl.range(program, rows.batch * rows.blocks, programs, num_stages=STAGES):
-            grad_M, is_row_M = row_at(t, rows, grad_stride, ROWS)
-            y_M, _ = row_at(t, rows, y_stride, ROWS)
+            grad_M, is_row_M = row_at(t, rows, grad_stride, FLAT, ROWS)
+            y_M, _ = row_at(t, rows, y_stride, FLAT, ROWS)
             mask_MJ = is_row_M[:, None] & is_there_J[None, :]
             at_MJ = y_M[:, None] + channel_J[None, :] * y_stride[2]
             y_MJ = tl.load(y + at_MJ, mask=mask_MJ, other=0.0)
@@ -155,9 +168,11 @@ def backward(  # type: ignore[no-untyped-def]
             if PACK > 1:
                 summed_MJ = tl.where((share_J != 0.0)[None, :], summed_MJ, before_MJ)
             tl.store(grad_y + at_MJ, summed_MJ.to(grad_MJ.dtype), mask=mask_MJ)
-        if PACK == 1:
+        if PACK == 1:  # noqa: SIM102 - the outer one is decided when this is compiled
             if tl.max(share_J) == 0.0:
-                copy_again(grad, grad_stride, grad_y, y_stride, channel_J, is_there_J, program, programs, rows, ROWS)
+                copy_again(
+                    grad, grad_stride, grad_y, y_stride, channel_J, is_there_J, program, programs, rows, FLAT, ROWS
+                )
         grad_b2_J = share_J * tl.sum(grad_b2_MJ, 0)
         is_bad_J = not_finite(grad_b2_J) | (lost_columns(worst, grad.dtype.element_ty, CHANNELS) != 0)
         if FAMILY != AFFINE:

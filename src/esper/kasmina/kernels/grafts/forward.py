@@ -4,7 +4,7 @@ Each program takes some rows of one tile of channels, or of channels that no gra
 launch, which mostly has nothing to do, looks whether a graft gave what is not finite, and takes it back.
 """
 
-# M rows, J channels of a tile, I hidden features of a tile, K channels of a graft, H its hidden features, T tiles, G grafts
+# M rows, J channels of a tile, I hidden features of a tile, K channels of a graft, H its hidden features
 
 import triton
 import triton.language as tl
@@ -53,6 +53,7 @@ def forward(  # type: ignore[no-untyped-def]
     PACK: tl.constexpr,
     SLOTS: tl.constexpr,
     ALIGNMENT: tl.constexpr,
+    FLAT: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -66,7 +67,19 @@ def forward(  # type: ignore[no-untyped-def]
     if tile >= tiles:
         gap = tile - tiles
         copy_gap(
-            y, y_stride, out, out_stride, first + grafts + gap, width + gap, program, programs, rows, ALIGNMENT, ROWS, GAP
+            y,
+            y_stride,
+            out,
+            out_stride,
+            first + grafts + gap,
+            width + gap,
+            program,
+            programs,
+            rows,
+            ALIGNMENT,
+            FLAT,
+            ROWS,
+            GAP,
         )
     else:
         graft_J, within_J, is_there_J = graft_of(tile, grafts, K, PACK, CHANNELS)
@@ -103,8 +116,8 @@ def forward(  # type: ignore[no-untyped-def]
                     bv_I = tl.load(base_I + H, mask=is_there_I, other=0.0).to(tl.float32)
             worst_MI = nothing_yet(ROWS, HIDDEN, PACK)
         for t in tl.range(program, rows.batch * rows.blocks, programs, num_stages=STAGES):
-            from_M, is_row_M = row_at(t, rows, y_stride, ROWS)
-            to_M, _ = row_at(t, rows, out_stride, ROWS)
+            from_M, is_row_M = row_at(t, rows, y_stride, FLAT, ROWS)
+            to_M, _ = row_at(t, rows, out_stride, FLAT, ROWS)
             mask_MJ = is_row_M[:, None] & is_there_J[None, :]
             y_MJ = tl.load(y + from_M[:, None] + channel_J[None, :] * y_stride[2], mask=mask_MJ, other=0.0)
             if FAMILY == AFFINE:
@@ -133,9 +146,9 @@ def forward(  # type: ignore[no-untyped-def]
                 grown_MJ = tl.where((share_J != 0.0)[None, :], grown_MJ, before_MJ)
             at_MJ = out + to_M[:, None] + channel_J[None, :] * out_stride[2]
             tl.store(at_MJ, grown_MJ.to(y_MJ.dtype), mask=mask_MJ)
-        if PACK == 1:
+        if PACK == 1:  # noqa: SIM102 - the outer one is decided when this is compiled
             if tl.max(share_J) == 0.0:
-                copy_again(y, y_stride, out, out_stride, channel_J, is_there_J, program, programs, rows, ROWS)
+                copy_again(y, y_stride, out, out_stride, channel_J, is_there_J, program, programs, rows, FLAT, ROWS)
         is_bad_J = lost_columns(worst, y.dtype.element_ty, CHANNELS) != 0
         if (FAMILY != AFFINE) & (PACK > 1):
             is_bad_I = lost_columns(worst_MI, DOT, HIDDEN)

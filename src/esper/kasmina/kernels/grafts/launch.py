@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from esper.kasmina.kernels.grafts import settle
 from esper.kasmina.kernels.grafts.backward import backward as backward_kernel
 from esper.kasmina.kernels.grafts.backward import sum_gradients
 from esper.kasmina.kernels.grafts.forward import forward as forward_kernel
-from esper.kasmina.kernels.grafts.layout import GAP, Rows, Tiles, as_rows, power_of_2
+from esper.kasmina.kernels.grafts.layout import GAP, Rows, Tiles, as_rows, beside, power_of_2
 from esper.kasmina.kernels.grafts.ops import Batch, Seeds
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -58,8 +57,9 @@ def forward(
         counted, float32 ``[G]``.
     """
     tiles = Tiles.of(batch.shape, dot.itemsize, is_backward=False)
-    y_BPC = as_rows(y)
-    out_BPC, on = torch.empty_like(y_BPC), Launch(y_BPC, batch, tiles)
+    y, out = beside(y)
+    y_BPC, out_BPC = as_rows(y), as_rows(out)
+    on = Launch(y_BPC, batch, tiles)
     first_T, width_T = batch.spots.first_T, batch.spots.width_T
     flags, found, shares = _scratch(y, (on.programs, on.grafts), (on.grafts,))
     alpha = state.alpha if batch.is_live else None
@@ -82,7 +82,7 @@ def forward(
         on.tiles,
         on.columns,
         on.programs,
-        **_constants(batch, tiles, dot),
+        **_constants(batch, on, tiles, dot),
     )
     settle.settle_forward[(on.grafts,)](
         y_BPC,
@@ -100,9 +100,9 @@ def forward(
         on.rows,
         on.grafts,
         on.programs,
-        **_about_settling(batch, tiles, on.programs),
+        **_about_settling(batch, on, tiles, on.programs),
     )
-    return out_BPC.view(y.shape), (found, shares)
+    return out, (found, shares)
 
 
 def backward(
@@ -127,9 +127,9 @@ def backward(
         learns: whether gradients of the slots are asked for.
     """
     tiles = Tiles.of(batch.shape, dot.itemsize, is_backward=True)
-    y_BPC = as_rows(y)
-    grad_BPC = grad.reshape(y_BPC.shape)
-    grad_y_BPC, on = torch.empty_like(y_BPC), Launch(y_BPC, batch, tiles)
+    y, grad_y = beside(y)
+    y_BPC, grad_y_BPC = as_rows(y), as_rows(grad_y)
+    grad_BPC, on = grad.reshape(y_BPC.shape), Launch(y_BPC, batch, tiles)
     size = batch.shape.num_parameters if learns else 0
     blocks = -(-size // BLOCK)
     (flags,) = _scratch(y, (on.programs + blocks, on.grafts))
@@ -157,7 +157,7 @@ def backward(
         on.programs,
         size,
         LEARNS=learns,
-        **_constants(batch, tiles, dot),
+        **_constants(batch, on, tiles, dot),
     )
     if grads_SN is not None:
         sum_gradients[(blocks * on.grafts,)](
@@ -192,9 +192,9 @@ def backward(
         on.programs + blocks,
         size,
         BLOCK=BLOCK,
-        **_about_settling(batch, tiles, on.programs + blocks),
+        **_about_settling(batch, on, tiles, on.programs + blocks),
     )
-    return grad_y_BPC.view(y.shape), grads_SN
+    return grad_y, grads_SN
 
 
 def _scratch(y: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
@@ -203,7 +203,7 @@ def _scratch(y: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
     return [*found, *([found[-1].new_empty(shapes[-1], dtype=torch.float32)] if len(shapes) > 1 else [])]
 
 
-def _constants(batch: Batch, tiles: Tiles, dot: torch.dtype) -> dict[str, Any]:
+def _constants(batch: Batch, on: Launch, tiles: Tiles, dot: torch.dtype) -> dict[str, Any]:
     shape = batch.shape
     is_exact = torch.backends.cuda.matmul.fp32_precision != "tf32"
     return {
@@ -213,6 +213,7 @@ def _constants(batch: Batch, tiles: Tiles, dot: torch.dtype) -> dict[str, Any]:
         "PACK": tiles.pack,
         "SLOTS": power_of_2(tiles.pack),
         "ALIGNMENT": batch.spots.alignment,
+        "FLAT": on.rows.batch == 1,
         "ROWS": tiles.rows,
         "CHANNELS": tiles.channels,
         "HIDDEN": tiles.hidden,
@@ -226,11 +227,12 @@ def _constants(batch: Batch, tiles: Tiles, dot: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _about_settling(batch: Batch, tiles: Tiles, notes: int) -> dict[str, Any]:
+def _about_settling(batch: Batch, on: Launch, tiles: Tiles, notes: int) -> dict[str, Any]:
     return {
         "K": batch.shape.channels,
         "BIT": batch.bit,
         "NOTES": power_of_2(notes),
+        "FLAT": on.rows.batch == 1,
         "ROWS": tiles.rows,
         "CHANNELS": power_of_2(batch.shape.channels),
     }

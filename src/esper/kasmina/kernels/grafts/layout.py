@@ -113,9 +113,19 @@ def power_of_2(number: int) -> int:
 
 
 def as_rows(y: Tensor) -> Tensor:
-    """``[..., C]`` as ``[B, P, C]``, with ``B = 1`` where the rows lie one after the other."""
+    """``[..., C]`` as a view ``[B, P, C]``, with ``B = 1`` where the rows lie one after the other."""
     if y.dim() < 3:
-        return y.reshape(1, -1, y.shape[-1])
+        return y.view(1, -1, y.shape[-1])
     y_BPC = y.flatten(1, -2)
     is_even = y_BPC.stride(0) == y_BPC.shape[1] * y_BPC.stride(1)
     return y_BPC.flatten(0, 1).unsqueeze(0) if is_even else y_BPC
+
+
+def beside(y: Tensor) -> tuple[Tensor, Tensor]:
+    """A tensor, as it is or contiguous, and an empty one like it; :func:`as_rows` is a view of both."""
+    empty, positions = torch.empty_like(y), range(1, y.dim() - 2)
+    is_even = all(y.stride(axis) == y.shape[axis + 1] * y.stride(axis + 1) for axis in positions)
+    if is_even and empty.stride() == y.stride():
+        return y, empty
+    y = y.contiguous()
+    return y, torch.empty_like(y)

@@ -1,4 +1,4 @@
-"""Grafts that read and write chunks of channels: one operation with a backward pass, where there is a kernel for them."""
+"""Grafts that read and write chunks of channels: one operation with a backward pass, where a kernel knows them."""
 
 # G grafts, N parameters of one graft, S slots, B samples, P positions, C channels
 

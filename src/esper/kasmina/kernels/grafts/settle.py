@@ -25,11 +25,11 @@ def _is_noted(flags, g, grafts, notes, NOTES: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
-def _is_hosts(x, stride, channel, rows, K, ROWS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _is_hosts(x, stride, channel, rows, K, FLAT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Whether any value of a graft's channels is not finite."""
     k, is_bad = tl.arange(0, CHANNELS), 0
     for t in range(rows.batch * rows.blocks):
-        at_M, is_row_M = row_at(t, rows, stride, ROWS)
+        at_M, is_row_M = row_at(t, rows, stride, FLAT, ROWS)
         mask = is_row_M[:, None] & (k < K)[None, :]
         values = tl.load(x + at_M[:, None] + (channel + k)[None, :] * stride[2], mask=mask, other=0.0).to(tl.float32)
         is_bad = tl.maximum(is_bad, tl.max(tl.max(not_finite(values).to(tl.int32), 1), 0))
@@ -38,12 +38,21 @@ def _is_hosts(x, stride, channel, rows, K, ROWS: tl.constexpr, CHANNELS: tl.cons
 
 @triton.jit
 def _write_back(  # type: ignore[no-untyped-def]
-    before, before_stride, after, after_stride, channel, rows, K, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+    before,
+    before_stride,
+    after,
+    after_stride,
+    channel,
+    rows,
+    K,
+    FLAT: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
     k = tl.arange(0, CHANNELS)
     for t in range(rows.batch * rows.blocks):
-        from_M, is_row_M = row_at(t, rows, before_stride, ROWS)
-        to_M, _ = row_at(t, rows, after_stride, ROWS)
+        from_M, is_row_M = row_at(t, rows, before_stride, FLAT, ROWS)
+        to_M, _ = row_at(t, rows, after_stride, FLAT, ROWS)
         mask = is_row_M[:, None] & (k < K)[None, :]
         kept = tl.load(before + from_M[:, None] + (channel + k)[None, :] * before_stride[2], mask=mask)
         tl.store(after + to_M[:, None] + (channel + k)[None, :] * after_stride[2], kept, mask=mask)
@@ -75,6 +84,7 @@ def settle_forward(  # type: ignore[no-untyped-def]
     K: tl.constexpr,
     BIT: tl.constexpr,
     NOTES: tl.constexpr,
+    FLAT: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -85,10 +95,10 @@ def settle_forward(  # type: ignore[no-untyped-def]
         told = tl.where((state == _FIRST_TRAINS) | (state == _SECOND_TRAINS), TRAINS, 0)
     if _is_noted(flags, g, grafts, notes, NOTES) != 0:
         channel = tl.load(first + g)
-        is_hosts = _is_hosts(y, y_stride, channel, rows, K, ROWS, CHANNELS)
-        _write_back(y, y_stride, out, out_stride, channel, rows, K, ROWS, CHANNELS)
+        is_hosts = _is_hosts(y, y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
+        _write_back(y, y_stride, out, out_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
         told, share = told | UNSOUND | tl.where(is_hosts != 0, HOSTS, 0), 0.0
-        if fault is not None:
+        if fault is not None:  # noqa: SIM102 - decided when this is compiled
             if is_hosts == 0:
                 _blame(fault, seeds, g, BIT)
     tl.store(found + g, told)
@@ -116,6 +126,7 @@ def settle_backward(  # type: ignore[no-untyped-def]
     K: tl.constexpr,
     BIT: tl.constexpr,
     NOTES: tl.constexpr,
+    FLAT: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -123,8 +134,8 @@ def settle_backward(  # type: ignore[no-untyped-def]
     g = tl.program_id(0)
     if (_is_noted(flags, g, grafts, notes, NOTES) != 0) & ((tl.load(found + g) & HOSTS) == 0):
         channel = tl.load(first + g)
-        if _is_hosts(grad, grad_stride, channel, rows, K, ROWS, CHANNELS) == 0:
-            _write_back(grad, grad_stride, grad_y, grad_y_stride, channel, rows, K, ROWS, CHANNELS)
+        if _is_hosts(grad, grad_stride, channel, rows, K, FLAT, ROWS, CHANNELS) == 0:
+            _write_back(grad, grad_stride, grad_y, grad_y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
             if grads is not None:
                 for start in range(0, size, BLOCK):
                     n = start + tl.arange(0, BLOCK)

@@ -16,9 +16,9 @@ SQRT_TWO_PI = tl.constexpr((2 * 3.141592653589793) ** -0.5)
 
 
 @triton.jit
-def row_at(t, rows, stride, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+def row_at(t, rows, stride, FLAT: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Where the rows of tile ``t`` begin, and which of them there are."""
-    if rows.batch == 1:
+    if FLAT:
         position_M = t * ROWS + tl.arange(0, ROWS)
         return position_M.to(tl.int64) * stride[1], position_M < rows.positions
     position_M = (t % rows.blocks) * ROWS + tl.arange(0, ROWS)
@@ -73,7 +73,7 @@ def largest(worst, x_MJ, PACK: tl.constexpr):  # type: ignore[no-untyped-def]
     """The larger of what was and ``|x|``: of every number, or, where all are of one graft, of every row."""
     if PACK == 1:
         return larger(worst, tl.reduce(tl.abs(x_MJ), 1, larger))
-    else:  # noqa: RET505 - Triton wants one of both
+    else:  # Triton takes tensors of two shapes in no other way
         return larger(worst, tl.abs(x_MJ))
 
 
@@ -82,7 +82,7 @@ def nothing_yet(ROWS: tl.constexpr, COLUMNS: tl.constexpr, PACK: tl.constexpr): 
     """What :func:`largest` begins with."""
     if PACK == 1:
         return tl.zeros((ROWS,), tl.float32)
-    else:  # noqa: RET505 - Triton wants one of both
+    else:  # Triton takes tensors of two shapes in no other way
         return tl.zeros((ROWS, COLUMNS), tl.float32)
 
 
@@ -92,7 +92,7 @@ def lost_columns(worst, DTYPE: tl.constexpr, COLUMNS: tl.constexpr):  # type: ig
     is_lost = not_finite(worst.to(DTYPE).to(tl.float32)).to(tl.int32)
     if len(worst.shape) == 1:
         return tl.max(is_lost, 0) + tl.zeros((COLUMNS,), tl.int32)
-    else:  # noqa: RET505 - Triton wants one of both
+    else:  # Triton takes tensors of two shapes in no other way
         return tl.max(is_lost, 0)
 
 
@@ -169,13 +169,23 @@ def activated_again(grad_MI, pre_MI, value_MI, FAMILY: tl.constexpr, FAST: tl.co
 
 @triton.jit
 def copy_again(  # type: ignore[no-untyped-def]
-    before, before_stride, after, after_stride, channel_J, is_there_J, program, programs, rows, ROWS: tl.constexpr
+    before,
+    before_stride,
+    after,
+    after_stride,
+    channel_J,
+    is_there_J,
+    program,
+    programs,
+    rows,
+    FLAT: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     """Some channels as they were: ``y + 0 * x`` would lose the sign of a zero."""
     tl.debug_barrier()
     for t in tl.range(program, rows.batch * rows.blocks, programs):
-        from_M, is_row_M = row_at(t, rows, before_stride, ROWS)
-        to_M, _ = row_at(t, rows, after_stride, ROWS)
+        from_M, is_row_M = row_at(t, rows, before_stride, FLAT, ROWS)
+        to_M, _ = row_at(t, rows, after_stride, FLAT, ROWS)
         mask = is_row_M[:, None] & is_there_J[None, :]
         x = tl.load(before + from_M[:, None] + channel_J[None, :] * before_stride[2], mask=mask)
         tl.store(after + to_M[:, None] + channel_J[None, :] * after_stride[2], x, mask=mask)
@@ -193,6 +203,7 @@ def copy_gap(  # type: ignore[no-untyped-def]
     programs,
     rows,
     ALIGNMENT: tl.constexpr,
+    FLAT: tl.constexpr,
     ROWS: tl.constexpr,
     GAP: tl.constexpr,
 ):
@@ -200,4 +211,4 @@ def copy_gap(  # type: ignore[no-untyped-def]
     j = tl.arange(0, GAP)
     channel_J = tl.multiple_of(tl.load(first), ALIGNMENT) + j
     is_there_J = j < tl.multiple_of(tl.load(width), ALIGNMENT)
-    copy_again(before, before_stride, after, after_stride, channel_J, is_there_J, program, programs, rows, ROWS)
+    copy_again(before, before_stride, after, after_stride, channel_J, is_there_J, program, programs, rows, FLAT, ROWS)

@@ -18,8 +18,8 @@ from esper.kasmina.places.place import Place
 MOST = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 6e-3}
 """Error, as a share of the largest number of an output."""
 
-SHAPES: tuple[tuple[int, ...], ...] = ((1,), (7,), (130,), (3, 65), (2, 5, 9), (4097,))
-SIZES = ((1, 96, 12), (4, 96, 24), (5, 45, 9), (32, 128, 4), (33, 165, 5), (128, 384, 3))
+SHAPES: tuple[tuple[int, ...], ...] = ((1,), (130,), (3, 65), (2, 5, 9), (4097,))
+SIZES = ((1, 12, 12), (5, 45, 9), (32, 128, 4), (128, 384, 3))
 """Channels of a graft, of the layer, and seeds."""
 
 

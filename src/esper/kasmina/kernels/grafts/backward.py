@@ -12,6 +12,7 @@ import triton.language as tl
 
 from esper.kasmina.kernels.grafts.tile import (
     AFFINE,
+    COUNTS,
     GLU,
     LOW_RANK,
     activated_again,
@@ -30,7 +31,7 @@ from esper.kasmina.kernels.grafts.tile import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def backward(  # type: ignore[no-untyped-def]
     grad,
     grad_stride,
@@ -200,7 +201,7 @@ def backward(  # type: ignore[no-untyped-def]
                         tl.store(into_I + H, grad_bv_I, mask=is_there_I)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def sum_gradients(  # type: ignore[no-untyped-def]
     partial,
     grads,

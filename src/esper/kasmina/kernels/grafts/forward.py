@@ -11,6 +11,7 @@ import triton.language as tl
 
 from esper.kasmina.kernels.grafts.tile import (
     AFFINE,
+    COUNTS,
     GLU,
     LOW_RANK,
     activated,
@@ -28,7 +29,7 @@ from esper.kasmina.kernels.grafts.tile import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def forward(  # type: ignore[no-untyped-def]
     y,
     y_stride,

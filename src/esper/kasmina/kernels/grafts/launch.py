@@ -19,6 +19,9 @@ from esper.kasmina.kernels.grafts.ops import Batch, Seeds
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 BLOCK, AT_ONCE = 128, 32
 
+NOTES = 1024
+"""More than the programs of a graft, and the blocks of its parameters."""
+
 IS_FAST = torch.version.cuda is not None and os.environ.get("TRITON_INTERPRET") != "1"
 """Whether the instructions of NVIDIA's special function unit are there."""
 
@@ -100,7 +103,7 @@ def forward(
         on.rows,
         on.grafts,
         on.programs,
-        **_about_settling(batch, on, tiles, on.programs),
+        **_about_settling(batch, on, tiles),
     )
     return out, (found, shares)
 
@@ -192,7 +195,7 @@ def backward(
         on.programs + blocks,
         size,
         BLOCK=BLOCK,
-        **_about_settling(batch, on, tiles, on.programs + blocks),
+        **_about_settling(batch, on, tiles),
     )
     return grad_y, grads_SN
 
@@ -227,11 +230,11 @@ def _constants(batch: Batch, on: Launch, tiles: Tiles, dot: torch.dtype) -> dict
     }
 
 
-def _about_settling(batch: Batch, on: Launch, tiles: Tiles, notes: int) -> dict[str, Any]:
+def _about_settling(batch: Batch, on: Launch, tiles: Tiles) -> dict[str, Any]:
     return {
         "K": batch.shape.channels,
         "BIT": batch.bit,
-        "NOTES": power_of_2(notes),
+        "NOTES": NOTES,
         "FLAT": on.rows.batch == 1,
         "ROWS": tiles.rows,
         "CHANNELS": power_of_2(batch.shape.channels),

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from esper.contracts.lifecycle import TRAINABLE
-from esper.kasmina.kernels.grafts.tile import not_finite, row_at
+from esper.kasmina.kernels.grafts.tile import COUNTS, not_finite, row_at
 
 UNSOUND, HOSTS, TRAINS = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
 """What was found of a graft: it gave what is not finite; it got such from the host; its parameters move."""
@@ -64,7 +64,7 @@ def _blame(fault, seeds, g, BIT: tl.constexpr):  # type: ignore[no-untyped-def]
     tl.store(at, tl.load(at) | BIT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def settle_forward(  # type: ignore[no-untyped-def]
     y,
     y_stride,
@@ -105,7 +105,7 @@ def settle_forward(  # type: ignore[no-untyped-def]
     tl.store(shares + g, share)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def settle_backward(  # type: ignore[no-untyped-def]
     grad,
     grad_stride,

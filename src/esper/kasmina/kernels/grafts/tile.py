@@ -11,6 +11,9 @@ import triton.language as tl
 from esper.kasmina.kernels.grafts.family import Family
 
 AFFINE, LOW_RANK, MLP, GLU = (tl.constexpr(int(one)) for one in Family)
+COUNTS = ("weights_stride", "grads_stride", "grafts", "tiles", "columns", "programs", "notes", "size")
+"""Arguments that change with what grows: no kernel is compiled anew for special values of them."""
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 SQRT_TWO_PI = tl.constexpr((2 * 3.141592653589793) ** -0.5)
 

@@ -15,6 +15,7 @@ from esper.blueprints.bottleneck_mlp import BottleneckMLP
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts.guard import FOSSIL_FAULT, LIVE_FAULT, SumOfKept, finite_G
 from esper.kasmina.host.layer import Place
+from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from tests.kasmina.growing import grow, host_grads, mlp, place_of, wrapped
 
 pytestmark = [
@@ -428,3 +429,45 @@ def test_without_the_exit_host_born_faults_would_be_blamed_on_the_graft(monkeypa
     monkeypatch.setattr(group_module, "Exit", Assuming)
     (model(torch.randn(16, 6)) * torch.tensor(math.nan)).sum().backward()
     assert place.state.fault.any()
+
+
+# Gradient scalers
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_an_overflow_of_the_loss_scale_is_not_the_grafts_fault(is_told):
+    """The scaler sees it, skips the step and lowers the scale; the host gets nothing of it."""
+    model = wrapped(mlp(6, 8), ["0"])
+    place = place_of(model, "0")
+    grow(place, blueprint="affine", scale=1e10)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-9)
+    SlotOptimizer([place], optimizer, lambda: 1e-3, 0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=1000)
+    scale = torch.ones(())
+    if is_told:
+        place.state.loss_scale = scale
+    for _ in range(12):
+        scale.copy_(scaler.scale(torch.ones(())))
+        scaler.scale(1e-6 * model(torch.ones(5, 6)).sum()).backward()
+        if scaler.get_scale() == 2.0**120:
+            assert all(one.grad.isfinite().all() for one in model.parameters() if one is not place.arena.slots)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert (place.state.fault.max().item() == LIVE_FAULT) is not is_told
+    assert (scaler.get_scale() < 2.0**120) is is_told
+    if is_told:
+        assert 0 < place.arena.updates.item() < 12
+
+
+def test_a_graft_whose_gradients_are_never_finite_is_at_fault_once_the_scale_is_one():
+    place = place_of(wrapped(mlp(6, 8), ["0"]), "0")
+    grow(place, blueprint="affine", scale=1e3)
+    place.state.loss_scale = torch.full((), 2.0)
+    huge = torch.full((3, 8), torch.finfo(torch.float32).max / 10)
+    for scale, fault in ((2.0, 0), (1.0, LIVE_FAULT)):
+        place.state.loss_scale.fill_(scale)
+        y = torch.ones(3, 8, requires_grad=True)
+        place.arena.add_to(y, y, place.state, place.site.geometry, raises_faults=True).backward(huge)
+        assert torch.equal(y.grad, huge)
+        assert place.state.fault.max().item() == fault

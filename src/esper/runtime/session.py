@@ -290,6 +290,7 @@ class Session:
             self._growth.interrupt()
             self._refuse_unfit(batch)
             self._after(self._steps.made(batch, loss_value, in_window=self._growth.window is not None), run.pulse.ended)
+            run.trainer.tell_scale()
             run.pulse.rest()
 
     def after_epoch(self) -> None:

@@ -56,6 +56,7 @@ class Bench:
         self.alpha, self.lifecycle = torch.linspace(0.3, 1.0, 9), torch.full((9,), int(State.GRAFTING))
         seeds = torch.arange(grafts) + 2
         self.alpha[seeds[1]], self.lifecycle[seeds[0]] = 0.0, int(State.STABILIZATION)
+        self.scale: Tensor | None = None
         self.fault = torch.zeros(9, dtype=torch.int8, device=DEVICE)
         self.alpha, self.lifecycle = self.alpha.to(DEVICE), self.lifecycle.to(DEVICE, torch.int8)
         spots = Spots.of(self.firsts, self.width, channels, torch.device(DEVICE))
@@ -95,7 +96,7 @@ class Bench:
         """The same by the kernel."""
         out, about = launch.forward(self.y, self.params, self.batch, self, self.fault, self.y.dtype)
         grads = launch.backward(
-            self.grad, self.y, self.params, *about, self.batch, self.fault, self.y.dtype, learns=learns
+            self.grad, self.y, self.params, *about, self.batch, self.fault, self.scale, self.y.dtype, learns=learns
         )
         return out, *grads
 
@@ -202,6 +203,15 @@ def test_a_gradient_that_a_graft_spoils_is_dropped_whole_and_one_of_the_host_is_
     _, grad_y, grads = bench.found()
     assert bench.faults() == [0, 0, BIT]
     assert torch.equal(grad_y[:, 24:32], bench.grad[:, 24:32])
+    assert not grads[bench.batch.slots[2]].any()
+    bench.fault[:], bench.scale = 0, torch.full((), 8.0, device=DEVICE)
+    _, grad_y, grads = bench.found()
+    assert not bench.fault.any()
+    assert torch.equal(grad_y[:, 24:32], bench.grad[:, 24:32])
+    assert grads[bench.batch.slots[2], : bench.size].isinf().all()
+    bench.scale.fill_(1.0)
+    _, _, grads = bench.found()
+    assert bench.faults() == [0, 0, BIT]
     assert not grads[bench.batch.slots[2]].any()
     bench.grad[0, 24], bench.fault[:] = float("inf"), 0
     _, grad_y, grads = bench.found()

@@ -62,29 +62,46 @@ class Blame(NamedTuple):
     bit: int
     state: int
 
-    def on(self, is_faulty_G: Tensor) -> None:
-        """Raise the faults of grafts, bool ``[G]``."""
+    def on(self, is_faulty_G: Tensor, *, is_scaled: bool = False) -> None:
+        """Raise the faults of grafts.
+
+        Args:
+            is_faulty_G: bool ``[G]``.
+            is_scaled: whether what is not finite was multiplied by a scale of the loss. Then the scale may be at fault,
+                unless it is 1 or less.
+        """
         if self.state == NOBODY:
             return
         if torch.compiler.is_compiling():
-            torch.ops.esper.blame(is_faulty_G, *self)
+            torch.ops.esper.blame(is_faulty_G, *self, is_scaled)
         else:
-            _raise_faults(is_faulty_G, *self)
+            _raise_faults(is_faulty_G, *self, is_scaled)
+
+    def of_scale(self) -> Tensor | float:
+        """What takes the place of a graft's gradients that are not finite: zero, or infinity where a scale of the loss
+        may be at fault, so that the gradient scaler sees it, skips the step and lowers the scale. A compiled colony
+        gives zero."""
+        if self.state == NOBODY or torch.compiler.is_compiling():
+            return 0.0
+        scale: Tensor | None = by_number(self.state).loss_scale
+        return 0.0 if scale is None else torch.where(scale > 1, torch.inf, 0.0)
 
 
 @torch.no_grad()
-def _raise_faults(is_faulty_G: Tensor, seeds: Tensor, bit: int, state: int) -> None:
-    fault = by_number(state).fault
-    old = fault[seeds]
-    fault[seeds] = torch.where(is_faulty_G, old | bit, old)
+def _raise_faults(is_faulty_G: Tensor, seeds: Tensor, bit: int, state: int, is_scaled: bool) -> None:
+    found = by_number(state)
+    if is_scaled and found.loss_scale is not None:
+        is_faulty_G = is_faulty_G & (found.loss_scale <= 1)
+    old = found.fault[seeds]
+    found.fault[seeds] = torch.where(is_faulty_G, old | bit, old)
 
 
 @torch.library.custom_op("esper::blame", mutates_args=())
-def _blame(is_faulty_G: Tensor, seeds: Tensor, bit: int, state: int) -> None:
-    _raise_faults(is_faulty_G, seeds, bit, state)
+def _blame(is_faulty_G: Tensor, seeds: Tensor, bit: int, state: int, is_scaled: bool) -> None:
+    _raise_faults(is_faulty_G, seeds, bit, state, is_scaled)
 
 
-_blame.register_fake(lambda is_faulty_G, seeds, bit, state: None)
+_blame.register_fake(lambda is_faulty_G, seeds, bit, state, is_scaled: None)
 _blame.register_effect(EffectType.ORDERED)
 
 
@@ -128,14 +145,15 @@ class Entry(Function):
             is_faulty_G = is_faulty_G | ~finite_G(grad)
         keep_G = ~(is_faulty_G & ~is_hosts_G)
         (seeds,) = ctx.saved_tensors
-        Blame(seeds, ctx.bit, ctx.state).on(~keep_G)
+        blame = Blame(seeds, ctx.bit, ctx.state)
+        blame.on(~keep_G, is_scaled=True)
         grad_mark = torch.stack((grad_mark[0], (~keep_G).float()))
         if grad_x_G is not None:
             is_sum = ctx.is_shared and len(grad_x_G) > 1
             grad_x_G = SumOfKept.apply(grad_x_G, keep_G) if is_sum else select_G(keep_G, grad_x_G)
             if ctx.is_shared and not is_sum:
                 grad_x_G = grad_x_G.squeeze(0)
-        grad_GN = None if grad_GN is None else select_G(keep_G, grad_GN)
+        grad_GN = None if grad_GN is None else select_G(keep_G, grad_GN, blame.of_scale())
         return grad_x_G, grad_GN, grad_mark, None, None, None, None
 
     @staticmethod

@@ -43,7 +43,12 @@ class SeedState(KeepsDtype):
     """Columns of ``COLUMNS``, each ``[num_seeds]``, all zero at birth: every seed DORMANT.
 
     They are written in ``kasmina.lifecycle`` and ``kasmina.grafting`` only; the guard raises ``fault``.
+
+    Attributes:
+        loss_scale: scalar, what a gradient scaler multiplies the loss by, if there is one.
     """
+
+    loss_scale: Tensor | None = None
 
     lifecycle: Tensor
     strategy: Tensor

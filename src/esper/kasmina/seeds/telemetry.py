@@ -11,10 +11,10 @@ caches, however few vectors are looked at. ``esper bench --only dormant`` measur
 
 # N sampled vectors, B samples, P positions, C channels
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -57,7 +57,6 @@ class Telemetry(KeepsDtype):
     pivot: Tensor  # [C]
     gradient: Tensor  # sum of squares [C]
     gradient_steps: Tensor  # vectors, backward passes, sum of their norms, sum of the squared norms
-    turn: Tensor  # first passes of a CUDA graph in this window [1]
 
     def __init__(self, bounds: Sequence[int], rows: int, device: torch.device) -> None:
         super().__init__()
@@ -69,7 +68,7 @@ class Telemetry(KeepsDtype):
         channels = self.bounds[-1]
         for name, size in {"sums": 4 * channels, "pivot": channels, "gradient": channels, "gradient_steps": 4}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float32, device=device))
-        self.register_buffer("turn", torch.zeros(1, dtype=torch.int64, device=device), persistent=False)
+        self.turn = torch.zeros(1, dtype=torch.int64, device=device)  # first passes of a CUDA graph; no checkpoint holds it
 
     def observe(self, y: Tensor, axis: int) -> None:
         """Look at the output of a training forward pass if it is its turn, and later at the gradient.
@@ -211,13 +210,18 @@ class Telemetry(KeepsDtype):
     def reset(self) -> None:
         """Start a new window."""
         self.turns = [0, 0]
-        for buffer in self.buffers():
-            buffer.zero_()
+        for tensor in (*self.buffers(), self.turn):
+            tensor.zero_()
 
     def rebound(self, bounds: Sequence[int]) -> None:
         """Report to other chunks of the same channels. What was summed stays."""
         assert bounds[-1] == self.bounds[-1]
         self.bounds = tuple(bounds)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.turn = self.turn.to(self.sums.device)
+        return self
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.turns)

@@ -114,6 +114,8 @@ class Trainer:
         if self._rewarming is not None:  # after the others, which are to see the scheduler's rates
             self._handles += [part.register_step_pre_hook(self._rewarm) for part in optimizer.parts]
             self._handles += [part.register_step_post_hook(self._rewarming.restore) for part in optimizer.parts]
+        self._scales = _scales(model) if hasattr(scaler, "scale") else []
+        self.tell_scale()
         self.signals = SignalReader(places(model), covered_parameters(model), optimizer.stepping)
         arenas = {id(place.arena.slots) for place in places(model)}
         groups = (index for index, group in enumerate(optimizer.groups) if arenas & {*map(id, group["params"])})
@@ -134,6 +136,9 @@ class Trainer:
         for slot_optimizer in self._slot_optimizers:
             slot_optimizer.detach()
         self.signals.detach()
+        if self._scales:
+            for place in places(self._model):
+                place.state.loss_scale = None
 
     def take_charge(self) -> None:
         """Be the only one who trains this model and steps with this optimizer: the one before steps no more."""
@@ -186,6 +191,7 @@ class Trainer:
                     else:
                         group[name] = value
         self._noted = None
+        self.tell_scale()
         if self._has_called:
             loss = self._step(batch, with_scheduler=replayed is None)
         else:
@@ -195,6 +201,11 @@ class Trainer:
         if replayed is not None:
             self._noted = None
         return loss.detach() if isinstance(loss, Tensor) else loss
+
+    def tell_scale(self) -> None:
+        """Tell the guard of grafts by how much a gradient scaler multiplies the next loss; waits for nothing."""
+        for scale in self._scales:
+            scale.copy_(self._scaler.scale(torch.ones_like(scale)))
 
     def differentiate(self, batch: Any) -> Tensor | float:
         """Forward and backward on a batch, to be undone: the optimizer rests. With ``train_step`` a whole step of it.
@@ -363,3 +374,12 @@ class Trainer:
 def _with_sparse_gradients(model: nn.Module) -> list[str]:
     kinds = (nn.Embedding, nn.EmbeddingBag)
     return [name for name, module in model.named_modules() if isinstance(module, kinds) and module.sparse]
+
+
+def _scales(model: nn.Module) -> list[Tensor]:
+    """A scalar on each device that has seeds, which the guard of their grafts reads."""
+    found: dict[torch.device, Tensor] = {}
+    for place in places(model):
+        device = place.state.fault.device
+        place.state.loss_scale = found.setdefault(device, torch.ones((), device=device))
+    return list(found.values())

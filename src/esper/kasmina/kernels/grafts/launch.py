@@ -116,6 +116,7 @@ def backward(
     shares: Tensor,
     batch: Batch,
     fault: Tensor | None,
+    scale: Tensor | None,
     dot: torch.dtype,
     *,
     learns: bool,
@@ -127,6 +128,8 @@ def backward(
         y, slots_SN, batch, fault, dot: as there.
         found: as it gave that.
         shares: as it gave them.
+        scale: of the loss, if there is one: then no fault is raised while it is above 1, and gradients that are not
+            finite are infinite.
         learns: whether gradients of the slots are asked for.
     """
     tiles = Tiles.of(batch.shape, dot.itemsize, is_backward=True)
@@ -194,6 +197,7 @@ def backward(
         on.grafts,
         on.programs + blocks,
         size,
+        scale,
         BLOCK=BLOCK,
         **_about_settling(batch, on, tiles),
     )

@@ -27,6 +27,7 @@ class Seeds(Protocol):
     lifecycle: Tensor
     alpha: Tensor
     fault: Tensor
+    loss_scale: Tensor | None
 
 
 class Batch(NamedTuple):
@@ -126,7 +127,7 @@ class Grown(Function):
         fault = state.fault if raises_faults else None
         out, found = launch.forward(y, slots_SN, batch, state, fault, dot)
         ctx.save_for_backward(y, slots_SN, *found)
-        ctx.about = batch, fault, dot
+        ctx.about = batch, fault, state.loss_scale if raises_faults else None, dot
         ctx.twin = twin
         return out
 

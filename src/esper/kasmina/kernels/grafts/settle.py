@@ -59,9 +59,9 @@ def _write_back(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _blame(fault, seeds, g, BIT: tl.constexpr):  # type: ignore[no-untyped-def]
+def _blame(fault, seeds, g, bit):  # type: ignore[no-untyped-def]
     at = fault + tl.load(seeds + g)
-    tl.store(at, tl.load(at) | BIT)
+    tl.store(at, tl.load(at) | bit)
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -123,6 +123,7 @@ def settle_backward(  # type: ignore[no-untyped-def]
     grafts,
     notes,
     size,
+    scale,
     K: tl.constexpr,
     BIT: tl.constexpr,
     NOTES: tl.constexpr,
@@ -136,10 +137,16 @@ def settle_backward(  # type: ignore[no-untyped-def]
         channel = tl.load(first + g)
         if _is_hosts(grad, grad_stride, channel, rows, K, FLAT, ROWS, CHANNELS) == 0:
             _write_back(grad, grad_stride, grad_y, grad_y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
+            instead, is_blamed = 0.0, BIT
+            if scale is not None:  # it may be at fault, and a gradient scaler is to see it
+                is_over = tl.load(scale) > 1.0
+                instead = tl.where(is_over, float("inf"), 0.0)
+                is_blamed = tl.where(is_over, 0, BIT)
             if grads is not None:
                 for start in range(0, size, BLOCK):
                     n = start + tl.arange(0, BLOCK)
                     at = grads + tl.load(slots + g) * grads_stride + n
-                    tl.store(at, tl.zeros((BLOCK,), grads.dtype.element_ty), mask=n < size)
+                    filled = tl.zeros((BLOCK,), tl.float32) + instead
+                    tl.store(at, filled.to(grads.dtype.element_ty), mask=n < size)
             if fault is not None:
-                _blame(fault, seeds, g, BIT)
+                _blame(fault, seeds, g, is_blamed)

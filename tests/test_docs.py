@@ -21,6 +21,7 @@ from benchmarks.growth.trials_list import CONTROLS
 from benchmarks.growth.trials_table import markdown as trials_table
 from benchmarks.rollout_kit.baseline import markdown as baseline_table
 from esper.contracts.lifecycle import State, diagram
+from esper.evaluation.bench.section import Section
 from scripts import settings_page
 
 ROOT = Path(__file__).parent.parent
@@ -150,3 +151,11 @@ def test_how_often_a_comparison_with_a_base_is_right_is_what_was_measured():
     page = (ROOT / "docs" / "baselines.md").read_text()
     assert baseline_table(found) in page
     assert f"estimated as {found['slowed']['estimates']['step']['median']:.0%}".replace("%", " %") in page
+
+
+@pytest.mark.parametrize("name", ["h200-dormant", "h200-agreement", "cpu"])
+def test_what_kernels_cost_is_as_recorded(name):
+    page = (ROOT / "docs" / "kernels.md").read_text()
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "bench" / f"{name}.json").read_text())
+    for section in map(Section.from_dict, recorded["sections"]):
+        assert f"#{section.told()}" in page

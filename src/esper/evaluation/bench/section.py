@@ -54,7 +54,7 @@ class Section(NamedTuple):
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
         """Inverse of :meth:`to_dict`."""
-        points = {name: [(x, Spread(*spread)) for x, *spread in line] for name, line in saved["points"].items()}
+        points = {name: [(x, Spread(*spread)) for x, *spread in line] for name, line in saved.get("points", {}).items()}
         return cls(saved["title"], saved["rows"], [Goal(**goal) for goal in saved["goals"]], points)
 
 

@@ -1,1 +1,0 @@
-"""What a thousand dormant seeds cost."""

@@ -7,12 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-HAS_GRAPHS = torch.backends.cuda.is_built()
-
-
-def is_capturing() -> bool:
-    """Whether a CUDA graph is being captured."""
-    return HAS_GRAPHS and torch.cuda.is_current_stream_capturing()
+from esper.kasmina.kernels.capture import is_capturing
 
 
 class Called:

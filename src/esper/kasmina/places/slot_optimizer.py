@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
-from esper.kasmina.grafts.activity import is_capturing
 from esper.kasmina.grafts.group import trainable
 from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.kernels.adamw.ops import step_adamw
+from esper.kasmina.kernels.capture import is_capturing
 from esper.kasmina.places.place import Place
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._library.effects import EffectType
 
 from esper.contracts.reports import SeedReport
-from esper.kasmina.grafts.activity import is_capturing
+from esper.kasmina.kernels.capture import is_capturing
 from esper.kasmina.kernels.telemetry.ops import kernel_for
 from esper.kasmina.kernels.telemetry.reference import is_due, sampled
 from esper.kasmina.numbered import by_number, numbered

@@ -3,7 +3,6 @@
 # M rows, C channels of the place, G grafts, K channels of a graft
 
 from collections.abc import Sequence
-from itertools import groupby
 from math import gcd
 from typing import NamedTuple, Self
 
@@ -97,13 +96,12 @@ class Spots(NamedTuple):
     @classmethod
     def of(cls, firsts: Sequence[int], width: int, num_channels: int, device: torch.device) -> Self:
         """Of grafts of one width, by their first channels."""
-        taken = {channel for first in firsts for channel in range(first, first + width)}
-        free = [channel for channel in range(num_channels) if channel not in taken]
-        runs = [[one for _, one in run] for _, run in groupby(enumerate(free), lambda pair: pair[1] - pair[0])]
-        gaps = [run[start : start + GAP] for run in runs for start in range(0, len(run), GAP)]
-        first_T = torch.tensor([*firsts, *(gap[0] for gap in gaps)], dtype=torch.int32, device=device)
-        width_T = torch.tensor([len(gap) for gap in gaps] or [0], dtype=torch.int32, device=device)
-        alignment = gcd(LARGEST_ALIGNMENT, *firsts, *(number for gap in gaps for number in (gap[0], len(gap))))
+        ends = [0, *(first + width for first in sorted(firsts))]
+        runs = zip(ends, [*sorted(firsts), num_channels], strict=True)
+        gaps = [(start, min(GAP, end - start)) for begin, end in runs for start in range(begin, end, GAP)]
+        first_T = torch.tensor([*firsts, *(start for start, _ in gaps)], dtype=torch.int32, device=device)
+        width_T = torch.tensor([size for _, size in gaps] or [0], dtype=torch.int32, device=device)
+        alignment = gcd(LARGEST_ALIGNMENT, *firsts, *(number for gap in gaps for number in gap))
         return cls(first_T, width_T, len(firsts), len(gaps), alignment)
 
 

@@ -266,8 +266,10 @@ def test_a_batch_of_which_all_are_faulty_is_the_identity():
     assert differing(trained_once(model), trained_once(bare)) == []
 
 
-def test_without_the_choice_of_grafts_to_sum_one_faulty_gradient_reaches_the_host(monkeypatch):
+def test_without_the_choice_of_grafts_to_sum_one_faulty_gradient_reaches_the_host(monkeypatch, kernels):
     """Negative control: 63 sound grafts do not hide the 64th."""
+    if kernels == "triton":
+        pytest.skip("the control is of the twin")
     model, _ = crowd("input", "nan gradient")
     assert torch.isfinite(trained_once(model)["dx"]).all()
 
@@ -398,7 +400,9 @@ class _Through:
 
 
 @pytest.mark.parametrize("fault", ["nan weight", "nan gradient"])
-def test_without_the_entry_the_host_gets_nan_gradients(fault, monkeypatch):
+def test_without_the_entry_the_host_gets_nan_gradients(fault, monkeypatch, kernels):
+    if kernels == "triton":
+        pytest.skip("the control is of the twin")
     _, model, _, _ = case("", fault, State.FINE_TUNING)
     monkeypatch.setattr(group_module, "Entry", _Through)
     seen = trained_once(model)
@@ -407,7 +411,9 @@ def test_without_the_entry_the_host_gets_nan_gradients(fault, monkeypatch):
     assert torch.isnan(seen["norm"])  # and clipping spreads it to every weight
 
 
-def test_without_the_selection_the_output_is_nan(monkeypatch):
+def test_without_the_selection_the_output_is_nan(monkeypatch, kernels):
+    if kernels == "triton":
+        pytest.skip("the control is of the twin")
     _, model, _, _ = case("", "nan weight", State.FINE_TUNING)
 
     def multiplied(keep, values, otherwise=0.0):
@@ -418,7 +424,9 @@ def test_without_the_selection_the_output_is_nan(monkeypatch):
     assert not torch.isfinite(trained_once(model)["output"]).all()
 
 
-def test_without_the_exit_host_born_faults_would_be_blamed_on_the_graft(monkeypatch):
+def test_without_the_exit_host_born_faults_would_be_blamed_on_the_graft(monkeypatch, kernels):
+    if kernels == "triton":
+        pytest.skip("the control is of the twin")
     _, model, place, _ = case("", "none", State.FINE_TUNING)
 
     class Assuming(group_module.Exit):

@@ -10,9 +10,11 @@ from torch import Tensor
 from esper.blueprints.blueprint import Ports
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.lifecycle import State
+from esper.evaluation.bench.agreement import errors_of
+from esper.evaluation.bench.planted import Planting, grow, planted
 from esper.kasmina.kernels.grafts.family import Shape
 from esper.kasmina.kernels.grafts.layout import Spots
-from esper.kasmina.kernels.grafts.ops import Batch
+from esper.kasmina.kernels.grafts.ops import About, Batch
 
 launch = pytest.importorskip("esper.kasmina.kernels.grafts.launch", exc_type=ImportError)
 
@@ -47,7 +49,7 @@ class Bench:
         torch.manual_seed(0)
         leading, channels, self.width, self.firsts = CASES[case]
         self.blueprint, self.ports = make_blueprint(name, GRAFTS[name]), Ports(self.width, self.width)
-        shape = Shape.of(self.blueprint, self.width)
+        shape = Shape.of(self.blueprint, self.ports)
         assert shape is not None
         grafts, self.size = len(self.firsts), shape.num_parameters
         self.y, self.grad = (torch.randn(*leading, channels, device=DEVICE).to(dtype) for _ in range(2))
@@ -94,11 +96,10 @@ class Bench:
 
     def found(self, *, learns: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
         """The same by the kernel."""
-        out, about = launch.forward(self.y, self.params, self.batch, self, self.fault, self.y.dtype)
-        grads = launch.backward(
-            self.grad, self.y, self.params, *about, self.batch, self.fault, self.scale, self.y.dtype, learns=learns
-        )
-        return out, *grads
+        about = About(self.fault, self.scale, None, self.y.dtype)
+        out, kept = launch.forward(self.y, None, self.params, self.batch, self, about)
+        grad_y, grads, _ = launch.backward(self.grad, self.y, self.params, kept, self.batch, about, learns=learns)
+        return out, grad_y, grads
 
     def faults(self) -> list[int]:
         """Of the grafts."""
@@ -218,3 +219,25 @@ def test_a_gradient_that_a_graft_spoils_is_dropped_whole_and_one_of_the_host_is_
     assert not bench.fault.any()
     assert grad_y[0, 24].isinf()
     assert not grads[bench.batch.slots[2]].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["low_rank", "bottleneck_mlp", "glu"])
+@pytest.mark.parametrize(("width", "leading"), [(1, (9,)), (5, (3, 4)), (32, (2, 3, 5))])
+def test_grafts_that_read_the_input_give_what_their_twins_give(name, width, leading, monkeypatch):
+    monkeypatch.setenv("ESPER_KERNELS", "triton")
+    settings = GRAFTS[name] | {"reads": "input"}
+    place = planted(Planting(6 * width, 6, 4, name, settings), torch.device(DEVICE), torch.float32)
+    for is_first in (False, True) if len(leading) > 1 else (False,):
+        assert max(errors_of(place, leading, is_first=is_first)) < 1e-5
+
+
+def test_autocast_multiplies_in_the_lower_precision(monkeypatch):
+    monkeypatch.setenv("ESPER_KERNELS", "triton")
+    kinds = []
+    monkeypatch.setattr(launch, "forward", lambda *args, of=launch.forward: kinds.append(args[-1].dot) or of(*args))
+    place = planted(Planting(64, 2, 1), torch.device(DEVICE), torch.float32)
+    y = torch.randn(3, 64, device=DEVICE)
+    grow(place, y)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        grow(place, y)
+    assert kinds == [torch.float32, torch.bfloat16]

@@ -1,6 +1,7 @@
 """Whether kernels give what plain PyTorch gives: fresh random numbers, all dtypes, odd sizes, spoilt outputs."""
 
-from functools import partial
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,13 @@ from esper.kasmina.places.place import Place
 MOST = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 6e-3}
 """Error, as a share of the largest number of an output."""
 
+READING = {
+    f"{name} of the input": {**settings, "reads": "input"}
+    for name, settings in FAMILIES.items()
+    if settings.keys() - {"reads"}
+}
+"""Families that read the place's input."""
+
 SHAPES: tuple[tuple[int, ...], ...] = ((1,), (130,), (3, 65), (2, 5, 9), (4097,))
 SIZES = ((1, 12, 12), (5, 45, 9), (32, 128, 4), (128, 384, 3))
 """Channels of a graft, of the layer, and seeds."""
@@ -30,7 +38,9 @@ def measure(device: torch.device, is_quick: bool) -> Section | None:
     torch.seed()
     rows, is_met = [], True
     for dtype, most in MOST.items():
-        found = {f"grafts, {family}": _grafts(device, dtype, family, is_quick) for family in FAMILIES}
+        kinds = {name: (name, settings) for name, settings in FAMILIES.items()}
+        kinds |= {name: (name.split()[0], settings) for name, settings in READING.items()}
+        found = {f"grafts, {name}": _grafts(device, dtype, *kind, is_quick) for name, kind in kinds.items()}
         found |= {"telemetry": _telemetry(device, dtype), "adamw": _adamw(device, dtype)}
         for name, errors in found.items():
             is_met &= max(errors) <= most
@@ -47,38 +57,48 @@ def measure(device: torch.device, is_quick: bool) -> Section | None:
     return Section("Kernels beside plain PyTorch", rows, [goal])
 
 
-def _grafts(device: torch.device, dtype: torch.dtype, family: str, is_quick: bool) -> list[float]:
+def _grafts(
+    device: torch.device, dtype: torch.dtype, family: str, settings: Mapping[str, Any], is_quick: bool
+) -> list[float]:
     errors = []
     for width, channels, seeds in SIZES[:3] if is_quick else SIZES:
-        planting = Planting(channels, seeds, max(1, seeds - 2), family, FAMILIES[family])
+        planting = Planting(channels, seeds, max(1, seeds - 2), family, settings)
         place = planted(planting, device, dtype)
         with torch.no_grad():
             place.arena.slots.normal_(0, 0.5 * width**-0.5)
         for leading in SHAPES[:2] if is_quick else SHAPES:
             for is_first in (False, True) if len(leading) > 1 else (False,):
-                errors += _of_grafts(place, leading, is_first=is_first)
+                errors += errors_of(place, leading, is_first=is_first)
     return errors
 
 
-def _of_grafts(place: Place, leading: tuple[int, ...], *, is_first: bool) -> list[float]:
+def errors_of(place: Place, leading: tuple[int, ...], *, is_first: bool) -> list[float]:
+    """Of output and gradients of all grafts of a place, whose leading axes are given.
+
+    Args:
+        place: with one group of grafts.
+        leading: axes before the channels.
+        is_first: whether the channels lie before the positions.
+    """
     slots, (group,) = place.arena.slots, place.arena.groups
     assert isinstance(group, Group)
     y = torch.randn(*leading, place.ports.outputs, device=slots.device, dtype=slots.dtype)
     gradient = torch.randn_like(y)
     if is_first:  # channels before the positions
         y, gradient = (one.movedim(-1, 1).contiguous().movedim(1, -1) for one in (y, gradient))
+    x = torch.randn(*leading, place.ports.inputs, device=slots.device, dtype=slots.dtype)
     torch.full_like(y, float("nan"))  # what the allocator hands out next is spoilt
 
-    def passed(y: Tensor, slots_SN: Tensor) -> list[Tensor]:
-        leaf = y.clone().requires_grad_()
-        out = add(leaf, slots_SN=slots_SN)
-        return [out.detach(), *torch.autograd.grad(out, (leaf, slots_SN), gradient.to(y.dtype))]
+    def passed(dtype: torch.dtype) -> list[Tensor]:
+        leaves = [one.detach().to(dtype).clone().requires_grad_() for one in (y, x, place.arena.slots_SN())]
+        x_is_finite = torch.ones(1, dtype=torch.bool, device=x.device)
+        out = group.add_to(
+            leaves[0], leaves[1], leaves[2], place.state, place.site.geometry, x_is_finite, raises_faults=True
+        )
+        grads = torch.autograd.grad(out, leaves, gradient.to(dtype), allow_unused=True)
+        return [out.detach(), *(grad for grad in grads if grad is not None)]
 
-    add = partial(
-        group.add_to, x=y, state=place.state, geometry=place.site.geometry, x_is_finite=None, raises_faults=True
-    )
-    slots_SN = place.arena.slots_SN().detach()
-    ours, plain = passed(y, slots_SN.clone().requires_grad_()), passed(y.double(), slots_SN.double().requires_grad_())
+    ours, plain = passed(slots.dtype), passed(torch.float64)
     assert not place.state.fault.any()
     return [_error(one, other) for one, other in zip(ours, plain, strict=True)]
 

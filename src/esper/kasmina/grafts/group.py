@@ -5,7 +5,6 @@ activations.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -61,8 +60,7 @@ class Group(nn.Module):
         self.is_live = grafts[0].slot is not None
         self.watchers: list[Watcher] = []
         self.num_channels, self.covers_all = num_channels, grafts[0].channels == (0, num_channels)
-        width = grafts[0].channels[1] - grafts[0].channels[0]
-        self._shape = Shape.of(blueprint, width)
+        self._shape = Shape.of(blueprint, grafts[0].ports)
         self._spots: Spots | None = None
         columns = {
             "slots": [graft.slot for graft in grafts] if self.is_live else list(range(len(grafts))),
@@ -98,12 +96,17 @@ class Group(nn.Module):
             x_is_finite: bool ``[1]``; needed where faults are raised by grafts that read ``x``.
             raises_faults: whether what is not finite is noted.
         """
-        plain = partial(
-            self._add_to, x=x, state=state, geometry=geometry, x_is_finite=x_is_finite, raises_faults=raises_faults
-        )
-        if self._shape is None or self.watchers or not takes(y, slots_SN):
-            return plain(y, slots_SN)
-        return grown(y, slots_SN, self._batch(self._shape), state, plain, raises_faults=raises_faults)
+        reads_input = not self.blueprint.reads_chunk
+
+        def plain(y: Tensor, x_read: Tensor | None, slots_SN: Tensor) -> Tensor:
+            read = x if x_read is None else x_read
+            return self._add_to(y, slots_SN, read, state, geometry, x_is_finite, raises_faults=raises_faults)
+
+        is_apart = reads_input and (geometry.adapter != "same" or x.shape[:-1] != y.shape[:-1])
+        if self._shape is None or self.watchers or is_apart or not takes(y, slots_SN):
+            return plain(y, x, slots_SN)
+        batch, read = self._batch(self._shape), x if reads_input else None
+        return grown(y, read, slots_SN, batch, state, plain, x_is_finite, raises_faults=raises_faults)
 
     def _batch(self, shape: Shape) -> Batch:
         if self._spots is None or self._spots.first_T.device != self.slots.device:

@@ -1,4 +1,4 @@
-"""The backward pass of grafts that read and write chunks of channels, in Triton; the hidden layer is computed anew.
+"""The backward pass of grafts, in Triton; of those that read their own channels the hidden layer is computed anew.
 
 Each program sums gradients of parameters over its rows, and a second launch over the programs, in one order: the same
 bytes each time.
@@ -44,6 +44,9 @@ def backward(  # type: ignore[no-untyped-def]
     first,
     width,
     shares,
+    pre,
+    pre_stride,
+    grad_pre,
     flags,
     partial,
     rows,
@@ -56,6 +59,8 @@ def backward(  # type: ignore[no-untyped-def]
     FAMILY: tl.constexpr,
     K: tl.constexpr,
     H: tl.constexpr,
+    BEHIND: tl.constexpr,
+    READS_INPUT: tl.constexpr,
     PACK: tl.constexpr,
     SLOTS: tl.constexpr,
     ALIGNMENT: tl.constexpr,
@@ -92,7 +97,8 @@ def backward(  # type: ignore[no-untyped-def]
         channel_J = channel_at(first, tile, graft_J, within_J, is_there_J, PACK, CHANNELS, ALIGNMENT)
         share_J = tl.load(shares + graft_J, mask=is_there_J, other=0.0)
         base_J = base_of(weights, weights_stride, slots, graft_J, is_there_J)
-        into_J = partial + (program.to(tl.int64) * grafts + graft_J) * size
+        SKIPPED: tl.constexpr = BEHIND if READS_INPUT else 0
+        into_J = partial + (program.to(tl.int64) * grafts + graft_J) * size - SKIPPED
         worst = nothing_yet(ROWS, CHANNELS, PACK)
         grad_b2_MJ = tl.zeros((ROWS, CHANNELS), tl.float32)
         if FAMILY == AFFINE:
@@ -100,76 +106,100 @@ def backward(  # type: ignore[no-untyped-def]
             grad_scale_MJ = tl.zeros((ROWS, CHANNELS), tl.float32)
         else:
             WIDTH: tl.constexpr = 2 * H if FAMILY == GLU else H
-            SECOND: tl.constexpr = WIDTH * K + (0 if FAMILY == LOW_RANK else WIDTH)
+            SECOND: tl.constexpr = BEHIND + (0 if FAMILY == LOW_RANK else WIDTH)
             i = tl.arange(0, HIDDEN)
             within_I, graft_I = i % H, tile * PACK + i // H
             is_there_I = (i < PACK * H) & (graft_I < grafts)
             share_I = tl.load(shares + graft_I, mask=is_there_I, other=0.0)
             is_own_JI = ((tl.arange(0, CHANNELS) // K)[:, None] == (i // H)[None, :]) & is_there_J[:, None]
-            first_JI = within_I[None, :] * K + within_J[:, None]
             second_JI = SECOND + within_J[:, None] * H + within_I[None, :]
-            w1_JI = tl.load(base_J[:, None] + first_JI, mask=is_own_JI, other=0.0).to(DOT)
-            w1_IJ = tl.trans(w1_JI)
             w2_JI = tl.load(base_J[:, None] + second_JI, mask=is_own_JI, other=0.0).to(DOT)
-            grad_w1_JI = tl.zeros((CHANNELS, HIDDEN), tl.float32)
             grad_w2_JI = tl.zeros((CHANNELS, HIDDEN), tl.float32)
             grad_b1_MI = tl.zeros((ROWS, HIDDEN), tl.float32)
             if FAMILY == GLU:
-                v1_JI = tl.load(base_J[:, None] + first_JI + H * K, mask=is_own_JI, other=0.0).to(DOT)
-                v1_IJ = tl.trans(v1_JI)
-                grad_v1_JI = tl.zeros((CHANNELS, HIDDEN), tl.float32)
                 grad_bv_MI = tl.zeros((ROWS, HIDDEN), tl.float32)
-            if FAMILY != LOW_RANK:
-                base_I = base_of(weights, weights_stride, slots, graft_I, is_there_I) + WIDTH * K + within_I
-                b1_I = tl.load(base_I, mask=is_there_I, other=0.0).to(tl.float32)
+            if READS_INPUT:
+                hidden_I = graft_I * WIDTH + within_I
+            else:
+                first_JI = within_I[None, :] * K + within_J[:, None]
+                w1_JI = tl.load(base_J[:, None] + first_JI, mask=is_own_JI, other=0.0).to(DOT)
+                w1_IJ = tl.trans(w1_JI)
+                grad_w1_JI = tl.zeros((CHANNELS, HIDDEN), tl.float32)
                 if FAMILY == GLU:
-                    bv_I = tl.load(base_I + H, mask=is_there_I, other=0.0).to(tl.float32)
+                    v1_JI = tl.load(base_J[:, None] + first_JI + H * K, mask=is_own_JI, other=0.0).to(DOT)
+                    v1_IJ = tl.trans(v1_JI)
+                    grad_v1_JI = tl.zeros((CHANNELS, HIDDEN), tl.float32)
+                if FAMILY != LOW_RANK:
+                    base_I = base_of(weights, weights_stride, slots, graft_I, is_there_I) + BEHIND + within_I
+                    b1_I = tl.load(base_I, mask=is_there_I, other=0.0).to(tl.float32)
+                    if FAMILY == GLU:
+                        bv_I = tl.load(base_I + H, mask=is_there_I, other=0.0).to(tl.float32)
         for t in tl.range(program, rows.batch * rows.blocks, programs, num_stages=STAGES):
             grad_M, is_row_M = row_at(t, rows, grad_stride, FLAT, ROWS)
-            y_M, _ = row_at(t, rows, y_stride, FLAT, ROWS)
             mask_MJ = is_row_M[:, None] & is_there_J[None, :]
-            at_MJ = y_M[:, None] + channel_J[None, :] * y_stride[2]
-            y_MJ = tl.load(y + at_MJ, mask=mask_MJ, other=0.0)
             grad_MJ = tl.load(grad + grad_M[:, None] + channel_J[None, :] * grad_stride[2], mask=mask_MJ, other=0.0)
             before_MJ = grad_MJ.to(tl.float32)
             grad_b2_MJ += before_MJ
+            if not READS_INPUT:
+                y_M, _ = row_at(t, rows, y_stride, FLAT, ROWS)
+                at_MJ = y_M[:, None] + channel_J[None, :] * y_stride[2]
+                y_MJ = tl.load(y + at_MJ, mask=mask_MJ, other=0.0)
             if FAMILY == AFFINE:
                 more_MJ = before_MJ * scale_J[None, :]
                 grad_scale_MJ += before_MJ * y_MJ.to(tl.float32)
             else:
-                x_MJ, low_MJ = y_MJ.to(DOT), grad_MJ.to(DOT)
+                low_MJ = grad_MJ.to(DOT)
                 if PACK > 1:
-                    x_MJ, low_MJ = sound(x_MJ), sound(low_MJ)
-                pre_MI = tl.dot(x_MJ, w1_JI, input_precision=PRECISION)
-                value_MI = pre_MI
-                if FAMILY != LOW_RANK:
-                    pre_MI += b1_I[None, :]
-                if FAMILY == GLU:
-                    value_MI = tl.dot(x_MJ, v1_JI, input_precision=PRECISION) + bv_I[None, :]
+                    low_MJ = sound(low_MJ)
+                if READS_INPUT:
+                    pre_M, _ = row_at(t, rows, pre_stride, FLAT, ROWS)
+                    at_MI, mask_MI = pre_M[:, None] + hidden_I[None, :], is_row_M[:, None] & is_there_I[None, :]
+                    pre_MI = tl.load(pre + at_MI, mask=mask_MI, other=0.0).to(tl.float32)
+                    value_MI = pre_MI
+                    if FAMILY == GLU:
+                        value_MI = tl.load(pre + at_MI + H, mask=mask_MI, other=0.0).to(tl.float32)
+                else:
+                    x_MJ = y_MJ.to(DOT)
+                    if PACK > 1:
+                        x_MJ = sound(x_MJ)
+                    pre_MI = tl.dot(x_MJ, w1_JI, input_precision=PRECISION)
+                    value_MI = pre_MI
+                    if FAMILY != LOW_RANK:
+                        pre_MI += b1_I[None, :]
+                    if FAMILY == GLU:
+                        value_MI = tl.dot(x_MJ, v1_JI, input_precision=PRECISION) + bv_I[None, :]
                 grad_act_MI = tl.dot(low_MJ, w2_JI, input_precision=PRECISION) * share_I[None, :]
                 act_MI, grad_pre_MI, grad_value_MI = activated_again(grad_act_MI, pre_MI, value_MI, FAMILY, FAST)
                 grad_b1_MI += grad_pre_MI
                 low_pre_MI = grad_pre_MI.to(DOT)
                 if PACK > 1:
                     low_pre_MI = sound(low_pre_MI)
-                more_MJ = tl.dot(low_pre_MI, w1_IJ, input_precision=PRECISION)
                 if LEARNS:
                     grad_w2_JI += tl.dot(tl.trans(low_MJ), act_MI.to(DOT), input_precision=PRECISION)
-                    grad_w1_JI += tl.dot(tl.trans(x_MJ), low_pre_MI, input_precision=PRECISION)
+                if READS_INPUT:
+                    tl.store(grad_pre + at_MI, low_pre_MI, mask=mask_MI)
+                else:
+                    more_MJ = tl.dot(low_pre_MI, w1_IJ, input_precision=PRECISION)
+                    if LEARNS:
+                        grad_w1_JI += tl.dot(tl.trans(x_MJ), low_pre_MI, input_precision=PRECISION)
                 if FAMILY == GLU:
                     grad_bv_MI += grad_value_MI
                     low_value_MI = grad_value_MI.to(DOT)
                     if PACK > 1:
                         low_value_MI = sound(low_value_MI)
-                    more_MJ += tl.dot(low_value_MI, v1_IJ, input_precision=PRECISION)
-                    if LEARNS:
-                        grad_v1_JI += tl.dot(tl.trans(x_MJ), low_value_MI, input_precision=PRECISION)
-            summed_MJ = before_MJ + more_MJ
-            worst = largest(worst, summed_MJ, PACK)
-            if PACK > 1:
-                summed_MJ = tl.where((share_J != 0.0)[None, :], summed_MJ, before_MJ)
-            tl.store(grad_y + at_MJ, summed_MJ.to(grad_MJ.dtype), mask=mask_MJ)
-        if PACK == 1:  # noqa: SIM102 - the outer one is decided when this is compiled
+                    if READS_INPUT:
+                        tl.store(grad_pre + at_MI + H, low_value_MI, mask=mask_MI)
+                    else:
+                        more_MJ += tl.dot(low_value_MI, v1_IJ, input_precision=PRECISION)
+                        if LEARNS:
+                            grad_v1_JI += tl.dot(tl.trans(x_MJ), low_value_MI, input_precision=PRECISION)
+            if not READS_INPUT:
+                summed_MJ = before_MJ + more_MJ
+                worst = largest(worst, summed_MJ, PACK)
+                if PACK > 1:
+                    summed_MJ = tl.where((share_J != 0.0)[None, :], summed_MJ, before_MJ)
+                tl.store(grad_y + at_MJ, summed_MJ.to(grad_MJ.dtype), mask=mask_MJ)
+        if (PACK == 1) and not READS_INPUT:  # noqa: SIM102 - the outer one is decided when this is compiled
             if tl.max(share_J) == 0.0:
                 copy_again(
                     grad, grad_stride, grad_y, y_stride, channel_J, is_there_J, program, programs, rows, FLAT, ROWS
@@ -190,14 +220,16 @@ def backward(  # type: ignore[no-untyped-def]
                 tl.store(into_J + within_J, share_J * tl.sum(grad_scale_MJ, 0), mask=is_there_J)
                 tl.store(into_J + K + within_J, grad_b2_J, mask=is_there_J)
             else:
-                tl.store(into_J[:, None] + first_JI, grad_w1_JI, mask=is_own_JI)
                 tl.store(into_J[:, None] + second_JI, share_J[:, None] * grad_w2_JI, mask=is_own_JI)
+                if not READS_INPUT:
+                    tl.store(into_J[:, None] + first_JI, grad_w1_JI, mask=is_own_JI)
+                    if FAMILY == GLU:
+                        tl.store(into_J[:, None] + first_JI + H * K, grad_v1_JI, mask=is_own_JI)
                 if FAMILY != LOW_RANK:
-                    into_I = partial + (program.to(tl.int64) * grafts + graft_I) * size + WIDTH * K + within_I
+                    into_I = partial + (program.to(tl.int64) * grafts + graft_I) * size - SKIPPED + BEHIND + within_I
                     tl.store(into_I, grad_b1_I, mask=is_there_I)
                     tl.store(into_J + SECOND + H * K + within_J, grad_b2_J, mask=is_there_J)
                     if FAMILY == GLU:
-                        tl.store(into_J[:, None] + first_JI + H * K, grad_v1_JI, mask=is_own_JI)
                         tl.store(into_I + H, grad_bv_I, mask=is_there_I)
 
 
@@ -212,6 +244,7 @@ def sum_gradients(  # type: ignore[no-untyped-def]
     grafts,
     programs,
     size,
+    SKIPPED: tl.constexpr,
     TRAINS: tl.constexpr,
     AT_ONCE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -229,4 +262,4 @@ def sum_gradients(  # type: ignore[no-untyped-def]
     tl.store(flags + (programs + block) * grafts + g, is_bad)
     if (tl.load(found + g) & TRAINS) == 0:
         total_N = tl.zeros_like(total_N)
-    tl.store(grads + tl.load(slots + g) * grads_stride + n, total_N, mask=n < size)
+    tl.store(grads + tl.load(slots + g) * grads_stride + SKIPPED + n, total_N, mask=n < size)

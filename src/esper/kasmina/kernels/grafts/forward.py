@@ -1,4 +1,4 @@
-"""The forward pass of grafts that read and write chunks of channels, in Triton: one pass over what the host wrote.
+"""The forward pass of grafts, in Triton: one pass over what the host wrote.
 
 Each program takes some rows of one tile of channels, or of channels that no graft writes, which it copies. A second
 launch, which mostly has nothing to do, looks whether a graft gave what is not finite, and takes it back.
@@ -42,6 +42,8 @@ def forward(  # type: ignore[no-untyped-def]
     width,
     seeds,
     alpha,
+    pre,
+    pre_stride,
     flags,
     rows,
     grafts,
@@ -51,6 +53,8 @@ def forward(  # type: ignore[no-untyped-def]
     FAMILY: tl.constexpr,
     K: tl.constexpr,
     H: tl.constexpr,
+    BEHIND: tl.constexpr,
+    READS_INPUT: tl.constexpr,
     PACK: tl.constexpr,
     SLOTS: tl.constexpr,
     ALIGNMENT: tl.constexpr,
@@ -97,24 +101,27 @@ def forward(  # type: ignore[no-untyped-def]
             shift_J = tl.load(base_J + K + within_J, mask=is_there_J, other=0.0).to(tl.float32)
         else:
             WIDTH: tl.constexpr = 2 * H if FAMILY == GLU else H
-            SECOND: tl.constexpr = WIDTH * K + (0 if FAMILY == LOW_RANK else WIDTH)
+            SECOND: tl.constexpr = BEHIND + (0 if FAMILY == LOW_RANK else WIDTH)
             i = tl.arange(0, HIDDEN)
-            within_I = i % H
+            within_I, graft_I = i % H, tile * PACK + i // H
+            is_there_I = (i < PACK * H) & (graft_I < grafts)
             is_own_JI = ((tl.arange(0, CHANNELS) // K)[:, None] == (i // H)[None, :]) & is_there_J[:, None]
-            first_JI = base_J[:, None] + within_I[None, :] * K + within_J[:, None]
-            w1_JI = tl.load(first_JI, mask=is_own_JI, other=0.0).to(DOT)
             second_JI = base_J[:, None] + SECOND + within_J[:, None] * H + within_I[None, :]
             w2_IJ = tl.trans(tl.load(second_JI, mask=is_own_JI, other=0.0).to(DOT))
-            if FAMILY == GLU:
-                v1_JI = tl.load(first_JI + H * K, mask=is_own_JI, other=0.0).to(DOT)
             if FAMILY != LOW_RANK:
-                graft_I = tile * PACK + i // H
-                is_there_I = (i < PACK * H) & (graft_I < grafts)
-                base_I = base_of(weights, weights_stride, slots, graft_I, is_there_I) + WIDTH * K + within_I
-                b1_I = tl.load(base_I, mask=is_there_I, other=0.0).to(tl.float32)
                 b2_J = tl.load(base_J + SECOND + H * K + within_J, mask=is_there_J, other=0.0).to(tl.float32)
+            if READS_INPUT:
+                hidden_I = graft_I * WIDTH + within_I
+            else:
+                first_JI = base_J[:, None] + within_I[None, :] * K + within_J[:, None]
+                w1_JI = tl.load(first_JI, mask=is_own_JI, other=0.0).to(DOT)
                 if FAMILY == GLU:
-                    bv_I = tl.load(base_I + H, mask=is_there_I, other=0.0).to(tl.float32)
+                    v1_JI = tl.load(first_JI + H * K, mask=is_own_JI, other=0.0).to(DOT)
+                if FAMILY != LOW_RANK:
+                    base_I = base_of(weights, weights_stride, slots, graft_I, is_there_I) + BEHIND + within_I
+                    b1_I = tl.load(base_I, mask=is_there_I, other=0.0).to(tl.float32)
+                    if FAMILY == GLU:
+                        bv_I = tl.load(base_I + H, mask=is_there_I, other=0.0).to(tl.float32)
             worst_MI = nothing_yet(ROWS, HIDDEN, PACK)
         for t in tl.range(program, rows.batch * rows.blocks, programs, num_stages=STAGES):
             from_M, is_row_M = row_at(t, rows, y_stride, FLAT, ROWS)
@@ -124,15 +131,24 @@ def forward(  # type: ignore[no-untyped-def]
             if FAMILY == AFFINE:
                 delta_MJ = y_MJ.to(tl.float32) * scale_J[None, :] + shift_J[None, :]
             else:
-                x_MJ = y_MJ.to(DOT)
-                if PACK > 1:
-                    x_MJ = sound(x_MJ)
-                pre_MI = tl.dot(x_MJ, w1_JI, input_precision=PRECISION)
-                value_MI = pre_MI
-                if FAMILY != LOW_RANK:
-                    pre_MI += b1_I[None, :]
-                if FAMILY == GLU:
-                    value_MI = tl.dot(x_MJ, v1_JI, input_precision=PRECISION) + bv_I[None, :]
+                if READS_INPUT:
+                    pre_M, _ = row_at(t, rows, pre_stride, FLAT, ROWS)
+                    mask_MI = is_row_M[:, None] & is_there_I[None, :]
+                    pre_MI = tl.load(pre + pre_M[:, None] + hidden_I[None, :], mask=mask_MI, other=0.0).to(tl.float32)
+                    value_MI = pre_MI
+                    if FAMILY == GLU:
+                        value_MI = tl.load(pre + pre_M[:, None] + (hidden_I + H)[None, :], mask=mask_MI, other=0.0)
+                        value_MI = value_MI.to(tl.float32)
+                else:
+                    x_MJ = y_MJ.to(DOT)
+                    if PACK > 1:
+                        x_MJ = sound(x_MJ)
+                    pre_MI = tl.dot(x_MJ, w1_JI, input_precision=PRECISION)
+                    value_MI = pre_MI
+                    if FAMILY != LOW_RANK:
+                        pre_MI += b1_I[None, :]
+                    if FAMILY == GLU:
+                        value_MI = tl.dot(x_MJ, v1_JI, input_precision=PRECISION) + bv_I[None, :]
                 act_MI = activated(pre_MI, value_MI, FAMILY, FAST).to(DOT)
                 if PACK > 1:
                     worst_MI = largest(worst_MI, act_MI.to(tl.float32), PACK)

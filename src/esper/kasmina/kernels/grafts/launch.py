@@ -1,11 +1,18 @@
-"""Launches of the kernels of grafts: two for a forward pass, three for a backward pass."""
+"""Launches of the kernels of grafts: two for a forward pass, three for a backward pass.
 
-# G grafts, N parameters of one graft, S slots, B samples, P positions, C channels
+Grafts that read the place's input have their first matrices multiplied by torch, all in one product; the kernels begin
+behind it.
+"""
+
+# M rows, G grafts, N parameters of one graft, I hidden features of all grafts, S slots, B samples, P positions,
+# C channels, K channels of a graft
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton.language as tl
 from torch import Tensor
 
@@ -14,13 +21,13 @@ from esper.kasmina.kernels.grafts.backward import backward as backward_kernel
 from esper.kasmina.kernels.grafts.backward import sum_gradients
 from esper.kasmina.kernels.grafts.forward import forward as forward_kernel
 from esper.kasmina.kernels.grafts.layout import GAP, Rows, Tiles, as_rows, beside, power_of_2
-from esper.kasmina.kernels.grafts.ops import Batch, Seeds
+from esper.kasmina.kernels.grafts.ops import About, Batch, Seeds
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 BLOCK, AT_ONCE = 128, 32
 
 NOTES = 1024
-"""More than the programs of a graft, and the blocks of its parameters."""
+"""More than the programs of a graft, the blocks of its parameters, and one for its first matrix."""
 
 IS_FAST = torch.version.cuda is not None and os.environ.get("TRITON_INTERPRET") != "1"
 """Whether the instructions of NVIDIA's special function unit are there."""
@@ -32,42 +39,89 @@ class Launch:
     Args:
         y_BPC: the output.
         batch: the grafts.
-        tiles: of its channels.
+        dot: dtype of products.
+        is_backward: for the backward pass.
     """
 
-    def __init__(self, y_BPC: Tensor, batch: Batch, tiles: Tiles) -> None:
-        self.rows = Rows.of(y_BPC, tiles.rows)
+    def __init__(self, y_BPC: Tensor, batch: Batch, dot: torch.dtype, *, is_backward: bool) -> None:
+        self.batch, self.dot = batch, dot
+        self.cut = Tiles.of(batch.shape, dot.itemsize, is_backward=is_backward)
+        self.rows = Rows.of(y_BPC, self.cut.rows)
         self.grafts = batch.spots.grafts
-        self.tiles = -(-self.grafts // tiles.pack)
+        self.tiles = -(-self.grafts // self.cut.pack)
         self.columns = self.tiles + batch.spots.gaps
         blocks = self.rows.batch * self.rows.blocks
-        self.programs = max(1, min(blocks, tiles.programs // self.tiles))
-        self.grid = (self.columns * self.programs,)
+        self.programs = max(1, min(blocks, self.cut.programs // self.tiles))
+
+    def hidden_strides(self) -> tuple[int, int, int]:
+        """Of the hidden features of all grafts, by sample, position and feature."""
+        features = self.grafts * self.batch.shape.width
+        return self.rows.positions * features, features, 1
+
+    def constants(self) -> dict[str, Any]:
+        """Of the large kernels."""
+        shape, cut = self.batch.shape, self.cut
+        is_exact = torch.backends.cuda.matmul.fp32_precision != "tf32"
+        return {
+            "FAMILY": int(shape.family),
+            "K": shape.channels,
+            "H": max(1, shape.hidden),
+            "BEHIND": shape.first_size,
+            "READS_INPUT": shape.inputs > 0,
+            "PACK": cut.pack,
+            "SLOTS": power_of_2(cut.pack),
+            "ALIGNMENT": self.batch.spots.alignment,
+            "FLAT": self.rows.batch == 1,
+            "ROWS": cut.rows,
+            "CHANNELS": cut.channels,
+            "HIDDEN": cut.hidden,
+            "GAP": GAP,
+            "STAGES": cut.stages,
+            "DOT": DTYPES[self.dot],
+            "PRECISION": "ieee" if is_exact else "tf32",
+            "FAST": IS_FAST,
+            "num_warps": cut.warps,
+            "maxnreg": cut.registers,
+        }
+
+    def about_settling(self) -> dict[str, Any]:
+        """Constants of the small ones."""
+        return {
+            "K": self.batch.shape.channels,
+            "BIT": self.batch.bit,
+            "NOTES": NOTES,
+            "FLAT": self.rows.batch == 1,
+            "ROWS": self.cut.rows,
+            "CHANNELS": power_of_2(self.batch.shape.channels),
+        }
 
 
 def forward(
-    y: Tensor, slots_SN: Tensor, batch: Batch, state: Seeds, fault: Tensor | None, dot: torch.dtype
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    y: Tensor, x: Tensor | None, slots_SN: Tensor, batch: Batch, state: Seeds, about: About
+) -> tuple[Tensor, list[Tensor]]:
     """What the host wrote, with all grafts.
 
     Args:
-        y, slots_SN, batch, state: as of :func:`~esper.kasmina.kernels.grafts.ops.grown`.
-        fault: where faults are raised.
-        dot: dtype of products.
+        y: what the host wrote, ``[..., C]``.
+        x: the place's input, if that is what grafts read.
+        slots_SN: parameters.
+        batch: the grafts.
+        state: of the place's seeds.
+        about: the pass.
 
     Returns:
-        The output, and what the backward pass needs: what was found of each graft, int32 ``[G]``, and by how much it
-        counted, float32 ``[G]``.
+        The output, and what the backward pass needs: what was found of each graft, int32 ``[G]``, by how much it
+        counted, float32 ``[G]``, and hidden features, if the input was read.
     """
-    tiles = Tiles.of(batch.shape, dot.itemsize, is_backward=False)
     y, out = beside(y)
     y_BPC, out_BPC = as_rows(y), as_rows(out)
-    on = Launch(y_BPC, batch, tiles)
-    first_T, width_T = batch.spots.first_T, batch.spots.width_T
-    flags, found, shares = _scratch(y, (on.programs, on.grafts), (on.grafts,))
+    on = Launch(y_BPC, batch, about.dot, is_backward=False)
+    hidden = None if x is None else _hidden(x, slots_SN, batch, about.dot)
+    flags = torch.empty(on.programs, on.grafts, dtype=torch.int32, device=y.device)
+    found, shares = torch.empty_like(flags[0]), torch.empty_like(flags[0], dtype=torch.float32)
     alpha = state.alpha if batch.is_live else None
     strides = y_BPC.stride(), out_BPC.stride()
-    forward_kernel[on.grid](
+    forward_kernel[(on.columns * on.programs,)](
         y_BPC,
         strides[0],
         out_BPC,
@@ -75,74 +129,71 @@ def forward(
         slots_SN,
         slots_SN.stride(0),
         batch.slots,
-        first_T,
-        width_T,
+        batch.spots.first_T,
+        batch.spots.width_T,
         batch.seeds,
         alpha,
+        hidden,
+        on.hidden_strides(),
         flags,
         on.rows,
         on.grafts,
         on.tiles,
         on.columns,
         on.programs,
-        **_constants(batch, on, tiles, dot),
+        **on.constants(),
     )
     settle.settle_forward[(on.grafts,)](
         y_BPC,
         strides[0],
         out_BPC,
         strides[1],
-        first_T,
+        batch.spots.first_T,
         batch.seeds,
         alpha,
         state.lifecycle,
-        fault,
+        about.fault,
         flags,
         found,
         shares,
+        None if x is None else about.x_is_finite,
         on.rows,
         on.grafts,
         on.programs,
-        **_about_settling(batch, on, tiles),
+        **on.about_settling(),
     )
-    return out, (found, shares)
+    return out, [found, shares] if hidden is None else [found, shares, hidden]
 
 
 def backward(
-    grad: Tensor,
-    y: Tensor,
-    slots_SN: Tensor,
-    found: Tensor,
-    shares: Tensor,
-    batch: Batch,
-    fault: Tensor | None,
-    scale: Tensor | None,
-    dot: torch.dtype,
-    *,
-    learns: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Gradients of what the host wrote, and of the slots if these learn.
+    grad: Tensor, read: Tensor, slots_SN: Tensor, kept: Sequence[Tensor], batch: Batch, about: About, *, learns: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of what the host wrote, of the slots if these learn, and of the place's input if that was read.
 
     Args:
         grad: of what :func:`forward` gave.
-        y, slots_SN, batch, fault, dot: as there.
-        found: as it gave that.
-        shares: as it gave them.
-        scale: of the loss, if there is one: then no fault is raised while it is above 1, and gradients that are not
-            finite are infinite.
+        read: what grafts have read: ``y``, or the place's input.
+        slots_SN: as there.
+        kept: as it gave that.
+        batch: the grafts.
+        about: the pass.
         learns: whether gradients of the slots are asked for.
     """
-    tiles = Tiles.of(batch.shape, dot.itemsize, is_backward=True)
-    y, grad_y = beside(y)
+    is_input, shape = batch.shape.inputs > 0, batch.shape
+    found, shares, hidden = kept[0], kept[1], kept[2] if is_input else None
+    y, grad_y = (grad.contiguous(),) * 2 if is_input else beside(read)
     y_BPC, grad_y_BPC = as_rows(y), as_rows(grad_y)
-    grad_BPC, on = grad.reshape(y_BPC.shape), Launch(y_BPC, batch, tiles)
-    size = batch.shape.num_parameters if learns else 0
+    grad_BPC, on = grad.reshape(y_BPC.shape), Launch(y_BPC, batch, about.dot, is_backward=True)
+    columns = on.tiles if is_input else on.columns  # the gradient of what no graft reads is as it was
+    skipped = shape.first_size if is_input else 0
+    size = shape.num_parameters - skipped if learns else 0
     blocks = -(-size // BLOCK)
-    (flags,) = _scratch(y, (on.programs + blocks, on.grafts))
-    partial = torch.empty(on.programs, on.grafts, size, dtype=torch.float32, device=y.device)
+    notes = on.programs + blocks + is_input
+    flags = torch.empty(notes, on.grafts, dtype=torch.int32, device=grad.device)
+    partial = torch.empty(on.programs, on.grafts, size, dtype=torch.float32, device=grad.device)
     grads_SN = torch.zeros_like(slots_SN) if learns else None
-    first_T, width_T = batch.spots.first_T, batch.spots.width_T
-    backward_kernel[on.grid](
+    grad_hidden = None if hidden is None else torch.empty_like(hidden)
+    backward_kernel[(columns * on.programs,)](
         grad_BPC,
         grad_BPC.stride(),
         y_BPC,
@@ -151,19 +202,22 @@ def backward(
         slots_SN,
         slots_SN.stride(0),
         batch.slots,
-        first_T,
-        width_T,
+        batch.spots.first_T,
+        batch.spots.width_T,
         shares,
+        hidden,
+        on.hidden_strides(),
+        grad_hidden,
         flags,
         partial,
         on.rows,
         on.grafts,
         on.tiles,
-        on.columns,
+        columns,
         on.programs,
         size,
         LEARNS=learns,
-        **_constants(batch, on, tiles, dot),
+        **on.constants(),
     )
     if grads_SN is not None:
         sum_gradients[(blocks * on.grafts,)](
@@ -176,18 +230,21 @@ def backward(
             on.grafts,
             on.programs,
             size,
+            SKIPPED=skipped,
             TRAINS=settle.TRAINS,
             AT_ONCE=AT_ONCE,
             BLOCK=BLOCK,
         )
+    first = None if grad_hidden is None else _first_gradients(grad_hidden, read, batch, flags)
+    keeps = torch.empty_like(found) if is_input else None
     settle.settle_backward[(on.grafts,)](
         grad_BPC,
         grad_BPC.stride(),
-        grad_y_BPC,
+        None if is_input else grad_y_BPC,
         grad_y_BPC.stride(),
-        first_T,
+        batch.spots.first_T,
         batch.seeds,
-        fault,
+        about.fault,
         flags,
         found,
         grads_SN,
@@ -195,51 +252,46 @@ def backward(
         batch.slots,
         on.rows,
         on.grafts,
-        on.programs + blocks,
+        notes,
         size,
-        scale,
+        about.scale,
+        keeps,
+        SKIPPED=skipped,
         BLOCK=BLOCK,
-        **_about_settling(batch, on, tiles),
+        **on.about_settling(),
     )
-    return grad_y, grads_SN
+    if first is None or keeps is None or grad_hidden is None:
+        return grad_y, grads_SN, None
+    keeps_G1 = keeps.bool().unsqueeze(1)
+    if grads_SN is not None:
+        moves_G1 = keeps_G1 & ((found & settle.TRAINS.value) != 0).unsqueeze(1)
+        grads_SN[:, :skipped].index_copy_(0, batch.slots, torch.where(moves_G1, first, 0.0).to(grads_SN.dtype))
+    return grad, grads_SN, _input_gradients(grad_hidden, slots_SN, batch, keeps_G1, about.dot).view(read.shape)
 
 
-def _scratch(y: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Flags, int32; what is not written there is not read."""
-    found = [torch.empty(shape, dtype=torch.int32, device=y.device) for shape in shapes]
-    return [*found, *([found[-1].new_empty(shapes[-1], dtype=torch.float32)] if len(shapes) > 1 else [])]
+def _first(slots_SN: Tensor, batch: Batch, dot: torch.dtype) -> Tensor:
+    """The first matrices of all grafts, ``[G, width * inputs]``."""
+    return slots_SN.index_select(0, batch.slots)[:, : batch.shape.first_size].to(dot)
 
 
-def _constants(batch: Batch, on: Launch, tiles: Tiles, dot: torch.dtype) -> dict[str, Any]:
-    shape = batch.shape
-    is_exact = torch.backends.cuda.matmul.fp32_precision != "tf32"
-    return {
-        "FAMILY": int(shape.family),
-        "K": shape.channels,
-        "H": max(1, shape.hidden),
-        "PACK": tiles.pack,
-        "SLOTS": power_of_2(tiles.pack),
-        "ALIGNMENT": batch.spots.alignment,
-        "FLAT": on.rows.batch == 1,
-        "ROWS": tiles.rows,
-        "CHANNELS": tiles.channels,
-        "HIDDEN": tiles.hidden,
-        "GAP": GAP,
-        "STAGES": tiles.stages,
-        "DOT": DTYPES[dot],
-        "PRECISION": "ieee" if is_exact else "tf32",
-        "FAST": IS_FAST,
-        "num_warps": tiles.warps,
-        "maxnreg": tiles.registers,
-    }
+def _hidden(x: Tensor, slots_SN: Tensor, batch: Batch, dot: torch.dtype) -> Tensor:
+    """Hidden features of all grafts before their activations, ``[M, I]``."""
+    shape, bias = batch.shape, None
+    if shape.has_bias:
+        biases = slots_SN.index_select(0, batch.slots)[:, shape.first_size : shape.first_size + shape.width]
+        bias = biases.reshape(-1).to(dot)
+    return F.linear(x.reshape(-1, shape.inputs).to(dot), _first(slots_SN, batch, dot).reshape(-1, shape.inputs), bias)
 
 
-def _about_settling(batch: Batch, on: Launch, tiles: Tiles) -> dict[str, Any]:
-    return {
-        "K": batch.shape.channels,
-        "BIT": batch.bit,
-        "NOTES": NOTES,
-        "FLAT": on.rows.batch == 1,
-        "ROWS": tiles.rows,
-        "CHANNELS": power_of_2(batch.shape.channels),
-    }
+def _first_gradients(grad_MI: Tensor, x: Tensor, batch: Batch, flags: Tensor) -> Tensor:
+    """Of the first matrices, ``[G, width * inputs]``; notes which are not finite."""
+    first_GN = (grad_MI.mT @ x.reshape(-1, batch.shape.inputs).to(grad_MI.dtype)).view(flags.shape[1], -1)
+    torch.logical_not(first_GN.isfinite().all(1), out=flags[-1])
+    return first_GN
+
+
+def _input_gradients(grad_MI: Tensor, slots_SN: Tensor, batch: Batch, keeps_G1: Tensor, dot: torch.dtype) -> Tensor:
+    """Of the place's input, without those of grafts at fault."""
+    grad_MGH = torch.where(keeps_G1, grad_MI.unflatten(1, (len(keeps_G1), -1)), 0.0)
+    first_GN = torch.where(keeps_G1, _first(slots_SN, batch, dot), 0.0)
+    return grad_MGH.flatten(1) @ first_GN.reshape(-1, batch.shape.inputs)

@@ -1,15 +1,14 @@
-"""Grafts that read and write chunks of channels: one operation with a backward pass, where a kernel knows them."""
+"""Grafts of a group: one operation with a backward pass, where a kernel knows them."""
 
 # G grafts, N parameters of one graft, S slots, B samples, P positions, C channels
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from esper.blueprints.blueprint import Recipe
 from esper.contracts.errors import ConfigError
 from esper.kasmina.kernels.choice import uses_triton
 from esper.kasmina.kernels.grafts.family import Shape
@@ -17,8 +16,8 @@ from esper.kasmina.kernels.grafts.layout import Spots
 
 DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
-Twin = Callable[[Tensor, Tensor], Tensor]
-"""The same in plain PyTorch: what the host wrote, and slots, to the output."""
+Twin = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+"""The same in plain PyTorch: what the host wrote, its input if grafts read it, and slots, to the output."""
 
 
 class Seeds(Protocol):
@@ -49,29 +48,22 @@ class Batch(NamedTuple):
     is_live: bool
     bit: int
 
-    @classmethod
-    def of(
-        cls,
-        blueprint: Recipe,
-        channels: Sequence[tuple[int, int]],
-        num_channels: int,
-        *about: Any,
-        device: torch.device,
-    ) -> Self | None:
-        """None where no kernel knows the blueprint.
 
-        Args:
-            blueprint: of all of them.
-            channels: first channel of each, and the end.
-            num_channels: of the place.
-            about: the other attributes.
-            device: where they work.
-        """
-        width = channels[0][1] - channels[0][0]
-        shape = Shape.of(blueprint, width)
-        if shape is None:
-            return None
-        return cls(shape, Spots.of([first for first, _ in channels], width, num_channels, device), *about)
+class About(NamedTuple):
+    """A pass.
+
+    Args:
+        fault: where faults are raised, int8 ``[seeds]``; None raises none.
+        scale: scalar, of the loss, if there is one: while it is above 1 no fault is raised in the backward pass, and
+            gradients that are not finite are infinite.
+        x_is_finite: bool ``[1]``, of the place's input; needed where that is read and faults are raised.
+        dot: dtype of products.
+    """
+
+    fault: Tensor | None
+    scale: Tensor | None
+    x_is_finite: Tensor | None
+    dot: torch.dtype
 
 
 def takes(y: Tensor, slots_SN: Tensor) -> bool:
@@ -91,60 +83,67 @@ def takes(y: Tensor, slots_SN: Tensor) -> bool:
     return is_known and (y.dtype == slots_SN.dtype or torch.is_autocast_enabled(y.device.type))
 
 
-def grown(y: Tensor, slots_SN: Tensor, batch: Batch, state: Seeds, twin: Twin, *, raises_faults: bool) -> Tensor:
+def grown(
+    y: Tensor,
+    x: Tensor | None,
+    slots_SN: Tensor,
+    batch: Batch,
+    state: Seeds,
+    twin: Twin,
+    x_is_finite: Tensor | None,
+    *,
+    raises_faults: bool,
+) -> Tensor:
     """What the host wrote, with all grafts of a batch.
 
     Args:
         y: what the host wrote, ``[..., C]``.
+        x: the place's input, ``[..., inputs]`` at the positions of ``y``, if that is what grafts read.
         slots_SN: parameters, a row for each slot.
         batch: the grafts.
         state: of the place's seeds; faults are raised there.
         twin: computes the gradients where these are to be differentiated once more.
+        x_is_finite: bool ``[1]``; needed where faults are raised by grafts that read ``x``.
         raises_faults: whether what is not finite is noted.
     """
     kind = y.device.type
     dot = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else y.dtype
-    result: Tensor = Grown.apply(y, slots_SN, batch, state, twin, raises_faults, dot)
+    fault, scale = (state.fault, state.loss_scale) if raises_faults else (None, None)
+    result: Tensor = Grown.apply(y, x, slots_SN, batch, state, twin, About(fault, scale, x_is_finite, dot))
     return result
 
 
 class Grown(Function):
-    """Arguments of ``apply`` as of :func:`grown`, and the dtype of products."""
+    """Arguments of ``apply`` as of :func:`grown`, and the pass."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        y: Tensor,
-        slots_SN: Tensor,
-        batch: Batch,
-        state: Seeds,
-        twin: Twin,
-        raises_faults: bool,
-        dot: torch.dtype,
+        ctx: Any, y: Tensor, x: Tensor | None, slots_SN: Tensor, batch: Batch, state: Seeds, twin: Twin, about: About
     ) -> Tensor:
         from esper.kasmina.kernels.grafts import launch
 
-        fault = state.fault if raises_faults else None
-        out, found = launch.forward(y, slots_SN, batch, state, fault, dot)
-        ctx.save_for_backward(y, slots_SN, *found)
-        ctx.about = batch, fault, state.loss_scale if raises_faults else None, dot
-        ctx.twin = twin
+        out, kept = launch.forward(y, x, slots_SN, batch, state, about)
+        ctx.save_for_backward(y, x, slots_SN, *kept)
+        ctx.batch, ctx.about, ctx.twin = batch, about, twin
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         from esper.kasmina.kernels.grafts import launch
 
-        (grad,), (y, slots_SN, *found) = grads, ctx.saved_tensors
+        (grad,), (y, x, slots_SN, *kept) = grads, ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradients' own gradients are asked for
-            return *_differentiable(ctx.twin, y, slots_SN, grad), *[None] * 5
-        grad_y, grad_SN = launch.backward(grad, y, slots_SN, *found, *ctx.about, learns=ctx.needs_input_grad[1])
-        return grad_y, grad_SN, *[None] * 5
+            return *_differentiable(ctx.twin, y, x, slots_SN, grad), *[None] * 4
+        read, learns = y if x is None else x, ctx.needs_input_grad[2]
+        with torch.autocast(grad.device.type, enabled=False):
+            grad_y, grad_SN, grad_x = launch.backward(grad, read, slots_SN, kept, ctx.batch, ctx.about, learns=learns)
+        return grad_y, None if grad_x is None else grad_x.to(x.dtype), grad_SN, *[None] * 4
 
 
-def _differentiable(twin: Twin, y: Tensor, slots_SN: Tensor, grad: Tensor) -> list[Tensor | None]:
-    """Gradients of both, with a graph of their own."""
-    needed = [one for one in (y, slots_SN) if one.requires_grad]
-    found = torch.autograd.grad(twin(y, slots_SN), needed, grad, create_graph=True, allow_unused=True)
-    given = dict(zip(map(id, needed), found, strict=True))
-    return [given.get(id(one)) for one in (y, slots_SN)]
+def _differentiable(twin: Twin, y: Tensor, x: Tensor | None, slots_SN: Tensor, grad: Tensor) -> list[Tensor | None]:
+    """Gradients of all three, with a graph of their own."""
+    given = (y, x, slots_SN)
+    needed = [one for one in given if one is not None and one.requires_grad]
+    found = torch.autograd.grad(twin(*given), needed, grad, create_graph=True, allow_unused=True)
+    by_id = dict(zip(map(id, needed), found, strict=True))
+    return [by_id.get(id(one)) for one in given]

@@ -78,6 +78,7 @@ def settle_forward(  # type: ignore[no-untyped-def]
     flags,
     found,
     shares,
+    x_is_finite,
     rows,
     grafts,
     notes,
@@ -89,13 +90,16 @@ def settle_forward(  # type: ignore[no-untyped-def]
     CHANNELS: tl.constexpr,
 ):
     g = tl.program_id(0)
-    seed, told, share = tl.load(seeds + g), 0, 1.0
+    seed, share = tl.load(seeds + g), 1.0
+    told = (seed * 0).to(tl.int32)
     if alpha is not None:
         state, share = tl.load(lifecycle + seed), tl.load(alpha + seed)
         told = tl.where((state == _FIRST_TRAINS) | (state == _SECOND_TRAINS), TRAINS, 0)
     if _is_noted(flags, g, grafts, notes, NOTES) != 0:
         channel = tl.load(first + g)
         is_hosts = _is_hosts(y, y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
+        if x_is_finite is not None:
+            is_hosts = tl.where(tl.load(x_is_finite) != 0, is_hosts, 1)
         _write_back(y, y_stride, out, out_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
         told, share = told | UNSOUND | tl.where(is_hosts != 0, HOSTS, 0), 0.0
         if fault is not None:  # noqa: SIM102 - decided when this is compiled
@@ -124,6 +128,8 @@ def settle_backward(  # type: ignore[no-untyped-def]
     notes,
     size,
     scale,
+    keeps,
+    SKIPPED: tl.constexpr,
     K: tl.constexpr,
     BIT: tl.constexpr,
     NOTES: tl.constexpr,
@@ -133,20 +139,25 @@ def settle_backward(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
 ):
     g = tl.program_id(0)
+    is_kept = 1
     if (_is_noted(flags, g, grafts, notes, NOTES) != 0) & ((tl.load(found + g) & HOSTS) == 0):
         channel = tl.load(first + g)
         if _is_hosts(grad, grad_stride, channel, rows, K, FLAT, ROWS, CHANNELS) == 0:
-            _write_back(grad, grad_stride, grad_y, grad_y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
-            instead, is_blamed = 0.0, BIT
+            is_kept = 0
+            if grad_y is not None:
+                _write_back(grad, grad_stride, grad_y, grad_y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
+            instead, bit = 0.0, BIT
             if scale is not None:  # it may be at fault, and a gradient scaler is to see it
                 is_over = tl.load(scale) > 1.0
                 instead = tl.where(is_over, float("inf"), 0.0)
-                is_blamed = tl.where(is_over, 0, BIT)
+                bit = tl.where(is_over, 0, BIT)
             if grads is not None:
                 for start in range(0, size, BLOCK):
                     n = start + tl.arange(0, BLOCK)
-                    at = grads + tl.load(slots + g) * grads_stride + n
+                    at = grads + tl.load(slots + g) * grads_stride + SKIPPED + n
                     filled = tl.zeros((BLOCK,), tl.float32) + instead
                     tl.store(at, filled.to(grads.dtype.element_ty), mask=n < size)
             if fault is not None:
-                _blame(fault, seeds, g, is_blamed)
+                _blame(fault, seeds, g, bit)
+    if keeps is not None:
+        tl.store(keeps + g, is_kept)

@@ -1,12 +1,15 @@
 """Which kernels are used."""
 
 import importlib.util
+import sys
+import types
 import warnings
 
 import pytest
 import torch
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina import kernels
 from esper.kasmina.kernels import choice
 from esper.kasmina.kernels.adamw import reference
 from esper.kasmina.kernels.adamw.ops import step_adamw
@@ -31,8 +34,17 @@ def has_triton(monkeypatch, there: bool) -> None:
     monkeypatch.setattr(choice, "find_spec", lambda name: object() if there else None)
 
 
+def works(monkeypatch, failure: str | None) -> None:
+    """What comes of Triton's first launch on a GPU."""
+    module = types.ModuleType("probe")
+    module.failure = lambda device: failure
+    monkeypatch.setitem(sys.modules, "esper.kasmina.kernels.probe", module)
+    monkeypatch.setattr(kernels, "probe", module, raising=False)
+
+
 def test_a_gpu_gets_tritons_kernels_and_a_cpu_their_twins(monkeypatch):
     has_triton(monkeypatch, True)
+    works(monkeypatch, None)
     assert uses_triton(OnGPU())
     assert not uses_triton(torch.zeros(1))
 
@@ -44,6 +56,30 @@ def test_without_triton_the_twins_work_on_a_gpu_too_and_that_is_said_once(monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not uses_triton(OnGPU())
+
+
+def test_where_triton_cannot_build_a_kernel_the_twins_work_and_the_reason_is_told(monkeypatch):
+    has_triton(monkeypatch, True)
+    works(monkeypatch, "RuntimeError: Failed to find C compiler")
+    with pytest.warns(UserWarning, match=r"cannot build a kernel here.*C compiler"):
+        assert not uses_triton(OnGPU())
+    monkeypatch.setenv("ESPER_KERNELS", "triton")
+    with pytest.raises(ConfigError, match=r"C compiler.*unset ESPER_KERNELS"):
+        uses_triton(OnGPU())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has no interpreter")
+def test_the_first_launch_tells_what_went_wrong(monkeypatch):
+    from esper.kasmina.kernels import probe
+
+    class NoCompiler:
+        def __getitem__(self, grid):
+            raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    assert probe.failure("cpu") is None
+    monkeypatch.setattr(probe, "_write", NoCompiler())
+    assert probe.failure("cpu") == "RuntimeError: Failed to find C compiler."
 
 
 def test_either_can_be_forced(monkeypatch):
@@ -74,8 +110,8 @@ def test_what_is_forced_is_what_runs(monkeypatch):
     ("asked", "there", "interpreted", "message"),
     [
         ("cuda", True, "1", "ESPER_KERNELS is 'cuda'; it can be reference or triton"),
-        ("triton", False, "1", "not installed: pip install triton"),
-        ("triton", True, "0", "the model is on cpu.*set TRITON_INTERPRET=1"),
+        ("triton", False, "1", "not installed .pip install triton.*unset ESPER_KERNELS"),
+        ("triton", True, "0", "the model is on cpu.*TRITON_INTERPRET=1.*unset ESPER_KERNELS"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(monkeypatch, asked, there, interpreted, message):

@@ -30,16 +30,25 @@ def uses_triton(tensor: Tensor) -> bool:
 def _uses_triton(device: str, asked: str | None) -> bool:
     if asked not in (None, *KINDS):
         raise ConfigError(f"{VARIABLE} is {asked!r}; it can be {' or '.join(KINDS)}, or be left out.")
-    has_triton = find_spec("triton") is not None
-    if asked == "triton" and not has_triton:
-        raise ConfigError(f"{VARIABLE} asks for triton, which is not installed: pip install triton, or unset it.")
-    if asked == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ConfigError(
-            f"{VARIABLE} asks for triton, and the model is on {device}, where it runs in its interpreter alone: set "
-            f"TRITON_INTERPRET=1 too, or unset {VARIABLE}."
-        )
-    if asked is not None:
-        return asked == "triton"
-    if device == "cuda" and not has_triton:
-        warnings.warn("triton is not installed: plain PyTorch takes the place of Esper's kernels.", stacklevel=4)
-    return device == "cuda" and has_triton
+    if asked == "reference" or (asked is None and device != "cuda"):
+        return False
+    why = _failure(device)
+    if asked == "triton" and why is not None:
+        raise ConfigError(f"{VARIABLE} asks for triton, and {why}. Mend that, or unset {VARIABLE}.")
+    if why is not None:
+        warnings.warn(f"Esper's kernels are not used, for {why}. Plain PyTorch takes their place.", stacklevel=4)
+    return why is None
+
+
+def _failure(device: str) -> str | None:
+    """Why Triton's kernels cannot run on a device, as the end of a sentence; None if they can."""
+    if find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if device == "cuda":
+        from esper.kasmina.kernels import probe
+
+        failure = probe.failure(device)
+        return None if failure is None else f"triton cannot build a kernel here ({failure})"
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the model is on {device}, where it runs in its interpreter alone (TRITON_INTERPRET=1)"
+    return None

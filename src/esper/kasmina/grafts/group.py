@@ -99,8 +99,9 @@ class Group(nn.Module):
         reads_input = not self.blueprint.reads_chunk
 
         def plain(y: Tensor, x_read: Tensor | None, slots_SN: Tensor) -> Tensor:
-            read = x if x_read is None else x_read
-            return self._add_to(y, slots_SN, read, state, geometry, x_is_finite, raises_faults=raises_faults)
+            return self._add_to(
+                y, slots_SN, y if x_read is None else x_read, state, geometry, x_is_finite, raises_faults=raises_faults
+            )
 
         is_apart = reads_input and (geometry.adapter != "same" or x.shape[:-1] != y.shape[:-1])
         if self._shape is None or self.watchers or is_apart or not takes(y, slots_SN):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from esper.evaluation.bench.planted import Planting, planted
 from esper.evaluation.bench.section import Goal, Section
-from esper.evaluation.bench.sweeps import FAMILIES
+from esper.evaluation.bench.sweeps import FAMILIES, READING
 from esper.kasmina.grafts.group import Group
 from esper.kasmina.kernels.adamw import ops as adamw
 from esper.kasmina.kernels.adamw import reference as plain_adamw
@@ -18,13 +18,6 @@ from esper.kasmina.places.place import Place
 
 MOST = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 6e-3}
 """Error, as a share of the largest number of an output."""
-
-READING = {
-    f"{name} of the input": {**settings, "reads": "input"}
-    for name, settings in FAMILIES.items()
-    if settings.keys() - {"reads"}
-}
-"""Families that read the place's input."""
 
 SHAPES: tuple[tuple[int, ...], ...] = ((1,), (130,), (3, 65), (2, 5, 9), (4097,))
 SIZES = ((1, 12, 12), (5, 45, 9), (32, 128, 4), (128, 384, 3))

@@ -24,8 +24,9 @@ class Planting(NamedTuple):
         channels: of the layer.
         seeds: that share them evenly.
         active: seeds with a graft.
-        blueprint: of the grafts; they read their own chunks.
+        blueprint: of the grafts.
         settings: of the blueprint.
+        inputs: features that the layer reads.
     """
 
     channels: int
@@ -33,6 +34,7 @@ class Planting(NamedTuple):
     active: int
     blueprint: str = "bottleneck_mlp"
     settings: Mapping[str, Any] = MappingProxyType({"hidden": 16, "reads": "chunk"})
+    inputs: int = 8
 
     @property
     def grown(self) -> tuple[int, ...]:
@@ -51,15 +53,15 @@ def plant(place: Place, seeds: Sequence[int], blueprint: str, settings: Mapping[
 
 
 def planted(planting: Planting, device: torch.device, dtype: torch.dtype) -> Place:
-    """The place of such a layer, whose host has hardly any inputs."""
+    """The place of such a layer."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, planting.channels)).to(device, dtype)
+    model = nn.Sequential(nn.Linear(planting.inputs, planting.channels)).to(device, dtype)
     wrap(model, GrowthConfig(layers={"0": planting.seeds}, telemetry_rows=0))
     place = place_named(model, "0")
     plant(place, planting.grown, planting.blueprint, planting.settings)
     return place
 
 
-def grow(place: Place, y: Tensor) -> Tensor:
-    """What all grafts make of an output, faults noted."""
-    return place.arena.add_to(y, y, place.state, place.site.geometry, raises_faults=True)
+def grow(place: Place, y: Tensor, x: Tensor | None = None) -> Tensor:
+    """What all grafts make of an output, faults noted; ``x`` is what those read that do not read their own chunk."""
+    return place.arena.add_to(y, y if x is None else x, place.state, place.site.geometry, raises_faults=True)

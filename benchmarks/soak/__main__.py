@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +111,15 @@ class Gardener:
         self.moves[target.name] = self.moves.get(target.name, 0) + 1
 
 
-def run(device: torch.device, steps: int, seed: int) -> dict[str, Any]:
-    """Train, and tell what was seen; raises where the host is not finite."""
+def run(device: torch.device, steps: int, seed: int, in_use: Callable[[], int] | None) -> dict[str, Any]:
+    """Train, and tell what was seen.
+
+    Args:
+        device: where.
+        steps: how many.
+        seed: of everything.
+        in_use: bytes of memory; None looks at none.
+    """
     torch.manual_seed(seed)
     model = esper.wrap(HOST().to(device), esper.GrowthConfig(layers={"blocks.*.mlp.*": SEEDS}))
     optimizer = torch.optim.AdamW(model.parameters(), LR)
@@ -132,8 +141,8 @@ def run(device: torch.device, steps: int, seed: int) -> dict[str, Any]:
         del loss, tokens
         if (step + 1) % CHECKED == 0:
             digests[step + 1] = digest_of(model)
-        if device.type == "cuda" and step >= EVERY:
-            bytes_now, key = torch.cuda.memory_allocated(device), gardener.structure()
+        if in_use is not None and step >= EVERY:
+            bytes_now, key = in_use(), gardener.structure()
             if memory.setdefault(key, bytes_now) != bytes_now:
                 leaks.append((step, bytes_now - memory[key]))
     is_finite = all(bool(one.isfinite().all()) for one in model.parameters())
@@ -167,7 +176,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.use_deterministic_algorithms(True)
     device, again = torch.device(options.device), max(CHECKED, options.steps // 5)
-    first, second = (run(device, steps, options.seed) for steps in (options.steps, again))
+    in_use = partial(torch.cuda.memory_allocated, device) if device.type == "cuda" else None
+    first, second = (run(device, steps, options.seed, in_use) for steps in (options.steps, again))
     is_repeatable = all(first["digests"][step] == digest for step, digest in second["digests"].items())
     told = {"machine": machine(), "runs": [first, second], "is_repeatable": is_repeatable}
     print(json.dumps(told, indent=1))

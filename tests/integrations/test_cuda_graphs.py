@@ -9,6 +9,7 @@ from esper.contracts.commands import Command
 from esper.contracts.errors import ConfigError
 from esper.contracts.lifecycle import State
 from esper.integrations.cuda_graphs import CapturedStep
+from esper.kasmina.grafts import activity
 from esper.kasmina.host.wrapping import place_named
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
@@ -130,6 +131,24 @@ def test_a_compiler_that_replays_trains_what_grows():
     expected, found = trained(eager), trained(replaying)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_what_a_graph_leaves_out_is_noticed_wherever_it_is_captured(monkeypatch):
+    """The same without a GPU: a pass is taken for captured, and what follows for replays."""
+    model, batch = host(), (torch.ones(8, 6), torch.ones(8, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    SlotOptimizer([place_named(model, "0")], optimizer, lambda: 0.01, 0.0)
+    with monkeypatch.context() as captured:
+        captured.setattr(activity, "is_capturing", lambda: True)
+        loss(model, batch).backward()
+    optimizer.step()  # nothing has changed yet
+    grow(model, 0)
+    with torch.no_grad():
+        model(batch[0])  # a look at it is no training pass
+    with pytest.raises(ConfigError, match="changed since the CUDA graph was captured"):
+        optimizer.step()
+    loss(model, batch).backward()
+    optimizer.step()
 
 
 def test_it_needs_a_wrapped_model_on_a_gpu():

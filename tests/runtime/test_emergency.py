@@ -8,6 +8,7 @@ import torch
 
 import esper
 from esper.contracts.lifecycle import State
+from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.wrapping import host_state_dict
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
@@ -271,6 +272,24 @@ def test_steps_that_a_gradient_scaler_skips_are_no_emergency():
     trial.train(6)
     assert trial.events("emergency") == trial.events("rollback") == []
     assert skipped == (scaler.get_scale() < 2.0**120)
+
+
+def test_the_guard_knows_the_scale_of_the_session_in_charge_and_none_once_there_is_no_scaler():
+    model = esper.wrap(toy.host(), config())
+
+    def session(scale: float | None) -> esper.Session:
+        scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        return esper.Session(model, optimizer, loss=toy.loss, evaluate=toy.evaluate, planned_steps=100, scaler=scaler)
+
+    def known() -> set[float | None]:
+        return {None if (scale := place.state.loss_scale) is None else float(scale) for place in places(model)}
+
+    kept = []  # so that each is put out of charge by the next one
+    for scale in (8.0, 4.0, None):
+        kept.append(session(scale))
+        kept[-1].step(next(iter(toy.batches(11))))
+        assert known() == {scale}
 
 
 def test_losses_are_read_a_step_late_and_resumed(tmp_path):

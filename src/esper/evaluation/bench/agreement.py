@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from esper.evaluation.bench.planted import Planting, planted
-from esper.evaluation.bench.section import Goal, Section
+from esper.evaluation.bench.section import Goal, Section, dtype_name
 from esper.evaluation.bench.sweeps import FAMILIES, READING
 from esper.kasmina.grafts.group import Group
 from esper.kasmina.kernels.adamw import ops as adamw
@@ -40,7 +40,7 @@ def measure(device: torch.device, is_quick: bool) -> Section | None:
             rows.append(
                 {
                     "kernel": name,
-                    "dtype": str(dtype).removeprefix("torch."),
+                    "dtype": dtype_name(dtype),
                     "outputs and gradients": str(len(errors)),
                     "worst error": f"{max(errors):.1e}",
                     "allowed": f"{most:.0e}",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.contracts.config import GrowthConfig
 from esper.evaluation.bench.clock import Call, graphed, in_turns
-from esper.evaluation.bench.section import AGAIN, BARE, Beside, Goal, Section
+from esper.evaluation.bench.section import AGAIN, BARE, Beside, Goal, Section, dtype_name
 from esper.kasmina.host.wrapping import wrap
 
 SEEDS = 1000
@@ -26,7 +26,7 @@ class Size(NamedTuple):
     dtype: torch.dtype = torch.float32
 
     def __str__(self) -> str:
-        return f"{self.features} x {self.features}, {self.rows} rows, {str(self.dtype).removeprefix('torch.')}"
+        return f"{self.features} x {self.features}, {self.rows} rows, {dtype_name(self.dtype)}"
 
 
 CPU = (Size(256, 1024),)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from esper.evaluation.bench.clock import Call, Spread, graphed, in_turns
 from esper.evaluation.bench.planted import Planting, grow, planted
-from esper.evaluation.bench.section import Goal, Section, as_time
+from esper.evaluation.bench.section import Goal, Section, as_time, dtype_name
 from esper.kasmina.places.place import Place
 
 CHANNELS, ROWS = 4096, 8192
@@ -45,7 +45,7 @@ def measure(device: torch.device, is_quick: bool) -> Section:
                 }
                 told.append(cells)
                 goals += _goals(f"{size}, {share}, {what}", floor, spreads, both=both) if is_gpu else []
-    return Section(f"Live grafts of {channels} channels, {rows} rows, {_name(dtype)}", told, goals)
+    return Section(f"Live grafts of {channels} channels, {rows} rows, {dtype_name(dtype)}", told, goals)
 
 
 def measure_shares(device: torch.device, is_quick: bool) -> Section | None:
@@ -135,7 +135,3 @@ def _goals(where: str, floor: float, spreads: dict[str, Spread], *, both: bool) 
         times = spreads[name].middle / ours
         goals.append(Goal(f"{where}: at least {least:g} times as fast as {name}", f"{times:.1f}", times >= least))
     return goals
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

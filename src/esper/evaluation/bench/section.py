@@ -104,5 +104,10 @@ def as_time(us: float) -> str:
     return f"{us:.1f} us" if us < 1000 else f"{us / 1000:.2f} ms"
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"float32"`` and the like."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -10,7 +10,7 @@ import torch
 from esper.evaluation.bench.clock import Call, Spread, graphed, in_turns
 from esper.evaluation.bench.grafts import call_of, passes
 from esper.evaluation.bench.planted import Planting, grow, planted
-from esper.evaluation.bench.section import Section, as_time
+from esper.evaluation.bench.section import Section, as_time, dtype_name
 from esper.kasmina.kernels.choice import VARIABLE
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
@@ -65,7 +65,7 @@ def _row(
         "rows": f"{rows:,}",
         "channels": f"{channels:,}",
         "of one graft": str(width),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
         "ours": as_time(times["ours"]),
         "plain PyTorch": f"{as_time(times['twin'])}, {times['twin'] / times['ours']:.1f} x",
         "times the floor": "-" if floor is None else f"{times['ours'] / floor:.2f}",

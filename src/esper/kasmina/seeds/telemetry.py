@@ -68,9 +68,8 @@ class Telemetry(KeepsDtype):
         channels = self.bounds[-1]
         for name, size in {"sums": 4 * channels, "pivot": channels, "gradient": channels, "gradient_steps": 4}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float32, device=device))
-        self.turn = torch.zeros(
-            1, dtype=torch.int64, device=device
-        )  # first passes of a CUDA graph; no checkpoint holds it
+        # First passes of a CUDA graph in this window; no checkpoint holds them.
+        self.turn = torch.zeros(1, dtype=torch.int64, device=device)
 
     def observe(self, y: Tensor, axis: int) -> None:
         """Look at the output of a training forward pass if it is its turn, and later at the gradient.

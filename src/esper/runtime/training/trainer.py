@@ -136,8 +136,8 @@ class Trainer:
         for slot_optimizer in self._slot_optimizers:
             slot_optimizer.detach()
         self.signals.detach()
-        if self._scales:
-            for place in places(self._model):
+        for place in places(self._model):
+            if any(place.state.loss_scale is scale for scale in self._scales):  # a newer trainer has its own
                 place.state.loss_scale = None
 
     def take_charge(self) -> None:

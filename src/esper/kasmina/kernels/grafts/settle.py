@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from esper.contracts.lifecycle import TRAINABLE
-from esper.kasmina.kernels.grafts.tile import COUNTS, not_finite, row_at
+from esper.kasmina.kernels.grafts.tile import COUNTS, copy_again, not_finite, row_at
 
 UNSOUND, HOSTS, TRAINS = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
 """What was found of a graft: it gave what is not finite; it got such from the host; its parameters move."""
@@ -50,12 +50,7 @@ def _write_back(  # type: ignore[no-untyped-def]
     CHANNELS: tl.constexpr,
 ):
     k = tl.arange(0, CHANNELS)
-    for t in range(rows.batch * rows.blocks):
-        from_M, is_row_M = row_at(t, rows, before_stride, FLAT, ROWS)
-        to_M, _ = row_at(t, rows, after_stride, FLAT, ROWS)
-        mask = is_row_M[:, None] & (k < K)[None, :]
-        kept = tl.load(before + from_M[:, None] + (channel + k)[None, :] * before_stride[2], mask=mask)
-        tl.store(after + to_M[:, None] + (channel + k)[None, :] * after_stride[2], kept, mask=mask)
+    copy_again(before, before_stride, after, after_stride, channel + k, k < K, 0, 1, rows, FLAT, ROWS)
 
 
 @triton.jit

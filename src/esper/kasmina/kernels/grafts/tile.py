@@ -135,8 +135,7 @@ def sigmoid(x, FAST: tl.constexpr):  # type: ignore[no-untyped-def]
 def tail_of(x, FAST: tl.constexpr):  # type: ignore[no-untyped-def]
     """The chance that a normal variable is above ``|x|``, and ``exp(-x**2 / 2)``.
 
-    Abramowitz and Stegun, "Handbook of mathematical functions", 1964, 7.1.26: off by 8e-8 at most, in a third of the
-    instructions of ``erf``.
+    Abramowitz and Stegun, "Handbook of mathematical functions", 1964, 7.1.26: off by 8e-8 at most.
     """
     bell = exp2(x * (x * (-0.5 * LOG2_E)), FAST)
     t = inverse(1.0 + 0.23164189 * tl.abs(x), FAST)
@@ -184,7 +183,7 @@ def copy_again(  # type: ignore[no-untyped-def]
     FLAT: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Some channels as they were: ``y + 0 * x`` would lose the sign of a zero."""
+    """Some channels as they were; over what was written there before, whose ``y + 0 * x`` has lost signs of zeros."""
     tl.debug_barrier()
     for t in tl.range(program, rows.batch * rows.blocks, programs):
         from_M, is_row_M = row_at(t, rows, before_stride, FLAT, ROWS)

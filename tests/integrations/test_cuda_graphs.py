@@ -118,6 +118,7 @@ def test_an_optimizers_step_is_not_captured():
 
 @on_gpu
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")  # torch's own, which keeps a pool alive
 def test_a_compiler_that_replays_trains_what_grows():
     def replaying(model, optimizer):
         compiled = torch.compile(model, mode="reduce-overhead")

@@ -23,7 +23,7 @@ class Sums:
             return torch.zeros(size, device=DEVICE) if is_first else torch.arange(1.0, size + 1, device=DEVICE)
 
         self.sums, self.pivot, self.squares, self.steps = map(made, (4 * channels, channels, channels, 4))
-        self.turn = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+        self.turn = torch.zeros(2, dtype=torch.int64, device=DEVICE)
 
     def __iter__(self):
         return iter((self.sums, self.pivot, self.squares, self.steps))
@@ -41,8 +41,8 @@ def both(shape, axis, rows, threshold, dtype, spoil=lambda y: y, is_first=True) 
     for step in range(3):
         y = spoil(outputs(shape, axis, dtype, step))
         for state, module in zip(states, (reference, kernel), strict=True):
-            module.look(y, axis, rows, threshold, state.sums, state.pivot)
-            module.feel(y, axis, rows, state.squares, state.steps)
+            module.look(y, axis, rows, threshold, state.sums, state.pivot, state.turn)
+            module.feel(y, axis, rows, state.squares, state.steps, state.turn)
     return states
 
 
@@ -57,6 +57,12 @@ def assert_alike(states: tuple[Sums, Sums]) -> None:
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
 def test_sums_are_those_of_the_twin(shape, axis, rows, dtype):
     assert_alike(both(shape, axis, rows, 0.5, dtype))
+
+
+@pytest.mark.parametrize("channels", [300, 1000])
+def test_norms_of_a_wide_output_are_taken_first(channels, monkeypatch):
+    monkeypatch.setattr(kernel, "WIDE", 512)
+    assert_alike(both((40, channels), -1, 37, 0.5, torch.float32))
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -82,8 +88,8 @@ def test_strides_of_the_output_do_not_matter():
     for y in (torch.randn(3, 8, 4, 5).to(memory_format=torch.channels_last), torch.randn(6, 4, 11).transpose(0, 1)):
         axis = 1 if y.dim() == 4 else -1
         found, expected = Sums(y.shape[axis], is_first=True), Sums(y.shape[axis], is_first=True)
-        kernel.look(y.to(DEVICE), axis, 24, 0.0, found.sums, found.pivot)
-        kernel.look(y.to(DEVICE).contiguous(), axis, 24, 0.0, expected.sums, expected.pivot)
+        kernel.look(y.to(DEVICE), axis, 24, 0.0, found.sums, found.pivot, found.turn)
+        kernel.look(y.to(DEVICE).contiguous(), axis, 24, 0.0, expected.sums, expected.pivot, expected.turn)
         if DEVICE == "cpu":
             assert torch.equal(found.sums, expected.sums)
         else:  # which thread holds which number, and so the order of the sums, goes by the strides
@@ -103,7 +109,7 @@ def test_it_may_be_asked_on_the_device_whether_it_is_a_passs_turn(module):
     expected = [is_due(step, SHARE) for step in range(40)]
     assert looked == felt == expected
     assert 3 <= sum(expected) <= 7
-    assert state.turn.item() == 40
+    assert state.turn.tolist() == [40, 0]
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")

@@ -99,14 +99,15 @@ def errors_of(place: Place, leading: tuple[int, ...], *, is_first: bool) -> list
 def _telemetry(device: torch.device, dtype: torch.dtype) -> list[float]:
     errors = []
     for leading in SHAPES:
-        for channels in (1, 5, 130, 1030):
+        for channels in (1, 5, 130, 5030):
             y = torch.randn(*leading, channels, device=device).to(dtype)
             found = []
             for module in (kernel_for(y), plain_telemetry):
                 sums, pivot = torch.zeros(4 * channels, device=device), torch.zeros(channels, device=device)
                 squares, steps = torch.zeros(channels, device=device), torch.zeros(4, device=device)
-                module.look(y, -1, 64, 0.0, sums, pivot)
-                module.feel(y, -1, 64, squares, steps)
+                turn = torch.zeros(2, dtype=torch.int64, device=device)
+                module.look(y, -1, 64, 0.0, sums, pivot, turn)
+                module.feel(y, -1, 64, squares, steps, turn)
                 found.append((pivot, sums[channels : 3 * channels], sums[3 * channels :], squares, steps))
             errors += [_error(one, other) for one, other in zip(*found, strict=True)]
     return errors

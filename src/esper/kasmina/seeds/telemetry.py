@@ -68,8 +68,8 @@ class Telemetry(KeepsDtype):
         channels = self.bounds[-1]
         for name, size in {"sums": 4 * channels, "pivot": channels, "gradient": channels, "gradient_steps": 4}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float32, device=device))
-        # First passes of a CUDA graph in this window; no checkpoint holds them.
-        self.turn = torch.zeros(1, dtype=torch.int64, device=device)
+        # First passes of a CUDA graph in this window, and room for a kernel; no checkpoint holds them.
+        self.turn = torch.zeros(2, dtype=torch.int64, device=device)
 
     def observe(self, y: Tensor, axis: int) -> None:
         """Look at the output of a training forward pass if it is its turn, and later at the gradient.
@@ -106,13 +106,12 @@ class Telemetry(KeepsDtype):
         self.turns[is_first_pass] = turn + 1
         if self.rows == 0 or y.numel() == 0:
             return False
-        on_device = self._turn_on_device(y)
-        if on_device is None and not is_due(turn, SHARE):
+        if not (is_due(turn, SHARE) or _asks_device(y)):
             return False
         if is_first_pass and self._held is not None:
             self._held.append(sampled(y.detach(), axis, self.rows).clone())
         elif is_first_pass:
-            self._look(y.detach(), axis, on_device)
+            self._look(y.detach(), axis)
         return True
 
     def feel(self, gradient: Tensor, axis: int) -> None:
@@ -122,8 +121,7 @@ class Telemetry(KeepsDtype):
             gradient: of an output.
             axis: of the channels.
         """
-        on_device = self._turn_on_device(gradient)
-        is_looked_at = on_device is not None or is_due(self.turns[True] - 1, SHARE)
+        is_looked_at = is_due(self.turns[True] - 1, SHARE) or _asks_device(gradient)
         if is_looked_at and self.rows and gradient.numel():
             self._tap(axis, gradient)
 
@@ -149,7 +147,7 @@ class Telemetry(KeepsDtype):
         finally:
             held, self._held = self._held, None
             for vectors in held:
-                self._look(vectors, -1, None)
+                self._look(vectors, -1)
 
     def readings(self) -> Tensor:
         """All sums of this window, ``[6 C + 4]`` on the device."""
@@ -237,19 +235,20 @@ class Telemetry(KeepsDtype):
         super().__setstate__(state)
         self._number = numbered(self)
 
-    def _look(self, y: Tensor, axis: int, turn: Tensor | None) -> None:
-        kernel_for(y).look(y, axis, self.rows, self.threshold, self.sums, self.pivot, turn, SHARE)
+    def _look(self, y: Tensor, axis: int) -> None:
+        share = SHARE if _asks_device(y) else None
+        kernel_for(y).look(y, axis, self.rows, self.threshold, self.sums, self.pivot, self.turn, share)
 
     def _tap(self, axis: int, gradient: Tensor | None) -> None:
         if gradient is None:  # autograd's word for a zero that it did not make
             return
-        turn = self._turn_on_device(gradient)
-        kernel = kernel_for(gradient)
-        kernel.feel(gradient.detach(), axis, self.rows, self.gradient, self.gradient_steps, turn, SHARE)
+        share, gradient = SHARE if _asks_device(gradient) else None, gradient.detach()
+        kernel_for(gradient).feel(gradient, axis, self.rows, self.gradient, self.gradient_steps, self.turn, share)
 
-    def _turn_on_device(self, tensor: Tensor) -> Tensor | None:
-        """Passes so far, as a CUDA graph that is being captured is to ask for them."""
-        return self.turn if tensor.is_cuda and is_capturing() else None
+
+def _asks_device(tensor: Tensor) -> bool:
+    """Whether it is a CUDA graph that will have to ask whose turn it is."""
+    return tensor.is_cuda and is_capturing()
 
 
 def _tap(axis: int, number: int, gradient: Tensor | None) -> None:

@@ -21,8 +21,8 @@ def look(
     threshold: float | None,
     sums: Tensor,
     pivot: Tensor,
-    turn: Tensor | None = None,
-    share: float = 1.0,
+    turn: Tensor,
+    share: float | None = None,
 ) -> None:
     """Add some vectors of an output to what was summed.
 
@@ -34,15 +34,15 @@ def look(
         sums: float32 ``[4 C]``, in place: deviations from the pivots, their squares, inactive values, products with the
             next channel (one fewer), vectors.
         pivot: float32 ``[C]``, in place, set by the first vectors.
-        turn: int64 ``[1]``, in place: passes so far. With it only a share of them is looked at.
-        share: of the passes.
+        turn: int64 ``[2]``, in place: passes so far, and room for a kernel.
+        share: of the passes, to be asked on the device whether it is this one's turn; None if it is.
     """
     x_NC, usable_N1 = _with_nan(sampled(y, axis, rows))
     vectors = usable_N1.sum()
     deviation_NC = (x_NC - pivot).nan_to_num_(0.0)
     sum_C = deviation_NC.sum(0)
     shift_C = sum_C * ((sums[-1] == 0) / vectors.clamp(min=1))  # zero but for the first vectors of a window
-    is_due = 1.0 if turn is None else _due_on_device(turn, share)
+    is_due = 1.0 if share is None else _due_on_device(turn[0], share)
     pivot.add_(shift_C * is_due)
     deviation_NC = deviation_NC.addcmul_(usable_N1, shift_C, value=-1)
     sum_C = sum_C - vectors * shift_C
@@ -50,8 +50,8 @@ def look(
     square_C = deviation_NC.square_().sum(0)
     inactive_C = torch.zeros_like(sum_C) if threshold is None else x_NC.le_(threshold).sum(0)
     sums.add_(torch.cat((sum_C, square_C, inactive_C, product_C, vectors.view(1))) * is_due)
-    if turn is not None:
-        turn += 1
+    if share is not None:
+        turn[0] += 1
 
 
 def feel(
@@ -60,8 +60,8 @@ def feel(
     rows: int,
     squares: Tensor,
     steps: Tensor,
-    turn: Tensor | None = None,
-    share: float = 1.0,
+    turn: Tensor,
+    share: float | None = None,
 ) -> None:
     """Add some vectors of an output's gradient to what was summed.
 
@@ -71,13 +71,13 @@ def feel(
         rows: vectors that are looked at, at most.
         squares: float32 ``[C]``, in place.
         steps: float32 ``[4]``, in place: vectors, backward passes, their norms, the squares of these.
-        turn: int64 ``[1]``: forward passes so far, this one's among them. With it only a share of them is looked at.
-        share: of the passes.
+        turn: int64 ``[2]``: forward passes so far, this one's among them.
+        share: as in :func:`look`.
     """
     x_NC, usable_N1 = _with_nan(sampled(gradient, axis, rows))
     vectors = usable_N1.sum()
     square_C = x_NC.nan_to_num_(0.0).square_().sum(0)
-    is_due = 1.0 if turn is None else _due_on_device(turn - 1, share)
+    is_due = 1.0 if share is None else _due_on_device(turn[0] - 1, share)
     squares.add_(square_C * is_due)
     square = square_C.sum() / (vectors.clamp(min=1) * square_C.numel())
     steps.add_(torch.stack((vectors, vectors.clamp(max=1), square.sqrt(), square)) * is_due)

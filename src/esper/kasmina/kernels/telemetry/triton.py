@@ -1,9 +1,9 @@
-"""What seeds sense, in Triton: two launches for a look at an output, one for a look at its gradient; torch needs some
-thirty for both.
+"""What seeds sense, in Triton: one launch for a look at an output, and one for a look at its gradient; torch needs some
+thirty for both. Of a wide output one launch more takes the norms of the vectors.
 
-The first gives the squared norm of each sampled vector, which tells whether it counts; the second the sums of a block
-of channels. No two programs write the same number, so the same vectors give the same bytes. Whether it is a pass's turn
-may be asked on the device: a CUDA graph repeats its launches, and nobody in Python is there to decide.
+A program sums a block of channels, over the sampled vectors whose norm tells that they count. No two programs write
+the same number, so the same vectors give the same bytes. Whether it is a pass's turn may be asked on the device: a CUDA
+graph repeats its launches, and nobody in Python is there to decide.
 """
 
 # N sampled vectors, B samples, P positions, C channels, R rows of a tile
@@ -19,7 +19,11 @@ from esper.kasmina.kernels.telemetry.reference import GOLDEN_RATIO, LARGEST_NORM
 
 LARGEST_SQUARE = tl.constexpr(LARGEST_NORM**2)
 RATIO = tl.constexpr(GOLDEN_RATIO)
-NORM_BLOCK, CHANNEL_BLOCK, ROWS = 1024, 128, 32
+CHANNEL_BLOCK, NORM_BLOCK, ROWS = 128, 256, 32
+
+WIDE = 4096
+"""Of so many channels every program takes all norms by itself: only a share of the passes does that, and a launch is
+there in each. Of more it would cost too much."""
 
 
 class Sampling(NamedTuple):
@@ -44,31 +48,31 @@ def look(
     threshold: float | None,
     sums: Tensor,
     pivot: Tensor,
-    turn: Tensor | None = None,
-    share: float = 1.0,
+    turn: Tensor,
+    share: float | None = None,
 ) -> None:
     """As of the reference.
 
     Args:
-        y, axis, rows, threshold, sums, pivot: as there.
-        turn: int64 ``[1]``, in place: passes so far. With it only a share of them is looked at.
-        share: of the passes.
+        y, axis, rows, threshold, sums, pivot, turn, share: as there.
     """
     y_BPC, at = _sampling(y, axis, rows)
-    squares_N, about = _squared_norms(y_BPC, at, sums, turn, share)
+    squares_N = _squares(y_BPC, at, turn, share, after=0)
     _look[(triton.cdiv(at.channels, CHANNEL_BLOCK),)](
         y_BPC,
         at,
         squares_N,
-        about,
         sums,
         pivot,
         turn,
+        _limit(share),
         0.0 if threshold is None else threshold,
         HAS_THRESHOLD=threshold is not None,
-        HAS_TURN=turn is not None,
+        ASKS=share is not None,
+        IS_WIDE=at.channels > WIDE,
         ROWS=ROWS,
         BLOCK=CHANNEL_BLOCK,
+        NORM_BLOCK=NORM_BLOCK,
     )
 
 
@@ -78,28 +82,29 @@ def feel(
     rows: int,
     squares: Tensor,
     steps: Tensor,
-    turn: Tensor | None = None,
-    share: float = 1.0,
+    turn: Tensor,
+    share: float | None = None,
 ) -> None:
     """As of the reference.
 
     Args:
-        gradient, axis, rows, squares, steps: as there.
-        turn: int64 ``[1]``: forward passes so far, this one's among them. With it only a share of them is looked at.
-        share: of the passes.
+        gradient, axis, rows, squares, steps, turn, share: as there.
     """
     y_BPC, at = _sampling(gradient, axis, rows)
+    squares_N = _squares(y_BPC, at, turn, share, after=1)
     _feel[(triton.cdiv(at.channels, CHANNEL_BLOCK),)](
         y_BPC,
         at,
+        squares_N,
         squares,
         steps,
         turn,
         _limit(share),
-        HAS_TURN=turn is not None,
+        ASKS=share is not None,
+        IS_WIDE=at.channels > WIDE,
         ROWS=ROWS,
         BLOCK=CHANNEL_BLOCK,
-        NORM_BLOCK=NORM_BLOCK // 4,
+        NORM_BLOCK=NORM_BLOCK,
     )
 
 
@@ -110,20 +115,19 @@ def _sampling(y: Tensor, axis: int, rows: int) -> tuple[Tensor, Sampling]:
     return y_BPC, Sampling(stride_B, stride_P, stride_C, channels, *Spread.over(batch, positions, rows))
 
 
-def _squared_norms(
-    y_BPC: Tensor, at: Sampling, sums: Tensor, turn: Tensor | None, share: float
-) -> tuple[Tensor, Tensor]:
-    """Squared norms ``[N]``, and ``[2]``: the vectors that were summed before, and whether it is the pass's turn."""
-    scratch = y_BPC.new_empty(at.vectors + 2, dtype=torch.float32)
-    squares_N, about = scratch[: at.vectors], scratch[at.vectors :]
-    _square[(at.vectors,)](
-        y_BPC, at, squares_N, about, sums[-1:], turn, _limit(share), HAS_TURN=turn is not None, BLOCK=NORM_BLOCK
+def _squares(y_BPC: Tensor, at: Sampling, turn: Tensor, share: float | None, *, after: int) -> Tensor:
+    """Squared norms ``[N]`` of a wide output; else room for them for each program."""
+    if at.channels <= WIDE:
+        return y_BPC.new_empty(at.vectors * triton.cdiv(at.channels, CHANNEL_BLOCK), dtype=torch.float32)
+    squares_N = y_BPC.new_empty(at.vectors, dtype=torch.float32)
+    _square[(triton.cdiv(at.vectors, ROWS),)](
+        y_BPC, at, squares_N, turn, after, _limit(share), ASKS=share is not None, ROWS=ROWS, BLOCK=NORM_BLOCK
     )
-    return squares_N, about
+    return squares_N
 
 
-def _limit(share: float) -> int:
-    return int(share * 2**32)
+def _limit(share: float | None) -> int:
+    return int((share or 0.0) * 2**32)
 
 
 @triton.jit
@@ -153,32 +157,45 @@ def _add(pointer, value, mask):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _store_squares(y, at, squares_N, first_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Squared norms of some sampled vectors."""
+    n = first_row + tl.arange(0, ROWS)
+    rows = y + _row(n, at)[:, None]
+    square_R = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, at.channels, BLOCK):
+        c = first + tl.arange(0, BLOCK)
+        mask = (n < at.vectors)[:, None] & (c < at.channels)[None, :]
+        x_RC = tl.load(rows + c[None, :] * at.stride_C, mask=mask, other=0.0).to(tl.float32)
+        square_R += tl.sum(x_RC * x_RC, 1)
+    tl.store(squares_N + n, square_R, mask=n < at.vectors)
+
+
+@triton.jit(do_not_specialize=("after",))
 def _square(  # type: ignore[no-untyped-def]
     y,
     at,
     squares_N,
-    about,
-    before,
     turn,
+    after,
     limit,
-    HAS_TURN: tl.constexpr,
+    ASKS: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    n = tl.program_id(0)
-    is_due = n >= 0
-    if HAS_TURN:
-        is_due = _is_due(tl.load(turn), limit)
-    if n == 0:
-        tl.store(about, tl.load(before))
-        tl.store(about + 1, is_due.to(tl.float32))
+    program = tl.program_id(0)
+    is_due = program >= 0
+    if ASKS:
+        is_due = _is_due(tl.load(turn) - after, limit)
     if is_due:
-        row = y + _row(n, at)
-        total = tl.zeros((BLOCK,), tl.float32)
-        for first in range(0, at.channels, BLOCK):
-            c = first + tl.arange(0, BLOCK)
-            x = tl.load(row + c * at.stride_C, mask=c < at.channels, other=0.0).to(tl.float32)
-            total += x * x
-        tl.store(squares_N + n, tl.sum(total))
+        _store_squares(y, at, squares_N, program * ROWS, ROWS, BLOCK)
+
+
+@triton.jit
+def _own_squares(y, at, squares_N, ROWS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Those of all of them, which only this program needs."""
+    for first_row in range(0, at.vectors, ROWS):
+        _store_squares(y, at, squares_N, first_row, ROWS, BLOCK)
+    tl.debug_barrier()
 
 
 @triton.jit
@@ -197,30 +214,38 @@ def _look(  # type: ignore[no-untyped-def]
     y,
     at,
     squares_N,
-    about,
     sums,
     pivot,
     turn,
+    limit,
     threshold,
     HAS_THRESHOLD: tl.constexpr,
-    HAS_TURN: tl.constexpr,
+    ASKS: tl.constexpr,
+    IS_WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    NORM_BLOCK: tl.constexpr,
 ):
     block = tl.program_id(0)
-    if HAS_TURN and block == 0:
-        tl.store(turn, tl.load(turn) + 1)
-    if tl.load(about + 1) > 0:
+    last = sums + 4 * at.channels - 1
+    turn_now, before = tl.load(turn), tl.load(last)
+    is_due = block >= 0
+    if ASKS:
+        is_due = _is_due(turn_now, limit)
+    count = tl.full((), 0.0, tl.float32)
+    if is_due:
+        if not IS_WIDE:
+            squares_N += block * at.vectors
+            _own_squares(y, at, squares_N, ROWS, NORM_BLOCK)
         c = block * BLOCK + tl.arange(0, BLOCK)
         inside, has_next = c < at.channels, c + 1 < at.channels
-        if tl.load(about) == 0:  # the first vectors of a window give the pivots, which are zero before
+        if before == 0:  # the first vectors of a window give the pivots, which are zero before
             pivot_C = _means(y, at, squares_N, c, ROWS, BLOCK)
             pivot_next_C = _means(y, at, squares_N, c + 1, ROWS, BLOCK)
             tl.store(pivot + c, pivot_C, mask=inside)
         else:
             pivot_C = tl.load(pivot + c, mask=inside, other=0.0)
             pivot_next_C = tl.load(pivot + c + 1, mask=has_next, other=0.0)
-        count = 0.0
         sum_C = tl.zeros((BLOCK,), tl.float32)
         square_C = tl.zeros((BLOCK,), tl.float32)
         inactive_C = tl.zeros((BLOCK,), tl.float32)
@@ -241,50 +266,48 @@ def _look(  # type: ignore[no-untyped-def]
         _add(sums + at.channels + c, square_C, inside)
         _add(sums + 2 * at.channels + c, inactive_C, inside)
         _add(sums + 3 * at.channels + c, product_C, has_next)
-        if block == 0:
-            tl.store(sums + 4 * at.channels - 1, tl.load(about) + count)
+    tl.debug_barrier()
+    if tl.atomic_add(turn + 1, 1) == tl.num_programs(0) - 1:  # all others have read what is written here
+        tl.store(last, before + count)
+        tl.store(turn + 1, 0)
+        if ASKS:
+            tl.store(turn, turn_now + 1)
 
 
 @triton.jit
 def _feel(  # type: ignore[no-untyped-def]
     y,
     at,
+    squares_N,
     squares,
     steps,
     turn,
     limit,
-    HAS_TURN: tl.constexpr,
+    ASKS: tl.constexpr,
+    IS_WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     NORM_BLOCK: tl.constexpr,
 ):
-    """Every program takes the norms of all rows by itself: that is dearer than a launch of their own, but only a share
-    of the passes does it, and a launch is there in each."""
     block = tl.program_id(0)
     is_due = block >= 0
-    if HAS_TURN:
+    if ASKS:
         is_due = _is_due(tl.load(turn) - 1, limit)
     if is_due:
+        if not IS_WIDE:
+            squares_N += block * at.vectors
+            _own_squares(y, at, squares_N, ROWS, NORM_BLOCK)
         c = block * BLOCK + tl.arange(0, BLOCK)
         count = 0.0
         total = 0.0
         square_C = tl.zeros((BLOCK,), tl.float32)
-        for first_row in range(0, at.vectors, ROWS):
-            n = first_row + tl.arange(0, ROWS)
-            rows = y + _row(n, at)[:, None]
-            inside_R1 = (n < at.vectors)[:, None]
-            square_R = tl.zeros((ROWS,), tl.float32)
-            for first in range(0, at.channels, NORM_BLOCK):
-                all_c = first + tl.arange(0, NORM_BLOCK)
-                mask = inside_R1 & (all_c < at.channels)[None, :]
-                x_RC = tl.load(rows + all_c[None, :] * at.stride_C, mask=mask, other=0.0).to(tl.float32)
-                square_R += tl.sum(x_RC * x_RC, 1)
-            counts_R = (n < at.vectors) & (square_R < LARGEST_SQUARE)
-            mask = counts_R[:, None] & (c < at.channels)[None, :]
-            x_RC = tl.load(rows + c[None, :] * at.stride_C, mask=mask, other=0.0).to(tl.float32)
+        for first in range(0, at.vectors, ROWS):
+            n = first + tl.arange(0, ROWS)
+            x_RC, counts_R1 = _tile(y, at, squares_N, n, c)
             square_C += tl.sum(x_RC * x_RC, 0)
-            count += tl.sum(counts_R.to(tl.float32))
-            total += tl.sum(tl.where(counts_R, square_R, 0.0))
+            count += tl.sum(counts_R1.to(tl.float32))
+            square_R = tl.load(squares_N + n, mask=n < at.vectors, other=float("inf"))
+            total += tl.sum(tl.where(square_R < LARGEST_SQUARE, square_R, 0.0))
         _add(squares + c, square_C, c < at.channels)
         if block == 0:
             mean = total / (tl.maximum(count, 1.0) * at.channels)

@@ -95,11 +95,14 @@ class Bench:
         }
         return self.blueprint.delta(named, x)
 
-    def found(self, *, learns: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The same by the kernel."""
-        about = About(self.fault, self.scale, None, self.y.dtype)
-        out, kept = launch.forward(self.y, None, self.params, self.batch, self, about)
-        grad_y, grads, _ = launch.backward(self.grad, self.y, self.params, kept, self.batch, about, learns=learns)
+    def found(self, *, learns: bool = True, over: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same by the kernel; ``over`` writes over what it is given."""
+        about, y, grad = About(self.fault, self.scale, None, self.y.dtype), self.y.clone(), self.grad.clone()
+        out, kept = launch.forward(y, None, self.params, self.batch, self, about, may_write_over=over)
+        grad_y, grads, _ = launch.backward(
+            grad, y, self.params, kept, self.batch, about, learns=learns, may_write_over=over
+        )
+        assert [out.data_ptr() == y.data_ptr(), grad_y.data_ptr() == grad.data_ptr()] == [over, over]
         return out, grad_y, grads
 
     def faults(self) -> list[int]:
@@ -153,8 +156,19 @@ def test_positions_behind_the_channels():
         bench, last = Bench(name, "all"), Bench(name, "all")
         bench.y, bench.grad = (one.movedim(-1, 1).contiguous().movedim(1, -1) for one in (bench.y, bench.grad))
         assert bench.y.stride(-1) != 1
-        for found, expected in zip(bench.found(), last.found(), strict=True):
-            assert_close(found, expected.double(), torch.float32)
+        for over in (False, True):
+            for found, expected in zip(bench.found(over=over), last.found(), strict=True):
+                assert_close(found, expected.double(), torch.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", GRAFTS)
+def test_what_is_written_over_gets_the_bytes_of_a_new_tensor(name, case):
+    bench = Bench(name, case)
+    bench.y[..., bench.firsts[1]] = -0.0  # of the graft that has not begun to rise
+    for found, expected in zip(bench.found(over=True), bench.found(), strict=True):
+        assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+    assert not bench.fault.any()
 
 
 @pytest.mark.parametrize("case", ["apart", "single channels"])
@@ -164,15 +178,16 @@ def test_the_same_input_gives_the_same_bytes(name, case):
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("over", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("at", [0, -1])
 @pytest.mark.parametrize("case", ["apart", "single channels"])
 @pytest.mark.parametrize("name", GRAFTS)
-def test_a_graft_that_is_not_finite_is_the_identity_and_the_others_are_as_without_it(name, case, at, value):
+def test_a_graft_that_is_not_finite_is_the_identity_and_the_others_are_as_without_it(name, case, at, value, over):
     sound, faulty = Bench(name, case), Bench(name, case)
     sound.alpha[sound.batch.seeds[2]] = 0.0
     faulty.row(2)[at] = value
-    expected, found = sound.found(), faulty.found()
+    expected, found = sound.found(), faulty.found(over=over)
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
     assert faulty.faults() == [BIT if graft == 2 else 0 for graft in range(len(faulty.firsts))]
 
@@ -186,37 +201,39 @@ def test_a_graft_is_at_fault_before_it_rises(name):
     assert out.isfinite().all()
 
 
+@pytest.mark.parametrize("over", [False, True])
 @pytest.mark.parametrize("case", ["apart", "single channels"])
 @pytest.mark.parametrize("name", GRAFTS)
-def test_what_the_host_gave_is_not_the_grafts_fault(name, case):
+def test_what_the_host_gave_is_not_the_grafts_fault(name, case, over):
     bench, sound = Bench(name, case), Bench(name, case)
     bench.y[3, bench.firsts[2]] = float("inf")
-    (out, *_), (expected, *_) = bench.found(), sound.found()
+    (out, *_), (expected, *_) = bench.found(over=over), sound.found()
     assert torch.equal(out[:, bench.chunk(2)], bench.y[:, bench.chunk(2)])
     others = [channel for graft in (0, 1) for channel in range(*bench.chunk(graft).indices(99))]
     assert torch.equal(out[:, others], expected[:, others])
     assert not bench.fault.any()
 
 
-def test_a_gradient_that_a_graft_spoils_is_dropped_whole_and_one_of_the_host_is_kept():
+@pytest.mark.parametrize("over", [False, True])
+def test_a_gradient_that_a_graft_spoils_is_dropped_whole_and_one_of_the_host_is_kept(over):
     bench = Bench("affine")
     bench.row(2)[0] = 1e3  # the forward pass is finite
     bench.grad[0, 24] = torch.finfo(torch.float32).max / 10
-    _, grad_y, grads = bench.found()
+    _, grad_y, grads = bench.found(over=over)
     assert bench.faults() == [0, 0, BIT]
     assert torch.equal(grad_y[:, 24:32], bench.grad[:, 24:32])
     assert not grads[bench.batch.slots[2]].any()
     bench.fault[:], bench.scale = 0, torch.full((), 8.0, device=DEVICE)
-    _, grad_y, grads = bench.found()
+    _, grad_y, grads = bench.found(over=over)
     assert not bench.fault.any()
     assert torch.equal(grad_y[:, 24:32], bench.grad[:, 24:32])
     assert grads[bench.batch.slots[2], : bench.size].isinf().all()
     bench.scale.fill_(1.0)
-    _, _, grads = bench.found()
+    _, _, grads = bench.found(over=over)
     assert bench.faults() == [0, 0, BIT]
     assert not grads[bench.batch.slots[2]].any()
     bench.grad[0, 24], bench.fault[:] = float("inf"), 0
-    _, grad_y, grads = bench.found()
+    _, grad_y, grads = bench.found(over=over)
     assert not bench.fault.any()
     assert grad_y[0, 24].isinf()
     assert not grads[bench.batch.slots[2]].isfinite().all()
@@ -235,7 +252,9 @@ def test_grafts_that_read_the_input_give_what_their_twins_give(name, width, lead
 def test_autocast_multiplies_in_the_lower_precision(monkeypatch):
     monkeypatch.setenv("ESPER_KERNELS", "triton")
     kinds = []
-    monkeypatch.setattr(launch, "forward", lambda *args, of=launch.forward: kinds.append(args[-1].dot) or of(*args))
+    monkeypatch.setattr(
+        launch, "forward", lambda *args, of=launch.forward, **more: kinds.append(args[-1].dot) or of(*args, **more)
+    )
     place = planted(Planting(64, 2, 1), torch.device(DEVICE), torch.float32)
     y = torch.randn(3, 64, device=DEVICE)
     grow(place, y)

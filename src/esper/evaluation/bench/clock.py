@@ -46,7 +46,7 @@ def in_turns(calls: Mapping[str, Call], device: torch.device, block: int, repeat
 
 
 def graphed(call: Call) -> Call:
-    """A CUDA graph of a call, to be replayed."""
+    """A CUDA graph of a call, to be replayed; keeps the call, whose tensors the graph reads."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -56,7 +56,11 @@ def graphed(call: Call) -> Call:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
-    return graph.replay
+
+    def replay(_: Call = call) -> None:
+        graph.replay()
+
+    return replay
 
 
 def _on_cpu(call: Call, block: int) -> float:

@@ -42,11 +42,13 @@ class Planting(NamedTuple):
         return tuple(index * self.seeds // self.active for index in range(self.active))
 
 
-def plant(place: Place, seeds: Sequence[int], blueprint: str, settings: Mapping[str, Any]) -> None:
-    """Grafts at half their strength, none of them zero."""
+def plant(
+    place: Place, seeds: Sequence[int], blueprint: str, settings: Mapping[str, Any], *, lifecycle: int = 1
+) -> None:
+    """Grafts at half their strength, none of them zero; ``lifecycle`` is the first of their lifecycles' numbers."""
     for target in PATH:
         command = Command(place.layer_id, tuple(seeds), target, blueprint=blueprint, settings=dict(settings))
-        transition(place, command, birth=Birth(1, ramp_steps=1))
+        transition(place, command, birth=Birth(lifecycle, ramp_steps=1))
     place.state.alpha[list(seeds)] = 0.5
     with torch.no_grad():
         place.arena.slots.normal_(0, 0.1)
@@ -63,5 +65,6 @@ def planted(planting: Planting, device: torch.device, dtype: torch.dtype) -> Pla
 
 
 def grow(place: Place, y: Tensor, x: Tensor | None = None) -> Tensor:
-    """What all grafts make of an output, faults noted; ``x`` is what those read that do not read their own chunk."""
-    return place.arena.add_to(y, y if x is None else x, place.state, place.site.geometry, raises_faults=True)
+    """What all grafts make of a new output, faults noted; ``x`` is what those read that do not read their own chunk."""
+    read = y if x is None else x
+    return place.arena.add_to(y, read, place.state, place.site.geometry, raises_faults=True, may_write_over=True)

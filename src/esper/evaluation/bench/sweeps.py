@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from esper.evaluation.bench.clock import Call, Spread, graphed, in_turns
-from esper.evaluation.bench.grafts import call_of, passes
+from esper.evaluation.bench.grafts import HOST, added, call_of, passes
 from esper.evaluation.bench.planted import Planting, grow, planted
 from esper.evaluation.bench.section import Section, as_time, dtype_name
 from esper.kasmina.kernels.choice import VARIABLE
@@ -54,12 +54,14 @@ def _row(
     place = planted(planting, device, dtype)
     y, x = (torch.randn(rows, features, device=device, dtype=dtype) for features in (channels, inputs))
     into = torch.empty_like(y)
-    ours = call_of(partial(grow, place, x=x), place, y, both=True)
-    calls = {"ours": ours, "twin": _by_twin(ours), "copy": lambda: into.copy_(y)}
+    host, ours = (call_of(way, place, y, both=True) for way in (lambda y: y, partial(grow, place, x=x)))
+    calls = {HOST: host, "ours": ours, "twin": _by_twin(ours), "copy": lambda: into.copy_(y)}
     if device.type == "cuda":
         calls = {name: graphed(call) for name, call in calls.items()}
-    times = {name: Spread.of(series).middle for name, series in in_turns(calls, device, 10, repeats).items()}
-    floor = None if family in READING else times["copy"] * passes(planting, both=True) / 2
+    found = in_turns(calls, device, 10, repeats)
+    copies = Spread.of(found.pop("copy")).middle
+    times = {name: spread.middle for name, spread in added(found).items()}
+    floor = None if family in READING else copies * passes(planting, both=True) / 2
     return {
         "family": family,
         "rows": f"{rows:,}",

@@ -117,7 +117,7 @@ def _replayed(model: nn.Module, optimizer: torch.optim.Optimizer, differentiate:
         differentiate()
     grads: list[tuple[Tensor, Tensor | None]] = [(one, one.grad) for one in model.parameters()]
 
-    def step() -> None:
+    def step(_: Call = differentiate) -> None:  # it has the batch that the graph reads
         graph.replay()
         for parameter, grad in grads:
             parameter.grad = grad

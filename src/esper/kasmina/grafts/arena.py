@@ -118,14 +118,36 @@ class Arena(KeepsDtype):
         assert graft.slot is not None
         return self.slots_SN()[graft.slot, : graft.num_parameters]
 
-    def add_to(self, y: Tensor, x: Tensor, state: SeedState, geometry: Geometry, *, raises_faults: bool) -> Tensor:
-        """Host output ``y`` with all fossils and live grafts; ``x`` is what ``geometry`` reads."""
+    def add_to(
+        self,
+        y: Tensor,
+        x: Tensor,
+        state: SeedState,
+        geometry: Geometry,
+        *,
+        raises_faults: bool,
+        may_write_over: bool = False,
+    ) -> Tensor:
+        """Host output ``y`` with all fossils and live grafts; ``x`` is what ``geometry`` reads.
+
+        Args:
+            y, x, state, geometry, raises_faults, may_write_over: as of a group.
+        """
         groups = list(self._computed())
         is_read = raises_faults and any(not group.blueprint.reads_chunk for group, _ in groups)
         x_is_finite = finite_G(x.unsqueeze(0)) if is_read else None  # once, whoever reads it
         for group, slots_SN in groups:
             assert isinstance(group, Group)
-            y = group.add_to(y, x, slots_SN, state, geometry, x_is_finite, raises_faults=raises_faults)
+            y = group.add_to(
+                y,
+                x,
+                slots_SN,
+                state,
+                geometry,
+                x_is_finite,
+                raises_faults=raises_faults,
+                may_write_over=may_write_over,
+            )
         return y
 
     def colonies(self, state: SeedState) -> Iterator[tuple[Colony, Tensor]]:

@@ -28,6 +28,7 @@ from esper.kasmina.grafts.guard import (
 from esper.kasmina.kernels.grafts.family import Shape
 from esper.kasmina.kernels.grafts.layout import Spots
 from esper.kasmina.kernels.grafts.ops import Batch, grown, takes
+from esper.kasmina.kernels.grafts.owning import fewest_references
 from esper.kasmina.seeds.seed_state import SeedState
 
 _TRAINABLE = sorted(map(int, TRAINABLE))  # plain numbers, which a compiler can compare with a tensor
@@ -62,6 +63,8 @@ class Group(nn.Module):
         self.num_channels, self.covers_all = num_channels, grafts[0].channels == (0, num_channels)
         self._shape = Shape.of(blueprint, grafts[0].ports)
         self._spots: Spots | None = None
+        for is_view in (False, True):
+            fewest_references(is_view=is_view)
         columns = {
             "slots": [graft.slot for graft in grafts] if self.is_live else list(range(len(grafts))),
             "seeds": [graft.seeds[0] for graft in grafts],
@@ -84,6 +87,7 @@ class Group(nn.Module):
         x_is_finite: Tensor | None,
         *,
         raises_faults: bool,
+        may_write_over: bool = False,
     ) -> Tensor:
         """The host's output with what the grafts add.
 
@@ -95,6 +99,7 @@ class Group(nn.Module):
             geometry: of the place.
             x_is_finite: bool ``[1]``; needed where faults are raised by grafts that read ``x``.
             raises_faults: whether what is not finite is noted.
+            may_write_over: whether ``y`` is nobody else's, so that the output may have its memory.
         """
         reads_input = not self.blueprint.reads_chunk
 
@@ -107,7 +112,17 @@ class Group(nn.Module):
         if self._shape is None or self.watchers or is_apart or not takes(y, slots_SN):
             return plain(y, x, slots_SN)
         batch, read = self._batch(self._shape), x if reads_input else None
-        return grown(y, read, slots_SN, batch, state, plain, x_is_finite, raises_faults=raises_faults)
+        return grown(
+            y,
+            read,
+            slots_SN,
+            batch,
+            state,
+            plain,
+            x_is_finite,
+            raises_faults=raises_faults,
+            may_write_over=may_write_over,
+        )
 
     def _batch(self, shape: Shape) -> Batch:
         if self._spots is None or self._spots.first_T.device != self.slots.device:

@@ -36,6 +36,9 @@ MERGING = (
     "keep the adapters."
 )
 
+WRITES_NEW = frozenset((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+"""Classes whose output is a new tensor that their backward pass does not need: grafts may be written into it."""
+
 if TYPE_CHECKING:
     _Host = nn.Module
 else:
@@ -147,8 +150,15 @@ class Anchor(nn.Module):
                 new |= more
         return carry(y, new)
 
-    def serve(self, output: Any, x: Tensor | None) -> Any:
-        """A host's output with all that its places add."""
+    def serve(self, output: Any, x: Tensor | None, *, is_new: bool) -> Any:
+        """A host's output with all that its places add.
+
+        Args:
+            output: of the host.
+            x: what it reads.
+            is_new: whether the output is in memory of its own, which nobody else has yet, the backward pass neither.
+        """
+        is_new &= len(self.places) == 1
         for place in self:
             y = written_tensor(output, place.site.field)
             if y is None:
@@ -159,7 +169,7 @@ class Anchor(nn.Module):
                     f"{place.layer_id!r} returned a {kind} without a tensor that a graft could be added to."
                 )
             beside, y = carried_by(y), plain(y)
-            grown = place.serve(y, x)
+            grown = place.serve(y, x, is_new=is_new)
             if grown is not y:
                 output = with_tensor(output, place.site.field, carry(grown, beside))
         return output
@@ -230,7 +240,7 @@ class KasminaLayer(_Host):
             refuse_continuation((one for one in self.modules() if isinstance(one, Place)), kwargs)
         if not anchor.activity.is_on:
             output = super().forward(*args, **kwargs)
-            return anchor.serve(output, None) if anchor.senses and self.training else output
+            return anchor.serve(output, None, is_new=False) if anchor.senses and self.training else output
         x = first_tensor(self, args, kwargs)
         beside, x = carried_by(x), plain(x)
         for place in anchor.feeds:
@@ -239,11 +249,11 @@ class KasminaLayer(_Host):
         if anchor.colonies:
             anchor.begin_pass()
             try:
-                output = anchor.serve(super().forward(*args, **kwargs), x)
+                output = anchor.serve(super().forward(*args, **kwargs), x, is_new=False)
             finally:
                 anchor.end_pass()
         else:
-            output = anchor.serve(super().forward(*args, **kwargs), x)
+            output = anchor.serve(super().forward(*args, **kwargs), x, is_new=self.esper_base in WRITES_NEW)
         return anchor.reach(self, output, x, beside, args, kwargs) if anchor.limbs else output
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:

@@ -2,7 +2,8 @@
 
 Which grafts there are, how far they are blended in, how large the arena is: all of it is looked up when the operator
 runs, so no change of it makes torch trace the model again. The backward pass computes the grafts once more, with
-gradients, from what the host wrote and read, and hands that of their parameters to the arena.
+gradients, from what the host wrote and read, and hands that of their parameters to the arena. So the operator stands
+between the CUDA graphs of ``mode="reduce-overhead"`` and is in none of them.
 """
 
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def grown(place: int, y: Tensor, x: Tensor | None, learns: Tensor, *, senses: bo
     return result
 
 
-@torch.library.custom_op("esper::grow", mutates_args=())
+@torch.library.custom_op("esper::grow", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _grow(
     y: Tensor, x: Tensor | None, learns: Tensor | None, place: int, senses: bool, precision: torch.dtype | None
 ) -> Tensor:
@@ -56,7 +57,7 @@ def _grow(
     return result.clone() if result is y else result
 
 
-@torch.library.custom_op("esper::grow_backward", mutates_args=())
+@torch.library.custom_op("esper::grow_backward", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _grow_backward(
     grad: Tensor, y: Tensor, x: Tensor | None, place: int, senses: bool, precision: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor]:

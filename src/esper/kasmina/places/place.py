@@ -132,12 +132,13 @@ class Place(nn.Module):
         """Remember a span's input until its last module has run."""
         self._captured = x
 
-    def serve(self, y: Tensor, x: Tensor | None) -> Tensor:
+    def serve(self, y: Tensor, x: Tensor | None, *, is_new: bool) -> Tensor:
         """All that a place does in a forward pass: add grafts, let incubating ones watch, sense.
 
         Args:
             y: output of the host.
             x: its input, unless the place is a span, which has captured it.
+            is_new: whether nobody else has the memory of ``y``, so that grafts may be written into it.
 
         Returns:
             The output with all grafts.
@@ -150,7 +151,7 @@ class Place(nn.Module):
             if torch.compiler.is_compiling():
                 y = grown(self._number, y, x, self._learns, senses=self._senses)
             else:
-                y = self._grow(y, x)
+                y = self._grow(y, x, is_new=is_new)
         if self._senses and y.is_floating_point():
             self.telemetry.observe(y, self.site.geometry.output_axis)
         return y
@@ -215,8 +216,8 @@ class Place(nn.Module):
         grown = geometry.restore(colony.add_to(index, y_last, x_last, params_N, self.state, geometry, x_is_finite))
         return _like(grown, y)
 
-    def _grow(self, y: Tensor, x: Tensor | None) -> Tensor:
-        y, read = self._grown(y, x, senses=self._senses)
+    def _grow(self, y: Tensor, x: Tensor | None, *, is_new: bool) -> Tensor:
+        y, read = self._grown(y, x, senses=self._senses, is_new=is_new)
         if self._senses and self.incubation.is_active and y.requires_grad:
             seen = self.incubation.watch(read, self.site.geometry.channels_last(y))
             if seen:
@@ -268,7 +269,7 @@ class Place(nn.Module):
         if grad is not None:  # the loss depends on what the place wrote
             self.incubation.keep(seen, self.site.geometry.channels_last(grad))
 
-    def _grown(self, y: Tensor, x: Tensor | None, *, senses: bool) -> tuple[Tensor, Tensor]:
+    def _grown(self, y: Tensor, x: Tensor | None, *, senses: bool, is_new: bool = False) -> tuple[Tensor, Tensor]:
         """What the host wrote with all grafts, and what they read."""
         if y.is_nested:
             raise ConfigError(
@@ -279,7 +280,10 @@ class Place(nn.Module):
         y_last = geometry.channels_last(y)
         read = y_last if x is None or not self.ports.inputs else geometry.read(x, y_last)
         if self.is_growing:
-            grown = self.arena.add_to(y_last, read, self.state, geometry, raises_faults=senses)
+            may_write_over = is_new and not (read is y_last and self.incubation.is_active)
+            grown = self.arena.add_to(
+                y_last, read, self.state, geometry, raises_faults=senses, may_write_over=may_write_over
+            )
             y = _like(geometry.restore(grown), y)
         return y, read
 

@@ -1,7 +1,7 @@
 """The backward pass of grafts, in Triton; of those that read their own channels the hidden layer is computed anew.
 
 Each program sums gradients of parameters over its rows, and a second launch over the programs, in one order: the same
-bytes each time.
+bytes each time. Where few channels have grafts, what these have read was put aside, and ``grad_y`` may be ``grad``.
 """
 
 # M rows, J channels of a tile, I hidden features of a tile, K channels of a graft, H its hidden features, P programs,
@@ -16,6 +16,7 @@ from esper.kasmina.kernels.grafts.tile import (
     GLU,
     LOW_RANK,
     activated_again,
+    aside_at,
     base_of,
     channel_at,
     copy_again,
@@ -25,6 +26,7 @@ from esper.kasmina.kernels.grafts.tile import (
     lost_columns,
     not_finite,
     nothing_yet,
+    put_aside,
     row_at,
     sound,
     spoilt,
@@ -38,6 +40,9 @@ def backward(  # type: ignore[no-untyped-def]
     y,
     y_stride,
     grad_y,
+    grad_y_stride,
+    aside,
+    aside_stride,
     weights,
     weights_stride,
     slots,
@@ -56,6 +61,7 @@ def backward(  # type: ignore[no-untyped-def]
     programs,
     size,
     LEARNS: tl.constexpr,
+    WAS_PUT_ASIDE: tl.constexpr,
     FAMILY: tl.constexpr,
     K: tl.constexpr,
     H: tl.constexpr,
@@ -81,7 +87,7 @@ def backward(  # type: ignore[no-untyped-def]
             grad,
             grad_stride,
             grad_y,
-            y_stride,
+            grad_y_stride,
             first + grafts + gap,
             width + gap,
             program,
@@ -95,6 +101,7 @@ def backward(  # type: ignore[no-untyped-def]
     else:
         graft_J, within_J, is_there_J = graft_of(tile, grafts, K, PACK, CHANNELS)
         channel_J = channel_at(first, tile, graft_J, within_J, is_there_J, PACK, CHANNELS, ALIGNMENT)
+        aside_J = aside_at(graft_J, within_J, K)
         share_J = tl.load(shares + graft_J, mask=is_there_J, other=0.0)
         base_J = base_of(weights, weights_stride, slots, graft_J, is_there_J)
         SKIPPED: tl.constexpr = BEHIND if READS_INPUT else 0
@@ -141,9 +148,11 @@ def backward(  # type: ignore[no-untyped-def]
             before_MJ = grad_MJ.to(tl.float32)
             grad_b2_MJ += before_MJ
             if not READS_INPUT:
+                if aside is not None:
+                    put_aside(aside, aside_stride, grad_MJ, t, aside_J, is_there_J, rows, FLAT, ROWS)
                 y_M, _ = row_at(t, rows, y_stride, FLAT, ROWS)
-                at_MJ = y_M[:, None] + channel_J[None, :] * y_stride[2]
-                y_MJ = tl.load(y + at_MJ, mask=mask_MJ, other=0.0)
+                from_J = aside_J if WAS_PUT_ASIDE else channel_J
+                y_MJ = tl.load(y + y_M[:, None] + from_J[None, :] * y_stride[2], mask=mask_MJ, other=0.0)
             if FAMILY == AFFINE:
                 more_MJ = before_MJ * scale_J[None, :]
                 grad_scale_MJ += before_MJ * y_MJ.to(tl.float32)
@@ -198,11 +207,25 @@ def backward(  # type: ignore[no-untyped-def]
                 worst = largest(worst, summed_MJ, PACK)
                 if PACK > 1:
                     summed_MJ = tl.where((share_J != 0.0)[None, :], summed_MJ, before_MJ)
-                tl.store(grad_y + at_MJ, summed_MJ.to(grad_MJ.dtype), mask=mask_MJ)
-        if (PACK == 1) and not READS_INPUT:  # noqa: SIM102 - the outer one is decided when this is compiled
+                to_M, _ = row_at(t, rows, grad_y_stride, FLAT, ROWS)
+                at_MJ = grad_y + to_M[:, None] + channel_J[None, :] * grad_y_stride[2]
+                tl.store(at_MJ, summed_MJ.to(grad_MJ.dtype), mask=mask_MJ)
+        if (PACK == 1) and not READS_INPUT:
+            old, old_stride, old_J = (grad, grad_stride, channel_J) if aside is None else (aside, aside_stride, aside_J)
             if tl.max(share_J) == 0.0:
                 copy_again(
-                    grad, grad_stride, grad_y, y_stride, channel_J, is_there_J, program, programs, rows, FLAT, ROWS
+                    old,
+                    old_stride,
+                    old_J,
+                    grad_y,
+                    grad_y_stride,
+                    channel_J,
+                    is_there_J,
+                    program,
+                    programs,
+                    rows,
+                    FLAT,
+                    ROWS,
                 )
         grad_b2_J = share_J * tl.sum(grad_b2_MJ, 0)
         is_bad_J = not_finite(grad_b2_J) | (lost_columns(worst, grad.dtype.element_ty, CHANNELS) != 0)

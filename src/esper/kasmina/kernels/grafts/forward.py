@@ -1,7 +1,8 @@
 """The forward pass of grafts, in Triton: one pass over what the host wrote.
 
 Each program takes some rows of one tile of channels, or of channels that no graft writes, which it copies. A second
-launch, which mostly has nothing to do, looks whether a graft gave what is not finite, and takes it back.
+launch, which mostly has nothing to do, looks whether a graft gave what is not finite, and takes it back. Where few
+channels have grafts, ``out`` may be ``y``: then what these read is put aside, and nothing else is touched.
 """
 
 # M rows, J channels of a tile, I hidden features of a tile, K channels of a graft, H its hidden features
@@ -15,6 +16,7 @@ from esper.kasmina.kernels.grafts.tile import (
     GLU,
     LOW_RANK,
     activated,
+    aside_at,
     base_of,
     channel_at,
     copy_again,
@@ -23,6 +25,7 @@ from esper.kasmina.kernels.grafts.tile import (
     largest,
     lost_columns,
     nothing_yet,
+    put_aside,
     row_at,
     sound,
     spoilt,
@@ -35,6 +38,8 @@ def forward(  # type: ignore[no-untyped-def]
     y_stride,
     out,
     out_stride,
+    aside,
+    aside_stride,
     weights,
     weights_stride,
     slots,
@@ -94,6 +99,7 @@ def forward(  # type: ignore[no-untyped-def]
         else:
             seed_J = tl.load(seeds + graft_J, mask=is_there_J, other=0)
             share_J = tl.load(alpha + seed_J, mask=is_there_J, other=0.0)
+        aside_J = aside_at(graft_J, within_J, K)
         base_J = base_of(weights, weights_stride, slots, graft_J, is_there_J)
         worst = nothing_yet(ROWS, CHANNELS, PACK)
         if FAMILY == AFFINE:
@@ -128,6 +134,8 @@ def forward(  # type: ignore[no-untyped-def]
             to_M, _ = row_at(t, rows, out_stride, FLAT, ROWS)
             mask_MJ = is_row_M[:, None] & is_there_J[None, :]
             y_MJ = tl.load(y + from_M[:, None] + channel_J[None, :] * y_stride[2], mask=mask_MJ, other=0.0)
+            if aside is not None:
+                put_aside(aside, aside_stride, y_MJ, t, aside_J, is_there_J, rows, FLAT, ROWS)
             if FAMILY == AFFINE:
                 delta_MJ = y_MJ.to(tl.float32) * scale_J[None, :] + shift_J[None, :]
             else:
@@ -163,9 +171,12 @@ def forward(  # type: ignore[no-untyped-def]
                 grown_MJ = tl.where((share_J != 0.0)[None, :], grown_MJ, before_MJ)
             at_MJ = out + to_M[:, None] + channel_J[None, :] * out_stride[2]
             tl.store(at_MJ, grown_MJ.to(y_MJ.dtype), mask=mask_MJ)
-        if PACK == 1:  # noqa: SIM102 - the outer one is decided when this is compiled
+        if PACK == 1:
+            old, old_stride, old_J = (y, y_stride, channel_J) if aside is None else (aside, aside_stride, aside_J)
             if tl.max(share_J) == 0.0:
-                copy_again(y, y_stride, out, out_stride, channel_J, is_there_J, program, programs, rows, FLAT, ROWS)
+                copy_again(
+                    old, old_stride, old_J, out, out_stride, channel_J, is_there_J, program, programs, rows, FLAT, ROWS
+                )
         is_bad_J = lost_columns(worst, y.dtype.element_ty, CHANNELS) != 0
         if (FAMILY != AFFINE) & (PACK > 1):
             is_bad_I = lost_columns(worst_MI, DOT, HIDDEN)

@@ -1,7 +1,8 @@
 """Launches of the kernels of grafts: two for a forward pass, three for a backward pass.
 
 Grafts that read the place's input have their first matrices multiplied by torch, all in one product; the kernels begin
-behind it.
+behind it. Where few channels have grafts and a tensor is nobody else's, it is written over, and what was in those
+channels is put aside; else there is a new one.
 """
 
 # M rows, G grafts, N parameters of one graft, I hidden features of all grafts, S slots, B samples, P positions,
@@ -20,7 +21,7 @@ from esper.kasmina.kernels.grafts import settle
 from esper.kasmina.kernels.grafts.backward import backward as backward_kernel
 from esper.kasmina.kernels.grafts.backward import sum_gradients
 from esper.kasmina.kernels.grafts.forward import forward as forward_kernel
-from esper.kasmina.kernels.grafts.layout import GAP, Rows, Tiles, as_rows, beside, power_of_2
+from esper.kasmina.kernels.grafts.layout import GAP, Rows, Tiles, as_rows, beside, is_regular, power_of_2
 from esper.kasmina.kernels.grafts.ops import About, Batch, Seeds
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -41,17 +42,22 @@ class Launch:
         batch: the grafts.
         dot: dtype of products.
         is_backward: for the backward pass.
+        copies: whether channels that no graft writes are copied.
     """
 
-    def __init__(self, y_BPC: Tensor, batch: Batch, dot: torch.dtype, *, is_backward: bool) -> None:
+    def __init__(self, y_BPC: Tensor, batch: Batch, dot: torch.dtype, *, is_backward: bool, copies: bool) -> None:
         self.batch, self.dot = batch, dot
         self.cut = Tiles.of(batch.shape, dot.itemsize, is_backward=is_backward)
         self.rows = Rows.of(y_BPC, self.cut.rows)
         self.grafts = batch.spots.grafts
         self.tiles = -(-self.grafts // self.cut.pack)
-        self.columns = self.tiles + batch.spots.gaps
+        self.columns = self.tiles + (batch.spots.gaps if copies else 0)
         blocks = self.rows.batch * self.rows.blocks
         self.programs = max(1, min(blocks, self.cut.programs // self.tiles))
+
+    def aside(self, x: Tensor) -> Tensor:
+        """Of an output or its gradient, what is put aside, as the kernels walk over it: ``[B, P, G * K]``."""
+        return x.view(self.rows.batch, self.rows.positions, self.grafts * self.batch.shape.channels)
 
     def hidden_strides(self) -> tuple[int, int, int]:
         """Of the hidden features of all grafts, by sample, position and feature."""
@@ -97,8 +103,8 @@ class Launch:
 
 
 def forward(
-    y: Tensor, x: Tensor | None, slots_SN: Tensor, batch: Batch, state: Seeds, about: About
-) -> tuple[Tensor, list[Tensor]]:
+    y: Tensor, x: Tensor | None, slots_SN: Tensor, batch: Batch, state: Seeds, about: About, *, may_write_over: bool
+) -> tuple[Tensor, list[Tensor | None]]:
     """What the host wrote, with all grafts.
 
     Args:
@@ -108,24 +114,30 @@ def forward(
         batch: the grafts.
         state: of the place's seeds.
         about: the pass.
+        may_write_over: whether ``y`` may be written over, if that is cheaper.
 
     Returns:
-        The output, and what the backward pass needs: what was found of each graft, int32 ``[G]``, by how much it
-        counted, float32 ``[G]``, and hidden features, if the input was read.
+        The output, which has the memory of ``y`` if that was written over, and what the backward pass needs: what was
+        found of each graft, int32 ``[G]``, by how much it counted, float32 ``[G]``, hidden features, if the input was
+        read, and what was put aside, if anything was, ``[..., G * K]``.
     """
-    y, out = beside(y)
+    writes_over = may_write_over and is_regular(y)
+    y, out = (y, y.data) if writes_over else beside(y)
     y_BPC, out_BPC = as_rows(y), as_rows(out)
-    on = Launch(y_BPC, batch, about.dot, is_backward=False)
+    on = Launch(y_BPC, batch, about.dot, is_backward=False, copies=not writes_over)
+    aside = y.new_empty(*y.shape[:-1], on.grafts * batch.shape.channels) if writes_over else None
+    aside_BPC = y_BPC if aside is None else on.aside(aside)
     hidden = None if x is None else _hidden(x, slots_SN, batch, about.dot)
     flags = torch.empty(on.programs, on.grafts, dtype=torch.int32, device=y.device)
     found, shares = torch.empty_like(flags[0]), torch.empty_like(flags[0], dtype=torch.float32)
     alpha = state.alpha if batch.is_live else None
-    strides = y_BPC.stride(), out_BPC.stride()
     forward_kernel[(on.columns * on.programs,)](
         y_BPC,
-        strides[0],
+        y_BPC.stride(),
         out_BPC,
-        strides[1],
+        out_BPC.stride(),
+        aside,
+        aside_BPC.stride(),
         slots_SN,
         slots_SN.stride(0),
         batch.slots,
@@ -144,10 +156,10 @@ def forward(
         **on.constants(),
     )
     settle.settle_forward[(on.grafts,)](
-        y_BPC,
-        strides[0],
+        aside_BPC,
+        aside_BPC.stride(),
         out_BPC,
-        strides[1],
+        out_BPC.stride(),
         batch.spots.first_T,
         batch.seeds,
         alpha,
@@ -160,31 +172,54 @@ def forward(
         on.rows,
         on.grafts,
         on.programs,
+        WAS_PUT_ASIDE=writes_over,
         **on.about_settling(),
     )
-    return out, [found, shares] if hidden is None else [found, shares, hidden]
+    return out, [found, shares, hidden, aside]
 
 
 def backward(
-    grad: Tensor, read: Tensor, slots_SN: Tensor, kept: Sequence[Tensor], batch: Batch, about: About, *, learns: bool
+    grad: Tensor,
+    read: Tensor,
+    slots_SN: Tensor,
+    kept: Sequence[Tensor | None],
+    batch: Batch,
+    about: About,
+    *,
+    learns: bool,
+    may_write_over: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of what the host wrote, of the slots if these learn, and of the place's input if that was read.
 
     Args:
         grad: of what :func:`forward` gave.
-        read: what grafts have read: ``y``, or the place's input.
+        read: what grafts have read: ``y``, or the place's input; not needed where it was put aside.
         slots_SN: as there.
         kept: as it gave that.
         batch: the grafts.
         about: the pass.
         learns: whether gradients of the slots are asked for.
+        may_write_over: whether ``grad`` may be written over, if that is cheaper.
     """
     is_input, shape = batch.shape.inputs > 0, batch.shape
-    found, shares, hidden = kept[0], kept[1], kept[2] if is_input else None
-    y, grad_y = (grad.contiguous(),) * 2 if is_input else beside(read)
-    y_BPC, grad_y_BPC = as_rows(y), as_rows(grad_y)
-    grad_BPC, on = grad.reshape(y_BPC.shape), Launch(y_BPC, batch, about.dot, is_backward=True)
-    columns = on.tiles if is_input else on.columns  # the gradient of what no graft reads is as it was
+    found, shares, hidden, was_aside = kept
+    assert found is not None
+    writes_over = may_write_over and not is_input and is_regular(grad)
+    y = read if was_aside is None else was_aside
+    if is_input:  # the gradient of what no graft reads is as it was
+        grad = grad_y = y = grad.contiguous()
+    elif writes_over:
+        grad_y = grad.data
+    elif was_aside is None:
+        y, grad_y = beside(read)
+    else:
+        grad, grad_y = beside(grad)
+    grad_y_BPC = as_rows(grad_y)
+    on = Launch(grad_y_BPC, batch, about.dot, is_backward=True, copies=not (is_input or writes_over))
+    grad_BPC = grad.reshape(grad_y_BPC.shape)
+    y_BPC = y.reshape(grad_y_BPC.shape) if was_aside is None or is_input else on.aside(was_aside)
+    aside = grad.new_empty(*grad.shape[:-1], on.grafts * shape.channels) if writes_over else None
+    aside_BPC = grad_BPC if aside is None else on.aside(aside)
     skipped = shape.first_size if is_input else 0
     size = shape.num_parameters - skipped if learns else 0
     blocks = -(-size // BLOCK)
@@ -193,12 +228,15 @@ def backward(
     partial = torch.empty(on.programs, on.grafts, size, dtype=torch.float32, device=grad.device)
     grads_SN = torch.zeros_like(slots_SN) if learns else None
     grad_hidden = None if hidden is None else torch.empty_like(hidden)
-    backward_kernel[(columns * on.programs,)](
+    backward_kernel[(on.columns * on.programs,)](
         grad_BPC,
         grad_BPC.stride(),
         y_BPC,
         y_BPC.stride(),
         grad_y_BPC,
+        grad_y_BPC.stride(),
+        aside,
+        aside_BPC.stride(),
         slots_SN,
         slots_SN.stride(0),
         batch.slots,
@@ -213,10 +251,11 @@ def backward(
         on.rows,
         on.grafts,
         on.tiles,
-        columns,
+        on.columns,
         on.programs,
         size,
         LEARNS=learns,
+        WAS_PUT_ASIDE=was_aside is not None,
         **on.constants(),
     )
     if grads_SN is not None:
@@ -238,8 +277,8 @@ def backward(
     first = None if grad_hidden is None else _first_gradients(grad_hidden, read, batch, flags)
     keeps = torch.empty_like(found) if is_input else None
     settle.settle_backward[(on.grafts,)](
-        grad_BPC,
-        grad_BPC.stride(),
+        aside_BPC,
+        aside_BPC.stride(),
         None if is_input else grad_y_BPC,
         grad_y_BPC.stride(),
         batch.spots.first_T,
@@ -257,6 +296,7 @@ def backward(
         about.scale,
         keeps,
         SKIPPED=skipped,
+        WAS_PUT_ASIDE=writes_over,
         BLOCK=BLOCK,
         **on.about_settling(),
     )

@@ -19,6 +19,10 @@ PROGRAMS = 512
 
 LARGEST_ALIGNMENT = 16
 
+MOST_PUT_ASIDE = 2 / 3
+"""Share of the channels. Of a forward pass that puts aside what grafts read, each of these channels is moved over the
+bus three times, of any other each channel of the place twice; of a backward pass it is the same share."""
+
 
 class Tiles(NamedTuple):
     """How much of an output a program holds at a time; powers of two, as ``tl.dot`` takes them.
@@ -93,6 +97,10 @@ class Spots(NamedTuple):
     gaps: int
     alignment: int
 
+    def may_be_put_aside(self, width: int, num_channels: int) -> bool:
+        """Whether that moves fewer bytes than a new output, for grafts of one width."""
+        return self.grafts * width <= MOST_PUT_ASIDE * num_channels
+
     @classmethod
     def of(cls, firsts: Sequence[int], width: int, num_channels: int, device: torch.device) -> Self:
         """Of grafts of one width, by their first channels."""
@@ -119,11 +127,15 @@ def as_rows(y: Tensor) -> Tensor:
     return y_BPC.flatten(0, 1).unsqueeze(0) if is_even else y_BPC
 
 
+def is_regular(y: Tensor) -> bool:
+    """Whether :func:`as_rows` is a view of a tensor."""
+    return all(y.stride(axis) == y.shape[axis + 1] * y.stride(axis + 1) for axis in range(1, y.dim() - 2))
+
+
 def beside(y: Tensor) -> tuple[Tensor, Tensor]:
     """A tensor, as it is or contiguous, and an empty one like it; :func:`as_rows` is a view of both."""
-    empty, positions = torch.empty_like(y), range(1, y.dim() - 2)
-    is_even = all(y.stride(axis) == y.shape[axis + 1] * y.stride(axis + 1) for axis in positions)
-    if is_even and empty.stride() == y.stride():
+    empty = torch.empty_like(y)
+    if is_regular(y) and empty.stride() == y.stride():
         return y, empty
     y = y.contiguous()
     return y, torch.empty_like(y)

@@ -13,6 +13,7 @@ from esper.contracts.errors import ConfigError
 from esper.kasmina.kernels.choice import uses_triton
 from esper.kasmina.kernels.grafts.family import Shape
 from esper.kasmina.kernels.grafts.layout import Spots
+from esper.kasmina.kernels.grafts.owning import is_nobody_elses
 
 DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
@@ -47,6 +48,10 @@ class Batch(NamedTuple):
     seeds: Tensor
     is_live: bool
     bit: int
+
+    def may_be_put_aside(self, y: Tensor) -> bool:
+        """Whether their channels of an output, or of its gradient, are few enough for it to be written over."""
+        return self.spots.may_be_put_aside(self.shape.channels, y.shape[-1])
 
 
 class About(NamedTuple):
@@ -93,6 +98,7 @@ def grown(
     x_is_finite: Tensor | None,
     *,
     raises_faults: bool,
+    may_write_over: bool,
 ) -> Tensor:
     """What the host wrote, with all grafts of a batch.
 
@@ -105,11 +111,14 @@ def grown(
         twin: computes the gradients where these are to be differentiated once more.
         x_is_finite: bool ``[1]``; needed where faults are raised by grafts that read ``x``.
         raises_faults: whether what is not finite is noted.
+        may_write_over: whether ``y`` is nobody else's, so that the output may have its memory.
     """
     kind = y.device.type
     dot = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else y.dtype
     fault, scale = (state.fault, state.loss_scale) if raises_faults else (None, None)
-    result: Tensor = Grown.apply(y, x, slots_SN, batch, state, twin, About(fault, scale, x_is_finite, dot))
+    writes_over = may_write_over and batch.may_be_put_aside(y)
+    about = About(fault, scale, x_is_finite, dot)
+    result: Tensor = Grown.apply(y, x, slots_SN, batch, state, twin, about, writes_over)
     return result
 
 
@@ -118,26 +127,55 @@ class Grown(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, x: Tensor | None, slots_SN: Tensor, batch: Batch, state: Seeds, twin: Twin, about: About
+        ctx: Any,
+        y: Tensor,
+        x: Tensor | None,
+        slots_SN: Tensor,
+        batch: Batch,
+        state: Seeds,
+        twin: Twin,
+        about: About,
+        writes_over: bool,
     ) -> Tensor:
         from esper.kasmina.kernels.grafts import launch
 
-        out, kept = launch.forward(y, x, slots_SN, batch, state, about)
+        out, kept = launch.forward(y, x, slots_SN, batch, state, about, may_write_over=writes_over)
         ctx.save_for_backward(y, x, slots_SN, *kept)
         ctx.batch, ctx.about, ctx.twin = batch, about, twin
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        is_sole = is_nobody_elses(grads)
         from esper.kasmina.kernels.grafts import launch
 
         (grad,), (y, x, slots_SN, *kept) = grads, ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradients' own gradients are asked for
-            return *_differentiable(ctx.twin, y, x, slots_SN, grad), *[None] * 4
+            if kept[-1] is not None:
+                y = Restored.apply(y, kept[-1], ctx.batch)
+            return *_differentiable(ctx.twin, y, x, slots_SN, grad), *[None] * 5
         read, learns = y if x is None else x, ctx.needs_input_grad[2]
+        may_write_over = is_sole and ctx.batch.may_be_put_aside(grad)
         with torch.autocast(grad.device.type, enabled=False):
-            grad_y, grad_SN, grad_x = launch.backward(grad, read, slots_SN, kept, ctx.batch, ctx.about, learns=learns)
-        return grad_y, None if grad_x is None else grad_x.to(x.dtype), grad_SN, *[None] * 4
+            grad_y, grad_SN, grad_x = launch.backward(
+                grad, read, slots_SN, kept, ctx.batch, ctx.about, learns=learns, may_write_over=may_write_over
+            )
+        return grad_y, None if grad_x is None else grad_x.to(x.dtype), grad_SN, *[None] * 5
+
+
+class Restored(Function):
+    """What the host wrote, where it was written over: the output, what was put aside, and the grafts."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, aside: Tensor, batch: Batch) -> Tensor:
+        channels_GK = batch.spots.first_T[: batch.spots.grafts, None] + torch.arange(
+            batch.shape.channels, device=y.device
+        )
+        return y.index_copy(-1, channels_GK.flatten().long(), aside)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return *grads, None, None
 
 
 def _differentiable(twin: Twin, y: Tensor, x: Tensor | None, slots_SN: Tensor, grad: Tensor) -> list[Tensor | None]:

@@ -40,6 +40,7 @@ def _is_hosts(x, stride, channel, rows, K, FLAT: tl.constexpr, ROWS: tl.constexp
 def _write_back(  # type: ignore[no-untyped-def]
     before,
     before_stride,
+    origin,
     after,
     after_stride,
     channel,
@@ -50,7 +51,7 @@ def _write_back(  # type: ignore[no-untyped-def]
     CHANNELS: tl.constexpr,
 ):
     k = tl.arange(0, CHANNELS)
-    copy_again(before, before_stride, after, after_stride, channel + k, k < K, 0, 1, rows, FLAT, ROWS)
+    copy_again(before, before_stride, origin + k, after, after_stride, channel + k, k < K, 0, 1, rows, FLAT, ROWS)
 
 
 @triton.jit
@@ -77,6 +78,7 @@ def settle_forward(  # type: ignore[no-untyped-def]
     rows,
     grafts,
     notes,
+    WAS_PUT_ASIDE: tl.constexpr,
     K: tl.constexpr,
     BIT: tl.constexpr,
     NOTES: tl.constexpr,
@@ -92,10 +94,11 @@ def settle_forward(  # type: ignore[no-untyped-def]
         told = tl.where((state == _FIRST_TRAINS) | (state == _SECOND_TRAINS), TRAINS, 0)
     if _is_noted(flags, g, grafts, notes, NOTES) != 0:
         channel = tl.load(first + g)
-        is_hosts = _is_hosts(y, y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
+        origin = g * K if WAS_PUT_ASIDE else channel
+        is_hosts = _is_hosts(y, y_stride, origin, rows, K, FLAT, ROWS, CHANNELS)
         if x_is_finite is not None:
             is_hosts = tl.where(tl.load(x_is_finite) != 0, is_hosts, 1)
-        _write_back(y, y_stride, out, out_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
+        _write_back(y, y_stride, origin, out, out_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
         told, share = told | UNSOUND | tl.where(is_hosts != 0, HOSTS, 0), 0.0
         if fault is not None:  # noqa: SIM102 - decided when this is compiled
             if is_hosts == 0:
@@ -125,6 +128,7 @@ def settle_backward(  # type: ignore[no-untyped-def]
     scale,
     keeps,
     SKIPPED: tl.constexpr,
+    WAS_PUT_ASIDE: tl.constexpr,
     K: tl.constexpr,
     BIT: tl.constexpr,
     NOTES: tl.constexpr,
@@ -137,10 +141,11 @@ def settle_backward(  # type: ignore[no-untyped-def]
     is_kept = 1
     if (_is_noted(flags, g, grafts, notes, NOTES) != 0) & ((tl.load(found + g) & HOSTS) == 0):
         channel = tl.load(first + g)
-        if _is_hosts(grad, grad_stride, channel, rows, K, FLAT, ROWS, CHANNELS) == 0:
+        origin = g * K if WAS_PUT_ASIDE else channel
+        if _is_hosts(grad, grad_stride, origin, rows, K, FLAT, ROWS, CHANNELS) == 0:
             is_kept = 0
             if grad_y is not None:
-                _write_back(grad, grad_stride, grad_y, grad_y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
+                _write_back(grad, grad_stride, origin, grad_y, grad_y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
             instead, bit = 0.0, BIT
             if scale is not None:  # it may be at fault, and a gradient scaler is to see it
                 is_over = tl.load(scale) > 1.0

@@ -48,6 +48,21 @@ def channel_at(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def aside_at(graft_J, within_J, K: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Channels of a tile where those of all grafts are put aside, one graft after the other."""
+    return graft_J * K + within_J
+
+
+@triton.jit
+def put_aside(  # type: ignore[no-untyped-def]
+    aside, stride, x_MJ, t, aside_J, is_there_J, rows, FLAT: tl.constexpr, ROWS: tl.constexpr
+):
+    """What is about to be written over."""
+    at_M, is_row_M = row_at(t, rows, stride, FLAT, ROWS)
+    tl.store(aside + at_M[:, None] + aside_J[None, :], x_MJ, mask=is_row_M[:, None] & is_there_J[None, :])
+
+
+@triton.jit
 def base_of(weights, stride, slots, graft_J, is_there_J):  # type: ignore[no-untyped-def]
     """Where each graft's parameters begin."""
     return weights + tl.load(slots + graft_J, mask=is_there_J, other=0) * stride
@@ -173,9 +188,10 @@ def activated_again(grad_MI, pre_MI, value_MI, FAMILY: tl.constexpr, FAST: tl.co
 def copy_again(  # type: ignore[no-untyped-def]
     before,
     before_stride,
+    from_J,
     after,
     after_stride,
-    channel_J,
+    to_J,
     is_there_J,
     program,
     programs,
@@ -189,8 +205,8 @@ def copy_again(  # type: ignore[no-untyped-def]
         from_M, is_row_M = row_at(t, rows, before_stride, FLAT, ROWS)
         to_M, _ = row_at(t, rows, after_stride, FLAT, ROWS)
         mask = is_row_M[:, None] & is_there_J[None, :]
-        x = tl.load(before + from_M[:, None] + channel_J[None, :] * before_stride[2], mask=mask)
-        tl.store(after + to_M[:, None] + channel_J[None, :] * after_stride[2], x, mask=mask)
+        x = tl.load(before + from_M[:, None] + from_J[None, :] * before_stride[2], mask=mask)
+        tl.store(after + to_M[:, None] + to_J[None, :] * after_stride[2], x, mask=mask)
 
 
 @triton.jit
@@ -213,4 +229,17 @@ def copy_gap(  # type: ignore[no-untyped-def]
     j = tl.arange(0, GAP)
     channel_J = tl.multiple_of(tl.load(first), ALIGNMENT) + j
     is_there_J = j < tl.multiple_of(tl.load(width), ALIGNMENT)
-    copy_again(before, before_stride, after, after_stride, channel_J, is_there_J, program, programs, rows, FLAT, ROWS)
+    copy_again(
+        before,
+        before_stride,
+        channel_J,
+        after,
+        after_stride,
+        channel_J,
+        is_there_J,
+        program,
+        programs,
+        rows,
+        FLAT,
+        ROWS,
+    )

@@ -19,7 +19,8 @@ from esper.kasmina.kernels.telemetry.reference import GOLDEN_RATIO, LARGEST_NORM
 
 LARGEST_SQUARE = tl.constexpr(LARGEST_NORM**2)
 RATIO = tl.constexpr(GOLDEN_RATIO)
-CHANNEL_BLOCK, NORM_BLOCK, ROWS = 128, 256, 32
+CHANNEL_BLOCK, NORM_BYTES, ROWS = 128, 512, 32
+STAGES = tl.constexpr(4)  # tiles that are on their way from memory
 
 WIDE = 4096
 """Of so many channels every program takes all norms by itself: only a share of the passes does that, and a launch is
@@ -72,7 +73,7 @@ def look(
         IS_WIDE=at.channels > WIDE,
         ROWS=ROWS,
         BLOCK=CHANNEL_BLOCK,
-        NORM_BLOCK=NORM_BLOCK,
+        NORM_BLOCK=NORM_BYTES // y.itemsize,
     )
 
 
@@ -104,7 +105,7 @@ def feel(
         IS_WIDE=at.channels > WIDE,
         ROWS=ROWS,
         BLOCK=CHANNEL_BLOCK,
-        NORM_BLOCK=NORM_BLOCK,
+        NORM_BLOCK=NORM_BYTES // gradient.itemsize,
     )
 
 
@@ -121,7 +122,15 @@ def _squares(y_BPC: Tensor, at: Sampling, turn: Tensor, share: float | None, *, 
         return y_BPC.new_empty(at.vectors * triton.cdiv(at.channels, CHANNEL_BLOCK), dtype=torch.float32)
     squares_N = y_BPC.new_empty(at.vectors, dtype=torch.float32)
     _square[(triton.cdiv(at.vectors, ROWS),)](
-        y_BPC, at, squares_N, turn, after, _limit(share), ASKS=share is not None, ROWS=ROWS, BLOCK=NORM_BLOCK
+        y_BPC,
+        at,
+        squares_N,
+        turn,
+        after,
+        _limit(share),
+        ASKS=share is not None,
+        ROWS=ROWS,
+        BLOCK=NORM_BYTES // y_BPC.itemsize,
     )
     return squares_N
 
@@ -162,7 +171,7 @@ def _store_squares(y, at, squares_N, first_row, ROWS: tl.constexpr, BLOCK: tl.co
     n = first_row + tl.arange(0, ROWS)
     rows = y + _row(n, at)[:, None]
     square_R = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, at.channels, BLOCK):
+    for first in tl.range(0, at.channels, BLOCK, num_stages=STAGES):
         c = first + tl.arange(0, BLOCK)
         mask = (n < at.vectors)[:, None] & (c < at.channels)[None, :]
         x_RC = tl.load(rows + c[None, :] * at.stride_C, mask=mask, other=0.0).to(tl.float32)

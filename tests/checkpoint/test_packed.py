@@ -3,6 +3,8 @@
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,21 @@ def test_a_process_that_was_forked_off_reads_what_was_there_and_writes_what_is_r
     assert equal(mine.read(), tree())
 
 
+@contextmanager
+def linking() -> Iterator[list[str]]:
+    """Names of the files that were linked inside."""
+    linked, link = [], store.link
+
+    def watched(existing: Path, path: Path) -> bool:
+        if is_done := link(existing, path):
+            linked.append(path.name)
+        return is_done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "link", watched)
+        yield linked
+
+
 class TestInACheckpoint:
     """A part of a state that lies on disk goes into a checkpoint as a file, and is not read into memory."""
 
@@ -166,7 +183,7 @@ class TestInACheckpoint:
             spoilt[position] ^= 0x20
             (folder / "apart-1").write_bytes(spoilt)
             with pytest.raises(CheckpointError, match=re.escape(f"{folder} is damaged: ") + ".*load .*000001"):
-                store.read(tmp_path)
+                store.read(folder)
 
     @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
     def test_a_missing_or_empty_one_is_detected(self, tmp_path, spoil):
@@ -179,11 +196,11 @@ class TestInACheckpoint:
         older, newer = (store.write(tmp_path, {"part": Packed.of(tree(seed))}) for seed in (1, 2))
         (newer / "apart-1").write_bytes((older / "apart-1").read_bytes())
         with pytest.raises(CheckpointError, match="apart-1 does not match its digest"):
-            store.read(tmp_path)
+            store.read(newer)
 
 
 class TestWhatHasNotChanged:
-    """A part that the generation before has too is linked; tensors that a part holds are not written beside it."""
+    """A part that the generation before the last has too is linked; what a part holds is not written beside it."""
 
     @staticmethod
     def links(folder: Path) -> dict[str, int]:
@@ -192,32 +209,53 @@ class TestWhatHasNotChanged:
     def test_is_linked_under_whatever_name_it_has(self, tmp_path):
         stays, goes, comes = (Packed.of(tree(seed)) for seed in (1, 2, 3))
         store.write(tmp_path, [goes, stays])
-        folder = store.write(tmp_path, [stays, comes])
-        assert self.links(folder) == {"apart-1": 2, "apart-2": 1}
-        store.write(tmp_path, [comes])
-        assert self.links(folder) == {"apart-1": 1, "apart-2": 2}
+        store.write(tmp_path, [])
+        with linking() as linked:
+            folder = store.write(tmp_path, [stays, comes])
+        assert linked == ["apart-1"]
         assert [equal(part.read(), tree(seed)) for part, seed in zip(store.read(folder), (1, 3), strict=True)] == [
             True,
             True,
         ]
 
+    def test_two_generations_share_no_file(self, tmp_path):
+        part = Packed.of(tree())
+        with linking() as linked:
+            folders = [store.write(tmp_path, [part]) for _ in range(6)]
+        assert linked == ["apart-1"] * 4
+        kept = {(folder / "apart-1").stat().st_ino for folder in folders[-2:]}
+        assert len(kept) == 2
+        assert self.links(folders[-1]) == self.links(folders[-2]) == {"apart-1": 1}
+
     def test_is_linked_by_a_run_that_was_resumed(self, tmp_path):
-        store.write(tmp_path, [Packed.of(tree())])
-        assert self.links(store.write(tmp_path, store.read(tmp_path))) == {"apart-1": 2}
+        for _ in range(2):
+            store.write(tmp_path, [Packed.of(tree())])
+        with linking() as linked:
+            store.write(tmp_path, store.read(tmp_path))
+        assert linked == ["apart-1"]
 
     def test_what_was_replaced_is_written_anew(self, tmp_path):
         """The control; and the generation before keeps what it had."""
         part = Packed.of(tree(1))
+        store.write(tmp_path, [part])
         older = store.write(tmp_path, [part])
         part.write(tree(2))
-        assert self.links(store.write(tmp_path, [part])) == {"apart-1": 1}
+        with linking() as linked:
+            store.write(tmp_path, [part])
+        assert linked == []
         assert equal(store.read(older)[0].read(), tree(1))
 
-    def test_a_damaged_file_is_not_linked_where_that_shows(self, tmp_path):
+    @pytest.mark.parametrize(
+        "spoil", [lambda raw: raw[:-20], lambda raw: bytes([raw[0] ^ 1]) + raw[1:], lambda raw: b""]
+    )
+    def test_a_damaged_file_is_not_linked(self, tmp_path, spoil):
         part = Packed.of(tree())
         older = store.write(tmp_path, [part])
-        (older / "apart-1").write_bytes((older / "apart-1").read_bytes()[:-20])
         store.write(tmp_path, [part])
+        (older / "apart-1").write_bytes(spoil((older / "apart-1").read_bytes()))
+        with linking() as linked:
+            store.write(tmp_path, [part])
+        assert linked == []
         assert equal(store.read(tmp_path)[0].read(), tree())
 
     def test_is_copied_where_links_are_not_supported(self, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A checkpoint is written whole or not at all, and trusted only after its digests."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import esper.checkpoint.store as store
+from esper.checkpoint.manifest import FORMAT
 from esper.contracts.errors import CheckpointError
 from tests.tree_digest import tree_digest
 
@@ -106,7 +109,7 @@ def test_any_flipped_byte_of_any_file_is_detected(written, name, bit):
         spoilt[position] ^= bit
         (folder / name).write_bytes(spoilt)
         try:
-            store.read(folder.parent)
+            store.read(folder)
             messages.append(f"the flip at {position} was not seen")
         except CheckpointError as error:
             messages.append(str(error))
@@ -116,50 +119,79 @@ def test_any_flipped_byte_of_any_file_is_detected(written, name, bit):
     assert equal(store.read(folder.parent), tree(2))
 
 
+@pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged:UserWarning")
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file_is_detected_at_any_length(written, name):
     folder, files = written
     for length in range(len(files[name])):
         (folder / name).write_bytes(files[name][:length])
         with pytest.raises(CheckpointError, match=re.escape(f"{folder} is damaged")):
-            store.read(folder.parent)
+            store.read(folder)
+        assert equal(store.read(folder.parent), tree(1))
     (folder / name).write_bytes(files[name] + b"\0")
     with pytest.raises(CheckpointError, match="is damaged"):
-        store.read(folder.parent)
+        store.read(folder)
     (folder / name).write_bytes(files[name])
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_detected_and_the_whole_generation_named(tmp_path, name):
-    """The older generation is never taken in silence."""
+def test_the_generation_before_takes_the_place_of_a_damaged_one_and_is_told(tmp_path, name):
     older, newer = store.write(tmp_path, tree(1)), store.write(tmp_path, tree(2))
     (newer / name).unlink()
-    with pytest.raises(CheckpointError, match=re.escape(f"{newer} is damaged")) as refusal:
-        store.read(tmp_path)
-    assert str(refusal.value).endswith(f"load {older}.")
-    assert equal(store.read(older), tree(1))
+    with pytest.warns(UserWarning, match=re.escape(f"{newer} is damaged")) as told:
+        saved = store.read_saved(tmp_path)
+    assert str(told[0].message).endswith(f"In its place {older} is taken, which is older.")
+    assert saved.folder == older
+    assert equal(saved.state, tree(1))
+    with pytest.raises(CheckpointError, match=re.escape(str(newer))):
+        store.read(newer)  # what is named is taken or refused
 
 
 def test_files_of_another_generation_are_detected(tmp_path):
     older, newer = store.write(tmp_path, tree(1)), store.write(tmp_path, tree(2))
     shutil.copy(older / "tensors.safetensors", newer / "tensors.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.weight does not match its digest"):
+        store.read(newer)
+
+
+def test_where_all_generations_are_damaged_each_is_told(tmp_path):
+    folders = [store.write(tmp_path, tree(step)) for step in (1, 2)]
+    for folder in folders:
+        (folder / "tensors.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"Start anew\.") as refusal:
         store.read(tmp_path)
+    assert all(f"{folder} is damaged" in str(refusal.value) for folder in folders)
 
 
-def test_a_damaged_only_generation_says_to_start_anew(tmp_path):
-    folder = store.write(tmp_path, tree())
-    (folder / "tensors.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="Start anew"):
-        store.read(tmp_path)
+def test_what_is_on_the_disk_is_compared_with_what_was_to_be_written(tmp_path, monkeypatch):
+    store.write(tmp_path, tree(1))
+
+    def spoilt(tensors, path):
+        save_file(tensors, path)
+        raw = bytearray(path.read_bytes())
+        raw[-1] ^= 1
+        path.write_bytes(raw)
+
+    monkeypatch.setattr(store, "save_file", spoilt)
+    with pytest.raises(OSError, match="does not hold what was written"):
+        store.write(tmp_path, tree(2))
+    assert store.read(tmp_path)["step"] == 1
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_flush", "_bytes_digest"])
+def test_a_manifest_tells_dtypes_shapes_and_its_generation(tmp_path):
+    store.write(tmp_path, tree(1))
+    told = json.loads((store.write(tmp_path, tree(2)) / "manifest.json").read_bytes().splitlines()[0])
+    assert (told["format"], told["generation"]) == (FORMAT, 2)
+    assert told["tensors"][".alpha"] == ["bfloat16", []]
+    assert told["tensors"][".model.weight"] == ["float32", [3, 4]]
+
+
+@pytest.mark.parametrize("failing", ["save_file", "_flush", "_compare", "file_digest"])
 def test_a_write_that_fails_is_invisible_and_cleaned_up_by_the_next(tmp_path, failing):
     """Wherever it stops before the rename, the generations that there were are what a reader sees."""
     store.write(tmp_path, tree(1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, failing, lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(store, failing, lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             store.write(tmp_path, tree(2))
     assert store.read(tmp_path)["step"] == 1
@@ -182,11 +214,11 @@ def test_no_checkpoint_is_said_by_name(tmp_path, make):
 
 
 def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
+    store.write(tmp_path, tree())
     monkeypatch.setattr(store, "FORMAT", 99)
     store.write(tmp_path, tree())
-    monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=f"format 99; this version of Esper reads 6, 7, 8 and {store.FORMAT}"):
-        store.read(tmp_path)
+    with pytest.raises(CheckpointError, match=f"format 99; this version of Esper reads 6, 7, 8, 9 and {FORMAT}"):
+        store.read(tmp_path)  # what is there is not damaged: an older one is not taken
 
 
 @given(st.integers(0, 11), st.integers(0, 3))

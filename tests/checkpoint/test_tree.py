@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 
 import numpy as np
 import pytest
@@ -43,7 +43,12 @@ def arrays(draw):
     return np.asarray(np.arange(math.prod(shape)).reshape(shape) % 2, dtype=dtype)
 
 
+Pair = namedtuple("Pair", "one other")
+
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+scalars |= st.complex_numbers() | st.sampled_from(
+    [torch.float16, torch.device("cpu"), torch.Size((2, 3)), torch.Size()]
+)
 keys = st.text(max_size=4) | st.integers(-3, 3) | st.sampled_from(["a", "a.b", "b", "key", "0", ""]) | st.none()
 keys |= st.tuples(st.integers(0, 2), st.text(max_size=2)) | st.binary(max_size=3)
 trees = st.recursive(
@@ -52,7 +57,12 @@ trees = st.recursive(
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
         | st.dictionaries(keys, inner, max_size=4)
+        | st.dictionaries(keys, inner, max_size=4).map(OrderedDict)
+        | st.dictionaries(keys, inner, max_size=3).map(lambda items: defaultdict(list, items))
         | st.sets(st.integers(), max_size=3)
+        | st.frozensets(st.text(max_size=2), max_size=3)
+        | st.dictionaries(st.integers(), st.integers(1, 9), max_size=3).map(Counter)
+        | st.lists(inner, max_size=3).map(lambda items: deque(items, maxlen=3))
     ),
     max_leaves=12,
 )
@@ -66,12 +76,18 @@ def same(one, other) -> bool:
         return (one.dtype, one.shape) == (other.dtype, other.shape) and _bytes(one) == _bytes(other)
     if isinstance(one, np.ndarray):
         return (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
+    if isinstance(one, defaultdict) and one.default_factory is not other.default_factory:
+        return False
+    if isinstance(one, deque) and one.maxlen != other.maxlen:
+        return False
     if isinstance(one, dict):
         return same(list(one), list(other)) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
+    if isinstance(one, list | tuple | deque):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, float):
         return one == other or (math.isnan(one) and math.isnan(other))
+    if isinstance(one, complex):
+        return same([one.real, one.imag], [other.real, other.imag])
     return one == other
 
 
@@ -142,8 +158,9 @@ class Unknown:
 UNKNOWN = {
     "object": (Unknown(), "Unknown"),
     "function": (len, "builtin_function_or_method"),
-    "complex": (1j, "complex"),
-    "deque": (deque([1]), "deque"),
+    "named tuple": (Pair(1, 2), "Pair"),
+    "someone's dict": (type("Box", (dict,), {})(a=1), "Box"),
+    "someone's default": (defaultdict(lambda: 1), "defaultdict"),
     "jagged": (
         torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged),
         r"NestedTensor of torch\.float32 in torch\.jagged",
@@ -161,6 +178,42 @@ def test_what_cannot_be_stored_is_named_with_its_path(name):
     value, kind = UNKNOWN[name]
     with pytest.raises(CheckpointError, match=rf"^extra\.ema\.1\.decay is a {kind}.*cannot be stored"):
         flatten({"extra": {"ema": [0, {"decay": value}]}})
+
+
+HOSTILE = {
+    "absent tensor": {"tensor": "no"},
+    "absent part": {"apart": "no"},
+    "two kinds": {"tensor": "a", "list": []},
+    "no kind": {},
+    "unhashable key": {"dict": [[{"list": []}, 1]]},
+    "unhashable member": {"set": [{"list": []}]},
+    "no pairs": {"dict": [1]},
+    "text for a list": {"dict": "abc"},
+    "a class of a library": {"transformers": ["Trainer", {"dict": []}]},
+    "a function of torch": {"dtype": "load"},
+    "a device that is none": {"device": "moon:1"},
+    "a factory that is none": {"default": ["eval", []]},
+    "an index that is outside": {"sparse": [{"tensor": "i"}, {"tensor": "v"}, {"tuple": [2]}, True]},
+    "a shape that is negative": {"sparse": [{"tensor": "i"}, {"tensor": "v"}, {"tuple": [-2]}, True]},
+    "no base64": {"bytes": 3},
+    "a length that is negative": {"deque": [-1, []]},
+    "a bfloat16 array": {"array": "b"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_structure_that_esper_does_not_write_is_refused(name):
+    given = {"i": torch.tensor([[5]]), "v": torch.ones(1), "b": torch.ones(1, dtype=torch.bfloat16)}
+    with pytest.raises(CheckpointError, match="has a structure that Esper does not write"):
+        unflatten({"list": [HOSTILE[name]]}, given)
+
+
+def test_a_structure_that_is_too_deep_is_refused():
+    structure = 1
+    for _ in range(100_000):
+        structure = {"list": [structure]}
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        unflatten(structure, {})
 
 
 def test_a_newer_kind_of_value_is_an_error_not_a_default():

@@ -10,6 +10,7 @@ from torch import nn
 import esper
 from benchmarks.rollout_kit.migration import kills, trial
 from esper.checkpoint import store
+from esper.checkpoint.digests import file_digest_in_a_row
 from esper.cli.main import DONE, WRONG_INPUT, main
 from esper.contracts.errors import CheckpointError, ConfigError
 from esper.contracts.lifecycle import State
@@ -177,7 +178,7 @@ def test_the_command_migrates_beside_the_file_or_into_a_folder(old, tmp_path, ca
     assert main(["migrate", str(path)]) == DONE
     assert "nothing to do" in capsys.readouterr().out
     for output in (tmp_path / "model.migrated", tmp_path / "there" / "model.migrated"):
-        assert store.read(output)["source"] == store.file_digest(path)
+        assert store.read(output)["source"] == file_digest_in_a_row(path)
 
 
 @pytest.mark.parametrize(

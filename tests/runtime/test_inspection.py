@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from esper.checkpoint.digests import bytes_digest
-from esper.checkpoint.store import FORMAT
+from esper.checkpoint.manifest import FORMAT
 from esper.cli.main import main
 from esper.contracts.errors import ConfigError
 from esper.runtime.inspection import inspect

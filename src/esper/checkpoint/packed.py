@@ -13,13 +13,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from esper.checkpoint.digests import DIGEST_BYTES, Raw, bytes_digest, raw_bytes, raw_digest
+from esper.checkpoint.digests import DIGEST_BYTES, Raw, bytes_digest, in_threads, raw_bytes, raw_digest
 from esper.checkpoint.tree import Apart, flatten, unflatten
 from esper.contracts.errors import CheckpointError
 
@@ -96,8 +96,7 @@ class Packed(Apart):
             OSError, ValueError: if one is not.
         """
         view = self._mapped()
-        for _ in _checked(view, _listed(view)[1]):
-            pass
+        _check(view, _listed(view)[1])
 
     def digests(self) -> dict[str, str]:
         """Name of every tensor, by its digest.
@@ -106,7 +105,7 @@ class Packed(Apart):
             CheckpointError: if the list of tensors is not what was written.
         """
         with _damage_told():
-            return {expected: name for name, (*_, expected) in _listed(self._mapped())[1].items()}
+            return {entry.digest: name for name, entry in _listed(self._mapped())[1].items()}
 
     def tensors(self, wanted: dict[str, str]) -> dict[str, Tensor]:
         """Some of the tensors under other names, each in memory of its own.
@@ -168,32 +167,66 @@ def _write(file: IO[bytes], structure: Any, tensors: dict[str, Tensor]) -> None:
     file.flush()
 
 
-def _listed(view: memoryview) -> tuple[Any, dict[str, Any]]:
-    """The structure, and what is told of the tensors."""
+def _listed(view: memoryview) -> tuple[Any, dict[str, "_Entry"]]:
+    """The structure, and what is told of the tensors, which lie one after the other."""
     end = len(view) - LENGTH_BYTES - DIGEST_BYTES
     begin = end - int.from_bytes(view[end + DIGEST_BYTES :], "little")
     if begin < 0 or bytes_digest(bytes(view[begin:end])) != bytes(view[end : end + DIGEST_BYTES]):
         raise ValueError("its list of tensors does not match its digest")
-    listed = json.loads(bytes(view[begin:end]))
-    size = sum(math.prod(shape) * getattr(torch, dtype).itemsize for dtype, shape, *_ in listed["tensors"].values())
-    if size != begin:
-        raise ValueError(f"it has {begin} bytes of tensors, not {size}")
-    return listed["structure"], listed["tensors"]
+    try:
+        listed = json.loads(bytes(view[begin:end]))
+        structure, entries = listed["structure"], {name: _Entry.of(*one) for name, one in listed["tensors"].items()}
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(f"its list of tensors is none that Esper writes: {error!r}") from error
+    at = 0
+    for name, entry in entries.items():
+        if entry.begin != at:
+            raise ValueError(f"{name.lstrip('.')} does not begin where the one before it ends")
+        at += entry.size
+    if at != begin:
+        raise ValueError(f"it has {begin} bytes of tensors, not {at}")
+    return structure, entries
 
 
-def _read(view: memoryview, entries: dict[str, Any]) -> dict[str, Tensor]:
+class _Entry(NamedTuple):
+    """Of a tensor."""
+
+    dtype: torch.dtype
+    shape: list[int]
+    begin: int
+    digest: str
+
+    @classmethod
+    def of(cls, dtype_name: str, shape: list[int], begin: int, digest: str) -> Self:
+        dtype = getattr(torch, dtype_name)
+        if not isinstance(dtype, torch.dtype) or not all(type(one) is int and one >= 0 for one in shape):
+            raise ValueError(f"a tensor of {dtype_name} and shape {shape} is none")
+        return cls(dtype, shape, begin, digest)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _read(view: memoryview, entries: dict[str, _Entry]) -> dict[str, Tensor]:
+    _check(view, entries)
     tensors = {}
-    for name, dtype, shape, raw in _checked(view, entries):
-        tensors[name] = torch.empty(shape, dtype=dtype)
-        raw_bytes(tensors[name])[:] = raw
+    for name, entry in entries.items():
+        tensors[name] = torch.empty(entry.shape, dtype=entry.dtype)
+        raw_bytes(tensors[name])[:] = _raw(view, entry)
     return tensors
 
 
-def _checked(view: memoryview, entries: dict[str, Any]) -> Iterator[tuple[str, torch.dtype, list[int], Raw]]:
-    """Name, dtype, shape and bytes of every tensor, compared with its digest."""
-    for name, (dtype_name, shape, begin, expected) in entries.items():
-        dtype = getattr(torch, dtype_name)
-        raw = np.frombuffer(view[begin : begin + math.prod(shape) * dtype.itemsize], np.uint8)
-        if raw_digest(dtype, shape, raw) != expected:
+def _check(view: memoryview, entries: dict[str, _Entry]) -> None:
+    """Compare the bytes of every tensor with its digest."""
+
+    def is_whole(entry: _Entry) -> bool:
+        return raw_digest(entry.dtype, entry.shape, _raw(view, entry)) == entry.digest
+
+    for name, whole in zip(entries, in_threads(is_whole, entries.values()), strict=True):
+        if not whole:
             raise ValueError(f"{name.lstrip('.')} does not match its digest")
-        yield name, dtype, shape, raw
+
+
+def _raw(view: memoryview, entry: _Entry) -> Raw:
+    return np.frombuffer(view[entry.begin : entry.begin + entry.size], np.uint8)

@@ -1,40 +1,48 @@
 """One checkpoint directory: up to two generations, each written whole or not at all.
 
 A generation is a folder ``<number>`` with ``tensors.safetensors``, a file of each part of the state that lies on disk
-already, and ``manifest.json``; the manifest is one line with the structure and digests of every tensor and of their
-files, and one with the digest of the first. A generation is written under another name, flushed, and renamed; a reader
-never sees a half one.
+already, and ``manifest.json`` (:mod:`esper.checkpoint.manifest`). It is written under another name, flushed, read back
+from the disk and compared with what was to be written, and renamed; a reader never sees a half one. What cannot be
+trusted is passed over for the generation before it.
 
-Nothing is written twice: a part that the generation before has too is a hard link to its file, where links are
-supported, and a tensor whose bytes are in one of the parts, or in another tensor, is only named.
+Little is written twice: a part that the generation before the last has too is a hard link to its file, where links are
+supported, so that the two generations that are kept share no byte; and a tensor whose bytes are in one of the parts, or
+in another tensor, is only named.
 """
 
-import hashlib
-import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from esper.checkpoint.digests import DIGEST_BYTES, digest
-from esper.checkpoint.digests import bytes_digest as _bytes_digest
+from esper.checkpoint.digests import digest, file_digest, file_digest_in_a_row, in_threads, raw_bytes
+from esper.checkpoint.manifest import FORMAT, NAME, TENSORS, DamageError, Manifest, regular
 from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError
 
-FORMAT = 9
-"""Of what is stored; raised by every change after which older versions cannot read it, or older checkpoints not fit."""
-
-READABLE = (6, 7, 8, 9)
-"""Formats that can be gone on from. In 6 every tensor is in the first file."""
-
-TENSORS = "tensors.safetensors"
-
 GENERATIONS = 2
+
+
+class Saved(NamedTuple):
+    """What was read.
+
+    Args:
+        state: the nested state.
+        format: in which it was written.
+        folder: of the generation.
+    """
+
+    state: Any
+    format: int
+    folder: Path
 
 
 def write(directory: Path, tree: Any) -> Path:
@@ -45,15 +53,16 @@ def write(directory: Path, tree: Any) -> Path:
 
     Raises:
         CheckpointError: if it holds what cannot be stored.
-        OSError: if it cannot be written; the generations that are there stay.
+        OSError: if it cannot be written, or what was written is not on the disk; the generations that are there stay.
     """
     apart: dict[str, Packed] = {}
     structure, tensors = flatten(tree, apart)
-    digests = {name: digest(tensor) for name, tensor in tensors.items()}
+    digests = dict(zip(tensors, in_threads(digest, tensors.values()), strict=True))
     elsewhere = _elsewhere(digests, apart)
-    directory.mkdir(parents=True, exist_ok=True)
+    _make(directory)
     existing = _generations(directory)
-    target = directory / f"{(int(existing[-1].name) if existing else 0) + 1:06d}"
+    generation = (int(existing[-1].name) if existing else 0) + 1
+    target = directory / f"{generation:06d}"
     unfinished = directory / f".{target.name}.{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -62,43 +71,36 @@ def write(directory: Path, tree: Any) -> Path:
         save_file(_unshared(own), unfinished / TENSORS)
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(f"{unfinished / TENSORS} cannot be written: {error}") from error
-    stored = _parts(existing[-1]) if existing else {}
+    stored, copied = _parts(existing[-2]) if len(existing) > 1 else {}, []
     for name, part in apart.items():
         key = part.seal, part.size_bytes
         if key not in stored or not link(stored[key], unfinished / name):
             part.copy_to(unfinished / name)
+            copied.append(name)
         stored[key] = unfinished / name
-    manifest = {
-        "format": FORMAT,
-        "structure": structure,
-        "digests": digests,
-        "elsewhere": elsewhere,
-        "file_digest": file_digest(unfinished / TENSORS),
-        "apart": {name: part.seal for name, part in apart.items()},
-    }
-    text = json.dumps(manifest).encode()
-    (unfinished / "manifest.json").write_bytes(text + b"\n" + _bytes_digest(text))
-    for file in (*unfinished.iterdir(), unfinished):
+    for file in unfinished.iterdir():
+        _flush(file, is_read_again=True)
+    _compare(unfinished, own, copied)
+    manifest = Manifest(
+        FORMAT,
+        structure,
+        digests,
+        file_digest(unfinished / TENSORS),
+        elsewhere,
+        {name: part.seal for name, part in apart.items()},
+        generation,
+        {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors.items()},
+    )
+    (unfinished / NAME).write_bytes(manifest.to_bytes())
+    for file in (unfinished / NAME, unfinished):
         _flush(file)
     unfinished.rename(target)
     _flush(directory)
-    for old in [*existing[: len(existing) + 1 - GENERATIONS], *directory.glob(".[0-9]*")]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in existing[: len(existing) + 1 - GENERATIONS]:
+        old.rename(directory / f".{old.name}.old")  # at once: half of one would pass for a generation
+    for leftover in directory.glob(".[0-9]*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     return target
-
-
-def newest(directory: Path) -> Path:
-    """The folder of a checkpoint directory's newest generation; that of a generation is its own.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
-    if (directory / "manifest.json").exists():
-        return directory
-    generations = _generations(directory)
-    if not generations:
-        raise CheckpointError(f"There is no checkpoint in {directory}.")
-    return generations[-1]
 
 
 def size_bytes(generation: Path) -> int:
@@ -107,60 +109,116 @@ def size_bytes(generation: Path) -> int:
 
 
 def read(directory: Path) -> Any:
-    """The state that :func:`read_versioned` gives, of whatever format."""
-    return read_versioned(directory)[0]
+    """The state that :func:`read_saved` gives, of whatever format."""
+    return read_saved(directory).state
 
 
-def read_versioned(directory: Path) -> tuple[Any, int]:
-    """The nested state of a checkpoint directory's newest generation, or of the generation that is named.
+def read_saved(directory: Path) -> Saved:
+    """A checkpoint directory's newest generation that is whole, or the generation that is named.
 
-    What was on disk when it was written is only checked, and stays there.
-
-    Returns:
-        The state, and the number of the format in which it was written.
+    What was on disk when it was written is only checked, and stays there. A warning tells of each damaged generation
+    that was passed over.
 
     Raises:
-        CheckpointError: if there is none, or any byte of it differs from what was written.
+        CheckpointError: if there is none, no byte of which differs from what was written; or the newest has a format
+            that this version does not read: an older one is never taken in its place.
     """
-    source = newest(directory)
+    *others, latest = _candidates(directory)
+    told = ""
+    for folder in (latest, *reversed(others)):
+        try:
+            saved = _read_generation(folder)
+        except (OSError, ValueError, SafetensorError) as error:
+            told += f"The checkpoint {folder} is damaged: {error}. "
+        else:
+            if told:
+                warnings.warn(f"{told}In its place {folder} is taken, which is older.", stacklevel=2)
+            return saved
+    raise CheckpointError(f"{told}{_remedy(directory, latest)}")
+
+
+def _read_generation(folder: Path) -> Saved:
+    """One that is whole.
+
+    Raises:
+        CheckpointError: if it has a format that this version does not read.
+        OSError, ValueError, SafetensorError: if it is damaged.
+    """
+    manifest = Manifest.read(folder)
+    apart = {name: Packed.at(regular(folder / name)) for name in manifest.apart}
+    for name, part in apart.items():
+        part.check()
+        if part.seal != manifest.apart[name]:
+            raise DamageError(f"{name} does not match its digest")
+    path, digested = regular(folder / TENSORS), file_digest if manifest.format >= 10 else file_digest_in_a_row
+    # cloned: where a file puts a tensor decides its alignment, and unaligned batches sum in another order
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    is_whole = digested(path) == manifest.file_digest
     try:
-        text, _, own_digest = (source / "manifest.json").read_bytes().rpartition(b"\n")
-        if _bytes_digest(text) != own_digest:
-            raise CheckpointError(_damaged(source, "the manifest does not match its digest"))
-        manifest = json.loads(text)
-        if manifest["format"] not in READABLE:
-            raise CheckpointError(
-                f"{source} has format {manifest['format']}; this version of Esper reads "
-                f"{', '.join(map(str, READABLE[:-1]))} and {FORMAT}. Go on with the version that wrote it, or start "
-                "anew."
-            )
-        # cloned: where a file puts a tensor decides its alignment, and unaligned batches sum in another order
-        tensors = {name: tensor.clone() for name, tensor in load_file(source / TENSORS).items()}
-        apart = {name: Packed.at(source / name) for name in manifest.get("apart", {})}
-        for name, part in apart.items():
-            part.check()
-            if part.seal != manifest["apart"][name]:
-                raise ValueError(f"{name} does not match its digest")
-        tensors |= _from_elsewhere(manifest.get("elsewhere", {}), tensors, apart)
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise CheckpointError(_damaged(source, str(error))) from error
-    for name in sorted(manifest["digests"].keys() | tensors.keys()):
-        if name not in tensors or digest(tensors[name]) != manifest["digests"].get(name):
-            raise CheckpointError(_damaged(source, f"{name.lstrip('.')} does not match its digest"))
-    if file_digest(source / TENSORS) != manifest["file_digest"]:  # a True that was 1 and now is 33
-        raise CheckpointError(_damaged(source, "tensors.safetensors does not match its digest"))
-    return unflatten(manifest["structure"], tensors, apart), manifest["format"]
+        tensors |= _from_elsewhere(manifest.elsewhere, tensors, apart)
+    except KeyError as error:
+        raise DamageError(f"there is no tensor {error}") from error
+    if not is_whole or tensors.keys() != manifest.digests.keys():
+        for name in sorted(manifest.digests.keys() | tensors.keys()):
+            if name not in tensors or digest(tensors[name]) != manifest.digests.get(name):
+                raise DamageError(f"{name.lstrip('.')} does not match its digest")
+        raise DamageError(f"{TENSORS} does not match its digest")  # a True that was 1 and now is 33
+    try:
+        return Saved(unflatten(manifest.structure, tensors, apart), manifest.format, folder)
+    except CheckpointError as error:
+        raise DamageError(str(error)) from error
+
+
+def _candidates(directory: Path) -> list[Path]:
+    """Generations, the newest last; of the folder of a generation, that one.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if (directory / NAME).exists():
+        return [directory]
+    if generations := _generations(directory):
+        return generations
+    raise CheckpointError(f"There is no checkpoint in {directory}.")
 
 
 def _generations(directory: Path) -> list[Path]:
-    found = (path for path in directory.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
+    found = (path for path in directory.glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
     return sorted(found, key=lambda path: int(path.name))
 
 
-def _damaged(source: Path, why: str) -> str:
-    others = [other.name for other in _generations(source.parent) if other != source]
-    remedy = f"Another generation may be whole: load {source.parent / others[-1]}." if others else "Start anew."
-    return f"The checkpoint {source} is damaged: {why}. {remedy}"
+def _remedy(directory: Path, latest: Path) -> str:
+    others = [other.name for other in _generations(latest.parent) if other != latest] if directory == latest else []
+    return f"Another generation may be whole: load {latest.parent / others[-1]}." if others else "Start anew."
+
+
+def _make(directory: Path) -> None:
+    """A folder, and that it is there, on the disk."""
+    absent = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in absent:
+        _flush(one.parent)
+
+
+def _compare(folder: Path, tensors: dict[str, Tensor], parts: Iterable[str]) -> None:
+    """Look whether the files hold what was to be written.
+
+    Raises:
+        OSError: if they do not.
+    """
+    try:
+        with safe_open(folder / TENSORS, "pt") as file:
+            different = [name for name, one in tensors.items() if not _is_same(file.get_tensor(name), one)]
+        for name in parts:
+            Packed.at(folder / name).check()
+    except (SafetensorError, ValueError) as error:
+        raise OSError(f"What was written to {folder} cannot be read back: {error}.") from error
+    if different:
+        raise OSError(f"{folder / TENSORS} does not hold what was written: {different[0].lstrip('.')} is another.")
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and bool((raw_bytes(one) == raw_bytes(other)).all())
 
 
 def _elsewhere(digests: dict[str, str], apart: dict[str, Packed]) -> dict[str, list[str]]:
@@ -190,11 +248,12 @@ def _from_elsewhere(
 
 
 def _parts(generation: Path) -> dict[tuple[str, int], Path]:
-    """Files of parts, by what they say that they hold, and how long they are."""
+    """Files of parts that are whole, by what they hold, and how long they are."""
     found: dict[tuple[str, int], Path] = {}
     for path in generation.glob("apart-*"):
-        if path.stat().st_size:  # what is empty cannot be mapped
-            part = Packed.at(path)
+        part = Packed.at(path)
+        with suppress(OSError, ValueError):
+            part.check()
             found[part.seal, part.size_bytes] = path
     return found
 
@@ -219,15 +278,12 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def file_digest(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES // 2)).hexdigest()
-
-
-def _flush(path: Path) -> None:
+def _flush(path: Path, *, is_read_again: bool = False) -> None:
+    """Wait until a file or a folder is on the disk; what is read again then comes from there, where the system can."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+        if is_read_again and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)

@@ -3,7 +3,8 @@
 import base64
 import copy
 import importlib
-from collections.abc import Mapping
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +27,15 @@ _OF_TRANSFORMERS = frozenset({"BatchEncoding", "BatchFeature"})
 """What its tokenizers and processors make: mappings that come back as what they are, by name from this list alone."""
 
 
+_MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "ordered", Counter: "counter"}
+_SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", torch.Size: "size", set: "set", frozenset: "frozenset"}
+_FACTORIES: dict[str, Callable[[], Any]] = {one.__name__: one for one in (dict, list, set, int, float, bool, str)}
+"""What a ``defaultdict`` may make, by name."""
+
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a structure that nobody has written by :func:`flatten` makes the reader raise."""
+
+
 class Apart:
     """A part of a nested state that is stored apart from it."""
 
@@ -34,8 +44,9 @@ def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[
     """Split a nested state into a JSON value and its tensors.
 
     Args:
-        tree: dicts with keys of any plain type, lists, tuples, sets, tensors (dense or sparse COO), numpy arrays and
-            scalars, numbers, strings, bytes, None, batches of transformers.
+        tree: dicts with keys of any plain type, those of ``collections``, lists, tuples, sets, tensors (dense or sparse
+            COO), numpy arrays and scalars, numbers, strings, bytes, dtypes, devices, None, batches of transformers.
+            Each comes back as what it is; numpy scalars become plain numbers, and a parameter a tensor.
         apart: takes the :class:`Apart` parts, by names; None refuses them.
 
     Returns:
@@ -73,17 +84,27 @@ class _Flattened:
             return {"bytes": base64.b64encode(value).decode()}
         if isinstance(value, Apart) and self._apart is not None:
             return {"apart": self._set_apart(value, self._apart)}
-        if isinstance(value, dict):
-            return {"dict": [[self.encode(k, f"{path}.key"), self.encode(v, f"{path}.{k}")] for k, v in value.items()]}
+        if type(value) in _MAPPINGS:
+            return {_MAPPINGS[type(value)]: self._items(value, path)}
+        if type(value) is defaultdict and (factory := _factory_name(value)) is not None:
+            return {"default": [factory, self._items(value, path)]}
         if _is_of_transformers(value):
             return {"transformers": [type(value).__name__, self.encode(dict(value), path)]}
-        if isinstance(value, list | tuple | set | frozenset):
-            kind = "list" if isinstance(value, list) else "tuple" if isinstance(value, tuple) else "set"
-            return {kind: [self.encode(item, f"{path}.{index}") for index, item in enumerate(value)]}
+        if type(value) in _SEQUENCES:
+            return {_SEQUENCES[type(value)]: [self.encode(item, f"{path}.{index}") for index, item in enumerate(value)]}
+        if type(value) is deque:
+            return {"deque": [value.maxlen, [self.encode(item, f"{path}.{index}") for index, item in enumerate(value)]]}
+        if type(value) is complex:
+            return {"complex": [value.real, value.imag]}
+        if isinstance(value, torch.dtype | torch.device):
+            return {type(value).__name__: str(value).removeprefix("torch.")}
         raise CheckpointError(
             f"{path.lstrip('.')} is a {_kind(value)}, which cannot be stored. A state_dict must hold tensors, dense or "
             "sparse (COO), numbers, strings and containers of them."
         )
+
+    def _items(self, value: Mapping[Any, Any], path: str) -> Json:
+        return [[self.encode(k, f"{path}.key"), self.encode(v, f"{path}.{k}")] for k, v in value.items()]
 
     def _store(self, tensor: Tensor, path: str) -> str:
         while path in self.tensors:  # {"a.b": x, "a": {"b": y}} has one path twice
@@ -99,47 +120,79 @@ class _Flattened:
         return name
 
 
-def unflatten(structure: Json, tensors: dict[str, Tensor], apart: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """Inverse of :func:`flatten`."""
-    if not isinstance(structure, dict):
-        return structure
-    ((kind, value),) = structure.items()
-    match kind:
-        case "tensor":
-            return tensors[value]
-        case "tensor_on":
-            return _on_device(tensors[value[1]], torch.device(value[0]))
-        case "sparse":
-            indices, values, shape, is_coalesced = (unflatten(part, tensors) for part in value)
-            return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=False)
-        case "array":
-            return tensors[value].numpy()
-        case "bytes":
-            return base64.b64decode(value)
-        case "dict":
-            return {unflatten(k, tensors): unflatten(v, tensors, apart) for k, v in value}
-        case "list":
-            return [unflatten(item, tensors, apart) for item in value]
-        case "tuple":
-            return tuple(unflatten(item, tensors, apart) for item in value)
-        case "set":
-            return {unflatten(item, tensors) for item in value}
-        case "apart":
-            return apart[value]
-        case "transformers" if value[0] in _OF_TRANSFORMERS:
-            return _class_of_transformers(value[0])(unflatten(value[1], tensors, apart))
-    raise CheckpointError(f"Unknown kind of value {kind!r}: the checkpoint was written by a newer version of Esper.")
+def unflatten(structure: Json, tensors: Mapping[str, Tensor], apart: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Inverse of :func:`flatten`.
+
+    Raises:
+        CheckpointError: if the structure is none that :func:`flatten` gives, or names what is not there.
+    """
+    try:
+        return _Unflattened(tensors, apart).decode(structure)
+    except RecursionError as error:
+        raise CheckpointError("The checkpoint is nested too deeply to be read.") from error
+    except _MISFITS as error:
+        raise CheckpointError(f"The checkpoint has a structure that Esper does not write: {error!r}.") from error
+
+
+class _Unflattened:
+    """Decodes a structure. It may come from anywhere: nothing of it is trusted."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], apart: Mapping[str, Any]) -> None:
+        self._tensors, self._apart = tensors, apart
+
+    def decode(self, structure: Json) -> Any:
+        if not isinstance(structure, dict):
+            return structure
+        ((kind, value),) = structure.items()
+        match kind:
+            case "tensor":
+                return self._tensors[value]
+            case "tensor_on":
+                return _on_device(self._tensors[value[1]], torch.device(value[0]))
+            case "sparse":
+                indices, values, shape, is_coalesced = map(self.decode, value)
+                return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=True)
+            case "array":
+                return self._tensors[value].numpy()
+            case "bytes":
+                return base64.b64decode(value)
+            case "complex":
+                return complex(*value)
+            case "dtype":
+                return _dtype(value)
+            case "device":
+                return torch.device(value)
+            case "dict" | "ordered" | "counter":
+                (make,) = (one for one, name in _MAPPINGS.items() if name == kind)
+                return make(self._items(value))
+            case "default":
+                return defaultdict(_FACTORIES[value[0]], self._items(value[1]))
+            case "list" | "tuple" | "size" | "set" | "frozenset":
+                (make,) = (one for one, name in _SEQUENCES.items() if name == kind)
+                return make([self.decode(item) for item in value])
+            case "deque":
+                return deque(map(self.decode, value[1]), value[0])
+            case "apart":
+                return self._apart[value]
+            case "transformers":
+                return _class_of_transformers(value[0])(self.decode(value[1]))
+        raise CheckpointError(
+            f"Unknown kind of value {kind!r}: the checkpoint was written by a newer version of Esper."
+        )
+
+    def _items(self, items: Json) -> dict[Any, Any]:
+        return {self.decode(k): self.decode(v) for k, v in items}
 
 
 def clone(tree: Any) -> Any:
     """A copy on the host that shares no memory with ``tree``."""
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
-    if isinstance(tree, dict):
-        return {key: clone(value) for key, value in tree.items()}
-    if isinstance(tree, list):
+    if type(tree) is dict or type(tree) is OrderedDict:
+        return type(tree)((key, clone(value)) for key, value in tree.items())
+    if type(tree) is list:
         return [clone(value) for value in tree]
-    if isinstance(tree, tuple):
+    if type(tree) is tuple:
         return tuple(clone(value) for value in tree)
     return copy.deepcopy(tree)
 
@@ -149,7 +202,20 @@ def _is_of_transformers(value: Any) -> bool:
     return kind.__name__ in _OF_TRANSFORMERS and kind.__module__.startswith("transformers.")
 
 
+def _factory_name(value: "defaultdict[Any, Any]") -> str | None:
+    return next((name for name, one in _FACTORIES.items() if one is value.default_factory), None)
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"torch.{name} is no dtype")
+    return found
+
+
 def _class_of_transformers(name: str) -> Any:
+    if name not in _OF_TRANSFORMERS:
+        raise ValueError(f"{name!r} is none of {', '.join(sorted(_OF_TRANSFORMERS))}")
     try:
         return getattr(importlib.import_module("transformers"), name)
     except ImportError as error:

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from esper.checkpoint import store
+from esper.checkpoint.digests import file_digest_in_a_row
 from esper.checkpoint.shape import check_shape
 from esper.contracts.errors import CheckpointError, ConfigError
 from esper.legacy.files import below, graft_of, read
@@ -106,7 +107,7 @@ def converted(source: Path) -> Migrated:
     Raises:
         CheckpointError: if it cannot be.
     """
-    digest = store.file_digest(source) if source.is_file() else ""  # before it is read, lest it change in between
+    digest = file_digest_in_a_row(source) if source.is_file() else ""  # before it is read, lest it change in between
     old, layers = read(source), {}
     for name, layer in old.layers.items():
         try:

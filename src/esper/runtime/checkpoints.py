@@ -79,7 +79,8 @@ class Checkpoints:
         Raises:
             CheckpointError: if there is none, or it is damaged.
         """
-        return upgraded(*store.read_versioned(path))
+        saved = store.read_saved(path)
+        return upgraded(saved.state, saved.format)
 
     def restore(self, state: Any) -> None:
         """Build everything, try what belongs to the caller, and only then take on what was built.

@@ -36,13 +36,17 @@ def inspect(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} {what}. Name the directory of a run, such as runs/digits-0, or of a checkpoint.")
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     try:
-        folder = store.newest(folder)
-        saved, format_ = store.read_versioned(folder)
-        state = upgraded(saved, format_)
+        saved = store.read_saved(folder)
+        state = upgraded(saved.state, saved.format)
         check_shape(state, SavedSession, "")
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
-    return {"checkpoint": str(folder), "format": format_, "bytes": store.size_bytes(folder), **_told(state)}
+    return {
+        "checkpoint": str(saved.folder),
+        "format": saved.format,
+        "bytes": store.size_bytes(saved.folder),
+        **_told(state),
+    }
 
 
 def _told(state: Any) -> dict[str, Any]:

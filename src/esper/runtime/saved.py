@@ -6,7 +6,6 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from esper.checkpoint.packed import Packed
-from esper.checkpoint.store import FORMAT
 from esper.contracts.reports import FieldReport
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.judging.weight_mean import WeightMean
@@ -261,7 +260,7 @@ class SavedSession(TypedDict):
 def upgraded(state: Any, format_: int) -> Any:
     """A checkpoint of an older format with what was not remembered then; any other as it is."""
     books, growth = (state.get(name) if isinstance(state, dict) else None for name in ("books", "growth"))
-    if format_ == FORMAT or not isinstance(books, dict) or not isinstance(growth, dict):
+    if format_ > 8 or not isinstance(books, dict) or not isinstance(growth, dict):
         return state
     if isinstance(growth.get("round"), dict):
         growth["round"] |= {"marks": {}, "twin_steps": None, "is_at_equal_steps": False, "run_curve": asdict(Curve())}

@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run browser servers test test-long test-trackers check lint format bench bench-gate regression ab flags rollout release docs screenshots clean
+.PHONY: help run browser servers test test-long test-faults test-trackers check lint format bench bench-gate regression ab flags rollout release docs screenshots clean
 
 # What is set in the caller's shell must not reach into our environment.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
@@ -45,6 +45,9 @@ test: $(READY) browser servers ## run the tests
 
 test-long: $(READY) ## run the tests that are marked long
 	$(PYTEST) -m long --timeout 1800 $(ARGS)
+
+test-faults: $(READY) ## crash, kill, damage and fuzz checkpoints many thousand times
+	ESPER_FAULTS=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/faults -n 2 --timeout 7200 $(ARGS)
 
 # Trackers ask for versions of libraries that others must not have: they get an environment of their own.
 test-trackers: ## run the tests of all trackers, in an environment of their own

@@ -119,7 +119,7 @@ def test_any_flipped_byte_of_any_file_is_detected(written, name, bit):
     assert equal(store.read(folder.parent), tree(2))
 
 
-@pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged:UserWarning")
+@pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged:RuntimeWarning")
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file_is_detected_at_any_length(written, name):
     folder, files = written
@@ -138,7 +138,7 @@ def test_a_truncated_file_is_detected_at_any_length(written, name):
 def test_the_generation_before_takes_the_place_of_a_damaged_one_and_is_told(tmp_path, name):
     older, newer = store.write(tmp_path, tree(1)), store.write(tmp_path, tree(2))
     (newer / name).unlink()
-    with pytest.warns(UserWarning, match=re.escape(f"{newer} is damaged")) as told:
+    with pytest.warns(RuntimeWarning, match=re.escape(f"{newer} is damaged")) as told:
         saved = store.read_saved(tmp_path)
     assert str(told[0].message).endswith(f"In its place {older} is taken, which is older.")
     assert saved.folder == older

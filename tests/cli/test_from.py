@@ -124,7 +124,7 @@ def test_a_stopped_run_needs_the_file_no_more(trained, grows, tmp_path, monkeypa
 
 
 def test_a_run_is_not_resumed_with_other_weights(went_on, capsys):
-    assert main(["run", "--resume", "last", "--output", str(went_on), "--from", "other.pt"]) == 2
+    assert main(["run", "--resume", "last", "--output", str(went_on), "--from", "other.safetensors"]) == 2
     assert "was started with weights " in capsys.readouterr().err
 
 
@@ -136,7 +136,7 @@ def net(inputs, classes):
 """
 
 
-def test_a_host_of_ones_own_begins_with_a_torch_state_dict(tmp_path, monkeypatch):
+def test_a_host_of_ones_own_begins_with_its_state_dict(tmp_path, monkeypatch):
     (tmp_path / "from_nets.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -145,8 +145,8 @@ def test_a_host_of_ones_own_begins_with_a_torch_state_dict(tmp_path, monkeypatch
 
     model = from_nets.net(64, 10)
     model[1].running_mean += 3
-    torch.save(model.state_dict(), "mine.pt")
-    line = ["run", "--host", "from_nets:net", "--from", "mine.pt", *BRIEF, "--output", "out"]
+    save_file(model.state_dict(), "mine.safetensors")
+    line = ["run", "--host", "from_nets:net", "--from", "mine.safetensors", *BRIEF, "--output", "out"]
     assert main(line) == 0
     kept = load_file("out/first_weights.safetensors")
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())

@@ -108,9 +108,9 @@ def test_paths_are_stored_absolute_for_a_run_that_is_resumed_elsewhere(tmp_path,
         "mnist1d": "mnist1d",
     }.items():
         assert parse(["run", "--data", data]).options.data == stored
-    assert parse(["run", "--from", "w.pt"]).options.weights == f"{tmp_path}/w.pt"
-    (tmp_path / "run.yaml").write_text("weights: ../w.pt")
-    assert parse(["run", "--config", "run.yaml"]).options.weights == f"{tmp_path.parent}/w.pt"
+    assert parse(["run", "--from", "w.safetensors"]).options.weights == f"{tmp_path}/w.safetensors"
+    (tmp_path / "run.yaml").write_text("weights: ../w.safetensors")
+    assert parse(["run", "--config", "run.yaml"]).options.weights == f"{tmp_path.parent}/w.safetensors"
 
 
 SETTINGS = """\
@@ -248,7 +248,7 @@ BAD_LINES = {
     "no seeds": (["run", "--seeds-per-layer", "0"], "growth: seeds_per_layer must be a whole number >= 1, not 0"),
     "unknown layers": (["run", "--layers", "0,enc*"], "'enc*' matches no module"),
     "no weights": (["run", "--from", "none.safetensors"], "--from: There is no file"),
-    "weights of another format": (["run", "--from", "w.npz"], "--from: Weights are read from .safetensors, .pt, .pth"),
+    "weights of another format": (["run", "--from", "w.npz"], "--from: Weights are read from .safetensors"),
     "weights without name": (["run", "--from", ""], "weights must be a name or path, not ''"),
     "no steps": (["run", "--steps-per-epoch", "0"], "steps_per_epoch must be at least 1, not 0"),
     "an option of the doctor": (["doctor", "--fast"], "no option '--fast'. Valid: --help"),

@@ -84,6 +84,8 @@ class Manifest:
                 f"{', '.join(map(str, READABLE[:-1]))} and {FORMAT}. Go on with the version that wrote it, or start "
                 "anew."
             )
+        if absent := [name for name in ("structure", "digests", "file_digest") if name not in told]:
+            raise DamageError(f"the manifest tells no {absent[0]}")
         return cls(**{name: told[name] for name in cls.__dataclass_fields__ if name in told})._checked()
 
     def _checked(self) -> Self:

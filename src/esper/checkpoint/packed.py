@@ -58,6 +58,13 @@ class Packed(Apart):
         packed._take(path.open("rb"))
         return packed
 
+    def held(self) -> Self:
+        """The state that is in now; one that takes its place later goes into another file."""
+        held = type(self).__new__(type(self))
+        held._folder = self._folder
+        held._take(os.fdopen(os.dup(self._file.fileno()), "rb"))
+        return held
+
     def write(self, tree: Any) -> None:
         """Put the state in, in place of one that is there.
 

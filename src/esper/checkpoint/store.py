@@ -45,18 +45,55 @@ class Saved(NamedTuple):
     folder: Path
 
 
+class Prepared(NamedTuple):
+    """A state that is to be written.
+
+    Args:
+        structure: as :func:`esper.checkpoint.tree.flatten` gives it; a copy of all that is no tensor.
+        tensors: by their names.
+        apart: parts that lie on disk, by the names of their files.
+    """
+
+    structure: Any
+    tensors: dict[str, Tensor]
+    apart: dict[str, Packed]
+
+    @classmethod
+    def of(cls, tree: Any) -> "Prepared":
+        """Of a nested state.
+
+        Raises:
+            CheckpointError: if it holds what cannot be stored.
+        """
+        apart: dict[str, Packed] = {}
+        structure, tensors = flatten(tree, apart)
+        return cls(structure, tensors, apart)
+
+    def held(self) -> "Prepared":
+        """A copy on the host, which stays as it is while the run goes on."""
+        copies = {name: tensor.to("cpu", copy=True) for name, tensor in self.tensors.items()}
+        return Prepared(self.structure, copies, {name: part.held() for name, part in self.apart.items()})
+
+
 def write(directory: Path, tree: Any) -> Path:
-    """Store a nested state as the newest generation of ``directory``.
+    """Store a nested state, as :func:`write_prepared` does.
+
+    Raises:
+        CheckpointError: if it holds what cannot be stored.
+    """
+    return write_prepared(directory, Prepared.of(tree))
+
+
+def write_prepared(directory: Path, prepared: Prepared) -> Path:
+    """Store a state as the newest generation of ``directory``.
 
     Returns:
         The generation's folder. Only the newest ``GENERATIONS`` are kept.
 
     Raises:
-        CheckpointError: if it holds what cannot be stored.
         OSError: if it cannot be written, or what was written is not on the disk; the generations that are there stay.
     """
-    apart: dict[str, Packed] = {}
-    structure, tensors = flatten(tree, apart)
+    structure, tensors, apart = prepared
     digests = dict(zip(tensors, in_threads(digest, tensors.values()), strict=True))
     elsewhere = _elsewhere(digests, apart)
     _make(directory)
@@ -132,7 +169,7 @@ def read_saved(directory: Path) -> Saved:
             told += f"The checkpoint {folder} is damaged: {error}. "
         else:
             if told:
-                warnings.warn(f"{told}In its place {folder} is taken, which is older.", stacklevel=2)
+                warnings.warn(f"{told}In its place {folder} is taken, which is older.", RuntimeWarning, stacklevel=2)
             return saved
     raise CheckpointError(f"{told}{_remedy(directory, latest)}")
 

@@ -6,7 +6,7 @@ import importlib
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,6 +38,10 @@ _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeErro
 
 class Apart:
     """A part of a nested state that is stored apart from it."""
+
+    def held(self) -> Self:
+        """The same part, which stays as it is now, whatever this one becomes."""
+        raise NotImplementedError
 
 
 def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[str, Tensor]]:

@@ -98,7 +98,7 @@ class Options:
     )
     weights: str | None = _option(
         None,
-        "file of trained weights with which the host begins, .safetensors or a torch state dict; give the data and "
+        "file of trained weights with which the host begins, a state dict as .safetensors; give the data and "
         "the seed that they were trained with, or they may have seen the held-out and test samples",
         "WEIGHTS",
         "random weights",

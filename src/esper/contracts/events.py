@@ -597,6 +597,7 @@ class CheckpointWritten:
         seconds: that it took.
         bytes: of its files, those that it shares with the one before among them.
         where: its folder, as seen from the run's directory if it lies there.
+        stall_seconds: for which the run waited: all of them, unless it was written in the background.
     """
 
     name: ClassVar[str] = "checkpoint"
@@ -605,6 +606,7 @@ class CheckpointWritten:
     seconds: float
     bytes: int
     where: str
+    stall_seconds: float
 
 
 EVENTS: dict[str, type[Event]] = {

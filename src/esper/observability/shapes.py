@@ -213,6 +213,7 @@ OPTIONAL: dict[str, dict[str, Shape]] = {
     "keep_look": {"ablation_gain": _number, "ablation_gain_se": _number, "confirm_p": _number},
     "emergency": {"layer_id": or_null(is_text), "lifecycle": or_null(is_whole)},
     "recovery": {"select_loss": _number, "select_loss_before_graft": _number},
+    "checkpoint": {"stall_seconds": is_number},
     "vitals": {
         "grafts": lambda value: isinstance(value, dict) and all(map(_live_grafts, value.values())),
         "bus": _bus,

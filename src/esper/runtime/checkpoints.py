@@ -1,9 +1,14 @@
 """Checkpoints of a session: what they hold, writing them on the way, and going on from one."""
 
+import os
 import time
-from contextlib import ExitStack
+import weakref
+from collections.abc import Iterator
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from esper.checkpoint import store
 from esper.checkpoint.shape import check_shape
@@ -23,6 +28,36 @@ UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, 
 """What a part of a checkpoint that does not fit may raise anywhere, the caller's objects among it."""
 
 
+_IN_BACKGROUND: "weakref.WeakSet[Checkpoints]" = weakref.WeakSet()
+
+
+def _wait_for_all() -> None:
+    for one in list(_IN_BACKGROUND):
+        one.wait()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait_for_all)
+
+
+class Pending(NamedTuple):
+    """A checkpoint that is being written in the background.
+
+    Args:
+        folder: of its generation, once it is written.
+        step: of the run.
+        begun: when, by ``time.perf_counter``.
+        stall_seconds: for which the run waited.
+        answered: ids of commands whose answers it holds.
+    """
+
+    folder: Future[Path]
+    step: int
+    begun: float
+    stall_seconds: float
+    answered: frozenset[str]
+
+
 class Checkpoints:
     """Writes and reads the checkpoints of a run.
 
@@ -33,27 +68,48 @@ class Checkpoints:
         loader: the caller's, or None.
         policy: the controller.
         directory: of the run; None writes none on the way.
+        in_background: whether those on the way are written from a copy, while the run goes on.
 
     Attributes:
         answered: ids of commands whose answers the newest checkpoint holds.
     """
 
     def __init__(
-        self, run: Run, growth: Growth, identity: Identity, loader: Any, policy: Any, directory: Path | None
+        self,
+        run: Run,
+        growth: Growth,
+        identity: Identity,
+        loader: Any,
+        policy: Any,
+        directory: Path | None,
+        *,
+        in_background: bool,
     ) -> None:
         self._run, self._growth, self._identity = run, growth, identity
         self._loader, self._policy, self._directory = loader, policy, directory
+        self._writer = ThreadPoolExecutor(1, "esper-checkpoints") if in_background else None
+        self._pending: Pending | None = None
         self.answered: frozenset[str] = frozenset()
+        if in_background:
+            _IN_BACKGROUND.add(self)
 
     def save(self, path: Path) -> Path:
         """Write one; the folder of the new generation."""
-        run, begun = self._run, time.perf_counter()
-        answered = frozenset(run.books.answers)
+        self.settle()
+        begun = time.perf_counter()
+        answered = frozenset(self._run.books.answers)
         folder = store.write(path, self._state())
-        self.answered = answered
-        seconds, size = round(time.perf_counter() - begun, 4), store.size_bytes(folder)
-        run.journal.write(CheckpointWritten(step=run.step, seconds=seconds, bytes=size, where=self._name(folder)))
+        seconds = time.perf_counter() - begun
+        self._tell(folder, self._run.step, seconds, seconds, answered)
         return folder
+
+    def _tell(self, folder: Path, step: int, seconds: float, stall: float, answered: frozenset[str]) -> None:
+        self.answered = answered
+        size, where = store.size_bytes(folder), self._name(folder)
+        written = CheckpointWritten(
+            step=step, seconds=round(seconds, 4), bytes=size, where=where, stall_seconds=round(stall, 4)
+        )
+        self._run.journal.write(written)
 
     def _name(self, folder: Path) -> str:
         """Of a checkpoint; within the run's directory as seen from there, for that may be moved."""
@@ -64,14 +120,47 @@ class Checkpoints:
         """One on the way. Where the disk is full the run goes on without, and tries again at the next one."""
         if self._directory is None:
             return
-        journal = self._run.journal
-        journal.save()  # a resumed run takes its bulky lines from there
+        self._run.journal.save()  # a resumed run takes its bulky lines from there
+        with self._telling_failures(self._run.step):
+            if self._writer is None:
+                self.save(self._directory / FOLDER)
+                self._run.journal.is_mended("checkpoint")
+                return
+        self.settle()
+        begun, answered = time.perf_counter(), frozenset(self._run.books.answers)
+        with self._telling_failures(self._run.step):
+            prepared = store.Prepared.of(self._state()).held()
+            stall = time.perf_counter() - begun
+            folder = self._writer.submit(store.write_prepared, self._directory / FOLDER, prepared)
+            self._pending = Pending(folder, self._run.step, begun, stall, answered)
+
+    def settle(self, *, waits: bool = True) -> None:
+        """Tell what became of the one that was written in the background.
+
+        Args:
+            waits: whether to wait for it; else nothing is told while it is being written.
+        """
+        pending = self._pending
+        if pending is None or not (waits or pending.folder.done()):
+            return
+        self._pending = None
+        with self._telling_failures(pending.step):
+            folder = pending.folder.result()
+            seconds = time.perf_counter() - pending.begun
+            self._tell(folder, pending.step, seconds, pending.stall_seconds, pending.answered)
+            self._run.journal.is_mended("checkpoint")
+
+    @contextmanager
+    def _telling_failures(self, step: int) -> Iterator[None]:
         try:
-            self.save(self._directory / FOLDER)
+            yield
         except OSError as error:
-            journal.warn("checkpoint", f"No checkpoint was written at step {self._run.step}: {error}.")
-        else:
-            journal.is_mended("checkpoint")
+            self._run.journal.warn("checkpoint", f"No checkpoint was written at step {step}: {error}.")
+
+    def wait(self) -> None:
+        """Until nothing is written in the background; a process that is forked off then takes no half-done work."""
+        if self._pending is not None:
+            futures.wait([self._pending.folder])
 
     def read(self, path: Path) -> Any:
         """One that is on disk, as :meth:`restore` takes it.
@@ -79,6 +168,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if there is none, or it is damaged.
         """
+        self.settle()
         saved = store.read_saved(path)
         return upgraded(saved.state, saved.format)
 

@@ -73,6 +73,8 @@ class Session:
         directory: where ``audit.jsonl``, ``metrics.jsonl`` and ``checkpoints/`` go, and on whose disk captured states
             of the run lie while they are not needed; None writes nothing, and keeps them in memory.
         checkpoint_steps: with ``directory``: checkpoint within arms every so many steps, besides every boundary.
+        saves_in_background: whether checkpoints on the way are written from a copy in host memory while the run goes
+            on; it waits only for the copy, and for the checkpoint before. :meth:`save` and the last one always wait.
         flops: whether FLOPs are counted. Without, :attr:`train_flops` and all FLOPs of logs and reports are 0; then
             ``compare="flops"`` and ``max_train_flops`` are refused.
         flags: feature flags of the model, from :func:`esper.flags.resolve`; None has none in play. Wrap the model with
@@ -114,6 +116,7 @@ class Session:
         policy: Policy | None = None,
         directory: str | Path | None = None,
         checkpoint_steps: int | None = None,
+        saves_in_background: bool = False,
         flops: bool = True,
         flags: Flags | None = None,
         on_event: Listener | Iterable[Listener] | None = None,
@@ -176,7 +179,15 @@ class Session:
             policy = policy or HeuristicPolicy(config)
             self._growth = Growth(self._run, policy, lambda: self._checkpoints.write(), checkpoint_steps)
             identity = Identity(self._run, policy, loader)
-            self._checkpoints = Checkpoints(self._run, self._growth, identity, loader, policy, self._directory)
+            self._checkpoints = Checkpoints(
+                self._run,
+                self._growth,
+                identity,
+                loader,
+                policy,
+                self._directory,
+                in_background=saves_in_background,
+            )
             undo.pop_all()
         growth = weakref.ref(self._growth)  # the optimizer's hooks may outlive this session
         trainer.remembers = lambda: (current := growth()) is not None and current.window is not None
@@ -329,6 +340,7 @@ class Session:
             run.is_finished = True  # only now: what was interrupted may be finished again
             run.given_up.detach()
             self._checkpoints.write()
+            self._checkpoints.settle()
 
     def submit(self, command: Command) -> Answer:
         """Carry out a command, or refuse it with a reason; never raises for a refusal.
@@ -533,6 +545,7 @@ class Session:
 
     def _end_step(self) -> None:
         """What may follow a step. Checkpoints only once all of it is done: a resumed run does not come here again."""
+        self._checkpoints.settle(waits=False)
         every, is_due = self._run.config.boundary_steps, self._growth.is_due
         is_of_boundary = self._growth.trials.is_due  # which is over then, all but this
         if is_due:

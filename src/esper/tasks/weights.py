@@ -1,9 +1,7 @@
 """Weights that a host begins with: read from a file, and put into it strictly."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +13,12 @@ from esper.contracts.errors import ConfigError
 Weights = Mapping[str, Tensor]
 """Tensors by their names in the host's state dict."""
 
-FORMATS = (".safetensors", ".pt", ".pth")
+FORMAT = ".safetensors"
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+CONVERT = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "save_file({k: v.clone() for k, v in torch.load(sys.argv[1], 'cpu', weights_only=True).items()}, sys.argv[2])"
+)
 NAMED = 3
 """So many tensors of a kind are named in a message, at most."""
 
@@ -24,41 +27,39 @@ GRAFT = "graft_"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a ``.pt`` or ``.pth`` file that holds a state dict.
-
-    Nothing in the file is executed.
+    """The tensors of a ``.safetensors`` file. Files of ``torch.save`` are pickles, which Esper reads from nowhere.
 
     Raises:
-        ConfigError: if there is no such file, it cannot be read, or holds anything but finite tensors by name.
+        ConfigError: if there is no such file, it cannot be read, is a pickle, or holds values that are not finite.
     """
     path = Path(path)
     if path.is_dir():
         usual = [path / name for name in ("weights.safetensors", "model/weights.safetensors")]
         told = next((f", {one}" for one in usual if one.is_file()), "")
         raise ConfigError(f"{path} is a folder: name the file of weights in it{told}.")
-    if path.suffix not in FORMATS:
-        raise ConfigError(f"Weights are read from {', '.join(FORMATS)}, not from {path.name!r}.")
+    if path.suffix in PICKLED:
+        raise ConfigError(
+            f"Weights are read from {FORMAT}, not from {path.name!r}: a pickle can run whatever is in it. If you trust "
+            f'the file: python -c "{CONVERT}" {path} {path.with_suffix(FORMAT)}'
+        )
+    if path.suffix != FORMAT:
+        raise ConfigError(f"Weights are read from {FORMAT}, not from {path.name!r}.")
     if not path.is_file():
         raise ConfigError(f"There is no file {path} to begin from.")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        loaded = load_file(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (SafetensorError, pickle.UnpicklingError, BadZipFile, EOFError, KeyError, RuntimeError, ValueError) as error:
+    except SafetensorError as error:
         told = " ".join(str(error).split("\n")[0].split())
         raise ConfigError(
-            f"{path} holds no weights that can be read: {told}. Save them by torch.save(model.state_dict(), PATH)."
+            f"{path} holds no weights that can be read: {told}. Save them by "
+            "safetensors.torch.save_file(model.state_dict(), PATH)."
         ) from error
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ConfigError(
-            f"{path} holds {_told(loaded)} instead of tensors by name. Save them by torch.save(model.state_dict(), "
-            "PATH)."
-        )
-    weights = {str(name): tensor.detach() for name, tensor in loaded.items()}
-    spoilt = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    spoilt = [name for name, tensor in loaded.items() if not torch.isfinite(tensor).all()]
     if spoilt:
         raise ConfigError(f"{path} holds values that are not finite: {_some(spoilt)}. Begin from weights before that.")
-    return weights
+    return loaded
 
 
 def put_weights(host: nn.Module, weights: Weights, source: str = "the weights") -> None:
@@ -98,10 +99,3 @@ def put_weights(host: nn.Module, weights: Weights, source: str = "the weights") 
 def _some(names: list[str]) -> str:
     shown = ", ".join(map(repr, names[:NAMED]))
     return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
-
-
-def _told(loaded: object) -> str:
-    if not isinstance(loaded, Mapping):
-        return f"a {type(loaded).__name__}"
-    others = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]
-    return f"more than tensors ({_some(others)})"

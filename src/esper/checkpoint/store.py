@@ -10,6 +10,8 @@ supported, so that the two generations that are kept share no byte; and a tensor
 in another tensor, is only named.
 """
 
+import json
+import mmap
 import os
 import shutil
 import warnings
@@ -18,11 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from esper.checkpoint.digests import digest, file_digest, file_digest_in_a_row, in_threads, raw_bytes
+from esper.checkpoint.digests import PIECE_BYTES, digest, file_digest, file_digest_in_a_row, in_threads, raw_bytes
 from esper.checkpoint.manifest import FORMAT, NAME, TENSORS, DamageError, Manifest, regular
 from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import flatten, unflatten
@@ -238,24 +241,32 @@ def _make(directory: Path) -> None:
 
 
 def _compare(folder: Path, tensors: dict[str, Tensor], parts: Iterable[str]) -> None:
-    """Look whether the files hold what was to be written.
+    """Look whether the files hold what was to be written, without a second copy of it in memory.
 
     Raises:
         OSError: if they do not.
     """
     try:
-        with safe_open(folder / TENSORS, "pt") as file:
-            different = [name for name, one in tensors.items() if not _is_same(file.get_tensor(name), one)]
+        with (folder / TENSORS).open("rb") as file:
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        begin = 8 + int.from_bytes(view[:8], "little")
+        entries = json.loads(bytes(view[8:begin]))
+        for name, tensor in tensors.items():
+            if not _is_same(tensor, entries[name], view[begin:]):
+                raise DamageError(f"{name.lstrip('.')} is another")
         for name in parts:
             Packed.at(folder / name).check()
-    except (SafetensorError, ValueError) as error:
-        raise OSError(f"What was written to {folder} cannot be read back: {error}.") from error
-    if different:
-        raise OSError(f"{folder / TENSORS} does not hold what was written: {different[0].lstrip('.')} is another.")
+    except (LookupError, ValueError) as error:
+        raise OSError(f"what was written to {folder} cannot be read back: {error}") from error
 
 
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and bool((raw_bytes(one) == raw_bytes(other)).all())
+def _is_same(tensor: Tensor, entry: dict[str, Any], view: memoryview) -> bool:
+    raw, (begin, end) = raw_bytes(tensor), entry["data_offsets"]
+    if entry["shape"] != list(tensor.shape) or end - begin != len(raw):
+        return False
+    stored = np.frombuffer(view[begin:end], np.uint8)
+    pieces = range(0, len(raw), PIECE_BYTES)
+    return all(np.array_equal(raw[at : at + PIECE_BYTES], stored[at : at + PIECE_BYTES]) for at in pieces)
 
 
 def _elsewhere(digests: dict[str, str], apart: dict[str, Packed]) -> dict[str, list[str]]:

@@ -44,18 +44,22 @@ class Pending(NamedTuple):
     """A checkpoint that is being written in the background.
 
     Args:
-        folder: of its generation, once it is written.
+        written: the folder of its generation, and when it was done.
         step: of the run.
         begun: when, by ``time.perf_counter``.
         stall_seconds: for which the run waited.
         answered: ids of commands whose answers it holds.
     """
 
-    folder: Future[Path]
+    written: Future[tuple[Path, float]]
     step: int
     begun: float
     stall_seconds: float
     answered: frozenset[str]
+
+
+def _written(path: Path, prepared: store.Prepared) -> tuple[Path, float]:
+    return store.write_prepared(path, prepared), time.perf_counter()
 
 
 class Checkpoints:
@@ -121,18 +125,20 @@ class Checkpoints:
         if self._directory is None:
             return
         self._run.journal.save()  # a resumed run takes its bulky lines from there
+        self.settle()
         with self._telling_failures(self._run.step):
             if self._writer is None:
                 self.save(self._directory / FOLDER)
                 self._run.journal.is_mended("checkpoint")
-                return
-        self.settle()
+            else:
+                self._pending = self._begin(self._writer, self._directory / FOLDER)
+
+    def _begin(self, writer: ThreadPoolExecutor, path: Path) -> Pending:
         begun, answered = time.perf_counter(), frozenset(self._run.books.answers)
-        with self._telling_failures(self._run.step):
-            prepared = store.Prepared.of(self._state()).held()
-            stall = time.perf_counter() - begun
-            folder = self._writer.submit(store.write_prepared, self._directory / FOLDER, prepared)
-            self._pending = Pending(folder, self._run.step, begun, stall, answered)
+        prepared = store.Prepared.of(self._state()).held()
+        stall = time.perf_counter() - begun
+        written = writer.submit(_written, path, prepared)
+        return Pending(written, self._run.step, begun, stall, answered)
 
     def settle(self, *, waits: bool = True) -> None:
         """Tell what became of the one that was written in the background.
@@ -141,13 +147,12 @@ class Checkpoints:
             waits: whether to wait for it; else nothing is told while it is being written.
         """
         pending = self._pending
-        if pending is None or not (waits or pending.folder.done()):
+        if pending is None or not (waits or pending.written.done()):
             return
         self._pending = None
         with self._telling_failures(pending.step):
-            folder = pending.folder.result()
-            seconds = time.perf_counter() - pending.begun
-            self._tell(folder, pending.step, seconds, pending.stall_seconds, pending.answered)
+            folder, done = pending.written.result()
+            self._tell(folder, pending.step, done - pending.begun, pending.stall_seconds, pending.answered)
             self._run.journal.is_mended("checkpoint")
 
     @contextmanager
@@ -160,7 +165,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Until nothing is written in the background; a process that is forked off then takes no half-done work."""
         if self._pending is not None:
-            futures.wait([self._pending.folder])
+            futures.wait([self._pending.written])
 
     def read(self, path: Path) -> Any:
         """One that is on disk, as :meth:`restore` takes it.

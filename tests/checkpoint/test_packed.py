@@ -258,6 +258,15 @@ class TestWhatHasNotChanged:
         assert linked == []
         assert equal(store.read(tmp_path)[0].read(), tree())
 
+    def test_a_folder_in_the_place_of_a_file_is_not_linked(self, tmp_path):
+        part = Packed.of(tree())
+        older = store.write(tmp_path, [part])
+        store.write(tmp_path, [part])
+        (older / "apart-1").unlink()
+        (older / "apart-1").mkdir()
+        store.write(tmp_path, [part])
+        assert equal(store.read(tmp_path)[0].read(), tree())
+
     def test_is_copied_where_links_are_not_supported(self, tmp_path, monkeypatch):
         def hardlink_to(path, target):
             raise PermissionError("Operation not permitted")

@@ -1,8 +1,11 @@
 """A checkpoint is written whole or not at all, and trusted only after its digests."""
 
+import errno
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,6 +181,57 @@ def test_what_is_on_the_disk_is_compared_with_what_was_to_be_written(tmp_path, m
     assert store.read(tmp_path)["step"] == 1
 
 
+def test_a_generation_that_was_passed_over_does_not_take_the_place_of_a_whole_one(tmp_path):
+    older, newer = store.write(tmp_path, tree(1)), store.write(tmp_path, tree(2))
+    (newer / "tensors.safetensors").write_bytes(b"")
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        store.read(tmp_path)
+    newest = store.write(tmp_path, tree(3))
+    assert sorted(tmp_path.iterdir()) == [older, newest]
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    store.write(tmp_path, tree(1))
+    newer = store.write(tmp_path, tree(2))
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(store, "file_digest", refused)
+    with pytest.raises(CheckpointError, match=re.escape(f"{newer} cannot be read: [Errno 13]")):
+        store.read(tmp_path)
+
+
+def test_what_is_whole_and_not_understood_is_not_passed_over(tmp_path, monkeypatch):
+    store.write(tmp_path, tree(1))
+    monkeypatch.setattr(store, "flatten", lambda *_: ({"matrix": []}, {}))
+    store.write(tmp_path, None)
+    with pytest.raises(CheckpointError, match=r"'matrix'.*newer version"):
+        store.read(tmp_path)
+
+
+def test_what_was_interrupted_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_compare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.write(tmp_path, tree(1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_pieces_are_digested_while_python_ends(tmp_path):
+    """Threads cannot be begun any more then, and what was begun in the background is still written."""
+    script = """
+import sys, threading, time
+from pathlib import Path
+import torch
+from concurrent.futures import ThreadPoolExecutor
+from esper.checkpoint import store
+state = {str(index): torch.randn(5_000_000) for index in range(4)}
+ThreadPoolExecutor(1).submit(lambda: (time.sleep(1), store.write(Path(sys.argv[1]), state)))
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert len(store.read(tmp_path)) == 4
+
+
 def test_a_manifest_tells_dtypes_shapes_and_its_generation(tmp_path):
     store.write(tmp_path, tree(1))
     told = json.loads((store.write(tmp_path, tree(2)) / "manifest.json").read_bytes().splitlines()[0])
@@ -231,7 +285,6 @@ def test_a_digest_sees_every_byte(element, byte):
 
 def test_without_the_digests_a_flipped_byte_would_be_trusted(tmp_path, monkeypatch):
     """Negative control: the format alone does not see it."""
-    monkeypatch.setattr(store, "digest", lambda tensor: "equal")
     monkeypatch.setattr(store, "file_digest", lambda path: "equal")
     folder = store.write(tmp_path, tree())
     raw = bytearray((folder / "tensors.safetensors").read_bytes())

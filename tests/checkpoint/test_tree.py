@@ -208,6 +208,13 @@ def test_a_structure_that_esper_does_not_write_is_refused(name):
         unflatten({"list": [HOSTILE[name]]}, given)
 
 
+def test_a_state_that_holds_itself_cannot_be_stored():
+    state: dict = {}
+    state["me"] = state
+    with pytest.raises(CheckpointError, match="holds itself"):
+        flatten(state)
+
+
 def test_a_structure_that_is_too_deep_is_refused():
     structure = 1
     for _ in range(100_000):

@@ -59,7 +59,7 @@ def file_digest(path: Path) -> str:
             file.seek(begin)
             return hashlib.sha256(file.read(PIECE_BYTES)).digest()
 
-    pieces = b"".join(in_threads(piece, range(0, size, PIECE_BYTES)))
+    pieces = b"".join(in_threads(piece, range(0, size, PIECE_BYTES), size))
     return hashlib.sha256(size.to_bytes(8, "little") + pieces).hexdigest()[:DIGEST_BYTES]
 
 
@@ -69,10 +69,20 @@ def file_digest_in_a_row(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES // 2)).hexdigest()
 
 
-def in_threads(call: Callable[[One], Other], items: Iterable[One]) -> list[Other]:
-    """What a call gives for each, in order; hashing leaves Python's lock to others."""
+def in_threads(call: Callable[[One], Other], items: Iterable[One], size_bytes: int) -> list[Other]:
+    """What a call that hashes gives for each, in order: hashing leaves Python's lock to others.
+
+    Args:
+        call: hashes one.
+        items: what is hashed.
+        size_bytes: of all of them; little is done faster than threads begin.
+    """
     given = list(items)
-    if len(given) < 2:
+    if len(given) < 2 or size_bytes < PIECE_BYTES:
         return [call(one) for one in given]
     with ThreadPoolExecutor(min(8, len(given), os.cpu_count() or 1)) as pool:
-        return list(pool.map(call, given))
+        try:
+            begun = [pool.submit(call, one) for one in given]
+        except RuntimeError:  # Python ends, and begins no threads any more
+            begun = None
+    return [call(one) for one in given] if begun is None else [one.result() for one in begun]

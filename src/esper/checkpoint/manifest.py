@@ -3,7 +3,7 @@
 import json
 import re
 import stat
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ TENSORS = "tensors.safetensors"
 PART = re.compile(r"apart-[1-9][0-9]*")
 """What the files of parts are called: nothing that could lead out of the folder."""
 
-MOST_BYTES = 2**30
+MOST_BYTES = 2**28
 """Of a manifest."""
 
 
@@ -55,7 +55,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Two lines: the manifest, and its digest."""
-        text = json.dumps(asdict(self)).encode()
+        text = json.dumps(vars(self)).encode()
         return text + b"\n" + bytes_digest(text)
 
     @classmethod
@@ -95,6 +95,8 @@ class Manifest:
             raise DamageError("the manifest does not tell digests")
         if strange := [name for name in self.apart if not PART.fullmatch(name)]:
             raise DamageError(f"{strange[0]!r} is no name of a part")
+        if not isinstance(self.tensors, dict) or (self.format >= 10 and self.tensors.keys() != self.digests.keys()):
+            raise DamageError("the manifest does not tell dtypes and shapes")
         files = {TENSORS, *self.apart}
         if not isinstance(self.elsewhere, dict) or not all(_is_place(one, files) for one in self.elsewhere.values()):
             raise DamageError("the manifest names a tensor in a file that is none of the generation's")

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.checkpoint.digests import DIGEST_BYTES, Raw, bytes_digest, in_threads, raw_bytes, raw_digest
-from esper.checkpoint.tree import Apart, flatten, unflatten
+from esper.checkpoint.digests import DIGEST_BYTES, PIECE_BYTES, Raw, bytes_digest, in_threads, raw_bytes, raw_digest
+from esper.checkpoint.tree import DTYPES, Apart, flatten, unflatten
 from esper.contracts.errors import CheckpointError
 
 LENGTH_BYTES = 8
@@ -102,6 +102,11 @@ class Packed(Apart):
         Raises:
             OSError, ValueError: if one is not.
         """
+        handle, at = self._file.fileno(), 0
+        while piece := os.pread(
+            handle, PIECE_BYTES, at
+        ):  # what a disk cannot read is an error here, and a signal below
+            at += len(piece)
         view = self._mapped()
         _check(view, _listed(view)[1])
 
@@ -113,6 +118,15 @@ class Packed(Apart):
         """
         with _damage_told():
             return {entry.digest: name for name, entry in _listed(self._mapped())[1].items()}
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every tensor, by its name.
+
+        Raises:
+            CheckpointError: if the list of tensors is not what was written.
+        """
+        with _damage_told():
+            return {name: entry.size for name, entry in _listed(self._mapped())[1].items()}
 
     def tensors(self, wanted: dict[str, str]) -> dict[str, Tensor]:
         """Some of the tensors under other names, each in memory of its own.
@@ -206,7 +220,8 @@ class _Entry(NamedTuple):
     @classmethod
     def of(cls, dtype_name: str, shape: list[int], begin: int, digest: str) -> Self:
         dtype = getattr(torch, dtype_name)
-        if not isinstance(dtype, torch.dtype) or not all(type(one) is int and one >= 0 for one in shape):
+        is_shape = all(type(one) is int and one >= 0 for one in shape)
+        if dtype not in DTYPES or not is_shape or math.prod(one or 1 for one in shape) >= 2**60:
             raise ValueError(f"a tensor of {dtype_name} and shape {shape} is none")
         return cls(dtype, shape, begin, digest)
 
@@ -230,7 +245,7 @@ def _check(view: memoryview, entries: dict[str, _Entry]) -> None:
     def is_whole(entry: _Entry) -> bool:
         return raw_digest(entry.dtype, entry.shape, _raw(view, entry)) == entry.digest
 
-    for name, whole in zip(entries, in_threads(is_whole, entries.values()), strict=True):
+    for name, whole in zip(entries, in_threads(is_whole, entries.values(), len(view)), strict=True):
         if not whole:
             raise ValueError(f"{name.lstrip('.')} does not match its digest")
 

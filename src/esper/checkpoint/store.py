@@ -10,15 +10,16 @@ supported, so that the two generations that are kept share no byte; and a tensor
 in another tensor, is only named.
 """
 
+import errno
 import json
-import mmap
 import os
 import shutil
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -32,6 +33,16 @@ from esper.checkpoint.tree import flatten, unflatten
 from esper.contracts.errors import CheckpointError
 
 GENERATIONS = 2
+
+_NUMBERS = count()
+_PASSED_OVER: set[Path] = set()
+"""Generations that were found damaged."""
+
+_ENVIRONMENT = frozenset((errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""Errors of a system that does not let one read, and not of what is there."""
+
+MOST_TIMES, MOST_MORE_BYTES = 100, 2**30
+"""Tensors that are named once more may take so many times the bytes of the files, and so many besides."""
 
 
 class Saved(NamedTuple):
@@ -72,6 +83,10 @@ class Prepared(NamedTuple):
         structure, tensors = flatten(tree, apart)
         return cls(structure, tensors, apart)
 
+    def on_host(self) -> "Prepared":
+        """The same, with tensors on the host; what is there already is not copied."""
+        return self._replace(tensors={name: tensor.to("cpu") for name, tensor in self.tensors.items()})
+
     def held(self) -> "Prepared":
         """A copy on the host, which stays as it is while the run goes on."""
         copies = {name: tensor.to("cpu", copy=True) for name, tensor in self.tensors.items()}
@@ -84,11 +99,11 @@ def write(directory: Path, tree: Any) -> Path:
     Raises:
         CheckpointError: if it holds what cannot be stored.
     """
-    return write_prepared(directory, Prepared.of(tree))
+    return write_prepared(directory, Prepared.of(tree).on_host())
 
 
 def write_prepared(directory: Path, prepared: Prepared) -> Path:
-    """Store a state as the newest generation of ``directory``.
+    """Store a state, whose tensors are on the host, as the newest generation of ``directory``.
 
     Returns:
         The generation's folder. Only the newest ``GENERATIONS`` are kept.
@@ -97,50 +112,61 @@ def write_prepared(directory: Path, prepared: Prepared) -> Path:
         OSError: if it cannot be written, or what was written is not on the disk; the generations that are there stay.
     """
     structure, tensors, apart = prepared
-    digests = dict(zip(tensors, in_threads(digest, tensors.values()), strict=True))
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    digests = dict(zip(tensors, in_threads(digest, tensors.values(), size), strict=True))
     elsewhere = _elsewhere(digests, apart)
     _make(directory)
     existing = _generations(directory)
     generation = (int(existing[-1].name) if existing else 0) + 1
     target = directory / f"{generation:06d}"
-    unfinished = directory / f".{target.name}.{os.getpid()}"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = directory / f".{target.name}.{os.getpid()}.{next(_NUMBERS)}"
     unfinished.mkdir()
     own = {name: tensor for name, tensor in tensors.items() if name not in elsewhere}
     try:
-        save_file(_unshared(own), unfinished / TENSORS)
-    except SafetensorError as error:  # what it makes of a full disk
-        raise OSError(f"{unfinished / TENSORS} cannot be written: {error}") from error
-    stored, copied = _parts(existing[-2]) if len(existing) > 1 else {}, []
-    for name, part in apart.items():
-        key = part.seal, part.size_bytes
-        if key not in stored or not link(stored[key], unfinished / name):
-            part.copy_to(unfinished / name)
-            copied.append(name)
-        stored[key] = unfinished / name
-    for file in unfinished.iterdir():
-        _flush(file, is_read_again=True)
-    _compare(unfinished, own, copied)
-    manifest = Manifest(
-        FORMAT,
-        structure,
-        digests,
-        file_digest(unfinished / TENSORS),
-        elsewhere,
-        {name: part.seal for name, part in apart.items()},
-        generation,
-        {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors.items()},
-    )
-    (unfinished / NAME).write_bytes(manifest.to_bytes())
-    for file in (unfinished / NAME, unfinished):
-        _flush(file)
-    unfinished.rename(target)
+        copied = _write_files(unfinished, own, apart, existing)
+        for file in unfinished.iterdir():
+            _flush(file, is_read_again=True)
+        _compare(unfinished, own, copied)
+        manifest = Manifest(
+            format=FORMAT,
+            generation=generation,
+            structure=structure,
+            digests=digests,
+            elsewhere=elsewhere,
+            file_digest=file_digest(unfinished / TENSORS),
+            apart={name: part.seal for name, part in apart.items()},
+            tensors={name: _kind(tensor) for name, tensor in tensors.items()},
+        )
+        (unfinished / NAME).write_bytes(manifest.to_bytes())
+        for file in (unfinished / NAME, unfinished):
+            _flush(file)
+        unfinished.rename(target)
+    except BaseException:  # what is half done takes room on a disk that may be full
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     _flush(directory)
-    for old in existing[: len(existing) + 1 - GENERATIONS]:
+    trusted = [one for one in existing if one not in _PASSED_OVER]
+    for old in set(existing) - set(trusted[len(trusted) + 1 - GENERATIONS :]):
         old.rename(directory / f".{old.name}.old")  # at once: half of one would pass for a generation
     for leftover in directory.glob(".[0-9]*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return target
+
+
+def _write_files(folder: Path, tensors: dict[str, Tensor], apart: dict[str, Packed], existing: list[Path]) -> list[str]:
+    """Tensors and parts; the parts that were not linked."""
+    try:
+        save_file(_unshared(tensors), folder / TENSORS)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(f"{folder / TENSORS} cannot be written: {error}") from error
+    stored, copied = _parts(existing[-2]) if len(existing) > 1 else {}, []
+    for name, part in apart.items():
+        key = part.seal, part.size_bytes
+        if key not in stored or not _is_whole(stored[key]) or not link(stored[key], folder / name):
+            part.copy_to(folder / name)
+            copied.append(name)
+        stored[key] = folder / name
+    return copied
 
 
 def size_bytes(generation: Path) -> int:
@@ -169,6 +195,9 @@ def read_saved(directory: Path) -> Saved:
         try:
             saved = _read_generation(folder)
         except (OSError, ValueError, SafetensorError) as error:
+            if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
+                raise CheckpointError(f"The checkpoint {folder} cannot be read: {error}.") from error
+            _PASSED_OVER.add(folder)
             told += f"The checkpoint {folder} is damaged: {error}. "
         else:
             if told:
@@ -181,7 +210,8 @@ def _read_generation(folder: Path) -> Saved:
     """One that is whole.
 
     Raises:
-        CheckpointError: if it has a format that this version does not read.
+        CheckpointError: if it has a format that this version does not read, or holds what nobody has damaged and this
+            version does not understand.
         OSError, ValueError, SafetensorError: if it is damaged.
     """
     manifest = Manifest.read(folder)
@@ -191,9 +221,9 @@ def _read_generation(folder: Path) -> Saved:
         if part.seal != manifest.apart[name]:
             raise DamageError(f"{name} does not match its digest")
     path, digested = regular(folder / TENSORS), file_digest if manifest.format >= 10 else file_digest_in_a_row
+    is_whole = digested(path) == manifest.file_digest
     # cloned: where a file puts a tensor decides its alignment, and unaligned batches sum in another order
     tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    is_whole = digested(path) == manifest.file_digest
     try:
         tensors |= _from_elsewhere(manifest.elsewhere, tensors, apart)
     except KeyError as error:
@@ -203,10 +233,13 @@ def _read_generation(folder: Path) -> Saved:
             if name not in tensors or digest(tensors[name]) != manifest.digests.get(name):
                 raise DamageError(f"{name.lstrip('.')} does not match its digest")
         raise DamageError(f"{TENSORS} does not match its digest")  # a True that was 1 and now is 33
-    try:
-        return Saved(unflatten(manifest.structure, tensors, apart), manifest.format, folder)
-    except CheckpointError as error:
-        raise DamageError(str(error)) from error
+    if strange := [name for name, told in manifest.tensors.items() if told != _kind(tensors[name])]:
+        raise DamageError(f"{strange[0].lstrip('.')} has another dtype or shape than the manifest tells")
+    return Saved(unflatten(manifest.structure, tensors, apart), manifest.format, folder)
+
+
+def _kind(tensor: Tensor) -> list[Any]:
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
 
 
 def _candidates(directory: Path) -> list[Path]:
@@ -247,26 +280,23 @@ def _compare(folder: Path, tensors: dict[str, Tensor], parts: Iterable[str]) -> 
         OSError: if they do not.
     """
     try:
-        with (folder / TENSORS).open("rb") as file:
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        begin = 8 + int.from_bytes(view[:8], "little")
-        entries = json.loads(bytes(view[8:begin]))
-        for name, tensor in tensors.items():
-            if not _is_same(tensor, entries[name], view[begin:]):
-                raise DamageError(f"{name.lstrip('.')} is another")
+        with (folder / TENSORS).open("rb") as file:  # read, not mapped: what a disk cannot read is a signal there
+            begin = 8 + int.from_bytes(file.read(8), "little")
+            entries = json.loads(file.read(begin - 8))
+            for name, tensor in tensors.items():
+                file.seek(begin + entries[name]["data_offsets"][0])
+                if entries[name]["shape"] != list(tensor.shape) or not _is_same(tensor, file):
+                    raise DamageError(f"{name.lstrip('.')} is another")
         for name in parts:
             Packed.at(folder / name).check()
     except (LookupError, ValueError) as error:
         raise OSError(f"what was written to {folder} cannot be read back: {error}") from error
 
 
-def _is_same(tensor: Tensor, entry: dict[str, Any], view: memoryview) -> bool:
-    raw, (begin, end) = raw_bytes(tensor), entry["data_offsets"]
-    if entry["shape"] != list(tensor.shape) or end - begin != len(raw):
-        return False
-    stored = np.frombuffer(view[begin:end], np.uint8)
-    pieces = range(0, len(raw), PIECE_BYTES)
-    return all(np.array_equal(raw[at : at + PIECE_BYTES], stored[at : at + PIECE_BYTES]) for at in pieces)
+def _is_same(tensor: Tensor, file: IO[bytes]) -> bool:
+    raw = raw_bytes(tensor)
+    pieces = (raw[at : at + PIECE_BYTES] for at in range(0, len(raw), PIECE_BYTES))
+    return all(np.array_equal(piece, np.frombuffer(file.read(len(piece)), np.uint8)) for piece in pieces)
 
 
 def _elsewhere(digests: dict[str, str], apart: dict[str, Packed]) -> dict[str, list[str]]:
@@ -285,6 +315,11 @@ def _from_elsewhere(
     elsewhere: dict[str, list[str]], tensors: dict[str, Tensor], apart: dict[str, Packed]
 ) -> dict[str, Tensor]:
     """Inverse of :func:`_elsewhere`: every tensor in memory of its own."""
+    sizes = {(TENSORS, name): tensor.nbytes for name, tensor in tensors.items()}
+    sizes |= {(file, name): size for file, part in apart.items() for name, size in part.sizes().items()}
+    asked = sum(sizes.get((file, name), 0) for file, name in elsewhere.values())
+    if asked > MOST_TIMES * sum(sizes.values()) + MOST_MORE_BYTES:
+        raise DamageError(f"tensors that are named once more would take {asked} bytes")
     found: dict[str, Tensor] = {}
     for file in sorted({file for file, _ in elsewhere.values()}):
         wanted = {name: there for name, (where, there) in elsewhere.items() if where == file}
@@ -296,14 +331,21 @@ def _from_elsewhere(
 
 
 def _parts(generation: Path) -> dict[tuple[str, int], Path]:
-    """Files of parts that are whole, by what they hold, and how long they are."""
+    """Files of parts, by what they say that they hold, and how long they are."""
     found: dict[tuple[str, int], Path] = {}
     for path in generation.glob("apart-*"):
-        part = Packed.at(path)
         with suppress(OSError, ValueError):
-            part.check()
+            part = Packed.at(regular(path))
             found[part.seal, part.size_bytes] = path
     return found
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        Packed.at(regular(path)).check()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def link(existing: Path, path: Path) -> bool:

@@ -16,7 +16,7 @@ from esper.contracts.errors import CheckpointError
 
 Json = Any
 
-_DTYPES = frozenset(
+DTYPES = frozenset(
     {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32}
     | {torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64}
     | {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz}
@@ -29,6 +29,7 @@ _OF_TRANSFORMERS = frozenset({"BatchEncoding", "BatchFeature"})
 
 _MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "ordered", Counter: "counter"}
 _SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", torch.Size: "size", set: "set", frozenset: "frozenset"}
+_BY_NAME: dict[str, Callable[[Any], Any]] = {name: one for one, name in (_MAPPINGS | _SEQUENCES).items()}
 _FACTORIES: dict[str, Callable[[], Any]] = {one.__name__: one for one in (dict, list, set, int, float, bool, str)}
 """What a ``defaultdict`` may make, by name."""
 
@@ -60,7 +61,10 @@ def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[
         CheckpointError: if it holds anything else.
     """
     flattened = _Flattened(apart)
-    return flattened.encode(tree, ""), flattened.tensors
+    try:
+        return flattened.encode(tree, ""), flattened.tensors
+    except RecursionError as error:
+        raise CheckpointError("A state_dict is nested too deeply to be stored, or holds itself.") from error
 
 
 class _Flattened:
@@ -73,13 +77,13 @@ class _Flattened:
     def encode(self, value: Any, path: str) -> Json:
         if value is None or type(value) in (bool, int, float, str):
             return value
-        if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in _DTYPES:
+        if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in DTYPES:
             name = self._store(value.detach().contiguous(), path)
             return {"tensor": name} if value.device.type == "cpu" else {"tensor_on": [str(value.device), name]}
         if isinstance(value, Tensor) and value.layout is torch.sparse_coo:
             inner, own = value.detach(), (tuple(value.shape), value.is_coalesced())
             return {"sparse": [self.encode(part, f"{path}.coo") for part in (inner._indices(), inner._values(), *own)]}
-        if isinstance(value, np.ndarray) and getattr(torch, value.dtype.name, None) in _DTYPES:
+        if isinstance(value, np.ndarray) and getattr(torch, value.dtype.name, None) in DTYPES:
             native = np.array(value, dtype=value.dtype.name, order="C")
             return {"array": self._store(torch.from_numpy(native), path)}
         if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
@@ -132,6 +136,8 @@ def unflatten(structure: Json, tensors: Mapping[str, Tensor], apart: Mapping[str
     """
     try:
         return _Unflattened(tensors, apart).decode(structure)
+    except torch.OutOfMemoryError:  # of a device: nothing is wrong with the checkpoint
+        raise
     except RecursionError as error:
         raise CheckpointError("The checkpoint is nested too deeply to be read.") from error
     except _MISFITS as error:
@@ -167,13 +173,11 @@ class _Unflattened:
             case "device":
                 return torch.device(value)
             case "dict" | "ordered" | "counter":
-                (make,) = (one for one, name in _MAPPINGS.items() if name == kind)
-                return make(self._items(value))
+                return _BY_NAME[kind](self._items(value))
             case "default":
                 return defaultdict(_FACTORIES[value[0]], self._items(value[1]))
             case "list" | "tuple" | "size" | "set" | "frozenset":
-                (make,) = (one for one, name in _SEQUENCES.items() if name == kind)
-                return make([self.decode(item) for item in value])
+                return _BY_NAME[kind]([self.decode(item) for item in value])
             case "deque":
                 return deque(map(self.decode, value[1]), value[0])
             case "apart":
@@ -192,12 +196,16 @@ def clone(tree: Any) -> Any:
     """A copy on the host that shares no memory with ``tree``."""
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
-    if type(tree) is dict or type(tree) is OrderedDict:
-        return type(tree)((key, clone(value)) for key, value in tree.items())
+    if isinstance(tree, dict):
+        copied = copy.copy(tree)
+        for key, value in tree.items():
+            copied[key] = clone(value)
+        return copied
     if type(tree) is list:
         return [clone(value) for value in tree]
-    if type(tree) is tuple:
-        return tuple(clone(value) for value in tree)
+    if isinstance(tree, tuple):
+        values = map(clone, tree)
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
     return copy.deepcopy(tree)
 
 
@@ -229,7 +237,8 @@ def _class_of_transformers(name: str) -> Any:
 def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Where the tensor was; on a machine without such a device, on the host."""
     available = torch.accelerator.current_accelerator()
-    has_device = available is not None and available.type == device.type
+    is_counted = (device.index or 0) < torch.accelerator.device_count()
+    has_device = available is not None and available.type == device.type and is_counted
     return tensor.to(device) if has_device else tensor
 
 

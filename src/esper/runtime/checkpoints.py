@@ -2,11 +2,9 @@
 
 import os
 import time
-import weakref
-from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,16 +26,17 @@ UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, 
 """What a part of a checkpoint that does not fit may raise anywhere, the caller's objects among it."""
 
 
-_IN_BACKGROUND: "weakref.WeakSet[Checkpoints]" = weakref.WeakSet()
+_UNFINISHED: set[Future[Any]] = set()
+"""What is being written in the background, whoever has asked for it."""
 
 
-def _wait_for_all() -> None:
-    for one in list(_IN_BACKGROUND):
-        one.wait()
+def wait_for_all() -> None:
+    """Until nothing is written in the background."""
+    futures.wait(list(_UNFINISHED))
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_wait_for_all)
+if hasattr(os, "register_at_fork"):  # a process that is forked off takes no half-done work
+    os.register_at_fork(before=wait_for_all)
 
 
 class Pending(NamedTuple):
@@ -94,16 +93,20 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "esper-checkpoints") if in_background else None
         self._pending: Pending | None = None
         self.answered: frozenset[str] = frozenset()
-        if in_background:
-            _IN_BACKGROUND.add(self)
 
     def save(self, path: Path) -> Path:
         """Write one; the folder of the new generation."""
+        return self._told(*self._stored(path))
+
+    def _stored(self, path: Path) -> tuple[Path, float, frozenset[str]]:
+        """Write one; its folder, the seconds that took, and ids of the commands whose answers it holds."""
         self.settle()
-        begun = time.perf_counter()
-        answered = frozenset(self._run.books.answers)
+        wait_for_all()  # another session may be writing to the same folder
+        begun, answered = time.perf_counter(), frozenset(self._run.books.answers)
         folder = store.write(path, self._state())
-        seconds = time.perf_counter() - begun
+        return folder, time.perf_counter() - begun, answered
+
+    def _told(self, folder: Path, seconds: float, answered: frozenset[str]) -> Path:
         self._tell(folder, self._run.step, seconds, seconds, answered)
         return folder
 
@@ -126,18 +129,24 @@ class Checkpoints:
             return
         self._run.journal.save()  # a resumed run takes its bulky lines from there
         self.settle()
-        with self._telling_failures(self._run.step):
-            if self._writer is None:
-                self.save(self._directory / FOLDER)
-                self._run.journal.is_mended("checkpoint")
-            else:
+        try:
+            if self._writer is not None:
                 self._pending = self._begin(self._writer, self._directory / FOLDER)
+                return
+            written = self._stored(self._directory / FOLDER)
+        except OSError as error:
+            self._tell_failure(self._run.step, error)
+            return
+        self._told(*written)
+        self._run.journal.is_mended("checkpoint")
 
     def _begin(self, writer: ThreadPoolExecutor, path: Path) -> Pending:
         begun, answered = time.perf_counter(), frozenset(self._run.books.answers)
         prepared = store.Prepared.of(self._state()).held()
         stall = time.perf_counter() - begun
         written = writer.submit(_written, path, prepared)
+        _UNFINISHED.add(written)
+        written.add_done_callback(_UNFINISHED.discard)
         return Pending(written, self._run.step, begun, stall, answered)
 
     def settle(self, *, waits: bool = True) -> None:
@@ -149,23 +158,18 @@ class Checkpoints:
         pending = self._pending
         if pending is None or not (waits or pending.written.done()):
             return
-        self._pending = None
-        with self._telling_failures(pending.step):
-            folder, done = pending.written.result()
-            self._tell(folder, pending.step, done - pending.begun, pending.stall_seconds, pending.answered)
-            self._run.journal.is_mended("checkpoint")
-
-    @contextmanager
-    def _telling_failures(self, step: int) -> Iterator[None]:
         try:
-            yield
+            folder, done = pending.written.result()
         except OSError as error:
-            self._run.journal.warn("checkpoint", f"No checkpoint was written at step {step}: {error}.")
+            self._pending = None
+            self._tell_failure(pending.step, error)
+            return
+        self._pending = None
+        self._tell(folder, pending.step, done - pending.begun, pending.stall_seconds, pending.answered)
+        self._run.journal.is_mended("checkpoint")
 
-    def wait(self) -> None:
-        """Until nothing is written in the background; a process that is forked off then takes no half-done work."""
-        if self._pending is not None:
-            futures.wait([self._pending.written])
+    def _tell_failure(self, step: int, error: OSError) -> None:
+        self._run.journal.warn("checkpoint", f"No checkpoint was written at step {step}: {error}.")
 
     def read(self, path: Path) -> Any:
         """One that is on disk, as :meth:`restore` takes it.
@@ -174,6 +178,7 @@ class Checkpoints:
             CheckpointError: if there is none, or it is damaged.
         """
         self.settle()
+        wait_for_all()
         saved = store.read_saved(path)
         return upgraded(saved.state, saved.format)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 import torch
 from safetensors import SafetensorError
@@ -40,7 +41,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix in PICKLED:
         raise ConfigError(
             f"Weights are read from {FORMAT}, not from {path.name!r}: a pickle can run whatever is in it. If you trust "
-            f'the file: python -c "{CONVERT}" {path} {path.with_suffix(FORMAT)}'
+            f'the file: python -c "{CONVERT}" {quote(str(path))} {quote(str(path.with_suffix(FORMAT)))}'
         )
     if path.suffix != FORMAT:
         raise ConfigError(f"Weights are read from {FORMAT}, not from {path.name!r}.")
@@ -56,7 +57,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{path} holds no weights that can be read: {told}. Save them by "
             "safetensors.torch.save_file(model.state_dict(), PATH)."
         ) from error
-    spoilt = [name for name, tensor in loaded.items() if not torch.isfinite(tensor).all()]
+    spoilt = [name for name, tensor in loaded.items() if not _is_finite(tensor)]
     if spoilt:
         raise ConfigError(f"{path} holds values that are not finite: {_some(spoilt)}. Begin from weights before that.")
     return loaded
@@ -99,3 +100,8 @@ def put_weights(host: nn.Module, weights: Weights, source: str = "the weights") 
 def _some(names: list[str]) -> str:
     shown = ", ".join(map(repr, names[:NAMED]))
     return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    has_test = tensor.itemsize > 1 or not tensor.is_floating_point()  # torch has none for eight bits
+    return bool(torch.isfinite(tensor if has_test else tensor.float()).all())

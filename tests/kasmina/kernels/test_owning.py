@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import esper
 from esper.evaluation.bench.planted import plant
 from esper.kasmina.host.wrapping import place_named
-from esper.kasmina.kernels.grafts.owning import is_nobody_elses
+from esper.kasmina.kernels.grafts.owning import fewest_references, is_nobody_elses
 
 launch = pytest.importorskip("esper.kasmina.kernels.grafts.launch", exc_type=ImportError)
 
@@ -176,6 +176,31 @@ def test_checkpointing(use_reentrant, monkeypatch):
     found = [one.grad for one in (leaf, *model.parameters()) if one.grad is not None]
     for one, other in zip(found, expected[1:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_that_keeps_outputs_of_linear_layers(monkeypatch):
+    """A dispatch mode has an output before Esper does."""
+    kept = [torch.ops.aten.addmm.default, torch.ops.aten.mm.default]
+    model, x = host("linear"), torch.randn(6, 64, device=DEVICE)
+    expected, _ = passed(model, x, plain, "reference", monkeypatch)
+    monkeypatch.setenv("ESPER_KERNELS", "triton")
+    model.zero_grad()
+    leaf = x.clone().requires_grad_()
+    context = partial(create_selective_checkpoint_contexts, kept)
+    F.gelu(checkpoint(model, leaf, use_reentrant=False, context_fn=context)).pow(2).sum().backward()
+    found = [one.grad for one in (leaf, *model.parameters()) if one.grad is not None]
+    for one, other in zip(found, expected[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_references_are_counted_in_inference_mode_too():
+    fewest_references.cache_clear()
+    with torch.inference_mode():
+        fewest_references()
+        fewest_references(is_view=True)
+    x = torch.randn(6, 64, device=DEVICE, requires_grad=True)
+    plain(Asks.apply(2 * x), x).pow(2).sum().backward()
+    assert Asks.found
 
 
 def test_gradients_of_gradients_know_what_was_written_over(monkeypatch):

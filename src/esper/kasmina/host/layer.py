@@ -253,7 +253,8 @@ class KasminaLayer(_Host):
             finally:
                 anchor.end_pass()
         else:
-            output = anchor.serve(super().forward(*args, **kwargs), x, is_new=self.esper_base in WRITES_NEW)
+            is_new = self.esper_base in WRITES_NEW and not torch._C._len_torch_dispatch_stack()  # a mode may keep it
+            output = anchor.serve(super().forward(*args, **kwargs), x, is_new=is_new)
         return anchor.reach(self, output, x, beside, args, kwargs) if anchor.limbs else output
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:

@@ -5,8 +5,8 @@ the loss gradient of the same vectors. Nothing here knows of seeds until :meth:`
 sum over segments. Values are summed as deviations from a pivot of their channel: with plain squares in float32, a
 channel of mean 30 and standard deviation 0.01 gets a negative variance.
 
-One pass in eight, because a look is some thirty small operations, and behind a large product each of them finds cold
-caches, however few vectors are looked at. ``esper bench --only dormant`` measures what that costs.
+One pass in eight, because a look is some thirty small operations where no kernel does them, and behind a large product
+each of them finds cold caches, however few vectors are looked at. ``esper bench --only dormant`` tells what that costs.
 """
 
 # N sampled vectors, B samples, P positions, C channels

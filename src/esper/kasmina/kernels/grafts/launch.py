@@ -126,7 +126,7 @@ def forward(
     y_BPC, out_BPC = as_rows(y), as_rows(out)
     on = Launch(y_BPC, batch, about.dot, is_backward=False, copies=not writes_over)
     aside = y.new_empty(*y.shape[:-1], on.grafts * batch.shape.channels) if writes_over else None
-    aside_BPC = y_BPC if aside is None else on.aside(aside)
+    before_BPC = y_BPC if aside is None else on.aside(aside)
     hidden = None if x is None else _hidden(x, slots_SN, batch, about.dot)
     flags = torch.empty(on.programs, on.grafts, dtype=torch.int32, device=y.device)
     found, shares = torch.empty_like(flags[0]), torch.empty_like(flags[0], dtype=torch.float32)
@@ -137,7 +137,7 @@ def forward(
         out_BPC,
         out_BPC.stride(),
         aside,
-        aside_BPC.stride(),
+        before_BPC.stride(),
         slots_SN,
         slots_SN.stride(0),
         batch.slots,
@@ -156,8 +156,8 @@ def forward(
         **on.constants(),
     )
     settle.settle_forward[(on.grafts,)](
-        aside_BPC,
-        aside_BPC.stride(),
+        before_BPC,
+        before_BPC.stride(),
         out_BPC,
         out_BPC.stride(),
         batch.spots.first_T,
@@ -219,7 +219,7 @@ def backward(
     grad_BPC = grad.reshape(grad_y_BPC.shape)
     y_BPC = y.reshape(grad_y_BPC.shape) if was_aside is None or is_input else on.aside(was_aside)
     aside = grad.new_empty(*grad.shape[:-1], on.grafts * shape.channels) if writes_over else None
-    aside_BPC = grad_BPC if aside is None else on.aside(aside)
+    before_BPC = grad_BPC if aside is None else on.aside(aside)
     skipped = shape.first_size if is_input else 0
     size = shape.num_parameters - skipped if learns else 0
     blocks = -(-size // BLOCK)
@@ -236,7 +236,7 @@ def backward(
         grad_y_BPC,
         grad_y_BPC.stride(),
         aside,
-        aside_BPC.stride(),
+        before_BPC.stride(),
         slots_SN,
         slots_SN.stride(0),
         batch.slots,
@@ -277,8 +277,8 @@ def backward(
     first = None if grad_hidden is None else _first_gradients(grad_hidden, read, batch, flags)
     keeps = torch.empty_like(found) if is_input else None
     settle.settle_backward[(on.grafts,)](
-        aside_BPC,
-        aside_BPC.stride(),
+        before_BPC,
+        before_BPC.stride(),
         None if is_input else grad_y_BPC,
         grad_y_BPC.stride(),
         batch.spots.first_T,

@@ -171,7 +171,7 @@ class Restored(Function):
         channels_GK = batch.spots.first_T[: batch.spots.grafts, None] + torch.arange(
             batch.shape.channels, device=y.device
         )
-        return y.index_copy(-1, channels_GK.flatten().long(), aside)
+        return y.index_copy(-1, channels_GK.flatten(), aside)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 def is_nobody_elses(grads: tuple[Any, ...]) -> bool:
@@ -37,7 +38,7 @@ def fewest_references(*, is_view: bool = False) -> tuple[int, ...]:
     Args:
         is_view: of a gradient that is a view of a tensor, and to that.
     """
-    with torch.enable_grad():
+    with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
         x = torch.ones(2, 2, requires_grad=True)
         y = _Probe.apply(x)
         torch.autograd.grad((2 * (y.mT if is_view else y)).sum(), x)

@@ -200,7 +200,7 @@ class TestInACheckpoint:
 
 
 class TestWhatHasNotChanged:
-    """A part that the generation before the last has too is linked; what a part holds is not written beside it."""
+    """A part that the generation which goes has too is linked; what a part holds is not written beside it."""
 
     @staticmethod
     def links(folder: Path) -> dict[str, int]:
@@ -226,6 +226,16 @@ class TestWhatHasNotChanged:
         kept = {(folder / "apart-1").stat().st_ino for folder in folders[-2:]}
         assert len(kept) == 2
         assert self.links(folders[-1]) == self.links(folders[-2]) == {"apart-1": 1}
+
+    def test_nor_where_one_was_passed_over(self, tmp_path):
+        part = Packed.of(tree())
+        whole, damaged = (store.write(tmp_path, [part]) for _ in range(2))
+        (damaged / "manifest.json").write_bytes(b"")
+        with pytest.warns(RuntimeWarning, match="is damaged"):
+            store.read(tmp_path)
+        newest = store.write(tmp_path, [part])
+        assert sorted(tmp_path.iterdir()) == [whole, newest]
+        assert (whole / "apart-1").stat().st_ino != (newest / "apart-1").stat().st_ino
 
     def test_is_linked_by_a_run_that_was_resumed(self, tmp_path):
         for _ in range(2):

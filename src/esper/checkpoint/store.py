@@ -5,9 +5,9 @@ already, and ``manifest.json`` (:mod:`esper.checkpoint.manifest`). It is written
 from the disk and compared with what was to be written, and renamed; a reader never sees a half one. What cannot be
 trusted is passed over for the generation before it.
 
-Little is written twice: a part that the generation before the last has too is a hard link to its file, where links are
-supported, so that the two generations that are kept share no byte; and a tensor whose bytes are in one of the parts, or
-in another tensor, is only named.
+Little is written twice: a part that the generation which goes has too is a hard link to its file, where links are
+supported, so that the two generations that stay share no byte; and a tensor whose bytes are in one of the parts, or in
+another tensor, is only named.
 """
 
 import errno
@@ -117,13 +117,15 @@ def write_prepared(directory: Path, prepared: Prepared) -> Path:
     elsewhere = _elsewhere(digests, apart)
     _make(directory)
     existing = _generations(directory)
+    trusted = [one for one in existing if one not in _PASSED_OVER]
+    going = [one for one in existing if one not in trusted[len(trusted) + 1 - GENERATIONS :]]
     generation = (int(existing[-1].name) if existing else 0) + 1
     target = directory / f"{generation:06d}"
     unfinished = directory / f".{target.name}.{os.getpid()}.{next(_NUMBERS)}"
     unfinished.mkdir()
     own = {name: tensor for name, tensor in tensors.items() if name not in elsewhere}
     try:
-        copied = _write_files(unfinished, own, apart, existing)
+        copied = _write_files(unfinished, own, apart, _parts(going[-1]) if going else {})
         for file in unfinished.iterdir():
             _flush(file, is_read_again=True)
         _compare(unfinished, own, copied)
@@ -145,21 +147,22 @@ def write_prepared(directory: Path, prepared: Prepared) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     _flush(directory)
-    trusted = [one for one in existing if one not in _PASSED_OVER]
-    for old in set(existing) - set(trusted[len(trusted) + 1 - GENERATIONS :]):
+    for old in going:
         old.rename(directory / f".{old.name}.old")  # at once: half of one would pass for a generation
     for leftover in directory.glob(".[0-9]*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return target
 
 
-def _write_files(folder: Path, tensors: dict[str, Tensor], apart: dict[str, Packed], existing: list[Path]) -> list[str]:
-    """Tensors and parts; the parts that were not linked."""
+def _write_files(
+    folder: Path, tensors: dict[str, Tensor], apart: dict[str, Packed], stored: dict[tuple[str, int], Path]
+) -> list[str]:
+    """Tensors, and parts, of which some may be stored already; the parts that were not linked."""
+    copied = []
     try:
         save_file(_unshared(tensors), folder / TENSORS)
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(f"{folder / TENSORS} cannot be written: {error}") from error
-    stored, copied = _parts(existing[-2]) if len(existing) > 1 else {}, []
     for name, part in apart.items():
         key = part.seal, part.size_bytes
         if key not in stored or not _is_whole(stored[key]) or not link(stored[key], folder / name):

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,14 @@ def told(before: Tell, after: Tell = lambda kind, paths: None) -> Iterator[None]
         watch("link", Path, "hardlink_to", lambda path, existing: (Path(existing), path))
 
         def removed(folder: Path, *, ignore_errors: bool) -> None:
-            for path in sorted(folder.rglob("*"), reverse=True) if folder.exists() else ():
-                before("unlink", (path,))
-                path.unlink()
-                after("unlink", (path,))
-            if folder.exists():
-                before("rmdir", (folder,))
-                folder.rmdir()
-                after("rmdir", (folder,))
+            inner = sorted(folder.rglob("*"), reverse=True) if folder.exists() else []
+            steps = [("unlink", path, path.unlink) for path in inner]
+            steps += [("rmdir", folder, folder.rmdir)] if folder.exists() else []
+            for kind, path, remove in steps:
+                with suppress(OSError) if ignore_errors else nullcontext():
+                    before(kind, (path,))
+                    remove()
+                    after(kind, (path,))
 
         patch.setattr(shutil, "rmtree", removed)
         yield

@@ -1,13 +1,16 @@
 """A writer that stops anywhere leaves the last generation that it finished, or the next, and nothing else is seen."""
 
+import errno
 import os
 import random
 import signal
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import torch
 
 from esper.checkpoint import store
@@ -93,6 +96,39 @@ def test_every_operation_of_a_writer_may_be_its_last(tmp_path, record_property):
     )
     assert {"write", "half of a write", "fsync", "rename", "mkdir", "link", "unlink", "rmdir"} <= set(points)
     assert len(points) > 100
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
+def test_every_operation_of_a_writer_may_fail(number, tmp_path, record_property):
+    """As on a full disk, or a broken one: an error, and the generations that are there stay."""
+    failed: list[str] = []
+    for point in range(1, 1000):
+        directory, count, finished = tmp_path / str(point), 0, []
+
+        def before(kind: str, paths: tuple[Path, ...], point: int = point) -> None:
+            nonlocal count
+            count += 1
+            if count == point:
+                failed.append(kind)
+                raise OSError(number, os.strerror(number))
+
+        with told(before), suppress(OSError):
+            write_several(directory, finished.append)
+        if count < point:
+            break
+        if finished or any(directory.glob("[0-9]*")):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                saved = store.read(directory)
+            assert saved["step"] - len(finished) in (0, 1)
+            assert seals(dict(saved)) == expected(saved["step"])
+        store.write(directory, state(50))
+        assert seal_of(store.read(directory)) == seal(50)
+        assert len(list(directory.iterdir())) <= 2
+    record_property(
+        "faults", f"{len(failed)} ({', '.join(f'{kind} {failed.count(kind)}' for kind in sorted(set(failed)))})"
+    )
+    assert {"write", "fsync", "rename", "mkdir", "link", "unlink", "rmdir"} <= set(failed)
 
 
 def killed(work: Callable[[Callable[[int], None]], None], after: float) -> int:

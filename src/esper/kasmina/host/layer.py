@@ -253,8 +253,7 @@ class KasminaLayer(_Host):
             finally:
                 anchor.end_pass()
         else:
-            is_new = self.esper_base in WRITES_NEW and not torch._C._len_torch_dispatch_stack()  # a mode may keep it
-            output = anchor.serve(super().forward(*args, **kwargs), x, is_new=is_new)
+            output = anchor.serve(super().forward(*args, **kwargs), x, is_new=self.esper_base in WRITES_NEW)
         return anchor.reach(self, output, x, beside, args, kwargs) if anchor.limbs else output
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:

@@ -151,7 +151,7 @@ class Place(nn.Module):
             if torch.compiler.is_compiling():
                 y = grown(self._number, y, x, self._learns, senses=self._senses)
             else:
-                y = self._grow(y, x, is_new=is_new)
+                y = self._grow(y, x, is_new=is_new and not torch._C._len_torch_dispatch_stack())  # a mode may keep it
         if self._senses and y.is_floating_point():
             self.telemetry.observe(y, self.site.geometry.output_axis)
         return y

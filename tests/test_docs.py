@@ -159,3 +159,21 @@ def test_what_kernels_cost_is_as_recorded(name):
     recorded = json.loads((ROOT / "benchmarks" / "results" / "bench" / f"{name}.json").read_text())
     for section in map(Section.from_dict, recorded["sections"]):
         assert f"#{section.told()}" in page
+
+
+def test_what_checkpoints_take_is_as_recorded():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "checkpoints" / "cpu.json").read_text())
+    (size,) = (one for one in recorded["sizes"] if one["gigabytes"] == 1.0)
+    for name, median in size["seconds_per_gigabyte"].items():
+        least, most = size["least_and_most"][name]
+        assert f"| {median:.2f} | {least:.2f} to {most:.2f} |" in page
+
+
+def test_the_faults_that_are_told_are_those_that_were_delivered():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    printed = (ROOT / "benchmarks" / "results" / "checkpoints" / "faults.txt").read_text()
+    told = dict(line.split(": ", 1) for line in printed.splitlines() if line.startswith("test_"))
+    for name, faults in told.items():
+        number = int(re.match(r"\D*([0-9]+)", faults)[1])
+        assert f"{number:,}" in page, name

@@ -102,10 +102,8 @@ class Packed(Apart):
         Raises:
             OSError, ValueError: if one is not.
         """
-        handle, at = self._file.fileno(), 0
-        while piece := os.pread(
-            handle, PIECE_BYTES, at
-        ):  # what a disk cannot read is an error here, and a signal below
+        at = 0  # what a disk cannot read is an error here, and a signal below
+        while piece := os.pread(self._file.fileno(), PIECE_BYTES, at):
             at += len(piece)
         view = self._mapped()
         _check(view, _listed(view)[1])

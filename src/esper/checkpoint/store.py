@@ -143,6 +143,7 @@ def write_prepared(directory: Path, prepared: Prepared) -> Path:
         for file in (unfinished / NAME, unfinished):
             _flush(file)
         unfinished.rename(target)
+        _PASSED_OVER.discard(target)  # another of that name, long ago
     except BaseException:  # what is half done takes room on a disk that may be full
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

@@ -155,6 +155,15 @@ def test_a_layer_passes_on_what_its_twin_does(behind, monkeypatch):
     assert written == [True, True, behind in NOBODY, True]  # between two groups nobody has the gradient
 
 
+def test_where_most_channels_have_grafts_there_is_a_new_output(monkeypatch):
+    """It takes fewer bytes then."""
+    for seeds, is_over in ((10, True), (11, False)):
+        model = esper.wrap(nn.Sequential(nn.Linear(64, 64)).to(DEVICE), esper.GrowthConfig(layers={"0": 16}))
+        plant(place_named(model, "0"), range(seeds), "affine", {})
+        _, written = passed(model, torch.randn(6, 64, device=DEVICE), plain, "triton", monkeypatch)
+        assert written == [is_over, is_over]
+
+
 def test_channels_before_positions(monkeypatch):
     model, x = host("conv"), torch.randn(2, 4, 3, 3, device=DEVICE)
     expected, _ = passed(model, x, plain, "reference", monkeypatch)

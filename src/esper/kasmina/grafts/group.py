@@ -63,8 +63,8 @@ class Group(nn.Module):
         self.num_channels, self.covers_all = num_channels, grafts[0].channels == (0, num_channels)
         self._shape = Shape.of(blueprint, grafts[0].ports)
         self._spots: Spots | None = None
-        for is_view in (False, True):
-            fewest_references(is_view=is_view)
+        for is_view in (False, True) if self._shape is not None else ():
+            fewest_references(is_view=is_view)  # once in a process, outside of a model's passes
         columns = {
             "slots": [graft.slot for graft in grafts] if self.is_live else list(range(len(grafts))),
             "seeds": [graft.seeds[0] for graft in grafts],

@@ -97,10 +97,6 @@ class Spots(NamedTuple):
     gaps: int
     alignment: int
 
-    def may_be_put_aside(self, width: int, num_channels: int) -> bool:
-        """Whether that moves fewer bytes than a new output, for grafts of one width."""
-        return self.grafts * width <= MOST_PUT_ASIDE * num_channels
-
     @classmethod
     def of(cls, firsts: Sequence[int], width: int, num_channels: int, device: torch.device) -> Self:
         """Of grafts of one width, by their first channels."""

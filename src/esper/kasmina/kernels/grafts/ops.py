@@ -12,7 +12,7 @@ from torch.autograd import Function
 from esper.contracts.errors import ConfigError
 from esper.kasmina.kernels.choice import uses_triton
 from esper.kasmina.kernels.grafts.family import Shape
-from esper.kasmina.kernels.grafts.layout import Spots
+from esper.kasmina.kernels.grafts.layout import MOST_PUT_ASIDE, Spots
 from esper.kasmina.kernels.grafts.owning import is_nobody_elses
 
 DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
@@ -50,8 +50,8 @@ class Batch(NamedTuple):
     bit: int
 
     def may_be_put_aside(self, y: Tensor) -> bool:
-        """Whether their channels of an output, or of its gradient, are few enough for it to be written over."""
-        return self.spots.may_be_put_aside(self.shape.channels, y.shape[-1])
+        """Whether to write over an output, or its gradient, moves fewer bytes than a new one."""
+        return self.spots.grafts * self.shape.channels <= MOST_PUT_ASIDE * y.shape[-1]
 
 
 class About(NamedTuple):
@@ -168,9 +168,8 @@ class Restored(Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, aside: Tensor, batch: Batch) -> Tensor:
-        channels_GK = batch.spots.first_T[: batch.spots.grafts, None] + torch.arange(
-            batch.shape.channels, device=y.device
-        )
+        within_K = torch.arange(batch.shape.channels, device=y.device)
+        channels_GK = batch.spots.first_T[: batch.spots.grafts, None] + within_K
         return y.index_copy(-1, channels_GK.flatten(), aside)
 
     @staticmethod

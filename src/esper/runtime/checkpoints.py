@@ -96,7 +96,9 @@ class Checkpoints:
 
     def save(self, path: Path) -> Path:
         """Write one; the folder of the new generation."""
-        return self._told(*self._stored(path))
+        folder, seconds, answered = self._stored(path)
+        self._tell(folder, self._run.step, seconds, seconds, answered)
+        return folder
 
     def _stored(self, path: Path) -> tuple[Path, float, frozenset[str]]:
         """Write one; its folder, the seconds that took, and ids of the commands whose answers it holds."""
@@ -105,10 +107,6 @@ class Checkpoints:
         begun, answered = time.perf_counter(), frozenset(self._run.books.answers)
         folder = store.write(path, self._state())
         return folder, time.perf_counter() - begun, answered
-
-    def _told(self, folder: Path, seconds: float, answered: frozenset[str]) -> Path:
-        self._tell(folder, self._run.step, seconds, seconds, answered)
-        return folder
 
     def _tell(self, folder: Path, step: int, seconds: float, stall: float, answered: frozenset[str]) -> None:
         self.answered = answered
@@ -133,11 +131,11 @@ class Checkpoints:
             if self._writer is not None:
                 self._pending = self._begin(self._writer, self._directory / FOLDER)
                 return
-            written = self._stored(self._directory / FOLDER)
+            folder, seconds, answered = self._stored(self._directory / FOLDER)
         except OSError as error:
             self._tell_failure(self._run.step, error)
             return
-        self._told(*written)
+        self._tell(folder, self._run.step, seconds, seconds, answered)
         self._run.journal.is_mended("checkpoint")
 
     def _begin(self, writer: ThreadPoolExecutor, path: Path) -> Pending:

@@ -15,10 +15,10 @@ from esper.evaluation.bench.sections import SECTIONS
 def test_a_table_with_its_targets_is_shown_and_kept(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(dormant, "CPU", (Size(8, 1024),))
     file = tmp_path / "bench.json"
-    assert main(["bench", "--quick", "--device", "cpu", "--only", "dormant,transformer", "--output", str(file)]) == 0
+    assert main(["bench", "--quick", "--device", "cpu", "--only", "dormant,step", "--output", str(file)]) == 0
     out = capsys.readouterr().out
     assert "| 1024 x 1024, 8 rows, float32 | forward and backward | one thread |" in out
-    assert "transformer: nothing to measure on cpu" in out
+    assert "step: nothing to measure on cpu" in out
     (section,) = json.loads(file.read_text())["sections"]
     assert section["title"] == "A layer with 1,000 dormant seeds"
     assert len(section["goals"]) == 3

@@ -70,12 +70,14 @@ def eager(model, optimizer):
 
 
 @on_gpu
-def test_a_captured_step_trains_as_an_eager_one_while_seeds_grow(monkeypatch):
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
+@pytest.mark.parametrize("compiled", [lambda model: model, torch.compile], ids=["", "compiled"])
+def test_a_captured_step_trains_as_an_eager_one_while_seeds_grow(monkeypatch, compiled):
     captured = []
     monkeypatch.setattr(
         CapturedStep, "_capture", lambda self, batch, of=CapturedStep._capture: captured.append(of(self, batch))
     )
-    expected, found = trained(eager), trained(lambda model, optimizer: CapturedStep(model, loss, optimizer))
+    expected, found = trained(eager), trained(lambda model, optimizer: CapturedStep(compiled(model), loss, optimizer))
     assert len(captured) == 3
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

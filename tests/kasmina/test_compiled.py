@@ -2,6 +2,7 @@
 
 import copy
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.decomposition import select_decomp_table
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 import esper
@@ -159,6 +161,48 @@ def test_autocast_within_what_is_compiled():
     eager = step(model, in_bfloat16(model))
     assert same(eager, step(model, torch.compile(in_bfloat16(model), fullgraph=True, backend="aot_eager")))
     assert not same(eager, step(model, model))
+
+
+@pytest.mark.parametrize("way", [lambda run: run, in_bfloat16], ids=["", "autocast"])
+def test_grafts_that_are_computed_together(way):
+    """Also in the first pass, in which torch looks at what operators do."""
+    torch._dynamo.reset()
+    model = host()
+    for seed in range(3):
+        grow(place_of(model, "body.0"), seed, State.GRAFTING, hidden=3, alpha=0.4)
+    run = torch.compile(model, fullgraph=True, backend="aot_eager")
+    first = step(model, way(run))
+    assert same(step(model, way(model)), first)
+    assert same(step(model, way(run)), first)
+    assert place_of(model, "body.0").arena.slots.grad.any()
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["", "what torch keeps comes back as another tensor"])
+def test_the_backward_pass_computes_no_graft_again_unless_its_way_back_is_lost(monkeypatch, is_lost):
+    torch._dynamo.reset()
+    model, calls = grown_host(), []
+    run = torch.compile(model, fullgraph=True, backend="aot_eager")
+    expected = step(model, run)
+    grow_once = Place._grown
+    monkeypatch.setattr(Place, "_grown", lambda self, *a, **k: calls.append(self) or grow_once(self, *a, **k))
+    hooks = saved_tensors_hooks(torch.clone, lambda kept: kept) if is_lost else nullcontext()
+    with hooks:
+        assert same(step(model, run), expected)
+    assert len(calls) == len(set(calls)) * (2 if is_lost else 1)
+
+
+def test_a_graph_that_is_kept_can_be_gone_back_twice():
+    torch._dynamo.reset()
+    model = grown_host()
+
+    def grads(run):
+        model.zero_grad()
+        loss = run(torch.ones(2, 6)).square().mean()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        return [one.grad for one in model.parameters() if one.grad is not None]
+
+    assert same(grads(model), grads(torch.compile(model, fullgraph=True, backend="aot_eager")))
 
 
 def test_channels_of_images():

@@ -116,6 +116,17 @@ def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance * scale)
 
 
+def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """To the byte; but kernels that write over what they are given and kernels that do not are two to Triton, which may
+    add up a gradient of parameters in two orders."""
+    *outputs, grads = zip(found, expected, strict=True)
+    assert all(torch.equal(one.view(torch.int32), other.view(torch.int32)) for one, other in outputs)
+    if DEVICE == "cuda":
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+    else:
+        assert torch.equal(*grads)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", GRAFTS)
@@ -166,8 +177,7 @@ def test_positions_behind_the_channels():
 def test_what_is_written_over_gets_the_bytes_of_a_new_tensor(name, case):
     bench = Bench(name, case)
     bench.y[..., bench.firsts[1]] = -0.0  # of the graft that has not begun to rise
-    for found, expected in zip(bench.found(over=True), bench.found(), strict=True):
-        assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+    assert_same(bench.found(over=True), bench.found())
     assert not bench.fault.any()
 
 
@@ -188,7 +198,7 @@ def test_a_graft_that_is_not_finite_is_the_identity_and_the_others_are_as_withou
     sound.alpha[sound.batch.seeds[2]] = 0.0
     faulty.row(2)[at] = value
     expected, found = sound.found(), faulty.found(over=over)
-    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+    assert_same(found, expected)
     assert faulty.faults() == [BIT if graft == 2 else 0 for graft in range(len(faulty.firsts))]
 
 

@@ -8,7 +8,18 @@ from typing import Any, Self
 from esper.cli.commands.subcommand import Subcommand
 from esper.contracts.errors import ConfigError, closest
 
-SECTIONS = ("agreement", "dormant", "seeds", "grafts", "shares", "sweeps", "transformer")
+SECTIONS = (
+    "agreement",
+    "dormant",
+    "seeds",
+    "grafts",
+    "shares",
+    "sweeps",
+    "step",
+    "compiled-step",
+    "graphed-step",
+    "compiled-graphed-step",
+)
 
 
 @dataclass(frozen=True)

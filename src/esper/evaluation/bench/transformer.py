@@ -24,44 +24,53 @@ SEEDS, SETTINGS = 64, {"hidden": 16, "reads": "chunk"}
 MOST_TIME, MOST_MEMORY, LEAST_BUSY = 0.005, 0.01, 0.8
 
 
-class Way(NamedTuple):
-    """How a step is made: ``"eager"``, ``"compiled"`` or ``"CUDA graph"``, and how many of a layer's seeds have grafts.
-
-    Without a number the model is bare.
-    """
-
-    how: str
-    active: int | None = None
-
-
-WAYS = {"eager": (0, 1, 6, 64), "compiled": (0, 6), "CUDA graph": (0, 1, 6, 64)}
+ACTIVE = (0, 1, 6, 64)
 """Seeds of each layer with grafts: none, 1 in 64, a tenth, all."""
 
 
-def measure(device: torch.device, is_quick: bool) -> Section | None:
+class Way(NamedTuple):
+    """How a step is made.
+
+    Args:
+        name: in the table.
+        is_compiled: whether torch compiles the model.
+        is_graphed: whether the forward and the backward pass are replayed from a CUDA graph.
+    """
+
+    name: str
+    is_compiled: bool = False
+    is_graphed: bool = False
+
+
+EAGER, COMPILED = Way("eager"), Way("compiled", is_compiled=True)
+GRAPHED = Way("CUDA graph", is_graphed=True)
+COMPILED_GRAPHED = Way("compiled, CUDA graph", is_compiled=True, is_graphed=True)
+
+
+def measure(way: Way, device: torch.device, is_quick: bool) -> Section | None:
     """A step of GPT-2 small with dormant seeds and with grafts; on a GPU."""
     if device.type != "cuda":
         return None
     host, windows = (SMALL, FEW) if is_quick else (HOST, WINDOWS)
+    _step(SMALL, FEW, device, EAGER, None)()  # from then on torch holds what it keeps for any model
     rows: list[dict[str, str]] = []
     goals: list[Goal] = []
-    for how, numbers in WAYS.items():
-        steps, gigabytes = {}, {}
-        for name, active in {BARE: None, AGAIN: None, **{str(number): number for number in numbers}}.items():
-            steps[name] = _step(host, windows, device, Way(how, active))
-            gigabytes[name] = _peak(steps[name])
-        times = in_turns(steps, device, 4, 4 if is_quick else 10)
-        for active in numbers:
-            found = Beside.of(times, str(active))
-            more = gigabytes[str(active)] / gigabytes[BARE] - 1
-            busy = _busy(steps[str(active)])
-            cells = {"step": how, "seeds with grafts": f"{active} of {SEEDS}"} | found.cells()
-            rows.append(cells | {"more memory": f"{more:+.1%}", "GPU at work": f"{busy:.0%}"})
-            goals += _goals(how, active, found, more, busy)
-        steps.clear()
-        torch.compiler.reset()
-    title = f"A training step of {host.width} x {host.blocks} on {windows} windows of {host.context}, bf16"
-    return Section(title, rows, goals)
+    steps, gigabytes = {}, {}
+    for name, active in {BARE: None, **{str(number): number for number in ACTIVE}}.items():
+        before = _held()
+        steps[name] = _step(host, windows, device, way, active)
+        gigabytes[name] = _peak(steps[name], before if way.is_graphed else None)
+    steps[AGAIN] = steps[BARE]
+    times = in_turns(steps, device, 4 if is_quick else 8, 4 if is_quick else 6)
+    for active in ACTIVE:
+        found = Beside.of(times, str(active))
+        more = gigabytes[str(active)] / gigabytes[BARE] - 1
+        busy = _busy(steps[str(active)])
+        cells = {"step": way.name, "seeds with grafts": f"{active} of {SEEDS}"} | found.cells()
+        rows.append(cells | {"more memory": f"{more:+.1%}", "GPU at work": f"{busy:.0%}"})
+        goals += _goals(way.name, active, found, more, busy)
+    size = f"{host.width} x {host.blocks} on {windows} windows of {host.context}, bf16"
+    return Section(f"A training step of {size}: {way.name}", rows, goals)
 
 
 def _goals(how: str, active: int, found: Beside, more: float, busy: float) -> Iterable[Goal]:
@@ -69,32 +78,33 @@ def _goals(how: str, active: int, found: Beside, more: float, busy: float) -> It
         yield Goal(
             f"{how}, {active} of {SEEDS}: GPU at work at least {LEAST_BUSY:.0%}", f"{busy:.0%}", busy >= LEAST_BUSY
         )
-    elif how != "CUDA graph":
+    else:
         share = found.share.middle
         yield Goal(f"{how}, dormant: at most {MOST_TIME:.1%} more time", f"{share:+.2%}", share <= MOST_TIME)
         yield Goal(f"{how}, dormant: at most {MOST_MEMORY:.0%} more memory", f"{more:+.2%}", more <= MOST_MEMORY)
 
 
-def _step(host: GPTHost, windows: int, device: torch.device, way: Way) -> Call:
+def _step(host: GPTHost, windows: int, device: torch.device, way: Way, active: int | None) -> Call:
+    """A step of the bare model, if no number of seeds with grafts is given."""
     torch.manual_seed(0)
     model = host().to(device)
-    if way.active is not None:
+    if active is not None:
         wrap(model, GrowthConfig(layers={"blocks.*.mlp.*": SEEDS}))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    if way.active:
+    if active:
         for place in places(model):
-            plant(place, [index * SEEDS // way.active for index in range(way.active)], "bottleneck_mlp", SETTINGS)
+            plant(place, [index * SEEDS // active for index in range(active)], "bottleneck_mlp", SETTINGS)
         SlotOptimizer(places(model), optimizer, lambda: 1e-3, 0.01)
     tokens = torch.randint(host.vocabulary, (windows, host.context + 1), device=device)
-    forward: Any = torch.compile(model, fullgraph=True) if way.how == "compiled" else model
+    forward: Any = torch.compile(model, fullgraph=True) if way.is_compiled else model
 
     def differentiate() -> None:
-        with torch.autocast(device.type, torch.bfloat16, cache_enabled=way.how != "CUDA graph"):
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=not way.is_graphed):
             scores = forward(tokens[:, :-1])
             loss = F.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
 
-    if way.how == "CUDA graph":
+    if way.is_graphed:
         return _replayed(model, optimizer, differentiate)
 
     def step() -> None:
@@ -126,15 +136,29 @@ def _replayed(model: nn.Module, optimizer: torch.optim.Optimizer, differentiate:
     return step
 
 
-def _peak(step: Call) -> float:
-    """Gigabytes that a step takes beyond what is there before it; a graph's are there before."""
-    step()
+def _held() -> int:
+    """Bytes of the device that torch holds, but for what is free."""
     gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    return torch.cuda.memory_reserved()
+
+
+def _peak(step: Call, before: int | None) -> float:
+    """Gigabytes that a step takes beyond what is there before it.
+
+    Args:
+        step: what takes them.
+        before: what was held before the step was built, of a graph, which holds what it needs from then on: all that
+            is there since counts, the model's parameters too.
+    """
     step()
-    return max(1e-9, (torch.cuda.max_memory_allocated() - before) / 1e9)
+    if before is not None:
+        return (_held() - before) / 1e9
+    _held()
+    torch.cuda.reset_peak_memory_stats()
+    allocated = torch.cuda.memory_allocated()
+    step()
+    return (torch.cuda.max_memory_allocated() - allocated) / 1e9
 
 
 def _busy(step: Call) -> float:

@@ -24,7 +24,7 @@ from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.grafts.incubation import Incubation
 from esper.kasmina.grafts.trainee import WatchedSamples
 from esper.kasmina.numbered import numbered
-from esper.kasmina.places.compiled import Gradients, grown
+from esper.kasmina.places.compiled import Pass, grown
 from esper.kasmina.places.passes import Passes, Uses
 from esper.kasmina.places.site import Site
 from esper.kasmina.seeds.chunking import chunk_bounds
@@ -58,7 +58,6 @@ class Place(nn.Module):
         self.incubation = Incubation(self.arena.activities, like.device, site.geometry)
         self.hosts: dict[str, nn.Module] = {}  # in a dict, so that they are no children
         self._captured: Tensor | None = None
-        self._seen: list[WatchedSamples] = []
         self.passes = Passes(site.layer_id, self._uses)
         self._shown: dict[str, Any] | None = None
         self._activity = Activity()
@@ -224,46 +223,29 @@ class Place(nn.Module):
                 y.register_hook(partial(self._keep, seen))
         return y
 
-    def grow(self, y: Tensor, x: Tensor | None, *, senses: bool, learns: bool) -> Tensor:
-        """What the host wrote with all grafts, in a compiled pass; :meth:`grow_again` gives the gradients.
+    def grow(self, y: Tensor, x: Tensor | None, *, senses: bool, learns: bool) -> tuple[Tensor, Pass | None]:
+        """What the host wrote with all grafts, in a compiled pass.
 
         Args:
             y: what the host wrote.
             x: what it read; None where grafts read what it wrote.
             senses: whether the pass may leave something behind.
             learns: whether a backward pass may follow.
+
+        Returns:
+            The output, and the way back if it may be gone.
         """
         self._activity.called.has_run = True
         self._activity.called.run(trains=learns)
-        y, read = self._grown(y, x, senses=senses)
-        is_watched = senses and learns and self.incubation.is_active
-        self._seen = self.incubation.watch(read, self.site.geometry.channels_last(y)) if is_watched else []
-        return y
-
-    def grow_again(self, y: Tensor, x: Tensor | None, grad: Tensor, *, senses: bool) -> Gradients:
-        """The backward pass of :meth:`grow`, for which the grafts are computed once more.
-
-        Args:
-            y: what the host wrote.
-            x: what it read.
-            grad: of what :meth:`grow` gave.
-            senses: whether the pass may leave something behind.
-
-        Returns:
-            Gradients of ``y`` and ``x``. Those of the grafts are added to the arena's.
-        """
-        self._keep(self._seen, grad)
-        slots, y = self.arena.slots, y.detach().requires_grad_()
-        if x is not None:
-            x = x.detach().requires_grad_()
-        result, _ = self._grown(y, x, senses=senses)
-        sources = [y, *([] if x is None else [x]), *([slots] if slots.requires_grad else [])]
-        grads = dict(zip(map(id, sources), torch.autograd.grad(result, sources, grad, allow_unused=True), strict=True))
-        if (grad_slots := grads.get(id(slots))) is not None:
-            slots.grad = grad_slots if slots.grad is None else slots.grad + grad_slots
-        grad_y, grad_x = (None if one is None else _or_nothing(grads[id(one)], one) for one in (y, x))
-        assert grad_y is not None
-        return grad_y, grad_x
+        if not learns:
+            return self._grown(y, x, senses=senses)[0], None
+        wrote, was_read = y.detach().requires_grad_(), None if x is None else x.detach().requires_grad_()
+        grown, read = self._grown(wrote, was_read, senses=senses)
+        seen: list[WatchedSamples] = []
+        if senses and self.incubation.is_active:
+            seen = self.incubation.watch(read, self.site.geometry.channels_last(grown))
+        passed = Pass(grown, wrote, was_read, self.arena.slots, partial(self._keep, seen))
+        return y if grown is wrote else grown.detach(), passed
 
     def _keep(self, seen: list[WatchedSamples], grad: Tensor | None) -> None:
         if grad is not None:  # the loss depends on what the place wrote
@@ -413,7 +395,7 @@ class Place(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what a forward pass left behind that an exception cut short: a copy has no use for it."""
-        return self.__dict__ | {"_captured": None, "_seen": [], "passes": None}
+        return self.__dict__ | {"_captured": None, "passes": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -423,11 +405,6 @@ class Place(nn.Module):
         super()._apply(fn, recurse)
         self._learns = self._learns.detach().to(self.arena.slots.device).requires_grad_()
         return self
-
-
-def _or_nothing(grad: Tensor | None, like: Tensor) -> Tensor:
-    """Minus zero for a gradient that does not exist: added to any other, it leaves all of its bits."""
-    return torch.full_like(like, -0.0) if grad is None else grad
 
 
 def _like(grown: Tensor, y: Tensor) -> Tensor:

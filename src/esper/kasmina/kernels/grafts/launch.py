@@ -25,7 +25,7 @@ from esper.kasmina.kernels.grafts.layout import GAP, Rows, Tiles, as_rows, besid
 from esper.kasmina.kernels.grafts.ops import About, Batch, Seeds
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-BLOCK, AT_ONCE = 128, 32
+BLOCK, AT_ONCE, STRIDE = 128, 32, 16
 
 NOTES = 1024
 """More than the programs of a graft, the blocks of its parameters, and one for its first matrix."""
@@ -55,9 +55,17 @@ class Launch:
         blocks = self.rows.batch * self.rows.blocks
         self.programs = max(1, min(blocks, self.cut.programs // self.tiles))
 
-    def aside(self, x: Tensor) -> Tensor:
-        """Of an output or its gradient, what is put aside, as the kernels walk over it: ``[B, P, G * K]``."""
-        return x.view(self.rows.batch, self.rows.positions, self.grafts * self.batch.shape.channels)
+    def new_aside(self, x: Tensor) -> Tensor:
+        """Memory for what is put aside of an output or its gradient, ``[..., G * K]`` and what fills a whole multiple.
+
+        Triton builds a kernel for strides that are multiples of 16 and one for others; with the filling it is one.
+        """
+        width = self.grafts * self.batch.shape.channels
+        return x.new_empty(*x.shape[:-1], -(-width // STRIDE) * STRIDE)
+
+    def as_rows(self, aside: Tensor) -> Tensor:
+        """What was put aside, as the kernels walk over it: ``[B, P, at least G * K]``."""
+        return aside.view(self.rows.batch, self.rows.positions, aside.shape[-1])
 
     def hidden_strides(self) -> tuple[int, int, int]:
         """Of the hidden features of all grafts, by sample, position and feature."""
@@ -119,14 +127,14 @@ def forward(
     Returns:
         The output, which has the memory of ``y`` if that was written over, and what the backward pass needs: what was
         found of each graft, int32 ``[G]``, by how much it counted, float32 ``[G]``, hidden features, if the input was
-        read, and what was put aside, if anything was, ``[..., G * K]``.
+        read, and what was put aside, if anything was, ``[..., at least G * K]``.
     """
     writes_over = may_write_over and is_regular(y)
     y, out = (y, y.data) if writes_over else beside(y)
     y_BPC, out_BPC = as_rows(y), as_rows(out)
     on = Launch(y_BPC, batch, about.dot, is_backward=False, copies=not writes_over)
-    aside = y.new_empty(*y.shape[:-1], on.grafts * batch.shape.channels) if writes_over else None
-    before_BPC = y_BPC if aside is None else on.aside(aside)
+    aside = on.new_aside(y) if writes_over else None
+    before_BPC = y_BPC if aside is None else on.as_rows(aside)
     hidden = None if x is None else _hidden(x, slots_SN, batch, about.dot)
     flags = torch.empty(on.programs, on.grafts, dtype=torch.int32, device=y.device)
     found, shares = torch.empty_like(flags[0]), torch.empty_like(flags[0], dtype=torch.float32)
@@ -217,9 +225,9 @@ def backward(
     grad_y_BPC = as_rows(grad_y)
     on = Launch(grad_y_BPC, batch, about.dot, is_backward=True, copies=not (is_input or writes_over))
     grad_BPC = grad.reshape(grad_y_BPC.shape)
-    y_BPC = y.reshape(grad_y_BPC.shape) if was_aside is None or is_input else on.aside(was_aside)
-    aside = grad.new_empty(*grad.shape[:-1], on.grafts * shape.channels) if writes_over else None
-    before_BPC = grad_BPC if aside is None else on.aside(aside)
+    y_BPC = y.reshape(grad_y_BPC.shape) if was_aside is None or is_input else on.as_rows(was_aside)
+    aside = on.new_aside(grad) if writes_over else None
+    before_BPC = grad_BPC if aside is None else on.as_rows(aside)
     skipped = shape.first_size if is_input else 0
     size = shape.num_parameters - skipped if learns else 0
     blocks = -(-size // BLOCK)

@@ -169,8 +169,8 @@ class Restored(Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, aside: Tensor, batch: Batch) -> Tensor:
         within_K = torch.arange(batch.shape.channels, device=y.device)
-        channels_GK = batch.spots.first_T[: batch.spots.grafts, None] + within_K
-        return y.index_copy(-1, channels_GK.flatten(), aside)
+        channels = (batch.spots.first_T[: batch.spots.grafts, None] + within_K).flatten()
+        return y.index_copy(-1, channels, aside[..., : len(channels)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

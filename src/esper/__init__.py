@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from esper.contracts.errors import DataError as DataError
     from esper.contracts.errors import EsperError as EsperError
     from esper.contracts.errors import EvaluationError as EvaluationError
+    from esper.contracts.errors import HarmedError as HarmedError
     from esper.contracts.errors import TransitionError as TransitionError
     from esper.contracts.lifecycle import State as State
     from esper.contracts.reports import Evaluation as Evaluation
@@ -57,6 +58,7 @@ _HOMES = {
     "GraftSignals": "esper.kasmina.grafts.strategies",
     "GraftStrategy": "esper.kasmina.grafts.strategies",
     "GrowthConfig": "esper.contracts.config",
+    "HarmedError": "esper.contracts.errors",
     "Observation": "esper.contracts.reports",
     "PlaceReport": "esper.contracts.reports",
     "Policy": "esper.tamiyo.heuristic",

@@ -10,10 +10,10 @@ from typing import Any, Self
 from esper.checkpoint.digests import bytes_digest
 from esper.contracts.errors import CheckpointError
 
-FORMAT = 10
+FORMAT = 11
 """Of what is stored; raised by every change after which older versions cannot read it, or older checkpoints not fit."""
 
-READABLE = (6, 7, 8, 9, 10)
+READABLE = (6, 7, 8, 9, 10, 11)
 """Formats that can be gone on from. In 6 every tensor is in the first file; before 10 its digest is another."""
 
 NAME = "manifest.json"

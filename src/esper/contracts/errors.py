@@ -20,6 +20,10 @@ class InvariantError(EsperError):
     """The state of seeds and grafts is one that cannot be: a bug, or something wrote into it."""
 
 
+class HarmedError(EsperError):
+    """A run was harmed, and is not to go on by itself. The model stands at the best state that was kept."""
+
+
 class EvaluationError(EsperError):
     """``evaluate`` returned something that cannot be judged."""
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_t
 
 from esper.contracts.commands import SeedId, SeedIds
 from esper.contracts.reports import FieldReport
+from esper.contracts.settings.watch import EmergencyResponse
 
 ABSENT: Any = object()
 """Value of a field that a line does not have."""
@@ -415,9 +416,9 @@ class EmergencyEnded:
         reason: the sign that was seen.
         select_loss: loss on the select samples; null if it was not measured.
         good_select_loss: loss there when all was last well; null if it never was.
-        response: ``"cull"`` of the graft at fault, or ``"rollback"``.
-        lifecycle: of that graft; null for a rollback.
-        layer_id: its place; null for a rollback.
+        response: ``"cull"`` of the graft at fault, ``"rollback"``, ``"lower_lr"``, or ``"stop"``.
+        lifecycle: of that graft; null for any other response.
+        layer_id: its place; null for any other response.
     """
 
     name: ClassVar[str] = "emergency"
@@ -426,7 +427,7 @@ class EmergencyEnded:
     reason: str
     select_loss: float | None
     good_select_loss: float | None
-    response: Literal["cull", "rollback"]
+    response: EmergencyResponse
     lifecycle: int | None
     layer_id: str | None
 

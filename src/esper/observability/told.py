@@ -8,6 +8,9 @@ from esper.observability.tried import REASONS
 Event = dict[str, Any]
 Tone = Literal["plain", "good", "bad"]
 
+RESPONSES = {"rollback": "goes back", "lower_lr": "goes back, with lower learning rates", "stop": "goes back and stops"}
+"""What a run does in an emergency in which no graft alone is at fault."""
+
 
 class Told(NamedTuple):
     """An event in words.
@@ -52,10 +55,10 @@ def told(event: Event) -> Told | None:
             return Told("germinated", (place(event),), f": {event['reason']}")
         case "veto" | "refused":
             return Told(event["event"], (place(event),), f": {event['reason']}")
-        case "emergency" if event["response"] == "rollback":
-            return Told("emergency", (), f"{event['reason']}; the run goes back", "bad")
-        case "emergency":
+        case "emergency" if event["response"] == "cull":
             return Told("emergency", (), f"{event['reason']}; the graft on {place(event)} is taken out", "bad")
+        case "emergency":
+            return Told("emergency", (), f"{event['reason']}; the run {RESPONSES[event['response']]}", "bad")
         case "rollback":
             return Told("rollback", (), f"to the state after step {event['to_step']}: {event['reason']}", "bad")
         case "keep_look":

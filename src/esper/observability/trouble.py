@@ -24,7 +24,8 @@ def _at(event: Document) -> Words:
 def _emergency(event: Document) -> Words:
     said = _at(event) + words("there was an emergency (", Name(event.content["reason"]), "); ")
     if event.content["response"] != "cull":
-        return said + words("the run went back.")
+        ended = {"lower_lr": " with lower learning rates", "stop": ", and stopped"}
+        return said + words(f"the run went back{ended.get(event.content['response'], '')}.")
     place = Name(place_label(event.content.get("layer_id") or ""))
     return said + words("the graft on ", place, " was at fault and taken out.")
 

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from esper.contracts.commands import Answer, Command
 from esper.contracts.config import GrowthConfig
 from esper.contracts.reports import FieldReport, Observation
+from esper.contracts.settings.watch import EmergencyResponse
 
 Name = Annotated[str, Meta(max_length=500)]
 Text = Annotated[str, Meta(max_length=10_000)]
@@ -188,7 +189,7 @@ class EmergencyAlert(Body, frozen=True, kw_only=True):
     run_id: Name
     step: Count
     reason: Text
-    response: Literal["cull", "rollback"]
+    response: EmergencyResponse
     select_loss: float | None
     good_select_loss: float | None
     lifecycle: Count | None

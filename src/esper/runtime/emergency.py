@@ -4,6 +4,8 @@ Three signs. Training losses that spike, or are not finite, several times in a r
 no step waits for the device. A host whose parameters are not finite, at boundaries. A held-out loss that rose against
 the last good one, by more than a threshold and significantly.
 
+What is done then is a setting, ``emergency_response``; after too many in a row the run stops in any case.
+
 A sign is not yet an emergency. Losses spike for reasons of the data, so a spike counts only if the held-out loss rose
 too. Without live grafts spikes are the user's business; a host that is not finite goes back in any case.
 """
@@ -15,8 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
+from esper.contracts.errors import HarmedError
 from esper.contracts.events import EmergencyEnded
 from esper.contracts.lifecycle import LIVE, State
+from esper.contracts.settings.watch import EmergencyResponse
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.judging.worth import paired_z
 from esper.runtime.record.books import Lifecycle
@@ -64,7 +68,8 @@ class Emergency:
         self._keeping, self._recovery = keeping, recovery
         self._losses: list[float] = []
         self._pending: Late | None = None
-        self._spikes = self._not_finite = 0
+        self._spikes = self._not_finite = self._in_a_row = 0
+        self._reason_to_stop: str | None = None
 
     @property
     def is_watching(self) -> bool:
@@ -107,16 +112,34 @@ class Emergency:
             return False
         return self._respond("the held-out loss rose", now, good)
 
-    def roll_back(self, reason: str, who: str) -> None:
-        """Go back to the newest valid state; what is on trial ends.
+    def all_is_well(self) -> None:
+        """Note a boundary at which the run is as it should be."""
+        self._in_a_row = 0
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the run is not to go on by itself."""
+        return self._reason_to_stop is not None
+
+    def stop(self) -> None:
+        """End it; once, so that whoever goes on in spite of it may.
+
+        Raises:
+            HarmedError: it tells why, and where the run stands.
+        """
+        reason, self._reason_to_stop = self._reason_to_stop, None
+        raise HarmedError(reason)
+
+    def roll_back(self, reason: str, who: str, entry: Entry | None = None) -> None:
+        """Go back to a state, the newest valid one unless one is given; what is on trial ends.
 
         Raises:
             TransitionError: if there is none; nothing was changed then.
         """
-        self._recovery.check()
+        entry = self._recovery.check() if entry is None else entry
         self._rounds.abandon(reason)
         self._trials.abandon(reason, spares_live=True)
-        self._recovery.roll_back(reason, who)
+        self._recovery.roll_back(entry, reason, who)
         self._keeping.forget()
         self._pending, self._losses, self._spikes, self._not_finite = None, [], 0, 0
 
@@ -128,12 +151,15 @@ class Emergency:
             "pending": pending,
             "spikes": self._spikes,
             "not_finite": self._not_finite,
+            "in_a_row": self._in_a_row,
+            "lr_factor": self._run.trainer.lr_factor,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self._losses, self._spikes, self._not_finite = state["losses"], state["spikes"], state["not_finite"]
         self._pending = None if state["pending"] is None else Late(state["pending"])
+        self._in_a_row, self._run.trainer.lr_factor = state["in_a_row"], state["lr_factor"]
 
     def _is_spike(self, loss: float) -> bool:
         if len(self._losses) < ENOUGH:
@@ -169,28 +195,48 @@ class Emergency:
         return before + self._run.config.emergency_rollback_threshold * abs(before)
 
     def _respond(self, reason: str, now: Measurement | None, good: Entry | None) -> bool:
-        """Take out the graft that is at fault alone; else go back. Whether there was anything to do."""
-        run = self._run
-        culprit = None if now is None else self._culprit(now, good)
-        if culprit is None and good is None:
+        """End the harm as the settings say; whether there was anything to do."""
+        run, config = self._run, self._run.config
+        must_stop = config.emergency_response == "stop" or self._in_a_row + 1 >= config.max_emergencies
+        response: EmergencyResponse = "stop" if must_stop else config.emergency_response
+        culprit = self._culprit(now, good) if response == "cull" and now is not None else None
+        if response == "cull" and culprit is None:
+            response = "rollback"
+        entry = self._recovery.best if must_stop else good
+        if culprit is None and entry is None:
             return False
+        self._in_a_row += 1
         run.journal.write(
             EmergencyEnded(
                 step=run.step,
                 reason=reason,
                 select_loss=None if now is None else now.loss(run.judge.split.select),
                 good_select_loss=None if good is None else good["select_loss"],
-                response="rollback" if culprit is None else "cull",
+                response=response,
                 lifecycle=None if culprit is None else culprit.number,
                 layer_id=None if culprit is None else culprit.layer_id,
             )
         )
-        if culprit is None:
-            self.roll_back(f"emergency: {reason}", "session")
-        else:
+        if culprit is not None:
             run.seeds.move(culprit, State.CULLED, f"emergency: {reason}")
             self._keeping.take_out(culprit)
+            return True
+        assert entry is not None
+        self.roll_back(f"emergency: {reason}", "session", entry)
+        if response == "lower_lr":
+            run.trainer.lr_factor *= config.emergency_lr_factor
+        elif must_stop:
+            self._stop(reason, entry)
         return True
+
+    def _stop(self, reason: str, entry: Entry) -> None:
+        times = f"{self._in_a_row} times in a row, the last time at" if self._in_a_row > 1 else "at"
+        self._reason_to_stop = (
+            f"The run was harmed {times} step {self._run.step}: {reason}. It has stopped, and stands at the best state "
+            f"that was kept, of step {entry['step']} with a held-out loss of {entry['select_loss']:.4g}. Look at the "
+            "data and the learning rate; then train on, finish the session, or set max_emergencies higher."
+        )
+        self._in_a_row = 0
 
     def _culprit(self, now: Measurement, good: Entry | None) -> Lifecycle | None:
         """The one live graft without which the held-out loss is what it was.

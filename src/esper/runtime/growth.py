@@ -296,6 +296,7 @@ class Growth:
         config = self._run.config
         if not self.emergency.is_watching or not self.recovery.is_well(now):
             return
+        self.emergency.all_is_well()
         self.observer.note_weights()
         if (config.trial, config.judge) != ("live", "ablation"):  # chosen where no copy of the run fits into memory
             self.recovery.remember_good(now)

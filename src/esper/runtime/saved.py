@@ -99,12 +99,14 @@ class SavedKeeping(TypedDict):
 
 
 class SavedEmergency(TypedDict):
-    """What was seen of the training losses."""
+    """What was seen of the training losses, and what has followed from emergencies."""
 
     losses: list[float]
     pending: Tensor | None
     spikes: int
     not_finite: int
+    in_a_row: int
+    lr_factor: float
 
 
 class SavedFirstCosts(TypedDict):
@@ -260,7 +262,11 @@ class SavedSession(TypedDict):
 def upgraded(state: Any, format_: int) -> Any:
     """A checkpoint of an older format with what was not remembered then; any other as it is."""
     books, growth = (state.get(name) if isinstance(state, dict) else None for name in ("books", "growth"))
-    if format_ > 8 or not isinstance(books, dict) or not isinstance(growth, dict):
+    if format_ > 10 or not isinstance(books, dict) or not isinstance(growth, dict):
+        return state
+    if isinstance(growth.get("emergency"), dict):
+        growth["emergency"] |= {"in_a_row": 0, "lr_factor": 1.0}
+    if format_ > 8:
         return state
     if isinstance(growth.get("round"), dict):
         growth["round"] |= {"marks": {}, "twin_steps": None, "is_at_equal_steps": False, "run_curve": asdict(Curve())}

@@ -88,6 +88,9 @@ class Session:
     At the first step a place that Esper chose and that cannot grow is left out, and a note says why; one that was named
     is refused by a ``ConfigError``.
 
+    :meth:`step`, :meth:`after_step` and :meth:`after_epoch` raise HarmedError where a run was harmed that is to stop
+    then (``GrowthConfig.emergency_response``, ``max_emergencies``).
+
     A session that is built on a model or an optimizer takes over from an earlier one on it, which can go on no more.
 
     Raises:
@@ -281,6 +284,7 @@ class Session:
             begun = time.perf_counter()
             step = self._steps.make(batch, in_window=self._growth.window is not None)
             self._after(step, begun)
+            self._stop_if_harmed()
             return step.loss
 
     def after_step(self, batch: Any, loss_value: Tensor | float) -> None:
@@ -303,6 +307,7 @@ class Session:
             self._after(self._steps.made(batch, loss_value, in_window=self._growth.window is not None), run.pulse.ended)
             run.trainer.tell_scale()
             run.pulse.rest()
+            self._stop_if_harmed()
 
     def after_epoch(self) -> None:
         """End an epoch: evaluate, decide, report, checkpoint."""
@@ -316,6 +321,7 @@ class Session:
             if run.config.boundary_steps is None:
                 self._boundary()
             run.pulse.rest()
+            self._stop_if_harmed()
 
     def finish(self) -> None:
         """End the run: every lifecycle gets its outcome, grafts that passed their keep gate become fossils."""
@@ -559,6 +565,14 @@ class Session:
         self._run.trainer.refuse_unseen_steps()
         self._growth.at_boundary(self._run.losses.take_mean())
         self._checkpoints.write()
+
+    def _stop_if_harmed(self) -> None:
+        """A run that is not to go on by itself ends here, with a checkpoint of the state that it went back to."""
+        emergency = self._growth.emergency
+        if emergency.must_stop:
+            self._checkpoints.write()
+            self._checkpoints.settle()
+            emergency.stop()
 
     def _refuse_if_closed(self) -> None:
         self._refuse_if_finished()

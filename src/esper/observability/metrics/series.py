@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from esper.contracts.lifecycle import OUTCOMES, State
+from esper.contracts.settings.watch import EmergencyResponse
 from esper.observability.labels import place_label
 from esper.observability.metrics.catalogue import METRICS, RULES
 from esper.observability.metrics.distribution import LIFECYCLE_BOUNDS, Distribution
@@ -167,7 +168,7 @@ def _by_layer(run: RunState) -> Iterator[_Part]:
 
 def _counts(run: RunState) -> Iterator[_Part]:
     yield "rollbacks_total", (), run.kinds["rollback"]
-    for response in ("cull", "rollback"):
+    for response in get_args(EmergencyResponse):
         yield "emergencies_total", (response,), run.emergencies[response]
     for rule in RULES:
         yield "vetoes_total", (rule,), run.vetoes[rule]

@@ -1,15 +1,11 @@
 """Lifts the host's learning rate while a graft trains that was born when the rate had decayed.
 
 A graft that is born late trains at the schedule's peak, beside a host that hardly moves any more. With re-warming the
-host learns along with it: all its learning rates are multiplied by one factor just before the optimizer steps, and are
-restored after it, so that schedulers see their own rates only.
+host learns along with it.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from esper.contracts.lifecycle import TRAINABLE
 from esper.kasmina.host.anchoring import places
@@ -21,7 +17,7 @@ graft's birth must go where its bytes go: into arms, captures and checkpoints.""
 
 
 class Rewarming:
-    """Knows which grafts were born late, and lifts and restores learning rates.
+    """Knows which grafts were born late, and by how much learning rates are to be lifted.
 
     Args:
         model: the wrapped model.
@@ -34,7 +30,6 @@ class Rewarming:
         for place in self._places:
             place.register_buffer(BIRTHS, torch.zeros(0, 2, dtype=torch.int64, device="cpu"), persistent=False)
         self._states: dict[str, tuple[Tensor, int, list[int]]] = {}
-        self._unlifted: list[Any] = []
 
     def note_births(self, *, is_late: bool) -> None:
         """Remember of every graft that is new whether the rate has decayed now."""
@@ -57,28 +52,6 @@ class Rewarming:
         if lr <= 0 or not any(self._is_training_late_one(place) for place in self._places):
             return 1.0
         return max(1.0, self._share * peak_lr * decay / lr)
-
-    def lift(self, optimizer: Optimizer, factor: float) -> None:
-        """Multiply the learning rates of all groups."""
-        self._unlifted = []
-        if factor == 1.0:
-            return
-        for group in optimizer.param_groups:
-            lr = group["lr"]
-            self._unlifted.append(lr.clone() if isinstance(lr, Tensor) else lr)
-            if isinstance(lr, Tensor):  # in place: a captured graph reads this very tensor
-                lr.mul_(factor)
-            else:
-                group["lr"] = lr * factor
-
-    def restore(self, optimizer: Optimizer, *_: Any) -> None:
-        """Undo :meth:`lift`, after the step."""
-        for group, lr in zip(optimizer.param_groups, self._unlifted, strict=False):
-            if isinstance(lr, Tensor):
-                group["lr"].copy_(lr)
-            else:
-                group["lr"] = lr
-        self._unlifted = []
 
     def _is_training_late_one(self, place: Place) -> bool:
         live = place.arena.live

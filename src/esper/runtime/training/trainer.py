@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from esper.runtime.training.optimizer_settings import Rates, Settings, SettingsN
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import refusing_parallel
 from esper.runtime.training.rewarming import Rewarming
+from esper.runtime.training.scaled_rates import ScaledRates
 
 GRAFT_LR = 1.5
 """Learning rate of grafts relative to the host's, behind optimizers of the Adam family."""
@@ -111,9 +113,12 @@ class Trainer:
             for part, share in optimizer.shares()
         ]
         self._rewarming = None if config.rewarm is None else Rewarming(model, config.rewarm)
-        if self._rewarming is not None:  # after the others, which are to see the scheduler's rates
-            self._handles += [part.register_step_pre_hook(self._rewarm) for part in optimizer.parts]
-            self._handles += [part.register_step_post_hook(self._rewarming.restore) for part in optimizer.parts]
+        self.lr_factor = 1.0
+        if self._rewarming is not None or config.emergency_response == "lower_lr":
+            for part in optimizer.parts:  # after the others, which are to see the scheduler's rates
+                scaled = ScaledRates()
+                self._handles.append(part.register_step_pre_hook(partial(self._scale_rates, scaled)))
+                self._handles.append(part.register_step_post_hook(scaled.restore))
         self._scales = _scales(model) if hasattr(scaler, "scale") else []
         self.tell_scale()
         self.signals = SignalReader(places(model), covered_parameters(model), optimizer.stepping)
@@ -338,7 +343,7 @@ class Trainer:
         factor = self._config.graft_lr
         if factor is None:
             factor = GRAFT_LR if self._optimizer.is_adam else GRAFT_PEAK_LR / max(self._coming_peak, 1e-12)
-        return factor * max(lr, self._coming_peak * self._decay)
+        return factor * max(lr, self._coming_peak * self._decay) * self.lr_factor
 
     @property
     def _coming_peak(self) -> float:
@@ -356,13 +361,13 @@ class Trainer:
         return min(1.0, max(0.0, 1 - self.step / self._planned_steps) / DECAY_SHARE)
 
     def _lift(self, lr: float) -> float:
-        """What the optimizer's rates are multiplied by in a step."""
+        """What the optimizer's rates are multiplied by in a step while a graft trains that was born late."""
         return 1.0 if self._rewarming is None else self._rewarming.factor(lr, self.peak_lr, self._decay)
 
-    def _rewarm(self, optimizer: Optimizer, *_: Any) -> None:
-        assert self._rewarming is not None
-        self._rewarming.note_births(is_late=self._lr_in_step < DECAYED * self.peak_lr)
-        self._rewarming.lift(optimizer, self._lift(self._lr_in_step))
+    def _scale_rates(self, scaled: ScaledRates, optimizer: Optimizer, *_: Any) -> None:
+        if self._rewarming is not None:
+            self._rewarming.note_births(is_late=self._lr_in_step < DECAYED * self.peak_lr)
+        scaled.scale(optimizer, self._lift(self._lr_in_step) * self.lr_factor)
 
     def _norms(self) -> list[str]:
         """Of all parameters that the optimizer trains, but for grafts. As text: one that is NaN equals itself."""

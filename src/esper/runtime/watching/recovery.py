@@ -84,12 +84,16 @@ class Recovery:
     @property
     def newest(self) -> Entry | None:
         """The newest entry that may be gone back to."""
-        live = set(numbers(self._run.in_state(*LIVE)))
-        entries = sorted([*self.fallbacks, *self.good], key=lambda one: int(one["step"]))
-        return next((e for e in reversed(entries) if live.issuperset(e["live"]) and e["returns"] < RETURNS), None)
+        entries = sorted(self._valid(), key=lambda one: int(one["step"]))
+        return next((one for one in reversed(entries) if one["returns"] < RETURNS), None)
+
+    @property
+    def best(self) -> Entry | None:
+        """The entry with the least held-out loss of those that may be gone back to, however often the run was."""
+        return min(self._valid(), key=lambda one: float(one["select_loss"]), default=None)
 
     def check(self) -> Entry:
-        """The entry to go back to.
+        """The newest entry to go back to.
 
         Raises:
             TransitionError: if there is none.
@@ -98,19 +102,17 @@ class Recovery:
             raise TransitionError(NOTHING_TO_GO_BACK_TO)
         return self.newest
 
-    def roll_back(self, reason: str, who: str) -> None:
-        """Restore the newest valid entry: body, scheduler, policy, and the records of grafts that were live in it.
+    def roll_back(self, entry: Entry, reason: str, who: str) -> None:
+        """Restore a valid entry: body, scheduler, policy, and the records of grafts that were live in it.
 
         Not restored are versions, embargoes and quarantines, the position in the data, the random streams, the books.
 
         Args:
+            entry: the newest or the best.
             reason: for the audit log.
             who: ``"user"``, or ``"session"`` in an emergency.
-
-        Raises:
-            TransitionError: if there is none; nothing was changed then.
         """
-        run, entry = self._run, self.check()
+        run = self._run
         entry["returns"] += who == "session"
         later = [one for one in run.in_state(*LIVE, *FALLING) if one.number not in entry["live"]]
         live = [one for one in later if one.state in LIVE]
@@ -151,6 +153,10 @@ class Recovery:
         """Inverse of :meth:`state_dict`."""
         self.good = state["good"]
         self.fallbacks = [one | {"body": one["body"] or body_of_trial} for one in state["fallbacks"]]
+
+    def _valid(self) -> list[Entry]:
+        live = set(numbers(self._run.in_state(*LIVE)))
+        return [one for one in [*self.fallbacks, *self.good] if live.issuperset(one["live"])]
 
     def _entry(self, now: Measurement, live: list[int] | None, body: Kept | None) -> Entry:
         run = self._run

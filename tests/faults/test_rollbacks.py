@@ -1,0 +1,187 @@
+"""Runs that are harmed at random, or told to go back, in whatever state their seeds are, also while they go back: each
+time the run is to the byte what it was at the state that it goes back to."""
+
+import math
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from esper.contracts.lifecycle import State
+from esper.runtime.run import Run
+from esper.runtime.watching.recovery import Recovery
+from tests.faults.amount import SHARE, amount
+from tests.runtime import toy
+from tests.runtime.toy import Recipe, Script, Trial, growing
+from tests.tree_digest import tree_digest
+
+STATES = (State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING, State.FINE_TUNING)
+"""A seed is never GERMINATED for longer than a command takes."""
+
+EPOCHS, STEPS, HARMED = 24, 10, 0.03
+WAYS = ("by hand", "by hand, twice", "interrupted", "not finite", "losses not finite", "held-out loss")
+
+NOT_RESTORED = (".version", "_in_state", ".embargo_epochs", ".telemetry.", ".state.", ".incubation.")
+"""Columns of seeds, which are looked at apart, and what is not gone back to: seeds that wait for their round go on."""
+
+
+class Interrupted(BaseException):
+    """What stops a rollback half-way, as a keyboard interrupt would."""
+
+
+def sealed(body: dict[str, Any], scheduler: Any) -> str:
+    """Digest of all that going back restores, but for columns of seeds."""
+    model = {name: value for name, value in body["model"].items() if not any(part in name for part in NOT_RESTORED)}
+    return tree_digest([model, body["optimizer"], body["others"], scheduler])
+
+
+def columns(run: Run, numbers: list[int]) -> list[Any]:
+    """State and strength of the grafts of some lifecycles."""
+    found = []
+    for number in numbers:
+        state = run.places[run.books.alive[number].layer_id].state
+        is_its = state.lifecycle_id == number
+        found.append((number, state.lifecycle[is_its].tolist(), state.alpha[is_its].tolist()))
+    return found
+
+
+class Watch:
+    """Notes what the run was whenever a state of it is kept, and what it is when it has gone back there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done, self.differ = 0, 0
+        kept: dict[int, tuple[str, list[Any]]] = {}
+        entry_of, roll_back = Recovery._entry, Recovery.roll_back
+
+        def _entry(recovery: Recovery, *args: Any) -> dict[str, Any]:
+            made, run = entry_of(recovery, *args), recovery._run
+            if args[2] is None:  # of the run as it is
+                seal = sealed(run.snapshots.body(), run.snapshots.scheduler())
+                kept[made["step"]] = seal, columns(run, made["live"])
+            return made
+
+        def _roll_back(recovery: Recovery, entry: dict[str, Any], *args: Any) -> None:
+            roll_back(recovery, entry, *args)
+            run = recovery._run
+            if entry["step"] in kept and not entry.get("trial"):
+                self.done += 1
+                now = sealed(run.snapshots.body(), run.snapshots.scheduler()), columns(run, entry["live"])
+                self.differ += now != kept[entry["step"]]
+
+        monkeypatch.setattr(Recovery, "_entry", _entry)
+        monkeypatch.setattr(Recovery, "roll_back", _roll_back)
+
+
+def build(chance: random.Random) -> Trial:
+    config = growing(
+        layers=["", "4"],
+        round_fraction=0.2,
+        hold_fraction=0.1,
+        ramp_fraction=0.05,
+        objective="pseudo_residual",
+        incubation_fraction=0.05,
+        emergency_response=chance.choice(["rollback", "lower_lr", "cull"]),
+        max_emergencies=10_000,
+    )
+    policy = Script({1: ["", "4"], 6: ["4", ""], 12: ["", "4"]}, trial=chance.choice(["live", "round"]))
+    return Recipe(config, epochs=EPOCHS, model=lambda: toy.host(dropout=0.2, batch_norm=True), policy=policy).build()
+
+
+@contextmanager
+def interrupted_after(calls: int) -> Iterator[None]:
+    """Raise once so many functions were called."""
+    left = calls
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            sys.setprofile(None)
+            raise Interrupted
+
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def harm(trial: Trial, how: str, chance: random.Random) -> None:
+    """Do what leads to a rollback, or ask for one."""
+    if how == "by hand":
+        trial.session.rollback()
+    elif how == "by hand, twice":
+        trial.session.rollback()
+        trial.session.rollback()
+    elif how == "interrupted":
+        try:
+            with interrupted_after(chance.randrange(1, 4000)):
+                trial.session.rollback()
+        except Interrupted:
+            trial.session.rollback()
+    else:
+        value = {"not finite": math.nan, "losses not finite": math.inf, "held-out loss": 5.0}[how]
+        with torch.no_grad():
+            trial.model[0].weight.fill_(value)
+
+
+def wander(trial: Trial, chance: random.Random, watch: Watch, most: int, seen: Counter[str]) -> None:
+    """Train to the end, harmed now and then, until there were so many rollbacks."""
+    batches = list(toy.batches(3))
+    for _ in range(EPOCHS):
+        for batch in batches[:STEPS]:
+            if chance.random() < HARMED and trial.recovery.newest is not None:
+                codes = {int(code) for place in trial.run.places.values() for code in place.state.lifecycle}
+                how, before = chance.choice(WAYS), watch.done
+                harm(trial, how, chance)
+                if how in ("not finite", "held-out loss"):
+                    trial.session.after_epoch()
+                elif how == "losses not finite":
+                    for again in batches[:4]:
+                        trial.session.step(again)
+                if watch.done > before:
+                    seen.update([how, *(state.name for state in STATES if int(state) in codes)])
+                if watch.done >= most:
+                    return
+            trial.session.step(batch)
+        trial.session.after_epoch()
+
+
+def gone_back(monkeypatch: pytest.MonkeyPatch, times: int) -> tuple[Watch, Counter[str]]:
+    """So many rollbacks, of runs with a few each."""
+    chance, watch, seen = random.Random(0), Watch(monkeypatch), Counter[str]()
+    while watch.done < times:
+        wander(build(chance), chance, watch, times, seen)
+    return watch, seen
+
+
+def test_a_run_that_goes_back_is_to_the_byte_what_it_was(monkeypatch, record_property):
+    watch, seen = gone_back(monkeypatch, amount(500))
+    told = ", ".join(f"{name} {number}" for name, number in sorted(seen.items()))
+    record_property("faults", f"{watch.done} rollbacks: {told}")
+    assert watch.differ == 0
+    if SHARE == 1:
+        assert all(seen[name] >= 20 for name in (*WAYS, *(state.name for state in STATES))), seen
+
+
+@pytest.mark.parametrize("part", ["optimizer", "model"])
+def test_would_be_seen_if_a_byte_were_not_restored(monkeypatch, part):
+    """Negative control."""
+    roll_back = Recovery.roll_back
+
+    def _roll_back(recovery: Recovery, *args: Any) -> None:
+        roll_back(recovery, *args)
+        run = recovery._run
+        weight = next(run.model.parameters())
+        tensor = weight if part == "model" else run.trainer._optimizer.parts[0].state[weight]["exp_avg"]
+        with torch.no_grad():
+            tensor.view(-1)[0] += 1e-6
+
+    monkeypatch.setattr(Recovery, "roll_back", _roll_back)
+    watch, _ = gone_back(monkeypatch, 3)
+    assert watch.differ > 0

@@ -98,6 +98,13 @@ class TestStopping:
         trial.session.finish()
         assert trial.run.host_is_finite
 
+    def test_comes_also_where_there_is_nothing_to_go_back_to(self):
+        trial = Recipe(config(emergency_response="stop"), policy=Script({})).build()
+        wreck(trial, math.nan)
+        with pytest.raises(esper.HarmedError, match="no good state was kept"):
+            steps(trial, 4)
+        assert trial.events("rollback") == []
+
     def test_comes_after_so_many_emergencies_in_a_row(self):
         trial = harmed(max_emergencies=3)
         for _ in range(2):

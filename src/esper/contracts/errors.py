@@ -21,7 +21,7 @@ class InvariantError(EsperError):
 
 
 class HarmedError(EsperError):
-    """A run was harmed, and is not to go on by itself. The model stands at the best state that was kept."""
+    """A run was harmed, and is not to go on by itself. The model stands at the best state that was kept, if any was."""
 
 
 class EvaluationError(EsperError):

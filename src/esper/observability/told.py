@@ -8,7 +8,7 @@ from esper.observability.tried import REASONS
 Event = dict[str, Any]
 Tone = Literal["plain", "good", "bad"]
 
-RESPONSES = {"rollback": "goes back", "lower_lr": "goes back, with lower learning rates", "stop": "goes back and stops"}
+RESPONSES = {"rollback": "goes back", "lower_lr": "goes back, with lower learning rates", "stop": "stops"}
 """What a run does in an emergency in which no graft alone is at fault."""
 
 

@@ -24,8 +24,8 @@ def _at(event: Document) -> Words:
 def _emergency(event: Document) -> Words:
     said = _at(event) + words("there was an emergency (", Name(event.content["reason"]), "); ")
     if event.content["response"] != "cull":
-        ended = {"lower_lr": " with lower learning rates", "stop": ", and stopped"}
-        return said + words(f"the run went back{ended.get(event.content['response'], '')}.")
+        did = {"lower_lr": "went back, with lower learning rates from then on", "stop": "stopped"}
+        return said + words(f"the run {did.get(event.content['response'], 'went back')}.")
     place = Name(place_label(event.content.get("layer_id") or ""))
     return said + words("the graft on ", place, " was at fault and taken out.")
 

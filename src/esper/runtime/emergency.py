@@ -203,7 +203,7 @@ class Emergency:
         if response == "cull" and culprit is None:
             response = "rollback"
         entry = self._recovery.best if must_stop else good
-        if culprit is None and entry is None:
+        if culprit is None and entry is None and not must_stop:
             return False
         self._in_a_row += 1
         run.journal.write(
@@ -221,20 +221,26 @@ class Emergency:
             run.seeds.move(culprit, State.CULLED, f"emergency: {reason}")
             self._keeping.take_out(culprit)
             return True
-        assert entry is not None
-        self.roll_back(f"emergency: {reason}", "session", entry)
+        if entry is not None:
+            self.roll_back(f"emergency: {reason}", "session", entry)
         if response == "lower_lr":
             run.trainer.lr_factor *= config.emergency_lr_factor
         elif must_stop:
             self._stop(reason, entry)
         return True
 
-    def _stop(self, reason: str, entry: Entry) -> None:
+    def _stop(self, reason: str, entry: Entry | None) -> None:
         times = f"{self._in_a_row} times in a row, the last time at" if self._in_a_row > 1 else "at"
+        stands = "no good state was kept that it could go back to"
+        if entry is not None:
+            stands = (
+                f"it stands at the best state that was kept, of step {entry['step']} with a held-out loss of "
+                f"{entry['select_loss']:.4g}"
+            )
         self._reason_to_stop = (
-            f"The run was harmed {times} step {self._run.step}: {reason}. It has stopped, and stands at the best state "
-            f"that was kept, of step {entry['step']} with a held-out loss of {entry['select_loss']:.4g}. Look at the "
-            "data and the learning rate; then train on, finish the session, or set max_emergencies higher."
+            f"The run was harmed {times} step {self._run.step}: {reason}. It has stopped; {stands}. Look at the data "
+            "and the learning rate; then train on or finish the session, or go by another emergency_response or more "
+            "max_emergencies."
         )
         self._in_a_row = 0
 

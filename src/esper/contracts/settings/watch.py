@@ -21,8 +21,8 @@ class WatchSettings:
         emergency_patience: steps in a row that must spike, or be non-finite, to be an emergency.
         emergency_response: how the harm is ended: ``"cull"`` takes out the graft that is at fault alone, and goes back
             where none is; ``"rollback"`` always goes back; ``"lower_lr"`` goes back, and all learning rates are
-            multiplied by ``emergency_lr_factor`` from then on; ``"stop"`` goes back to the best state that is kept and
-            ends the run by a ``HarmedError``.
+            multiplied by ``emergency_lr_factor`` from then on; ``"stop"`` goes back to the best state that is kept, if
+            there is one, and ends the run by a ``HarmedError``.
         emergency_lr_factor: what learning rates are multiplied by.
         max_emergencies: after so many in a row, with no boundary between them at which all was well, the run stops
             likewise.

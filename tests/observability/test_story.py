@@ -187,6 +187,8 @@ TROUBLE = {
     ("kind", "fields", "says"),
     [
         ("emergency", {}, "At step 50 there was an emergency (the held-out loss rose); the run went back."),
+        ("emergency", {"response": "lower_lr"}, "the run went back, with lower learning rates from then on."),
+        ("emergency", {"response": "stop"}, "the run stopped."),
         ("emergency", {"response": "cull", "layer_id": "0"}, "; the graft on 0 was at fault and taken out."),
         ("rollback", {}, "the run went back to its state after step 25 (asked for); what was adopted since is gone."),
         ("rollback", {"reason": "emergency: x", "lifecycles": []}, "the run went back to its state after step 25."),

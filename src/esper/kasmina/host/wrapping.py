@@ -295,8 +295,15 @@ def _wrapped(model: nn.Module) -> list[KasminaLayer]:
 
 
 def _layout(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of all parameters of the host by name, and no shape for every place that starts or ends in it."""
-    held = [place for module in _wrapped(model) for place in module._esper]
+    """The shapes of all parameters of the host by name, and no shape for every place that starts or ends in it
+    under its name."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    held = [
+        place
+        for module in _wrapped(model)
+        for place in module._esper
+        if modules.get(place.site.modules[-1]) is module and all(name in modules for name in place.site.modules)
+    ]
     fed = {place.layer_id for module in _wrapped(model) for place in module._esper.feeds}
     whole = [place.layer_id for place in held if place.kind != "span" or place.layer_id in fed]
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters() if not is_espers(name)}

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 
 import esper
+from tests.faults.conftest import MISTAKE
 from tests.faults.sameness import bits, refused
 from tests.runtime import toy
 from tests.runtime.toy import growing
@@ -20,7 +21,7 @@ X = toy.DATA.x[:5]
 
 @pytest.fixture(autouse=True)
 def _counted(record_property):
-    record_property("faults", "1 mistake")
+    record_property("faults", MISTAKE)
 
 
 def wrapped(**config: Any) -> nn.Module:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import esper
+from tests.faults.conftest import MISTAKE
 from tests.faults.odd_hosts import HOSTS, UNFIT, adds_little, adds_one, made
 from tests.faults.sameness import assert_same, assert_sentence, everything, told
 
@@ -27,14 +28,14 @@ def test_a_host_of_any_kind_is_the_bare_one_to_the_bit(name, seen, record_proper
     model = esper.wrap(made(HOSTS[name])[0], example=inputs if seen == "by an example" else None)
     assert list(model.state_dict()) == list(bare.state_dict())
     assert_same(bare, model, inputs)
-    record_property("faults", "1 mistake")
+    record_property("faults", MISTAKE)
 
 
 @pytest.mark.parametrize("name", UNFIT)
 def test_an_input_that_does_not_fit_ends_as_with_the_bare_model(name, record_property):
     bare, inputs = made(UNFIT[name])
     assert_same(bare, esper.wrap(made(UNFIT[name])[0]), inputs)
-    record_property("faults", "1 mistake")
+    record_property("faults", MISTAKE)
 
 
 @pytest.mark.parametrize("name", UNFIT)
@@ -52,7 +53,7 @@ def test_an_example_that_does_not_fit_is_refused_and_leaves_the_model_alone(name
             assert_sentence(str(error), ("example",))
         else:
             assert (type(error).__name__, str(error)) == (how, bares_own)
-    record_property("faults", "1 mistake")
+    record_property("faults", MISTAKE)
 
 
 def test_a_mistake_of_one_bit_is_seen(record_property):

@@ -1,4 +1,4 @@
-"""What else is done to wrapped models and their runs: moved, loaded, copied, changed, interrupted."""
+"""What else is done to wrapped models: moved, loaded, copied, changed."""
 
 import copy
 import io
@@ -14,10 +14,9 @@ from torch.nn.utils import prune
 from torch.optim import SGD, AdamW
 
 import esper
-from esper.contracts.lifecycle import State
+from tests.faults.conftest import MISTAKE
 from tests.faults.sameness import assert_same, bits, everything, refused
 from tests.runtime import toy
-from tests.runtime.toy import Recipe, Script, Trial, growing
 
 X = toy.DATA.x[:5]
 BATCH = next(toy.batches(0))
@@ -25,7 +24,7 @@ BATCH = next(toy.batches(0))
 
 @pytest.fixture(autouse=True)
 def _counted(record_property):
-    record_property("faults", "1 mistake")
+    record_property("faults", MISTAKE)
 
 
 def wrapped(**config: Any) -> nn.Module:
@@ -206,96 +205,3 @@ def test_a_meta_model_is_wrapped_and_computes_shapes():
     with torch.device("meta"):
         bare, model = toy.host(), wrapped()
         assert_same(bare, model, (torch.empty(5, 4),))
-
-
-def live(**session: Any) -> Trial:
-    """A run in which a graft is being blended in."""
-    trial = Recipe(growing(trial="live"), policy=Script({1: [""]}, trial="live")).build(**session)
-    return trial.train_until(lambda trial: trial.state() is State.GRAFTING)
-
-
-def test_eval_in_the_middle_of_grafting_changes_nothing_of_the_run():
-    first, second = live(), live()
-    for trial in (first, second):
-        if trial is second:
-            trial.model.eval()
-            with torch.no_grad():
-                trial.model(X)
-            trial.model.train()
-        trial.session.step(BATCH)
-    assert first.digest() == second.digest()
-
-
-class Stop:
-    """Raises an interruption at one call of many, once."""
-
-    def __init__(self, error: type[BaseException], at: int, where: str) -> None:
-        self.error, self.left, self.where = error, at, where
-
-    def reached(self, where: str) -> None:
-        if where == self.where:
-            self.left -= 1
-            if self.left == 0:
-                raise self.error(f"at {where}")
-
-
-def stopped(recipe: Recipe, stop: Stop) -> tuple[Trial, int]:
-    """A run that is gone on with after every interruption, and how many there were."""
-    trial, count = _built(recipe, stop), 0
-    while trial.session.epoch < trial.epochs:
-        for batch in list(toy.batches(trial.session.epoch))[trial.session.step_count % toy.STEPS_PER_EPOCH :]:
-            steps = trial.session.step_count
-            while trial.session.step_count == steps:
-                try:
-                    trial.session.step(batch)
-                except stop.error:
-                    count += 1
-        try:
-            trial.session.after_epoch()
-        except stop.error:
-            count += 1
-    return trial, count
-
-
-def _built(recipe: Recipe, stop: Stop) -> Trial:
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        stop.reached("before the forward pass")
-        value = toy.loss(model, batch)
-        stop.reached("after the forward pass")
-        return value
-
-    def evaluate(model: nn.Module) -> esper.Evaluation:
-        stop.reached("evaluate")
-        return toy.evaluate(model)
-
-    return recipe.build(loss=loss, evaluate=evaluate)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-@pytest.mark.parametrize(
-    ("where", "at"),
-    [
-        ("before the forward pass", 5),
-        ("before the forward pass", 60),
-        ("before the forward pass", 70),
-        ("after the forward pass", 9),
-        ("after the forward pass", 65),
-        ("after the forward pass", 40),
-        ("evaluate", 3),
-        ("evaluate", 5),
-        ("evaluate", 7),
-        ("evaluate", 10),
-    ],
-)
-def test_a_run_that_was_interrupted_goes_on_and_can_be_saved(error, where, at, tmp_path):
-    recipe = Recipe(epochs=6)
-    trial, count = stopped(recipe, Stop(error, at, where))
-    assert count == 1
-    assert trial.session.epoch == 6
-    trial.session.save(tmp_path)
-    again = recipe.build()
-    again.session.load(tmp_path)
-    assert again.digest() == trial.digest()
-    for one in (trial, again):
-        one.session.finish()
-    assert bits(dict(esper.export(again.model).state_dict())) == bits(dict(esper.export(trial.model).state_dict()))

@@ -48,11 +48,11 @@ class BusUnavailableError(BusError):
     """The broker of a message bus does not answer, or will not serve us. Trying again later may help."""
 
 
-def closest(word: str, valid: Iterable[str]) -> str:
+def closest(word: object, valid: Iterable[str]) -> str:
     """A hint naming the valid word most like ``word``, and all valid words, if any; the empty one as ``""``."""
     valid = sorted(name or '""' for name in valid)
     if not valid:
         return "There are none."
-    match = difflib.get_close_matches(word, valid, n=1)
+    match = difflib.get_close_matches(str(word), valid, n=1)
     did_you_mean = f"Did you mean {match[0]!r}? " if match else ""
     return f"{did_you_mean}Valid: {', '.join(valid)}."

@@ -1,7 +1,9 @@
 """What a caller gives a session, checked before anything is built."""
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -19,6 +21,78 @@ NO_BOUNDARY = (
     "boundary_steps is not set. Nothing can grow until then, or after grow_until. Call session.after_epoch() after "
     "every epoch; for a stream, or epochs as long as that, set GrowthConfig(boundary_steps=...)."
 )
+
+
+CALLED = {
+    "loss": "a function of the model and a batch that gives a scalar tensor",
+    "train_step": "a function of a batch that makes a whole step and gives its loss",
+    "evaluate": "a function of the model that gives an esper.Evaluation",
+}
+"""What a caller's functions must be."""
+
+
+def check_functions(**given: Any) -> None:
+    """Refuse what cannot be called; None is left for others to judge, but as ``evaluate``.
+
+    Raises:
+        ConfigError: naming the argument and what it must be.
+    """
+    for name, function in given.items():
+        if not callable(function) and (function is not None or name == "evaluate"):
+            raise ConfigError(f"{name} must be {CALLED[name]}, not {function!r:.80}.")
+
+
+def check_parts(extra: Any, policy: Any, flags: Any, checkpoint_steps: Any) -> None:
+    """Refuse further arguments that are none of what they must be.
+
+    Raises:
+        ConfigError: naming the argument and what it must be.
+    """
+    if extra is not None and not (isinstance(extra, Mapping) and all(isinstance(name, str) for name in extra)):
+        raise ConfigError(f"extra must be a mapping from names to objects with a state_dict, not {extra!r:.80}.")
+    if policy is not None and (isinstance(policy, type) or not callable(getattr(policy, "decide", None))):
+        raise ConfigError(f"policy must be an object with a method decide(observation), not {policy!r:.80}.")
+    if flags is not None and not isinstance(flags, Flags):
+        raise ConfigError(f"flags must be what esper.flags.resolve gives, not {flags!r:.80}.")
+    if checkpoint_steps is not None and (type(checkpoint_steps) is not int or checkpoint_steps < 1):
+        raise ConfigError(f"checkpoint_steps must be a whole number of at least 1, or None, not {checkpoint_steps!r}.")
+
+
+def listeners(on_event: Any) -> list[Any]:
+    """One listener or several, as a list.
+
+    Raises:
+        ConfigError: if one cannot be called.
+    """
+    several = [on_event] if callable(on_event) or not isinstance(on_event, Iterable) else list(on_event)
+    for one in several:
+        if one is not None and not callable(one):
+            raise ConfigError(f"A listener must be a function that is called with every event, not {one!r:.80}.")
+    return [one for one in several if one is not None]
+
+
+def path_of(path: Any, name: str) -> Path:
+    """A path that a caller gave.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"{name} must be the path of a directory, not {path!r:.80}.")
+    return Path(path)
+
+
+def directory_of(path: Any, name: str) -> Path:
+    """The path of a directory, which need not be there yet.
+
+    Raises:
+        ConfigError: if it is no path, or there is a file in its place.
+    """
+    found = path_of(path, name)
+    taken = next((one for one in (found, *found.parents) if one.is_file()), None)
+    if taken is not None:
+        raise ConfigError(f"{name} is {str(found)!r}, but {str(taken)!r} is a file. Name a directory.")
+    return found
 
 
 def check_flags(model: nn.Module, flags: Flags) -> None:
@@ -52,7 +126,7 @@ def check_run(
     """
     if config.arms == "side_by_side":
         check_can_fork(model)
-    if not isinstance(planned_steps, int) or planned_steps < 1:
+    if type(planned_steps) is not int or planned_steps < 1:
         raise ConfigError(f"planned_steps must be a whole number of at least 1, not {planned_steps!r}.")
     if not counts_flops:
         _refuse_flops(config)

@@ -175,7 +175,7 @@ class Growth:
         """
         self._refuse_in_arms()
         run, place = self._run, place_named(self._run.model, layer_id)
-        if num_seeds > 1 and (why := run.flags.why_off("chunked_architecture")) is not None:
+        if num_seeds != 1 and (why := run.flags.why_off("chunked_architecture")) is not None:
             raise ConfigError(f"{why} A layer has one seed then, not {num_seeds}.")
         place.rechunk(num_seeds)
         run.costs.restructured()

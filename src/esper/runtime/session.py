@@ -20,7 +20,18 @@ from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.host.anchoring import anchor_of
 from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, refuse_changed
-from esper.runtime.arguments import NO_BOUNDARY, boundary_expected, check_flags, check_run, together
+from esper.runtime.arguments import (
+    NO_BOUNDARY,
+    boundary_expected,
+    check_flags,
+    check_functions,
+    check_parts,
+    check_run,
+    directory_of,
+    listeners,
+    path_of,
+    together,
+)
 from esper.runtime.checkpoints import FOLDER, Checkpoints
 from esper.runtime.debugging import debugger_for
 from esper.runtime.growth import Growth, Position
@@ -33,7 +44,7 @@ from esper.runtime.state.batches import check_copyable, check_storable
 from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import refuse_ranks
-from esper.runtime.training.trainer import Trainer
+from esper.runtime.training.trainer import Trainer, check_loss
 from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
 
@@ -128,6 +139,9 @@ class Session:
         refuse_ranks()
         config = growth_config(model)
         refuse_changed(model)
+        check_functions(evaluate=evaluate, loss=loss, train_step=train_step)
+        check_parts(extra, policy, flags, checkpoint_steps)
+        heard = listeners(on_event)
         self._flags_given = flags or none_in_play()
         check_flags(model, self._flags_given)
         check_run(model, config, planned_steps, counts_flops=flops, keeping={"loader": loader, **(extra or {})})
@@ -152,12 +166,12 @@ class Session:
             )
             undo.callback(trainer.detach)
             judge = Judge(model, evaluate, config.seed)
-            self._directory = None if directory is None else Path(directory)
+            self._directory = None if directory is None else directory_of(directory, "directory")
             if self._directory is not None:
                 self._directory.mkdir(parents=True, exist_ok=True)
             self._must_load = self._directory is not None and any(self._directory.glob(f"{FOLDER}/[0-9]*"))
             journal = Journal(self._directory, is_new=not self._must_load)
-            for listener in [on_event] if callable(on_event) else on_event or ():
+            for listener in heard:
                 journal.subscribe(listener)
             snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory)
             self._run = Run(
@@ -295,11 +309,12 @@ class Session:
             loss_value: its loss.
 
         Raises:
-            ConfigError: if ``train_step`` changes its batch: hand it a copy.
+            ConfigError: if the loss is not one number, or ``train_step`` changes its batch: hand it a copy.
         """
         run = self._run
         if run.trainer.owns_loop:
             raise ConfigError("after_step is for sessions with train_step; with loss, call session.step(batch).")
+        check_loss(loss_value, "after_step was given")
         with run.inbox.turn():
             self._refuse_if_closed()
             self._growth.interrupt()
@@ -371,6 +386,8 @@ class Session:
         return self._submit(command, partial(seeds.submit_once, command.id, partial(seeds.submit, command)))
 
     def _submit(self, command: Command, request: Callable[[], Answer]) -> Answer:
+        if not isinstance(command, Command):
+            raise ConfigError(f"A session is given an esper.contracts.commands.Command, not {command!r:.80}.")
         try:
             return self._run.inbox.ask(request)
         except TransitionError as error:  # none of the seeds': it was asked in the middle of a step
@@ -399,7 +416,10 @@ class Session:
         Returns:
             Call it to end that.
         """
-        return self._run.journal.subscribe(listener)
+        (one,) = listeners([listener]) or [None]
+        if one is None:
+            raise ConfigError("A listener must be a function that is called with every event, not None.")
+        return self._run.journal.subscribe(one)
 
     def tell_bus(self, counts: Callable[[], dict[str, Any]]) -> None:
         """Let ``vitals`` tell the counts of a message bus that this run is on; :class:`Link` calls it."""
@@ -430,6 +450,8 @@ class Session:
 
         def request() -> Answer:
             self._refuse_if_replaced()
+            if settings is not None and not isinstance(settings, Mapping):
+                raise ConfigError(f"settings must be a mapping such as {{'hidden': 8}}, or None, not {settings!r:.80}.")
             chosen = self._growth.sized_for(layer_id, seed_id, blueprint) if settings is None else dict(settings)
             return self._run.seeds.ask(
                 Command(
@@ -502,9 +524,13 @@ class Session:
 
         Returns:
             The folder of the new generation.
+
+        Raises:
+            ConfigError: if ``path`` is no path, or there is a file in its place.
         """
+        directory = directory_of(path, "path")
         with self._run.inbox.turn():
-            return self._checkpoints.save(Path(path))
+            return self._checkpoints.save(directory)
 
     def load(self, path: str | Path) -> None:
         """Go on where a checkpoint stands: regrows the architecture, then finishes an arm that was cut.
@@ -512,7 +538,7 @@ class Session:
         Raises:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
-        state = self._checkpoints.read(Path(path))
+        state = self._checkpoints.read(path_of(path, "path"))
         with self._run.inbox.turn():
             self._refuse_if_finished()
             self._checkpoints.restore(state)

@@ -1,5 +1,6 @@
 """What a setting may be: a rule stands beside its default."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -53,7 +54,11 @@ def or_none(rule: Rule) -> Rule:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_list_of_names(value: object) -> bool:
@@ -75,10 +80,10 @@ ABOVE_1 = Rule(lambda value: _is_number(value) and value > 1, "above 1")
 AT_LEAST_0 = Rule(lambda value: _is_number(value) and value >= 0, "at least 0")
 SHARE = Rule(lambda value: _is_number(value) and 0 < value <= 1, "in (0, 1]")
 TENTH = Rule(lambda value: _is_number(value) and 0 < value <= 0.1, "in (0, 0.1]")
-WHOLE = Rule(lambda value: isinstance(value, int), "a whole number")
-WHOLE_FROM_0 = Rule(lambda value: isinstance(value, int) and value >= 0, "a whole number >= 0")
-WHOLE_FROM_1 = Rule(lambda value: isinstance(value, int) and value >= 1, "a whole number >= 1")
-CONFIDENCE = Rule(lambda value: isinstance(value, int) and 0 <= value <= 3, "0 to 3")
+WHOLE = Rule(_is_whole, "a whole number")
+WHOLE_FROM_0 = Rule(lambda value: _is_whole(value) and value >= 0, "a whole number >= 0")
+WHOLE_FROM_1 = Rule(lambda value: _is_whole(value) and value >= 1, "a whole number >= 1")
+CONFIDENCE = Rule(lambda value: _is_whole(value) and 0 <= value <= 3, "0 to 3")
 LOOKS = Rule(_are_looks, "one to three rising fractions in (0, 1]")
 ID = Rule(lambda value: isinstance(value, str), "an id")
 SELECTION = Rule(lambda value: isinstance(value, str), "the name of a selection strategy")
@@ -90,13 +95,17 @@ PATTERNS_OR_COUNTS = Rule(
 )
 AXES = or_none(
     Rule(
-        lambda value: isinstance(value, Mapping) and all(axis in (1, -1) for axis in value.values()),
+        lambda value: (
+            isinstance(value, Mapping)
+            and _is_list_of_names(list(value))
+            and all(axis in (1, -1) and _is_whole(axis) for axis in value.values())
+        ),
         "a mapping from patterns to 1 or -1",
     )
 )
 FIELD_NAMES = or_none(
     Rule(
-        lambda value: isinstance(value, Mapping) and _is_list_of_names(list(value.values())),
+        lambda value: isinstance(value, Mapping) and _is_list_of_names([*value, *value.values()]),
         "a mapping from patterns to names of fields",
     )
 )

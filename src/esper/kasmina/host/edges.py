@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
+from torch.nn.utils import parametrize
 
 from esper.contracts.reports import Layout
 
@@ -85,8 +86,12 @@ def is_around_adapters(kind: type[nn.Module]) -> bool:
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers with parameters of their own, in the order in which they were registered; opaque ones whole."""
-    if is_opaque(module) or next(module.parameters(recurse=False), None) is not None:
+    """The layers with parameters of their own, in the order in which they were registered; opaque ones whole. What
+    computes a layer's parameters is a part of it."""
+    if isinstance(module, parametrize.ParametrizationList):
+        return
+    has_own = parametrize.is_parametrized(module) or next(module.parameters(recurse=False), None) is not None
+    if is_opaque(module) or has_own:
         yield module
     if not is_opaque(module):
         for child in module.children():

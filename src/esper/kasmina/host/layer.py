@@ -8,6 +8,7 @@ this module's output.
 import inspect
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from contextlib import contextmanager
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -279,6 +280,17 @@ def _steps(container: nn.Module) -> "OrderedDict[str, Any]":
     return OrderedDict((name, module) for name, module in container._modules.items() if name != ESPER)
 
 
+@contextmanager
+def _without_seeds(container: nn.Module) -> Iterator[None]:
+    """Inside, a container holds its steps alone, which its own methods count and number anew."""
+    anchor = container._modules.pop(ESPER, None)
+    try:
+        yield
+    finally:
+        if anchor is not None:
+            container._modules[ESPER] = anchor
+
+
 class KasminaSequence(KasminaLayer):
     """What an ``nn.Sequential`` or ``nn.ModuleList`` needs besides."""
 
@@ -296,6 +308,34 @@ class KasminaSequence(KasminaLayer):
         if issubclass(self.esper_base, nn.Sequential):
             return self.esper_base(OrderedDict(list(steps.items())[index]))
         return self.esper_base(list(steps.values())[index])
+
+    def __setitem__(self, index: Any, module: nn.Module) -> None:
+        host: Any = super()
+        with _without_seeds(self):
+            host.__setitem__(index, module)
+
+    def __delitem__(self, index: int | slice) -> None:
+        host: Any = super()
+        with _without_seeds(self):
+            host.__delitem__(index)
+
+    def insert(self, index: int, module: nn.Module) -> Any:
+        """What the host's does."""
+        host: Any = super()
+        with _without_seeds(self):
+            return host.insert(index, module)
+
+    def append(self, module: nn.Module) -> Any:
+        """What the host's does."""
+        host: Any = super()
+        with _without_seeds(self):
+            return host.append(module)
+
+    def extend(self, *args: Any, **kwargs: Any) -> Any:
+        """What the host's does."""
+        host: Any = super()
+        with _without_seeds(self):
+            return host.extend(*args, **kwargs)
 
 
 class KasminaDict(KasminaLayer):
@@ -318,6 +358,12 @@ class KasminaDict(KasminaLayer):
 
     def items(self) -> ItemsView[str, nn.Module]:
         return _steps(self).items()
+
+    def clear(self) -> None:
+        """What the host's does."""
+        host: Any = super()
+        with _without_seeds(self):
+            host.clear()
 
 
 class KasminaEncoder(KasminaLayer):

@@ -36,27 +36,47 @@ def sites(model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings
     """The site of every candidate; None for one that nobody named and that cannot be told or does not fit.
 
     Raises:
-        ConfigError: if a named candidate cannot be a place, naming the remedy.
+        ConfigError: if a named candidate cannot be a place, naming the remedy, or none can.
     """
+    lies = _found(model, candidates, config, example)
+    found = [_with_channels(one, site) for one, site in zip(candidates, lies, strict=True)]
+    if not any(found):
+        raise ConfigError(
+            f"None of the layers that could carry seeds ({', '.join(repr(one.layer_id) for one in candidates[:5])}) "
+            "writes real numbers along a batch and channels, so there is no place to grow. Give an example with a "
+            "batch, or name others in layers."
+        )
+    return found
+
+
+def _with_channels(one: Stretch, site: Site | None) -> Site | None:
+    """A site that has any channels to write."""
+    if site is None or site.ports.outputs:
+        return site
+    if one.is_named:
+        raise ConfigError(f"{one.layer_id!r} writes no channels, so it cannot carry seeds. Leave it out of layers.")
+    return None
+
+
+def _found(
+    model: nn.Module, candidates: Sequence[Stretch], config: PlaceSettings, example: Any
+) -> Iterator[Site | None]:
     is_batch_second = any(is_opaque(module) and not getattr(module, "batch_first", True) for module in model.modules())
     has_cache = decodes_with_cache(model)
     if example is None:
-        return [_without_mixing(_from_layers(one, config, is_batch_second), has_cache) for one in candidates]
+        yield from (_without_mixing(_from_layers(one, config, is_batch_second), has_cache) for one in candidates)
+        return
     trace = _run(model, candidates, config, example)
     has_cache |= trace.has_cache
-    found: list[Site | None] = []
     for one in candidates:
         try:
             x, y = trace.inputs.get(one.layer_id), trace.outputs.get(one.layer_id)
             site = _without_mixing(_from_example(one, config, x, y, is_batch_second), has_cache)
-            found.append(None if site is None else replace(site, is_walked=one.layer_id in trace.walked))
         except ConfigError:
             if one.is_named:
                 raise
-            found.append(None)
-    if not any(found):
-        raise ConfigError("None of the layers that carry seeds was called on the example. Name others in layers.")
-    return found
+            site = None
+        yield None if site is None else replace(site, is_walked=one.layer_id in trace.walked)
 
 
 def container_of(model: nn.Module, names: Sequence[str]) -> nn.Module:

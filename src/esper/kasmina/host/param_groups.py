@@ -19,9 +19,9 @@ def param_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str,
         weight_decay: of the first group, at least 0.
 
     Raises:
-        ConfigError: if ``weight_decay`` is negative.
+        ConfigError: if ``weight_decay`` is negative, or no number.
     """
-    if not weight_decay >= 0:
+    if not isinstance(weight_decay, int | float) or not weight_decay >= 0:
         raise ConfigError(f"weight_decay must be at least 0, not {weight_decay!r}.")
     exempt = {
         id(parameter)

@@ -19,7 +19,7 @@ def refuse_unfit(model: nn.Module) -> None:
         ConfigError: naming the module and the remedy.
     """
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"esper.wrap takes an nn.Module, not a {type(model).__name__}.")
+        raise ConfigError(f"esper.wrap takes the model to grow, an nn.Module, not a {type(model).__name__}.")
     for path, module in model.named_modules():
         name = repr(path) if path else "The model"
         if isinstance(module, KasminaLayer):

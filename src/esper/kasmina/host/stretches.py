@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from esper.contracts.errors import ConfigError, closest
 from esper.kasmina.host.edges import edge_of, first_and_last, is_adapted, is_around_adapters, is_opaque
@@ -86,7 +87,7 @@ def _wanted(modules: dict[str, nn.Module], layers: Any, hosts: set[nn.Module]) -
     for pattern, num_seeds in wanted.items():
         if not isinstance(pattern, str):
             raise ConfigError(f"layers must name places as strings, not {pattern!r}.")
-        if num_seeds is not None and (not isinstance(num_seeds, int) or num_seeds < 1):
+        if num_seeds is not None and (type(num_seeds) is not int or num_seeds < 1):
             raise ConfigError(f"layers[{pattern!r}] must be a number of seeds of at least 1, not {num_seeds!r}.")
         for one in _matching(modules, pattern, num_seeds, hosts):
             chosen[one.layer_id] = one
@@ -201,7 +202,9 @@ def _halves(modules: dict[str, nn.Module], name: str, chain: nn.Sequential, host
 
 
 def _inside_opaque(modules: dict[str, nn.Module]) -> set[str]:
+    """What is used without being called: parts of opaque modules, and what computes a layer's parameters."""
     opaque = tuple(f"{name}." for name, module in modules.items() if name and is_opaque(module))
+    opaque += tuple(name for name, module in modules.items() if isinstance(module, ParametrizationList))
     return {name for name in modules if name.startswith(opaque)} if opaque else set()
 
 

@@ -169,7 +169,7 @@ def _hooks(one: TracedPlace, trace: Trace, followers: _Followers) -> tuple[Calla
         if y is not None:
             followers.note(y, one.layer_id)
         if y is not None:  # a graft that reads its own chunk works at the output's positions: the more of both count
-            written = y.numel() // max(1, one.outputs or y.shape[-1])
+            written = y.numel() // max(1, one.outputs or y.shape[-1]) if y.dim() else 0
             trace.rows[one.layer_id] += max(0, written - read[0]) if one.inputs else written
             read[0] = 0
 

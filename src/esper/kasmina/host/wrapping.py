@@ -1,5 +1,6 @@
 """Giving a model seeds, and taking them away."""
 
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from esper.contracts.errors import ConfigError, closest
 from esper.contracts.reports import Piece
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.grafts.activity import Called
+from esper.kasmina.grafts.strategies import strategy_kind
 from esper.kasmina.host.anchoring import anchor_of, is_espers, places, to_bare_class
 from esper.kasmina.host.caches import refuse_mixing_alone
 from esper.kasmina.host.copies import ESPER
@@ -51,13 +53,21 @@ def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = No
         ConfigError: if the model cannot be wrapped, a pattern matches nothing, or a place cannot carry seeds; the
             model is unchanged then.
     """
-    config = config or GrowthConfig()
+    config = GrowthConfig() if config is None else config
+    if not isinstance(config, GrowthConfig):
+        raise ConfigError(
+            f"config must be an esper.GrowthConfig, not {config!r:.80}. Settings are its keywords, such as "
+            "esper.GrowthConfig(seeds_per_layer=64); an input of the model is example=..."
+        )
     for blueprint_id in config.blueprints:
         make_blueprint(blueprint_id, {})
+    if config.strategy is not None:
+        strategy_kind(config.strategy)
     refuse_unfit(model)
     if config.colonies and example is None:
         raise ConfigError("colonies are found by running the model once: give esper.wrap an example of its input.")
     candidates = choose(model, config.layers, config.exclude, is_measured=example is not None)
+    _refuse_idle(config, [one.layer_id for one in candidates])
     for one in candidates:
         for end in (one.modules[0], one.modules[-1]):
             refuse_unswappable(repr(one.layer_id) if one.layer_id else "The model", end)
@@ -132,9 +142,11 @@ def growth_config(model: nn.Module) -> GrowthConfig:
     """The configuration that a model was wrapped with.
 
     Raises:
-        ConfigError: if it was not wrapped, something was put around it since, or a module was given a forward that goes
-            past its seeds.
+        ConfigError: if it is no module, or was not wrapped, something was put around it since, or a module was given a
+            forward that goes past its seeds.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be an nn.Module that esper.wrap has given seeds, not {model!r:.80}.")
     inner = getattr(model, "_orig_mod", getattr(model, "module", None))
     if not isinstance(model, KasminaLayer) and isinstance(inner, KasminaLayer):
         remedy = "call the compiled one in loss; or compile in place: model.compile()"
@@ -258,6 +270,14 @@ def _show_colony(place: Place, trace: Trace) -> None:
     place.show(replace(place.site, pieces=pieces), None)
 
 
+def _refuse_idle(config: PlaceSettings, names: Sequence[str]) -> None:
+    """Refuse what is said of places that there are not."""
+    for setting in ("axis", "output_fields"):
+        for pattern in getattr(config, setting) or ():
+            if not fnmatch.filter(names, pattern):
+                raise ConfigError(f"{setting}: {pattern!r} matches no place. {closest(pattern, names)}")
+
+
 def _num_seeds(one: Stretch, site: Site, config: PlaceSettings) -> int:
     outputs = site.ports.outputs
     if one.num_seeds is None:
@@ -275,8 +295,15 @@ def _wrapped(model: nn.Module) -> list[KasminaLayer]:
 
 
 def _layout(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of all parameters of the host by name, and no shape for every place that starts or ends in it."""
-    held = [place for module in _wrapped(model) for place in module._esper]
+    """The shapes of all parameters of the host by name, and no shape for every place that starts or ends in it
+    under its name."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    held = [
+        place
+        for module in _wrapped(model)
+        for place in module._esper
+        if modules.get(place.site.modules[-1]) is module and all(name in modules for name in place.site.modules)
+    ]
     fed = {place.layer_id for module in _wrapped(model) for place in module._esper.feeds}
     whole = [place.layer_id for place in held if place.kind != "span" or place.layer_id in fed]
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters() if not is_espers(name)}

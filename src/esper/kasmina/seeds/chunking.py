@@ -19,6 +19,6 @@ def chunk_bounds(num_channels: int, num_seeds: int) -> Tensor:
     Raises:
         ConfigError: if ``num_seeds`` is below 1 or exceeds ``num_channels``.
     """
-    if not isinstance(num_seeds, int) or not 1 <= num_seeds <= num_channels:
+    if type(num_seeds) is not int or not 1 <= num_seeds <= num_channels:
         raise ConfigError(f"A layer of {num_channels} channels can carry 1 to {num_channels} seeds, not {num_seeds!r}.")
-    return torch.arange(num_seeds + 1, dtype=torch.int64) * num_channels // num_seeds
+    return torch.arange(num_seeds + 1, dtype=torch.int64, device="cpu") * num_channels // num_seeds

@@ -104,7 +104,7 @@ class Telemetry(KeepsDtype):
         is_first_pass = torch._C._current_graph_task_id() == -1
         turn = self.turns[is_first_pass]
         self.turns[is_first_pass] = turn + 1
-        if self.rows == 0 or y.numel() == 0:
+        if self.rows == 0 or not self._can_read(y, axis):
             return False
         if not (is_due(turn, SHARE) or _asks_device(y)):
             return False
@@ -122,7 +122,7 @@ class Telemetry(KeepsDtype):
             axis: of the channels.
         """
         is_looked_at = is_due(self.turns[True] - 1, SHARE) or _asks_device(gradient)
-        if is_looked_at and self.rows and gradient.numel():
+        if is_looked_at and self.rows and self._can_read(gradient, axis):
             self._tap(axis, gradient)
 
     def set_threshold(self, value: float | None) -> None:
@@ -234,6 +234,12 @@ class Telemetry(KeepsDtype):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._number = numbered(self)
+
+    def _can_read(self, y: Tensor, axis: int) -> bool:
+        """Whether a tensor has real channels where they are looked for: not one without a batch, nor a scalar."""
+        if y.numel() == 0 or y.is_complex() or y.dim() <= max(axis, 0):
+            return False
+        return y.shape[axis] == self.bounds[-1]
 
     def _look(self, y: Tensor, axis: int) -> None:
         share = SHARE if _asks_device(y) else None

@@ -136,7 +136,7 @@ class Judge:
             raise EvaluationError(
                 f"evaluate returned a {type(result).__name__}. Return esper.Evaluation(losses=[n], correct=[n])."
             )
-        losses = _vector(result.losses)
+        losses = _vector(result.losses, "losses").double()
         if losses.dim() != 1 or losses.numel() < 10:
             raise EvaluationError(
                 f"evaluate returned losses of shape {tuple(losses.shape)}. Return one loss per held-out sample, at "
@@ -145,8 +145,8 @@ class Judge:
         expected = getattr(self, "num_samples", losses.numel())
         if losses.numel() != expected:
             raise EvaluationError(f"evaluate returned {losses.numel()} losses after {expected} at the start.")
-        correct = None if result.correct is None else _vector(result.correct)
-        groups = None if result.groups is None else torch.as_tensor(result.groups).detach().cpu().long()
+        correct = None if result.correct is None else _vector(result.correct, "correct").double()
+        groups = None if result.groups is None else _vector(result.groups, "groups").long()
         for name, values in (("correct", correct), ("groups", groups)):
             if values is not None and values.shape != losses.shape:
                 raise EvaluationError(
@@ -157,5 +157,22 @@ class Judge:
         return Measurement(losses, correct, groups, self._counted)
 
 
-def _vector(values: Any) -> Tensor:
-    return torch.as_tensor(values).detach().cpu().double()
+def _vector(values: Any, name: str) -> Tensor:
+    """Numbers on the CPU.
+
+    Raises:
+        EvaluationError: if they are none.
+    """
+    try:
+        tensor = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EvaluationError(
+            f"evaluate returned {name} that are no numbers: {values!r:.80} ({error}). Return a tensor, an array or a "
+            "list of floats."
+        ) from error
+    if tensor.is_complex() or tensor.is_meta or tensor.layout is not torch.strided:
+        raise EvaluationError(
+            f"evaluate returned {name} as a tensor of {tensor.dtype} on {tensor.device}, {tensor.layout}. Return real "
+            "numbers that can be read one by one."
+        )
+    return tensor.cpu()

@@ -1,6 +1,8 @@
 """Batches in an order that can be taken up again in the middle of an epoch."""
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +23,25 @@ class BatchLoader:
         seed: of the order.
 
     Raises:
-        ConfigError: if there are no samples, lengths differ, or ``batch_size`` is below 1.
+        ConfigError: if there are no samples, lengths differ, ``batch_size`` is below 1, or an argument is of another
+            kind.
     """
 
     def __init__(self, tensors: Sequence[Tensor], batch_size: int, seed: int) -> None:
+        is_list = isinstance(tensors, list | tuple)
+        if not is_list or not all(getattr(tensor, "shape", ()) for tensor in tensors):
+            raise ConfigError(
+                f"tensors must be a tuple such as (x, y) of tensors with a first axis, not {tensors!r:.80}."
+            )
         lengths = {len(tensor) for tensor in tensors}
         if len(lengths) != 1 or 0 in lengths:
             raise ConfigError(
                 f"The tensors must be equally long and hold samples; their lengths are {sorted(lengths)}."
             )
+        given: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
+        for name, value in given.items():
+            if type(value) is bool or not isinstance(value, Integral):
+                raise ConfigError(f"{name} must be a whole number, not {value!r:.80}.")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
         self._tensors = tuple(tensors)

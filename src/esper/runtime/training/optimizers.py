@@ -48,6 +48,11 @@ class HostOptimizer:
             raise ConfigError(
                 "optimizer is an empty list. Give Session one optimizer, or all that share the parameters."
             )
+        for one in self.outer:
+            if isinstance(one, type) or not isinstance(getattr(one, "param_groups", None), list):
+                raise ConfigError(
+                    f"optimizer must be a torch optimizer over model.parameters(), or a list of such, not {one!r:.80}."
+                )
         self._model, self._extra = model, extra
         chains = [_chain(one) for one in self.outer]
         self.wrappers = [wrapper for chain in chains for wrapper in chain[:-1]]

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +78,10 @@ class Trainer:
             raise ConfigError("Give Session either loss=(model, batch) -> loss, or train_step=(batch) -> loss.")
         if scheduler_every not in ("step", "epoch"):
             raise ConfigError(f"scheduler_every must be 'step' or 'epoch', not {scheduler_every!r}.")
-        if not isinstance(accumulate, int) or accumulate < 1:
+        if type(accumulate) is not int or accumulate < 1:
             raise ConfigError(f"accumulate must be a whole number of at least 1, not {accumulate!r}.")
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
+        is_number = isinstance(clip_grad_norm, int | float) and not isinstance(clip_grad_norm, bool)
+        if clip_grad_norm is not None and not (is_number and clip_grad_norm > 0):
             raise ConfigError(f"clip_grad_norm must be above 0 or None, not {clip_grad_norm!r}.")
         given = {"scheduler": scheduler, "scaler": scaler, "clip_grad_norm": clip_grad_norm}
         if train_step is not None and (clip_grad_norm is not None or accumulate != 1):
@@ -219,7 +220,7 @@ class Trainer:
             The loss, detached.
         """
         with refusing_parallel(self._model):
-            loss = self._backward(batch) if self._train_step is None else self._train_step(batch)
+            loss = self._backward(batch) if self._train_step is None else self._taken(batch)
         return loss.detach() if isinstance(loss, Tensor) else loss
 
     @torch.no_grad()
@@ -281,10 +282,16 @@ class Trainer:
 
     def _step(self, batch: Any, *, with_scheduler: bool) -> Tensor | float:
         if self._train_step is not None:
-            return self._train_step(batch)
+            return self._taken(batch)
         loss = self._backward(batch)
         if (self.step + 1) % self.accumulate == 0:
             self._update(with_scheduler=with_scheduler)
+        return loss
+
+    def _taken(self, batch: Any) -> Tensor | float:
+        assert self._train_step is not None
+        loss = self._train_step(batch)
+        check_loss(loss, "train_step returned")
         return loss
 
     def _backward(self, batch: Any) -> Tensor:
@@ -374,6 +381,18 @@ class Trainer:
         arenas = {id(place.arena.slots) for place in places(self._model)}
         trained = (one for one in self._optimizer.parameters() if one.requires_grad and id(one) not in arenas)
         return [repr(float(torch.linalg.vector_norm(parameter.detach()))) for parameter in trained]
+
+
+def check_loss(loss: Any, who: str) -> None:
+    """Refuse what is not the loss of a step that the caller made.
+
+    Raises:
+        ConfigError: if it is not one number.
+    """
+    size = loss.numel() if isinstance(loss, Tensor) else getattr(loss, "size", 1)
+    if not isinstance(loss, SupportsFloat) or size != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r:.80}"
+        raise ConfigError(f"{who} {what} as the loss of the step. It must be one number, the mean over the batch.")
 
 
 def _with_sparse_gradients(model: nn.Module) -> list[str]:

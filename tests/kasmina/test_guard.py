@@ -323,6 +323,16 @@ def test_a_faulty_fossil_does_not_touch_the_live_graft_on_its_channels():
     assert place.arena.slots.grad.any()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("layer_id", ["2", "0:2", ""])
+def test_a_share_that_is_not_finite_is_contained(layer_id, value):
+    """Also in the backward pass, where zero times it would be nan."""
+    bare, model, place, _ = case(layer_id, "none", State.FINE_TUNING)
+    place.state.alpha[1 if layer_id == "2" else 0] = value
+    assert differing(trained_once(model), trained_once(bare)) == []
+    assert place.state.fault.tolist() == flags_of(State.FINE_TUNING, layer_id)
+
+
 def test_a_sum_that_overflows_in_half_precision_is_the_grafts_fault():
     """65,000 and 65,000 are finite in float16, their sum is not."""
     model = wrapped(nn.Linear(2, 2).half(), [""], seeds_per_layer=1)

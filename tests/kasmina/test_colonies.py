@@ -293,7 +293,7 @@ def test_a_gradient_of_the_host_that_is_not_finite_blames_nobody(name, layer_id,
 
 def test_what_new_channels_hand_on_of_it_would_be_blamed_on_them(monkeypatch):
     """Negative control."""
-    monkeypatch.setattr(Exit, "backward", staticmethod(lambda ctx, grad: (grad, torch.zeros(2, 1), None)))
+    monkeypatch.setattr(Exit, "backward", staticmethod(lambda ctx, grad: (grad, torch.zeros(3, 1), None)))
     model, place = grown("gpt", "*", "widen")
     spoilt_by_host(NETS["gpt"].host, model, math.nan)
     assert place.state.fault.any()

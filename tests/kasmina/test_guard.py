@@ -323,6 +323,16 @@ def test_a_faulty_fossil_does_not_touch_the_live_graft_on_its_channels():
     assert place.arena.slots.grad.any()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("layer_id", ["2", "0:2", ""])
+def test_a_share_that_is_not_finite_is_contained(layer_id, value):
+    """Also in the backward pass, where zero times it would be nan."""
+    bare, model, place, _ = case(layer_id, "none", State.FINE_TUNING)
+    place.state.alpha[1 if layer_id == "2" else 0] = value
+    assert differing(trained_once(model), trained_once(bare)) == []
+    assert place.state.fault.tolist() == flags_of(State.FINE_TUNING, layer_id)
+
+
 def test_a_sum_that_overflows_in_half_precision_is_the_grafts_fault():
     """65,000 and 65,000 are finite in float16, their sum is not."""
     model = wrapped(nn.Linear(2, 2).half(), [""], seeds_per_layer=1)
@@ -349,6 +359,38 @@ def test_non_finite_input_blames_nobody(value, layer_id):
     output = model(x)
     assert not torch.isfinite(output).all()
     output[~output.isnan()].sum().backward()  # finite gradients come back into the graft
+    assert not place.state.fault.any()
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_a_unit_that_the_host_masks_with_infinity_learns_as_without_the_graft_behind_it(state):
+    """Its gradient is zero, and clipping sees no other."""
+    bare, model = mlp(6, 8, 8, 4), wrapped(mlp(6, 8, 8, 4), {"0": 4})
+    place = place_of(model, "0")
+    grow(place, 1, state, blueprint="bottleneck_mlp", hidden=3, reads="chunk")
+    for one in (bare, model):
+        one[0].bias.data[2] = -math.inf
+    seen = trained_once(model)
+    assert differing(seen, trained_once(bare)) == []
+    assert torch.isfinite(seen["norm"])
+    assert not place.state.fault.any()
+
+
+@pytest.mark.parametrize("reads", ["chunk", "input"])
+def test_a_non_finite_incoming_gradient_is_that_of_the_bare_host(reads):
+    """A graft that has not learned yet makes no more of it non-finite."""
+    models = mlp(6, 8, 4), wrapped(mlp(6, 8, 4), {"2": 2})
+    place = place_of(models[1], "2")
+    grow(place, 1, blueprint="bottleneck_mlp", hidden=3, reads=reads, scale=None)
+    x, grad = torch.randn(16, 6), torch.ones(16, 4)
+    grad[3, 2] = math.nan
+    for model in models:
+        model(x).backward(grad)
+    one, other = (host_grads(model) for model in models)
+    for name in one:
+        assert torch.equal(one[name].nan_to_num(1e9), other[name].nan_to_num(1e9))
+    assert not torch.isfinite(one["2.weight"]).all()
+    assert torch.isfinite(one["2.weight"][3]).all()
     assert not place.state.fault.any()
 
 
@@ -432,7 +474,7 @@ def test_without_the_exit_host_born_faults_would_be_blamed_on_the_graft(monkeypa
     class Assuming(group_module.Exit):
         @staticmethod
         def backward(ctx, *grads):
-            return grads[0], torch.zeros(2, 1), None
+            return grads[0], torch.zeros(3, 1), None
 
     monkeypatch.setattr(group_module, "Exit", Assuming)
     (model(torch.randn(16, 6)) * torch.tensor(math.nan)).sum().backward()

@@ -265,6 +265,15 @@ def test_vectors_that_are_not_finite_are_left_out(bad, first):
     assert all(buffer.isfinite().all() for buffer in sensing.buffers())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_sums_that_are_not_finite_are_told(value):
+    telemetry = Telemetry([0, 2, 4], 64, torch.device("cpu"))
+    for buffer in telemetry.buffers():
+        buffer.fill_(value)
+    report = telemetry.report()
+    assert not torch.isfinite(torch.tensor([report.chunk_variance, report.gradient_norm])).any()
+
+
 def test_an_eighth_of_the_passes_is_looked_at_the_first_among_them():
     sensing = telemetry()
     sensing.observe(torch.ones(1, 11), -1)

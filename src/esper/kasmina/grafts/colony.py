@@ -161,7 +161,7 @@ class Colony(nn.Module):
             raises_faults: whether what is not finite is noted.
         """
         params_GN = params_N.unsqueeze(0)
-        is_finite_G, mark = finite_G(params_GN), learns.expand(2, 1)
+        is_finite_G, mark = finite_G(params_GN), learns.expand(3, 1)
         blame, alpha_G = blame_of(self, state, raises_faults=raises_faults), share_of(self, state)
         blame.on(~is_finite_G)
         if not self._beside:  # those enter by themselves

@@ -229,8 +229,10 @@ def _bit(grafts: Sharing) -> int:
 
 def blended(y_G: Tensor, delta_G: Tensor, alpha_G: Tensor, counts_G: Tensor) -> tuple[Tensor, Tensor]:
     """What the host wrote, ``y_G [G, ...]``, with what grafts add to it; as it was where that is not finite, and where
-    they do not count. And whether it is finite, bool ``[G]``."""
-    grown_G = y_G + alpha_G.to(y_G.dtype).view(-1, *[1] * (y_G.dim() - 1)) * delta_G.to(y_G.dtype)
+    they do not count. And whether it is finite, and so is their share, bool ``[G]``."""
+    share_G = alpha_G.to(y_G.dtype)
+    is_share_G = torch.isfinite(share_G)  # else the gradient of what is not selected is 0 * nan
+    grown_G = y_G + select_G(is_share_G, share_G).view(-1, *[1] * (y_G.dim() - 1)) * delta_G.to(y_G.dtype)
     # the sum is what the host gets: in half precision it can overflow where both of its parts are finite
-    is_finite_G = finite_G(grown_G)
-    return select_G(is_finite_G & counts_G, grown_G, y_G), is_finite_G
+    is_sound_G = finite_G(grown_G) & is_share_G
+    return select_G(is_sound_G & counts_G, grown_G, y_G), is_sound_G

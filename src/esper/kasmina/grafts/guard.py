@@ -5,10 +5,14 @@ Legend: G grafts of a group, N parameters of one graft, V samples that ``torch.f
 One autograd function stands where activations and parameters enter the grafts, one where the deltas leave. A *mark*
 goes from the first to the second, of whose values nobody makes use: its gradient tells the entry, which runs last in
 the backward pass, whether all that came from the host was finite. The entry sees all that a graft would hand to the
-host and to its own parameters, and drops the whole of it if any of it is not finite. Values are selected, never
-multiplied by zero: 0 * nan is nan. The parameters of a colony enter once for all of its pieces, what a piece reads of
-the host enters there; their marks hang together, so that the fault of a piece takes back what all of them would do to
-the colony's parameters, and is raised there, where all is known that came from the host.
+host and to its own parameters, and drops the whole of it if any of it is not finite. It does so also where the host is
+at fault, which then gets what it would get without the graft: a unit that it masked with -inf has a gradient of zero,
+and that of the graft behind it is nan. Only parameters keep what a gradient of the host made of theirs, so that they
+rest and a gradient scaler sees it. Values are selected, never multiplied by zero: 0 * nan is nan.
+
+The parameters of a colony enter once for all of its pieces, what a piece reads of the host enters there; their marks
+hang together, so that the fault of a piece takes back what all of them would do to the colony's parameters, and is
+raised there, where all is known that came from the host.
 
 What all grafts of a group read is shared by them in the forward pass. Their gradients of it are not: containment by
 graft needs each by itself, so the backward pass holds them once, reads them three times and writes their sum alone.
@@ -45,8 +49,9 @@ def select_G(keep: Tensor, values: Tensor, otherwise: Tensor | float = 0.0) -> T
 
 
 def new_mark(params_GN: Tensor) -> Tensor:
-    """A mark of grafts, float32 ``[2, G]``. Its gradient counts what the host gave that was not finite, and faults."""
-    return torch.zeros(2, len(params_GN), device=params_GN.device)
+    """A mark of grafts, float32 ``[3, G]``. Its gradient counts values and gradients of the host that were not finite,
+    and what grafts made of them or by themselves."""
+    return torch.zeros(3, len(params_GN), device=params_GN.device)
 
 
 class Blame(NamedTuple):
@@ -140,20 +145,21 @@ class Entry(Function):
             return (None,) * 7
         if grad_mark is None:  # what entered gives new channels alone
             grad_mark = new_mark(present[0])
-        is_hosts_G, is_faulty_G = (grad_mark > 0).unbind()
+        had_value_G, had_grad_G, is_faulty_G = (grad_mark > 0).unbind()
         for grad in present:
             is_faulty_G = is_faulty_G | ~finite_G(grad)
-        keep_G = ~(is_faulty_G & ~is_hosts_G)
         (seeds,) = ctx.saved_tensors
-        blame = Blame(seeds, ctx.bit, ctx.state)
-        blame.on(~keep_G, is_scaled=True)
-        grad_mark = torch.stack((grad_mark[0], (~keep_G).float()))
+        blame, is_hosts_G = Blame(seeds, ctx.bit, ctx.state), had_value_G | had_grad_G
+        blame.on(is_faulty_G & ~is_hosts_G, is_scaled=True)
+        grad_mark = torch.cat((grad_mark[:2], is_faulty_G.float().unsqueeze(0)))
         if grad_x_G is not None:
             is_sum = ctx.is_shared and len(grad_x_G) > 1
-            grad_x_G = SumOfKept.apply(grad_x_G, keep_G) if is_sum else select_G(keep_G, grad_x_G)
+            grad_x_G = SumOfKept.apply(grad_x_G, ~is_faulty_G) if is_sum else select_G(~is_faulty_G, grad_x_G)
             if ctx.is_shared and not is_sum:
                 grad_x_G = grad_x_G.squeeze(0)
-        grad_GN = None if grad_GN is None else select_G(keep_G, grad_GN, blame.of_scale())
+        if grad_GN is not None:
+            grad_GN = select_G(~is_faulty_G | is_hosts_G, grad_GN, blame.of_scale())
+            grad_GN = select_G(~(is_faulty_G & had_value_G) | had_grad_G, grad_GN)
         return grad_x_G, grad_GN, grad_mark, None, None, None, None
 
     @staticmethod
@@ -180,7 +186,7 @@ class Entry(Function):
 
 
 class Exit(Function):
-    """Identity on ``delta_G``; its backward notes whether the host's gradient was finite.
+    """Identity on ``delta_G``; its backward notes whether what the host gave was finite.
 
     Args of ``apply``:
         delta_G: what the grafts add.
@@ -199,10 +205,10 @@ class Exit(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
         (grad_G,), (may_blame_G,) = grads, ctx.saved_tensors
-        is_hosts_G = ~finite_G(grad_G)
-        if may_blame_G is not None:
-            is_hosts_G = is_hosts_G | ~may_blame_G
-        return grad_G, torch.stack((is_hosts_G, torch.zeros_like(is_hosts_G))).float(), None
+        had_grad_G = ~finite_G(grad_G)
+        none_G = torch.zeros_like(had_grad_G)
+        had_value_G = none_G if may_blame_G is None else ~may_blame_G
+        return grad_G, torch.stack((had_value_G, had_grad_G, none_G)).float(), None
 
     @staticmethod
     def vmap(

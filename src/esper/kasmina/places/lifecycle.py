@@ -235,7 +235,7 @@ class _Move:
             self._write(lifecycle_id=self._lifecycles, ramp_steps=self._ramp_steps, strategy=self._strategy)
         elif target is State.GRAFTING:
             self._plant()
-            self._write(progress=0)
+            self._write(alpha=0, progress=0)
         elif target is State.FOSSILIZED:
             place.arena.fossilize(*self._lifecycles)
             self._write(alpha=0)

@@ -153,12 +153,13 @@ class Telemetry(KeepsDtype):
         """All sums of this window, ``[6 C + 4]`` on the device."""
         return torch.cat((self.sums, self.gradient, self.gradient_steps))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def report(self, gradient_scale: float = 1.0, readings: Tensor | None = None) -> SeedReport:
         """What the seeds have sensed in this window.
 
         ``mean_abs_correlation`` is the mean absolute Pearson correlation of the ``K - 1`` pairs of neighbouring
         channels in a chunk of ``K``; a channel that does not vary correlates with none. Variances are those of the
-        population.
+        population. Sums that are not finite are told as they are.
 
         Args:
             gradient_scale: what the loss was multiplied by, such as a GradScaler's scale.

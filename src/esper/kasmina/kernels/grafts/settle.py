@@ -139,25 +139,28 @@ def settle_backward(  # type: ignore[no-untyped-def]
 ):
     g = tl.program_id(0)
     is_kept = 1
-    if (_is_noted(flags, g, grafts, notes, NOTES) != 0) & ((tl.load(found + g) & HOSTS) == 0):
+    if _is_noted(flags, g, grafts, notes, NOTES) != 0:
         channel = tl.load(first + g)
         origin = g * K if WAS_PUT_ASIDE else channel
-        if _is_hosts(grad, grad_stride, origin, rows, K, FLAT, ROWS, CHANNELS) == 0:
-            is_kept = 0
-            if grad_y is not None:
-                _write_back(grad, grad_stride, origin, grad_y, grad_y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
-            instead, bit = 0.0, BIT
-            if scale is not None:  # it may be at fault, and a gradient scaler is to see it
-                is_over = tl.load(scale) > 1.0
-                instead = tl.where(is_over, float("inf"), 0.0)
-                bit = tl.where(is_over, 0, BIT)
-            if grads is not None:
+        had_value = tl.load(found + g) & HOSTS
+        had_grad = _is_hosts(grad, grad_stride, origin, rows, K, FLAT, ROWS, CHANNELS)
+        is_kept = 0
+        if grad_y is not None:
+            _write_back(grad, grad_stride, origin, grad_y, grad_y_stride, channel, rows, K, FLAT, ROWS, CHANNELS)
+        instead, bit = 0.0, BIT
+        if scale is not None:  # it may be at fault, and a gradient scaler is to see it
+            is_over = tl.load(scale) > 1.0
+            instead = tl.where(is_over & (had_value == 0), float("inf"), 0.0)
+            bit = tl.where(is_over, 0, BIT)
+        if grads is not None:  # noqa: SIM102 - decided when this is compiled
+            if had_grad == 0:
                 for start in range(0, size, BLOCK):
                     n = start + tl.arange(0, BLOCK)
                     at = grads + tl.load(slots + g) * grads_stride + SKIPPED + n
                     filled = tl.zeros((BLOCK,), tl.float32) + instead
                     tl.store(at, filled.to(grads.dtype.element_ty), mask=n < size)
-            if fault is not None:
+        if fault is not None:  # noqa: SIM102 - decided when this is compiled
+            if (had_value | had_grad) == 0:
                 _blame(fault, seeds, g, bit)
     if keeps is not None:
         tl.store(keeps + g, is_kept)

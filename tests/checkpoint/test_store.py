@@ -271,7 +271,7 @@ def test_another_format_is_refused_by_number(tmp_path, monkeypatch):
     store.write(tmp_path, tree())
     monkeypatch.setattr(store, "FORMAT", 99)
     store.write(tmp_path, tree())
-    with pytest.raises(CheckpointError, match=f"format 99; this version of Esper reads 6, 7, 8, 9 and {FORMAT}"):
+    with pytest.raises(CheckpointError, match=f"format 99; this version of Esper reads 6, 7, 8, 9, 10 and {FORMAT}"):
         store.read(tmp_path)  # what is there is not damaged: an older one is not taken
 
 

@@ -61,6 +61,9 @@ WRONG = {
     "quarantine_epochs": [-1, 0.5],
     "spike_z": [0, NAN, None],
     "emergency_patience": [0, 2.5],
+    "emergency_response": ["panic", None],
+    "emergency_lr_factor": [0.0, 1.5],
+    "max_emergencies": [0, 1.5],
     "boundary_steps": [0, -5, 2.5, "10"],
     "seed": [0.5, "zero", None],
 }

@@ -16,6 +16,7 @@ import pytest
 
 from esper.checkpoint import store
 from esper.checkpoint.digests import bytes_digest, file_digest
+from esper.checkpoint.manifest import FORMAT
 from esper.contracts.errors import CheckpointError
 from tests.checkpoint.test_tree import HOSTILE
 from tests.faults.amount import amount
@@ -104,7 +105,7 @@ def _named_often(told: dict[str, Any]) -> None:
 
 
 def nested(depth: int) -> bytes:
-    return b'{"format": 10, "structure": ' + b'{"list": [' * depth + b"]}" * depth + b"}"
+    return b'{"format": %d, "structure": ' % FORMAT + b'{"list": [' * depth + b"]}" * depth + b"}"
 
 
 NAMES = [
@@ -135,7 +136,7 @@ CASES: dict[str, Change] = {
     },
     **{
         f"format {one!r}": manifest(lambda told, one=one: told.update(format=one))
-        for one in (0, -1, 5, 11, 10**30, 10.0, True, "10", None, [10], {})
+        for one in (0, -1, 5, FORMAT + 1, 10**30, 10.0, True, "10", None, [10], {})
     },
     **{f"{name} is a pipe": replaced(name, os.mkfifo) for name in FILES},
     **{f"{name} is a folder": replaced(name, lambda path: path.mkdir()) for name in FILES},
@@ -143,7 +144,7 @@ CASES: dict[str, Change] = {
     **{f"{name} is a device": replaced(name, lambda path: path.symlink_to("/dev/zero")) for name in FILES},
     "a manifest that is a list": manifest(lambda told: [told]),
     "a manifest that is a number": manifest(lambda told: 10),
-    "a manifest with nothing but a format": manifest(lambda told: {"format": 10}),
+    "a manifest with nothing but a format": manifest(lambda told: {"format": FORMAT}),
     "a manifest that is nested deeply": lambda folder: seal_manifest(folder, nested(200_000)),
     "a manifest that is no JSON": lambda folder: seal_manifest(folder, b"{"),
     "a manifest with a long number": lambda folder: seal_manifest(folder, b'{"format": ' + b"9" * 10_000 + b"}"),

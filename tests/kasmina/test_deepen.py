@@ -375,7 +375,7 @@ class TestGuard:
         assert place.state.fault.tolist() == [FOSSIL_FAULT if until is State.FOSSILIZED else LIVE_FAULT]
 
     def test_without_the_selection_it_would_be_nan(self, monkeypatch):
-        monkeypatch.setattr(group, "select_G", lambda keep, values, otherwise: values)
+        monkeypatch.setattr(group, "select_G", lambda keep, values, otherwise=0.0: values)
         _, model, _, x = self.case(State.FINE_TUNING, "nan weight")
         assert model.train()(x).isnan().any()
 

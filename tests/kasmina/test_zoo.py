@@ -423,7 +423,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict, object, str]] = {
         "no tensor 'logits'",
     ),
     "no_tensor": (lambda: nn.Sequential(nn.Linear(2, 2)), {"layers": ["0"]}, torch.randn(2), "shape"),
-    "not_a_module": (lambda: torch.relu, {}, None, "takes an nn.Module"),
+    "not_a_module": (lambda: torch.relu, {}, None, "takes the model to grow, an nn.Module"),
 }
 
 

@@ -138,16 +138,3 @@ def host_of(source: Any) -> dict[str, torch.Tensor]:
     """Parameters of the toy host, of a run or of what was kept of one."""
     named = source.model.state_dict() if isinstance(source, Trial) else source
     return {name: named[name].clone() for name in toy.host().state_dict()}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"emergency_response": "panic"}, "'cull' or 'rollback' or 'lower_lr' or 'stop', not 'panic'"),
-        ({"emergency_lr_factor": 0.0}, r"emergency_lr_factor must be in \(0, 1\], not 0.0"),
-        ({"max_emergencies": 0}, "max_emergencies must be a whole number >= 1, not 0"),
-    ],
-)
-def test_what_cannot_be_is_refused(settings, message):
-    with pytest.raises(esper.ConfigError, match=message):
-        esper.GrowthConfig(**settings)

@@ -2,6 +2,8 @@
 
 import copy
 import random
+import subprocess
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,6 +21,7 @@ import esper
 from esper import GrowthConfig
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.grafts.activity import Activity
+from esper.kasmina.places.compiled import OUTSIDE
 from esper.kasmina.places.place import Place
 from esper.kasmina.seeds.looks import Looks
 from esper.tasks.gpt import Attention
@@ -203,6 +206,26 @@ def test_a_graph_that_is_kept_can_be_gone_back_twice():
         return [one.grad for one in model.parameters() if one.grad is not None]
 
     assert same(grads(model), grads(torch.compile(model, fullgraph=True, backend="aot_eager")))
+
+
+def test_inference_mode():
+    torch._dynamo.reset()
+    model = grown_host()
+    run = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.inference_mode():
+        assert torch.equal(run(torch.ones(2, 6)), model(torch.ones(2, 6)))
+    assert same(step(model, run), step(model, model))
+
+
+def test_a_module_that_was_imported_in_inference_mode_still_learns():
+    """What the operator sets for itself is what holds where there is no mode."""
+    code = (
+        "import torch\nwith torch.inference_mode():\n from esper.kasmina.places.compiled import OUTSIDE\nprint(OUTSIDE)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(OUTSIDE)
+    with torch.inference_mode():
+        assert str(torch._C._dispatch_tls_local_include_set()) not in done.stdout
 
 
 def test_channels_of_images():

@@ -7,6 +7,7 @@ stands between the CUDA graphs of ``mode="reduce-overhead"`` and is in none of t
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,8 +20,14 @@ from esper.kasmina.numbered import by_number
 Gradients = tuple[Tensor, Tensor | None]
 """Of what the host wrote, and of what it read."""
 
-OUTSIDE = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-"""What torch's dispatcher takes and leaves out where no operator runs, which is where modules are imported."""
+
+def _dispatch_keys() -> tuple[Any, Any]:
+    return torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+
+
+with ThreadPoolExecutor(1) as _new_thread:  # this one may be in inference mode
+    OUTSIDE = _new_thread.submit(_dispatch_keys).result()
+"""What torch's dispatcher takes and leaves out where no operator runs and no mode holds."""
 
 
 @dataclass(frozen=True)

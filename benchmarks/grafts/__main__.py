@@ -82,7 +82,7 @@ def _step(model: nn.Module, place: Place, x: Tensor, gradient: Tensor) -> None:
     model.zero_grad()
     model(x).backward(gradient)
     if (grad := place.arena.slots.grad) is not None:
-        step_slots(place, grad, 1e-3, 0.01)
+        step_slots([(place, grad)], 1e-3, 0.01)
 
 
 def _step_times(reads: str, hidden: int, repeats: int) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class _Measure:
         loss.backward()
         if place is not None and (grad := place.arena.slots.grad) is not None:
             place.arena.slots.grad = None
-            step_slots(place, grad, 1e-3, 0.01)
+            step_slots([(place, grad)], 1e-3, 0.01)
         optimizer.step()
 
     def _wait(self) -> None:

@@ -221,7 +221,7 @@ def test_a_freed_slot_is_used_again_with_fresh_optimizer_state():
     for seed in range(3):
         grow(place, seed, hidden=3)
     for _ in range(5):
-        step_slots(place, torch.ones_like(place.arena.slots), lr=0.1, weight_decay=0.0)
+        step_slots([(place, torch.ones_like(place.arena.slots))], lr=0.1, weight_decay=0.0)
     remove(place, 1)
     lifecycle = grow(place, 3, hidden=2, scale=None)
     arena, slot = place.arena, place.arena.grafts[lifecycle].slot
@@ -238,7 +238,7 @@ def test_resizing_keeps_bytes_and_optimizer_state():
     grow(place, 0, hidden=3)
     grow(place, 1, hidden=3)
     arena = place.arena
-    step_slots(place, torch.randn(arena.slots.shape), lr=0.1, weight_decay=0.0)
+    step_slots([(place, torch.randn(arena.slots.shape))], lr=0.1, weight_decay=0.0)
     kept = [arena.slots_SN().detach().clone(), arena.exp_avg.clone(), arena.exp_avg_sq.clone(), arena.updates.clone()]
     parameter, size = arena.slots, arena.slots_SN().shape[1]
     grow(place, 2, hidden=9)

@@ -131,7 +131,7 @@ def test_random_channels_take_part_and_never_learn():
     assert not torch.equal(seen[0], bare[0])
     assert place.arena.slots.grad is None
     before = place.arena.slots.detach().clone()
-    step_slots(place, torch.ones_like(before), lr=0.1, weight_decay=0.1)
+    step_slots([(place, torch.ones_like(before))], lr=0.1, weight_decay=0.1)
     assert torch.equal(place.arena.slots, before)
 
 

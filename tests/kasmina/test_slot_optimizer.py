@@ -117,7 +117,7 @@ def test_a_slot_equals_torchs_adamw():
             references[lifecycle] = (copy, AdamW([copy], weight_decay=0.1))
         lr = LR * (1 + math.sin(step))
         grad = torch.randn(place.arena.slots.shape, generator=generator) * 10.0 ** (step % 5 - 3)
-        step_slots(place, grad, lr, weight_decay=0.1)
+        step_slots([(place, grad)], lr, weight_decay=0.1)
         for lifecycle, (copy, reference) in references.items():
             graft = place.arena.grafts[lifecycle]
             copy.grad = grad.view(place.arena.num_slots, -1)[graft.slot, : graft.num_parameters].clone()
@@ -141,7 +141,7 @@ def test_families_train_at_their_own_multiples_of_the_rate_if_that_is_asked_for(
     arena.grafts[other] = replace(arena.grafts[other], blueprint=Slow(hidden=3))
     arena.regroup()
     before = {number: bench.bytes_of(number) for number in (one, other)}
-    step_slots(bench.place, torch.ones_like(arena.slots), LR, weight_decay=0.0, by_family=by_family)
+    step_slots([(bench.place, torch.ones_like(arena.slots))], LR, weight_decay=0.0, by_family=by_family)
     moved = {number: float((before[number] - bench.bytes_of(number)).abs().max()) for number in before}
     assert moved[one] == pytest.approx(LR, rel=1e-3)
     assert moved[other] == pytest.approx(LR * (0.25 if by_family else 1.0), rel=1e-3)
@@ -218,7 +218,7 @@ def test_a_slot_without_a_finite_gradient_rests():
     before = {lifecycle: bench.bytes_of(lifecycle) for lifecycle in (first, second)}
     grad = torch.ones_like(bench.place.arena.slots)
     grad[0] = torch.nan
-    step_slots(bench.place, grad, LR, 0.01)
+    step_slots([(bench.place, grad)], LR, 0.01)
     assert torch.equal(bench.bytes_of(first), before[first])
     assert torch.isfinite(bench.place.arena.exp_avg).all()
     assert not torch.equal(bench.bytes_of(second), before[second])

@@ -13,6 +13,7 @@ from esper.kasmina import kernels
 from esper.kasmina.kernels import choice
 from esper.kasmina.kernels.adamw import reference
 from esper.kasmina.kernels.adamw.ops import step_adamw
+from esper.kasmina.kernels.adamw.reference import Rows
 from esper.kasmina.kernels.choice import uses_triton
 
 
@@ -98,12 +99,12 @@ def test_what_is_forced_is_what_runs(monkeypatch):
         raise AssertionError("the twin ran")
 
     monkeypatch.setattr(reference, "step_adamw", never)
-    arguments = torch.zeros(1, 2), torch.ones(1, 2), *torch.zeros(2, 1, 2), torch.zeros(1), torch.tensor([True])
+    rows = Rows(torch.zeros(1, 2), torch.ones(1, 2), *torch.zeros(2, 1, 2), torch.zeros(1), torch.tensor([True]))
     with pytest.raises(AssertionError, match="the twin ran"):
-        step_adamw(*arguments, 0.1, 0.0)
+        step_adamw([rows], 0.1, 0.0)
     monkeypatch.setenv("ESPER_KERNELS", "triton")
-    step_adamw(*arguments, 0.1, 0.0)
-    assert arguments[0].tolist() == [pytest.approx([-0.1, -0.1], rel=1e-5)]
+    step_adamw([rows], 0.1, 0.0)
+    assert rows.params_SN.tolist() == [pytest.approx([-0.1, -0.1], rel=1e-5)]
 
 
 @pytest.mark.parametrize(

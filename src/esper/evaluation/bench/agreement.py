@@ -12,6 +12,7 @@ from esper.evaluation.bench.sweeps import FAMILIES, READING
 from esper.kasmina.grafts.group import Group
 from esper.kasmina.kernels.adamw import ops as adamw
 from esper.kasmina.kernels.adamw import reference as plain_adamw
+from esper.kasmina.kernels.adamw.reference import Rows
 from esper.kasmina.kernels.telemetry import reference as plain_telemetry
 from esper.kasmina.kernels.telemetry.ops import kernel_for
 from esper.kasmina.places.place import Place
@@ -121,7 +122,8 @@ def _adamw(device: torch.device, dtype: torch.dtype) -> list[float]:
         for _ in range(3):
             grad, moves = torch.randn(slots, size, device=device), torch.rand(slots, device=device) < 0.7
             for (params, exp_avg, exp_avg_sq, updates), way in zip(both, (adamw, plain_adamw), strict=True):
-                way.step_adamw(params, grad, exp_avg, exp_avg_sq, updates, moves, 1e-2, 0.01)
+                rows = Rows(params, grad.to(dtype), exp_avg, exp_avg_sq, updates, moves)
+                way.step_adamw([rows], 1e-2, 0.01)
         errors += [_error(one, other) for one, other in zip(*both, strict=True)]
     return errors
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from esper.blueprints.blueprint import Blueprint, Recipe
-from esper.contracts.lifecycle import TRAINABLE
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft
 from esper.kasmina.grafts.guard import (
@@ -25,13 +24,12 @@ from esper.kasmina.grafts.guard import (
     new_mark,
     select_G,
 )
+from esper.kasmina.kernels.adamw.reference import trainable
 from esper.kasmina.kernels.grafts.family import Shape
 from esper.kasmina.kernels.grafts.layout import Spots
 from esper.kasmina.kernels.grafts.ops import Batch, grown, takes
 from esper.kasmina.kernels.grafts.owning import fewest_references
 from esper.kasmina.seeds.seed_state import SeedState
-
-_TRAINABLE = sorted(map(int, TRAINABLE))  # plain numbers, which a compiler can compare with a tensor
 
 Watcher = Callable[[Tensor, int], None]
 """``(delta [G, B..., K], index of the piece)``."""
@@ -196,12 +194,6 @@ class Parametrised(Sharing, Protocol):
         """Of all of them."""
 
 
-def trainable(state: SeedState) -> Tensor:
-    """Bool ``[seeds]``: whether a graft of the seed moves now."""
-    first, second = _TRAINABLE
-    return (state.lifecycle == first) | (state.lifecycle == second)
-
-
 def params_of(grafts: Parametrised, slots_SN: Tensor, state: SeedState) -> Tensor:
     """Parameters ``[G, N]``: those that move now carry gradients."""
     if not grafts.is_live:
@@ -209,7 +201,7 @@ def params_of(grafts: Parametrised, slots_SN: Tensor, state: SeedState) -> Tenso
     params_GN = slots_SN.index_select(0, grafts.slots)[:, : grafts.num_parameters]
     if not grafts.blueprint.is_trainable:
         return params_GN.detach()
-    return select_G(trainable(state)[grafts.seeds], params_GN, params_GN.detach())
+    return select_G(trainable(state.lifecycle)[grafts.seeds], params_GN, params_GN.detach())
 
 
 def share_of(grafts: Sharing, state: SeedState) -> Tensor:

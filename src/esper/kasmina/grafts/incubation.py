@@ -28,6 +28,7 @@ from esper.kasmina.grafts.objectives import OBJECTIVES, first_order_gain, pseudo
 from esper.kasmina.grafts.strategies import TINY
 from esper.kasmina.grafts.trainee import MIN_SAMPLES, Trainee, WatchedSamples
 from esper.kasmina.kernels.adamw.ops import step_adamw
+from esper.kasmina.kernels.adamw.reference import Rows
 from esper.kasmina.seeds.seed_state import KeepsDtype
 
 BATCH = 64
@@ -161,17 +162,15 @@ class Incubation(KeepsDtype):
             delta = self._delta(trainee.graft, leaf, x, target)
             error = relative_error(delta, target, counts_R[rows_B])
             (grad,) = torch.autograd.grad(error, leaf)
-        moves = counts_R[rows_B].any() & torch.isfinite(grad).all()
-        step_adamw(
+        row = Rows(
             params.unsqueeze(0),
             grad.unsqueeze(0),
             self._of(lifecycle, "exp_avg").unsqueeze(0),
             self._of(lifecycle, "exp_avg_sq").unsqueeze(0),
             self._of(lifecycle, "updates"),
-            moves.unsqueeze(0),
-            trainee.lr,
-            weight_decay=0.0,
+            counts_R[rows_B].any().unsqueeze(0),
         )
+        step_adamw([row], trainee.lr, weight_decay=0.0)
 
     def _delta(self, graft: Graft, params: Tensor, x: Tensor, chunk: Tensor) -> Tensor:
         """What the graft adds to ``chunk [R, ..., K]``, of which only the positions count."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.grafts.graft import Graft
-from esper.kasmina.grafts.group import trainable
+from esper.kasmina.kernels.adamw.reference import trainable
 from esper.kasmina.places.place import Place
 
 Columns = dict[str, list[Any]]
@@ -43,7 +43,7 @@ def frozen_bytes(place: Place) -> list[Tensor]:
     fossils = [arena.fossil_bytes(index).clone() for index in range(len(arena.fossils))]
     if not arena.num_slots:
         return fossils
-    moves_S = trainable(place.state)[arena.slot_seeds] & arena.slot_trains
+    moves_S = trainable(place.state.lifecycle)[arena.slot_seeds] & arena.slot_trains
     return [arena.slots_SN().detach()[~moves_S].clone(), *fossils]
 
 

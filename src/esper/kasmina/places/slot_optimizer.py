@@ -6,7 +6,7 @@ one-dimensional parameters or couple neighbours.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.contracts.errors import ConfigError
-from esper.kasmina.grafts.group import trainable
-from esper.kasmina.grafts.guard import finite_G
 from esper.kasmina.kernels.adamw.ops import step_adamw
+from esper.kasmina.kernels.adamw.reference import Rows
 from esper.kasmina.kernels.capture import is_capturing
 from esper.kasmina.places.place import Place
 
@@ -77,19 +76,15 @@ class SlotOptimizer:
         self._refuse_replays()
         # Fused optimizers under a gradient scaler get gradients that are still multiplied by its scale.
         scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+        grads: list[tuple[Place, Tensor]] = []
         for place in self._places:
             grad = place.arena.slots.grad
-            if grad is None:
-                continue
-            place.arena.slots.grad = None
-            step_slots(
-                place,
-                grad if scale is None else grad / scale,
-                self._learning_rate(),
-                self._weight_decay,
-                skip=None if found_inf is None else found_inf > 0,
-                by_family=self._by_family,
-            )
+            if grad is not None:
+                place.arena.slots.grad = None
+                grads.append((place, grad if scale is None else grad / scale))
+        if grads:
+            skip = None if found_inf is None else found_inf > 0
+            step_slots(grads, self._learning_rate(), self._weight_decay, skip, by_family=self._by_family)
 
     def _refuse_replays(self) -> None:
         """Refuse to step where a CUDA graph leaves out what grows."""
@@ -108,13 +103,17 @@ class SlotOptimizer:
 
 @torch.no_grad()
 def step_slots(
-    place: Place, grad: Tensor, lr: float, weight_decay: float, skip: Tensor | None = None, *, by_family: bool = False
+    grads: Sequence[tuple[Place, Tensor]],
+    lr: float,
+    weight_decay: float,
+    skip: Tensor | None = None,
+    *,
+    by_family: bool = False,
 ) -> None:
     """One AdamW step of every slot whose graft trains now; all others keep their bytes.
 
     Args:
-        place: the place.
-        grad: ``[slots * slot size]``, of the arena's parameter.
+        grads: places, and the gradient of each one's arena, ``[slots * slot size]``.
         lr: learning rate.
         weight_decay: decoupled.
         skip: bool scalar tensor; true where a gradient scaler found infinities.
@@ -122,10 +121,19 @@ def step_slots(
 
     A slot whose gradient is not finite is left as it is.
     """
-    arena = place.arena
-    grad_SN = grad.view(arena.num_slots, arena.slot_size).float()
-    moves = trainable(place.state)[arena.slot_seeds] & arena.slot_trains & finite_G(grad_SN)
-    if skip is not None:
-        moves &= ~skip
-    rates = arena.slot_rates * lr if by_family else torch.full_like(arena.slot_rates, lr)
-    step_adamw(arena.slots_SN(), grad_SN, arena.exp_avg, arena.exp_avg_sq, arena.updates, moves, rates, weight_decay)
+    sets = [
+        Rows(
+            arena.slots_SN(),
+            grad.view(arena.num_slots, arena.slot_size),
+            arena.exp_avg,
+            arena.exp_avg_sq,
+            arena.updates,
+            arena.slot_trains,
+            arena.slot_seeds,
+            place.state.lifecycle,
+            arena.slot_rates if by_family else None,
+        )
+        for place, grad in grads
+        for arena in [place.arena]
+    ]
+    step_adamw(sets, lr, weight_decay, skip)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import triton.language as tl
 from torch import Tensor
 
+from esper.kasmina.kernels.device import on_its_device
 from esper.kasmina.kernels.grafts import settle
 from esper.kasmina.kernels.grafts.backward import backward as backward_kernel
 from esper.kasmina.kernels.grafts.backward import sum_gradients
@@ -110,6 +111,7 @@ class Launch:
         }
 
 
+@on_its_device
 def forward(
     y: Tensor, x: Tensor | None, slots_SN: Tensor, batch: Batch, state: Seeds, about: About, *, may_write_over: bool
 ) -> tuple[Tensor, list[Tensor | None]]:
@@ -186,6 +188,7 @@ def forward(
     return out, [found, shares, hidden, aside]
 
 
+@on_its_device
 def backward(
     grad: Tensor,
     read: Tensor,

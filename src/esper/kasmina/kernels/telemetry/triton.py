@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from esper.kasmina.kernels.device import on_its_device
 from esper.kasmina.kernels.telemetry.reference import GOLDEN_RATIO, LARGEST_NORM, Spread, with_positions
 
 LARGEST_SQUARE = tl.constexpr(LARGEST_NORM**2)
@@ -42,6 +43,7 @@ class Sampling(NamedTuple):
     vectors: int
 
 
+@on_its_device
 def look(
     y: Tensor,
     axis: int,
@@ -77,6 +79,7 @@ def look(
     )
 
 
+@on_its_device
 def feel(
     gradient: Tensor,
     axis: int,

@@ -18,6 +18,7 @@ from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.layer import KasminaLayer
 from esper.kasmina.places.lifecycle import Birth, transition
 from esper.runtime.state.random_state import random_state
+from tests.few import few
 from tests.runtime import toy
 from tests.tree_digest import tree_digest
 
@@ -252,7 +253,10 @@ def test_a_run_that_never_grows_is_the_bare_run(variant):
     assert ended == bare
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    few(VARIANTS, ["AdamW, cosine, clipping", "a loop of one's own, scaled and accumulated"]),
+)
 def test_a_run_that_refused_all_candidates_ends_as_the_bare_run(variant):
     """Byte for byte, with arms in between that trained, drew random numbers and moved every state there is."""
     bare, _ = VARIANTS[variant]().plain()

@@ -114,6 +114,7 @@ def test_with_shuffled_gradients_it_is_not(narrow):
     assert found <= 50
 
 
+@pytest.mark.long
 def test_a_dead_chunk_is_named_with_its_seed():
     found = [(first_layer(reports), planted) for reports, planted in map(dead_chunk, range(TRIALS))]
     assert sum((one.place.layer_id, one.seed_id) == planted for one, planted in found) >= 95

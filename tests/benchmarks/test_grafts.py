@@ -10,7 +10,9 @@ from benchmarks.grafts.colonies import COLONIES, main, table
 @pytest.mark.filterwarnings(  # about dynamo's own doings while it traces
     r"ignore:.* should not be instantiated\. Methods on autograd functions are all static:DeprecationWarning"
 )
-@pytest.mark.parametrize("how", [[], ["--compile", "aot_eager"]], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "how", [[], pytest.param(["--compile", "aot_eager"], marks=pytest.mark.long)], ids=["eager", "compiled"]
+)
 def test_every_colony_is_measured_beside_the_network_that_it_becomes(how, tmp_path, capsys):
     output = tmp_path / "colonies.json"
     main(["--hosts", "quick", "--batch", "1", "--repeats", "2", "--output", str(output), *how])

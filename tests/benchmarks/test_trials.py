@@ -66,6 +66,7 @@ def test_the_published_list_holds_every_trial():
     assert [Trial(**dict(zip(columns, row, strict=True))) for row in published["trials"]] == LIST + colonies
 
 
+@pytest.mark.long
 def test_a_control_that_is_a_colony_is_tried_as_one():
     trial = next(one for one in control_trials() if one.key.endswith("mnist1d-cnn-4-random colony"))
     told = run_trial(Job(trial, None, {"epochs": 20}, {}))

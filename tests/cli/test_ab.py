@@ -97,6 +97,7 @@ def test_a_comparison_goes_on_where_it_was_and_is_shown_again(here, capsys):
     assert "It ended after 3 pairs" in again
 
 
+@pytest.mark.long
 def test_one_that_was_killed_in_its_first_pair_is_begun_anew(here, monkeypatch):
     class KilledError(BaseException):
         pass

@@ -15,6 +15,7 @@ TEXT = "It was the best of times, it was the worst of times, it was the age of w
 MODULE = """
 import torch
 from torch import nn
+from tests.few import few
 
 def fixed(inputs, classes):
     return nn.Sequential(nn.Linear(inputs, 6), nn.ReLU(), nn.Linear(6, classes))
@@ -63,6 +64,7 @@ def _result(directory, line) -> dict:
     return result
 
 
+@pytest.mark.long
 def test_a_cnn_learns_signals(directory):
     result = _result(directory, ["--data", "mnist1d", "--host", "cnn", *BRIEF])
     assert (result["task"], result["host"]) == ("mnist1d", "cnn")

@@ -29,6 +29,11 @@ def bytes_in_use() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def handles() -> tuple[int, int]:
+    """Open files and threads of this process."""
+    return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+
 def live(place: Place, seed: int, lifecycle: int, kind: str) -> None:
     """One seed goes through a whole lifecycle, and is dormant again."""
     for target in PATH:
@@ -64,13 +69,10 @@ def churned(lifecycles: int, kept: list[bytearray] | None = None) -> tuple[int, 
                 optimizer.step()
                 optimizer.zero_grad()
 
-    def now() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
-
     churn(max(300, lifecycles // 10))  # caches of torch and of Python fill
-    before, handles = bytes_in_use(), now()
+    before, then = bytes_in_use(), handles()
     churn(lifecycles, kept)
-    return bytes_in_use() - before, now() == handles
+    return bytes_in_use() - before, handles() == then
 
 
 if __name__ == "__main__":

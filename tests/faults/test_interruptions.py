@@ -1,6 +1,8 @@
 """Runs that are interrupted, told out of order or told wrongly: they go on, and can be saved."""
 
+import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from torch.optim import AdamW
 
 import esper
 from esper.contracts.lifecycle import State
+from esper.runtime import emergency
+from esper.runtime.commands import seeds as commanded
 from tests.faults.conftest import MISTAKE
 from tests.faults.sameness import bits, refused
 from tests.runtime import toy
@@ -222,3 +226,27 @@ def test_a_training_step_that_gives_nothing_is_refused():
     session = esper.Session(model, optimizer, train_step=lambda batch: None, evaluate=toy.evaluate, planned_steps=60)
     with refused(model, "train_step", "None", "one number"):
         session.step(BATCH)
+
+
+@pytest.mark.parametrize("is_disturbed", [False, True], ids=["waits", "control"])
+def test_ctrl_c_waits_until_what_belongs_together_is_done(is_disturbed, monkeypatch):
+    """Without waiting, seeds of a round that ends rest already while the books have them on trial: the run is lost."""
+    trial = Recipe().build().train_until(lambda trial: trial.rounds.current is not None and trial.recovery.good)
+    book = commanded.Seeds._book
+
+    def _book(*told: Any) -> None:
+        monkeypatch.setattr(commanded.Seeds, "_book", book)
+        signal.raise_signal(signal.SIGINT)
+        book(*told)
+
+    monkeypatch.setattr(commanded.Seeds, "_book", _book)
+    if is_disturbed:
+        monkeypatch.setattr(commanded, "undisturbed", nullcontext)
+        monkeypatch.setattr(emergency, "undisturbed", nullcontext)
+    with pytest.raises(KeyboardInterrupt):
+        trial.session.rollback()
+    trial.session.rollback()
+    assert not trial.run.places[""].arena.grafts
+    assert bool(trial.run.books.alive) == is_disturbed
+    if not is_disturbed:
+        trial.train(5)

@@ -3,6 +3,7 @@ time the run is to the byte what it was at the state that it goes back to."""
 
 import math
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import esper
 from esper.contracts.lifecycle import State
 from esper.runtime.run import Run
 from esper.runtime.watching.recovery import Recovery
@@ -20,18 +22,19 @@ from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 from tests.tree_digest import tree_digest
 
-STATES = (State.TRAINING, State.GRAFTING, State.STABILIZATION, State.EVALUATING, State.FINE_TUNING)
-"""A seed is never GERMINATED for longer than a command takes."""
+STATES = (State.TRAINING, State.GRAFTING, State.STABILIZATION, State.FINE_TUNING)
+"""A seed is never GERMINATED for longer than a command takes, and EVALUATING only while arms run, where a rollback is
+refused."""
 
-EPOCHS, STEPS, HARMED = 24, 10, 0.03
+EPOCHS, STEPS = 24, 10
 WAYS = ("by hand", "by hand, twice", "interrupted", "not finite", "losses not finite", "held-out loss")
+
+EACH, OFTEN, SELDOM = 20, 0.3, 0.02
+"""Of every way and in every state there are to be so many; a step is harmed with the second probability as long as
+there are fewer in the state that it finds, else with the third."""
 
 NOT_RESTORED = (".version", "_in_state", ".embargo_epochs", ".telemetry.", ".state.", ".incubation.")
 """Columns of seeds, which are looked at apart, and what is not gone back to: seeds that wait for their round go on."""
-
-
-class Interrupted(BaseException):
-    """What stops a rollback half-way, as a keyboard interrupt would."""
 
 
 def sealed(body: dict[str, Any], scheduler: Any) -> str:
@@ -94,7 +97,7 @@ def build(chance: random.Random) -> Trial:
 
 @contextmanager
 def interrupted_after(calls: int) -> Iterator[None]:
-    """Raise once so many functions were called."""
+    """Press Ctrl-C once so many functions were called."""
     left = calls
 
     def count(*_: Any) -> None:
@@ -102,13 +105,32 @@ def interrupted_after(calls: int) -> Iterator[None]:
         left -= 1
         if left == 0:
             sys.setprofile(None)
-            raise Interrupted
+            signal.raise_signal(signal.SIGINT)
 
     sys.setprofile(count)
     try:
         yield
     finally:
         sys.setprofile(None)
+
+
+@contextmanager
+def arm_interrupted(trial: Trial, is_asked: bool) -> Iterator[None]:
+    """Press Ctrl-C in the first step of an arm that is made here."""
+    trainer = trial.run.trainer
+    train = trainer.train
+
+    def pressed(*args: Any, **kwargs: Any) -> Any:
+        if trial.run.arm is not None:
+            raise KeyboardInterrupt
+        return train(*args, **kwargs)
+
+    if is_asked:
+        trainer.train = pressed
+    try:
+        yield
+    finally:
+        vars(trainer).pop("train", None)
 
 
 def harm(trial: Trial, how: str, chance: random.Random) -> None:
@@ -122,7 +144,7 @@ def harm(trial: Trial, how: str, chance: random.Random) -> None:
         try:
             with interrupted_after(chance.randrange(1, 4000)):
                 trial.session.rollback()
-        except Interrupted:
+        except KeyboardInterrupt:
             trial.session.rollback()
     else:
         value = {"not finite": math.nan, "losses not finite": math.inf, "held-out loss": 5.0}[how]
@@ -130,26 +152,44 @@ def harm(trial: Trial, how: str, chance: random.Random) -> None:
             trial.model[0].weight.fill_(value)
 
 
+def states(trial: Trial) -> list[str]:
+    """That seeds are in, of ``STATES``."""
+    codes = {int(code) for place in trial.run.places.values() for code in place.state.lifecycle}
+    return [state.name for state in STATES if int(state) in codes]
+
+
+def harmed(trial: Trial, chance: random.Random, watch: Watch, seen: Counter[str], batches: list[Any]) -> None:
+    """Harm it in one of the ways, the least seen one half of the time, and let it notice."""
+    found, before = states(trial), watch.done
+    how = chance.choice([chance.choice(WAYS), min(WAYS, key=lambda way: seen[way])])
+    harm(trial, how, chance)
+    if how in ("not finite", "held-out loss"):
+        trial.session.after_epoch()
+    elif how == "losses not finite":
+        for again in batches[:4]:
+            trial.session.step(again)
+    if watch.done > before:
+        seen.update([how, *found])
+
+
 def wander(trial: Trial, chance: random.Random, watch: Watch, most: int, seen: Counter[str]) -> None:
-    """Train to the end, harmed now and then, until there were so many rollbacks."""
+    """Train to the end, harmed now and then, also where its arms are interrupted, until there were so many
+    rollbacks."""
     batches = list(toy.batches(3))
     for _ in range(EPOCHS):
-        for batch in batches[:STEPS]:
-            if chance.random() < HARMED and trial.recovery.newest is not None:
-                codes = {int(code) for place in trial.run.places.values() for code in place.state.lifecycle}
-                how, before = chance.choice(WAYS), watch.done
-                harm(trial, how, chance)
-                if how in ("not finite", "held-out loss"):
-                    trial.session.after_epoch()
-                elif how == "losses not finite":
-                    for again in batches[:4]:
-                        trial.session.step(again)
-                if watch.done > before:
-                    seen.update([how, *(state.name for state in STATES if int(state) in codes)])
-                if watch.done >= most:
-                    return
-            trial.session.step(batch)
-        trial.session.after_epoch()
+        for batch in [*batches[:STEPS], None]:
+            is_rare = any(seen[name] < EACH for name in states(trial))
+            if trial.recovery.newest is not None and chance.random() < (OFTEN if is_rare else SELDOM):
+                harmed(trial, chance, watch, seen, batches)
+            try:
+                with arm_interrupted(trial, chance.random() < OFTEN):
+                    trial.session.after_epoch() if batch is None else trial.session.step(batch)
+            except KeyboardInterrupt:
+                with pytest.raises(esper.TransitionError, match="Arms are running"):
+                    trial.session.rollback()
+                seen["refused in arms"] += 1
+            if watch.done >= most:
+                return
 
 
 def gone_back(monkeypatch: pytest.MonkeyPatch, times: int) -> tuple[Watch, Counter[str]]:
@@ -166,7 +206,7 @@ def test_a_run_that_goes_back_is_to_the_byte_what_it_was(monkeypatch, record_pro
     record_property("faults", f"{watch.done} rollbacks: {told}")
     assert watch.differ == 0
     if SHARE == 1:
-        assert all(seen[name] >= 20 for name in (*WAYS, *(state.name for state in STATES))), seen
+        assert all(seen[name] >= EACH for name in (*WAYS, "refused in arms", *(state.name for state in STATES))), seen
 
 
 @pytest.mark.parametrize("part", ["optimizer", "model"])

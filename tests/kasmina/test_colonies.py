@@ -22,14 +22,19 @@ from esper.kasmina.places.lifecycle import is_finite
 from esper.kasmina.places.passes import Passes
 from esper.kasmina.places.place import Place
 from esper.kasmina.places.slot_optimizer import step_slots
+from tests.few import few
 from tests.kasmina.colony_hosts import COLONIES, NETS, GatedBlock
 from tests.kasmina.growing import grow, remove
 from tests.kasmina.test_zoo import build, differing
 from tests.kasmina.zoo import Host, call
 
+ALWAYS = ("cnn", "gpt", "llama")
 each = pytest.mark.parametrize(("name", "layer_id", "blueprint"), COLONIES)
+some = pytest.mark.parametrize(("name", "layer_id", "blueprint"), few(COLONIES, ALWAYS))
 MODES = pytest.mark.parametrize("is_training", [True, False], ids=["train", "eval"])
-WIDENED = pytest.mark.parametrize(("name", "layer_id"), [(a, b) for a, b, kind in COLONIES if kind == "widen"])
+SOME_WIDENED = pytest.mark.parametrize(
+    ("name", "layer_id"), few([(a, b) for a, b, kind in COLONIES if kind == "widen"], ALWAYS)
+)
 
 
 def wrapped(name: str) -> nn.Module:
@@ -106,7 +111,7 @@ def test_a_newborn_changes_no_bit_of_half_precision(name, layer_id):
     assert differing(passed(host, grown(name, layer_id, blueprint)[0], autocast=True), bare)
 
 
-@each
+@some
 def test_all_of_it_learns_within_ten_steps(name, layer_id, blueprint):
     """But for rows of tokens that no sample has."""
     host = NETS[name].host
@@ -135,7 +140,7 @@ def test_random_channels_take_part_and_never_learn():
     assert torch.equal(place.arena.slots, before)
 
 
-@each
+@some
 def test_once_removed_it_leaves_no_trace(name, layer_id, blueprint):
     host = NETS[name].host
     model, place = grown(name, layer_id, blueprint)
@@ -148,14 +153,14 @@ def test_once_removed_it_leaves_no_trace(name, layer_id, blueprint):
     assert set(esper.unwrap(model).state_dict()) == set(build(host).state_dict())
 
 
-@each
+@some
 def test_it_is_not_unwrapped_while_it_is_grown(name, layer_id, blueprint):
     model, _ = grown(name, layer_id, blueprint)
     with pytest.raises(esper.ConfigError, match="has grown at"):
         esper.unwrap(model)
 
 
-@each
+@some
 @pytest.mark.parametrize("until", [State.FINE_TUNING, State.FOSSILIZED], ids=lambda state: state.name)
 def test_it_is_copied_saved_and_loaded(name, layer_id, blueprint, until):
     """Running statistics of new channels too."""
@@ -196,7 +201,7 @@ def spoilt(name: str, layer_id: str, blueprint: str) -> Iterator[tuple[nn.Module
             yield model, place
 
 
-@each
+@some
 def test_a_weight_that_is_not_finite_silences_its_colony_there(name, layer_id, blueprint):
     """Whichever piece has it: the host stays finite, and the fault is noted."""
     host = NETS[name].host
@@ -247,7 +252,7 @@ def spoil_gradients(monkeypatch, place: Place, index: int) -> None:
     monkeypatch.setattr(colony_module, "widened", widened)
 
 
-@WIDENED
+@SOME_WIDENED
 def test_a_gradient_that_is_not_finite_is_dropped(name, layer_id, monkeypatch):
     """Whichever piece it comes to."""
     host = NETS[name].host
@@ -279,7 +284,7 @@ def test_without_the_entry_it_reaches_the_host(monkeypatch):
     assert not all(torch.isfinite(one).all() for one in passed(NETS["gpt"].host, model) if one.is_floating_point())
 
 
-@each
+@some
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_of_the_host_that_is_not_finite_blames_nobody(name, layer_id, blueprint, value):
     """As of a gradient scaler that scales too much. The host sees it, and the slot is left as it is."""

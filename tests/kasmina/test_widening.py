@@ -16,13 +16,12 @@ from esper.blueprints.widen import Widen
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.wrapping import place_named
-from tests.kasmina.colony_hosts import COLONIES, NETS, Gated
+from tests.few import few
+from tests.kasmina.colony_hosts import NETS, Gated
 from tests.kasmina.growing import grow, release
-from tests.kasmina.test_colonies import each, passed, wrapped
+from tests.kasmina.test_colonies import SOME_WIDENED, passed, some, wrapped
 from tests.kasmina.zoo import VOCABULARY, Host, call, ids
 from tests.tree_digest import tree_digest
-
-WIDENED = pytest.mark.parametrize(("name", "layer_id"), [(a, b) for a, b, kind in COLONIES if kind == "widen"])
 
 
 def fossilized(name: str, layer_id: str, blueprint: str, *, times: int = 1, percent: int = 50) -> nn.Module:
@@ -44,7 +43,7 @@ def outputs(host: Host, *models: nn.Module) -> list[Tensor]:
         return [host.output(call(model.eval(), example)) for model in models]
 
 
-@each
+@some
 def test_a_fossil_is_exported(name, layer_id, blueprint):
     """Same outputs, nothing of Esper within, copied and pickled, and read by torch.export."""
     host = NETS[name].host
@@ -63,7 +62,7 @@ def test_a_fossil_is_exported(name, layer_id, blueprint):
     assert not torch.allclose(copies[2], actual)  # the control: it has grown
 
 
-@each
+@some
 def test_all_weights_of_an_export_train_on(name, layer_id, blueprint):
     host = NETS[name].host
     plain = esper.export(fossilized(name, layer_id, blueprint)).train()
@@ -76,7 +75,7 @@ def test_all_weights_of_an_export_train_on(name, layer_id, blueprint):
     assert [name for (name, now), was in zip(after, before, strict=True) if torch.equal(now, was)] == []
 
 
-@WIDENED
+@SOME_WIDENED
 def test_an_export_tells_its_widths(name, layer_id):
     model = wrapped(name)
     narrow = dict(esper.export(model).named_modules())
@@ -116,7 +115,7 @@ def arguments(module: Any) -> dict[str, Any]:
     return {"num_features": module.num_features}
 
 
-@pytest.mark.parametrize("name", ["cnn", "gpt", "gated", "separable", "encoder", "vit"])
+@pytest.mark.parametrize("name", few(["cnn", "gpt", "gated", "separable", "encoder", "vit"], ["cnn", "gpt"]))
 def test_grafts_of_single_places_read_and_write_the_hosts_channels_of_wider_layers(name):
     """With fossils at all places and several colonies."""
     host = NETS[name].host

@@ -117,7 +117,8 @@ def test_what_is_trained_is_kept_now_and_then(seeds, at_least):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(("seeds", "at_least"), [(FEW, 1), pytest.param(ALL, 3, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("seeds", "at_least"), [(FEW, 1), (ALL, 3)])
+@pytest.mark.long
 def test_a_plain_knock_out_keeps_what_is_random_and_frozen(seeds, at_least):
     """The control of the control: the test above can see a judge that is fooled.
 
@@ -163,8 +164,9 @@ class TestAnOffset:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.long
 @pytest.mark.parametrize("compare", ["flops", "steps"])
-@pytest.mark.parametrize("numbers", [(30,), pytest.param((30, 74, 88), marks=pytest.mark.long)])
+@pytest.mark.parametrize("numbers", [(30,), (30, 74, 88)])
 def test_only_the_flops_that_it_costs_refuse_what_is_random_and_frozen(numbers, compare):
     """It is a few more features, and at equal steps a host of four units is better off with them."""
     is_kept = []

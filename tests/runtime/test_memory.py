@@ -18,6 +18,7 @@ from esper.checkpoint.packed import Packed
 from esper.contracts.commands import Command
 from esper.contracts.errors import CheckpointError
 from esper.contracts.lifecycle import State
+from tests.few import few
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing, timeless
 
@@ -76,7 +77,7 @@ RUNS: dict[str, tuple[Callable[..., Trial], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", few(RUNS, ["a live trial", "rollbacks"]))
 def test_a_run_on_disk_is_the_run_in_memory_to_the_byte(name, tmp_path):
     run, event = RUNS[name]
     on_disk, in_memory = run(directory=tmp_path), run()

@@ -315,13 +315,13 @@ def test_a_finished_run_stays_finished(tmp_path):
         trial.session.step(next(toy.batches(0)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("trial", "points"),
     [
         ("round", ("arm:31",)),  # an arm of the first round
-        pytest.param("round", ("arm:31", "run:55", "arm:10"), marks=pytest.mark.long),  # then the run, and another arm
-        # GRAFTING, the twin of the first trial
-        pytest.param("live", ("run:33", "arm:9"), marks=pytest.mark.long),
+        ("round", ("arm:31", "run:55", "arm:10")),  # then the run, and another arm
+        ("live", ("run:33", "arm:9")),  # GRAFTING, the twin of the first trial
     ],
 )
 def test_a_killed_run_resumes_to_the_byte(trial, points, tmp_path):

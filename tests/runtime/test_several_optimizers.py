@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlat
 
 import esper
 from esper.runtime.judging.gates import GateResult
+from tests.few import few
 from tests.runtime import toy
 from tests.runtime.test_optimizers import Lookahead
 from tests.runtime.toy import Script, Trial, growing, timeless
@@ -113,8 +114,7 @@ def test_both_ways_of_stepping_them_grow_the_same(split, own):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("epoch", [3, 8])
-@pytest.mark.parametrize("rewarm", [None, 0.5])
+@pytest.mark.parametrize(("epoch", "rewarm"), few([(3, None), (8, None), (3, 0.5), (8, 0.5)], [(8, 0.5)]))
 def test_it_resumes_to_the_byte(split, epoch, rewarm, tmp_path):
     """Within a window, and after an adoption."""
     config = {"rewarm": rewarm}

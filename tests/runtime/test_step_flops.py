@@ -12,6 +12,7 @@ from esper.kasmina.host.wrapping import traced
 from esper.runtime.costs.flops import count
 from esper.tamiyo.sizing import fitting
 from esper.tamiyo.train_flops import STEP_FLOPS
+from tests.few import few
 from tests.kasmina.growing import grow
 from tests.runtime.budgeted import HOSTS
 
@@ -31,7 +32,9 @@ def test_every_blueprint_stands_above():
     assert DENSE.keys() == HOSTS.keys()
 
 
-@pytest.mark.parametrize(("host", "blueprint"), [(host, name) for host, names in DENSE.items() for name in names])
+@pytest.mark.parametrize(
+    ("host", "blueprint"), few([(host, name) for host, names in DENSE.items() for name in names], ["mlp", "cnn"])
+)
 def test_a_graft_costs_at_most_six_flops_for_each_of_its_multiply_adds(host, blueprint):
     found = costs(host, blueprint)
     assert found

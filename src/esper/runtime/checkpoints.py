@@ -90,7 +90,8 @@ class Checkpoints:
     ) -> None:
         self._run, self._growth, self._identity = run, growth, identity
         self._loader, self._policy, self._directory = loader, policy, directory
-        self._writer = ThreadPoolExecutor(1, "esper-checkpoints") if in_background else None
+        self._in_background = in_background
+        self._writer: ThreadPoolExecutor | None = None
         self._pending: Pending | None = None
         self.answered: frozenset[str] = frozenset()
 
@@ -128,8 +129,8 @@ class Checkpoints:
         self._run.journal.save()  # a resumed run takes its bulky lines from there
         self.settle()
         try:
-            if self._writer is not None:
-                self._pending = self._begin(self._writer, self._directory / FOLDER)
+            if self._in_background:
+                self._pending = self._begin(self._directory / FOLDER)
                 return
             folder, seconds, answered = self._stored(self._directory / FOLDER)
         except OSError as error:
@@ -138,11 +139,13 @@ class Checkpoints:
         self._tell(folder, self._run.step, seconds, seconds, answered)
         self._run.journal.is_mended("checkpoint")
 
-    def _begin(self, writer: ThreadPoolExecutor, path: Path) -> Pending:
+    def _begin(self, path: Path) -> Pending:
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, "esper-checkpoints")
         begun, answered = time.perf_counter(), frozenset(self._run.books.answers)
         prepared = store.Prepared.of(self._state()).held()
         stall = time.perf_counter() - begun
-        written = writer.submit(_written, path, prepared)
+        written = self._writer.submit(_written, path, prepared)
         _UNFINISHED.add(written)
         written.add_done_callback(_UNFINISHED.discard)
         return Pending(written, self._run.step, begun, stall, answered)
@@ -165,6 +168,13 @@ class Checkpoints:
         self._pending = None
         self._tell(folder, pending.step, done - pending.begun, pending.stall_seconds, pending.answered)
         self._run.journal.is_mended("checkpoint")
+
+    def close(self) -> None:
+        """Wait for the one that is being written, and let go of the thread that writes."""
+        self.settle()
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
 
     def _tell_failure(self, step: int, error: OSError) -> None:
         self._run.journal.warn("checkpoint", f"No checkpoint was written at step {step}: {error}.")

@@ -21,6 +21,7 @@ from esper.contracts.errors import HarmedError
 from esper.contracts.events import EmergencyEnded
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.settings.watch import EmergencyResponse
+from esper.runtime.commands.undisturbed import undisturbed
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.judging.worth import paired_z
 from esper.runtime.record.books import Lifecycle
@@ -131,17 +132,18 @@ class Emergency:
         raise HarmedError(reason)
 
     def roll_back(self, reason: str, who: str, entry: Entry | None = None) -> None:
-        """Go back to a state, the newest valid one unless one is given; what is on trial ends.
+        """Go back to a state, the newest valid one unless one is given; what is on trial ends. Ctrl-C waits meanwhile.
 
         Raises:
             TransitionError: if there is none; nothing was changed then.
         """
         entry = self._recovery.check() if entry is None else entry
-        self._rounds.abandon(reason)
-        self._trials.abandon(reason, spares_live=True)
-        self._recovery.roll_back(entry, reason, who)
-        self._keeping.forget()
-        self._pending, self._losses, self._spikes, self._not_finite = None, [], 0, 0
+        with undisturbed():
+            self._rounds.abandon(reason)
+            self._trials.abandon(reason, spares_live=True)
+            self._recovery.roll_back(entry, reason, who)
+            self._keeping.forget()
+            self._pending, self._losses, self._spikes, self._not_finite = None, [], 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far."""

@@ -361,7 +361,7 @@ class Session:
             run.is_finished = True  # only now: what was interrupted may be finished again
             run.given_up.detach()
             self._checkpoints.write()
-            self._checkpoints.settle()
+            self._checkpoints.close()
 
     def submit(self, command: Command) -> Answer:
         """Carry out a command, or refuse it with a reason; never raises for a refusal.
@@ -597,7 +597,7 @@ class Session:
         emergency = self._growth.emergency
         if emergency.must_stop:
             self._checkpoints.write()
-            self._checkpoints.settle()
+            self._checkpoints.close()
             emergency.stop()
 
     def _refuse_if_closed(self) -> None:

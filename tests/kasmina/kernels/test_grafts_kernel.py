@@ -15,6 +15,7 @@ from esper.evaluation.bench.planted import Planting, grow, planted
 from esper.kasmina.kernels.grafts.family import Shape
 from esper.kasmina.kernels.grafts.layout import Spots
 from esper.kasmina.kernels.grafts.ops import About, Batch
+from tests.few import few
 
 launch = pytest.importorskip("esper.kasmina.kernels.grafts.launch", exc_type=ImportError)
 
@@ -189,8 +190,10 @@ def test_the_same_input_gives_the_same_bytes(name, case):
 
 
 @pytest.mark.parametrize("over", [False, True])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("at", [0, -1])
+@pytest.mark.parametrize(
+    ("at", "value"),
+    few([(at, value) for at in (0, -1) for value in (math.nan, math.inf, -math.inf)], [(0, math.nan), (-1, math.inf)]),
+)
 @pytest.mark.parametrize("case", ["apart", "single channels"])
 @pytest.mark.parametrize("name", GRAFTS)
 def test_a_graft_that_is_not_finite_is_the_identity_and_the_others_are_as_without_it(name, case, at, value, over):

@@ -14,6 +14,7 @@ from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.grafts.strategies import strategy_kind
 from esper.kasmina.places.lifecycle import Birth, Moved, are_finite, check_addresses, discard, move, seed_range
 from esper.kasmina.places.place import Place
+from esper.runtime.commands.undisturbed import undisturbed
 from esper.runtime.judging.gates import GateResult, Measured, gate
 from esper.runtime.record.books import Books, Lifecycle
 from esper.runtime.record.journal import Journal
@@ -165,13 +166,14 @@ class Seeds:
 
     def discard(self, *lifecycles: Lifecycle) -> None:
         """Take out the grafts of lifecycles that failed and close their records."""
-        for layer_id, ones in _by_place(lifecycles).items():
-            place = self._places[layer_id]
-            if there := [one.number for one in ones if one.number in place.arena.grafts]:
-                discard(place, *there)
-        self._restructured()
-        for one in lifecycles:
-            self._close(one)
+        with undisturbed():
+            for layer_id, ones in _by_place(lifecycles).items():
+                place = self._places[layer_id]
+                if there := [one.number for one in ones if one.number in place.arena.grafts]:
+                    discard(place, *there)
+            self._restructured()
+            for one in lifecycles:
+                self._close(one)
 
     def _finite(self, lifecycles: Sequence[Lifecycle]) -> dict[int, bool]:
         """Whether all parameters of each graft are finite; one look at every place."""
@@ -226,10 +228,11 @@ class Seeds:
                 if not now.flags.is_on("grafting_strategies"):
                     command = replace(command, strategy="fixed_ramp")
             birth = Birth(now.books.lifecycles_begun + 1, self._ramp_steps)
-        all_moved = move(self._places, command, birth, self._config.embargo_epochs, self._config.quarantine_epochs)
-        self._restructured()
-        for moved in all_moved:
-            self._book(moved, command, measured)
+        with undisturbed():
+            all_moved = move(self._places, command, birth, self._config.embargo_epochs, self._config.quarantine_epochs)
+            self._restructured()
+            for moved in all_moved:
+                self._book(moved, command, measured)
         versions = tuple(moved.version for moved in all_moved)
         only = versions[0] if len(versions) == 1 else None
         return Answer(True, version=only, versions=versions, command_id=command.id)

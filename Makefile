@@ -47,7 +47,7 @@ test-long: $(READY) ## run the tests that are marked long
 	$(PYTEST) -m long --timeout 1800 $(ARGS)
 
 test-faults: $(READY) ## crash, kill, damage and fuzz checkpoints many thousand times
-	ESPER_FAULTS=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/faults -n 2 --timeout 7200 $(ARGS)
+	ESPER_FAULTS=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/faults -m "long or not long" -n 2 --timeout 7200 $(ARGS)
 
 # Trackers ask for versions of libraries that others must not have: they get an environment of their own.
 test-trackers: ## run the tests of all trackers, in an environment of their own

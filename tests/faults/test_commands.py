@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import hypothesis
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -14,6 +16,7 @@ from esper.contracts.commands import Command
 from esper.contracts.errors import EsperError
 from esper.contracts.lifecycle import TRANSITIONS, State
 from tests.faults.amount import amount
+from tests.few import few
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, growing
 
@@ -22,6 +25,9 @@ BLUEPRINTS = ("bottleneck_mlp", "affine", "low_rank", "none such")
 RECIPE = Recipe(
     growing(layers=PLACES, round_fraction=0.1, ramp_fraction=0.02), epochs=4, policy=Script({}), session={"debug": True}
 )
+
+STREAMS = 16
+"""Of orders, which may run side by side."""
 
 places = st.sampled_from([*PLACES, "nowhere"])
 seeds = st.sampled_from([0, 1, 7, -1, "all", (0, 1)])
@@ -109,11 +115,12 @@ def _seeds(seed_id: Any, number: int) -> list[int]:
     return list(range(number)) if seed_id == "all" else list(seed_id) if isinstance(seed_id, list) else [seed_id]
 
 
-def test_no_order_of_commands_loses_or_doubles_a_transition(record_property):
-    examples = max(20, amount(2_000))
+@pytest.mark.parametrize("stream", few(range(STREAMS), [0]))
+def test_no_order_of_commands_loses_or_doubles_a_transition(stream, record_property):
+    examples = amount(20_000 // STREAMS)
     Commands.seen.clear()
     run_state_machine_as_test(
-        Commands,
+        hypothesis.seed(stream)(Commands),
         settings=settings(
             max_examples=examples,
             stateful_step_count=12,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import esper
-from esper.contracts.lifecycle import State
+from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.run import Run
 from esper.runtime.watching.recovery import Recovery
 from tests.faults.amount import SHARE, amount
@@ -29,7 +29,9 @@ refused."""
 EPOCHS, STEPS = 24, 10
 WAYS = ("by hand", "by hand, twice", "interrupted", "not finite", "losses not finite", "held-out loss")
 
-EACH, OFTEN, SELDOM = 20, 0.3, 0.02
+IN_ARMS = "refused in arms"
+
+EACH, OFTEN, SELDOM = 20, 0.08, 0.01
 """Of every way and in every state there are to be so many; a step is harmed with the second probability as long as
 there are fewer in the state that it finds, else with the third."""
 
@@ -161,7 +163,9 @@ def states(trial: Trial) -> list[str]:
 def harmed(trial: Trial, chance: random.Random, watch: Watch, seen: Counter[str], batches: list[Any]) -> None:
     """Harm it in one of the ways, the least seen one half of the time, and let it notice."""
     found, before = states(trial), watch.done
-    how = chance.choice([chance.choice(WAYS), min(WAYS, key=lambda way: seen[way])])
+    is_live = bool(trial.run.in_state(*LIVE))
+    ways = [way for way in WAYS if is_live or way != "held-out loss"]  # without a graft Esper leaves a rise alone
+    how = chance.choice([chance.choice(ways), min(ways, key=lambda way: seen[way])])
     harm(trial, how, chance)
     if how in ("not finite", "held-out loss"):
         trial.session.after_epoch()
@@ -172,9 +176,8 @@ def harmed(trial: Trial, chance: random.Random, watch: Watch, seen: Counter[str]
         seen.update([how, *found])
 
 
-def wander(trial: Trial, chance: random.Random, watch: Watch, most: int, seen: Counter[str]) -> None:
-    """Train to the end, harmed now and then, also where its arms are interrupted, until there were so many
-    rollbacks."""
+def wander(trial: Trial, chance: random.Random, watch: Watch, seen: Counter[str]) -> None:
+    """Train to the end, harmed now and then; also where its arms are interrupted."""
     batches = list(toy.batches(3))
     for _ in range(EPOCHS):
         for batch in [*batches[:STEPS], None]:
@@ -187,26 +190,27 @@ def wander(trial: Trial, chance: random.Random, watch: Watch, most: int, seen: C
             except KeyboardInterrupt:
                 with pytest.raises(esper.TransitionError, match="Arms are running"):
                     trial.session.rollback()
-                seen["refused in arms"] += 1
-            if watch.done >= most:
-                return
+                seen[IN_ARMS] += 1
 
 
-def gone_back(monkeypatch: pytest.MonkeyPatch, times: int) -> tuple[Watch, Counter[str]]:
-    """So many rollbacks, of runs with a few each."""
+def gone_back(monkeypatch: pytest.MonkeyPatch, times: int, *, of_each: bool = False) -> tuple[Watch, Counter[str]]:
+    """So many rollbacks at least, of runs with a few each; and if asked for, enough of each kind."""
     chance, watch, seen = random.Random(0), Watch(monkeypatch), Counter[str]()
-    while watch.done < times:
-        wander(build(chance), chance, watch, times, seen)
+    while watch.done < times or (of_each and missing(seen)):
+        wander(build(chance), chance, watch, seen)
     return watch, seen
 
 
+def missing(seen: Counter[str]) -> list[str]:
+    """What there were too few of."""
+    return [name for name in (*WAYS, IN_ARMS, *(state.name for state in STATES)) if seen[name] < EACH]
+
+
 def test_a_run_that_goes_back_is_to_the_byte_what_it_was(monkeypatch, record_property):
-    watch, seen = gone_back(monkeypatch, amount(500))
+    watch, seen = gone_back(monkeypatch, amount(500), of_each=SHARE == 1)
     told = ", ".join(f"{name} {number}" for name, number in sorted(seen.items()))
     record_property("faults", f"{watch.done} rollbacks: {told}")
     assert watch.differ == 0
-    if SHARE == 1:
-        assert all(seen[name] >= EACH for name in (*WAYS, "refused in arms", *(state.name for state in STATES))), seen
 
 
 @pytest.mark.parametrize("part", ["optimizer", "model"])

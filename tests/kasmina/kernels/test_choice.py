@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+import esper
 from esper.contracts.errors import ConfigError
 from esper.kasmina import kernels
 from esper.kasmina.kernels import choice
@@ -121,3 +122,18 @@ def test_what_cannot_be_is_refused_with_the_remedy(monkeypatch, asked, there, in
     monkeypatch.setenv("TRITON_INTERPRET", interpreted)
     with pytest.raises(ConfigError, match=message):
         uses_triton(torch.zeros(1))
+
+
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="a GPU is in use")
+def test_a_torch_that_is_built_for_gpus_needs_none(monkeypatch):
+    """There torch raises where it is asked for graphs; the negative control asks."""
+
+    def no_device() -> bool:
+        raise RuntimeError("CUDA error: no CUDA-capable device is detected")
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", no_device)
+    model = esper.wrap(torch.nn.Sequential(torch.nn.Linear(4, 3)), esper.GrowthConfig(layers={"0": 2}))
+    assert model(torch.zeros(2, 4)).shape == (2, 3)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match="no CUDA-capable device"):
+        model(torch.zeros(2, 4))

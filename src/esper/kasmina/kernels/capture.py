@@ -2,9 +2,7 @@
 
 import torch
 
-HAS_GRAPHS = torch.backends.cuda.is_built()
-
 
 def is_capturing() -> bool:
-    """Whether a CUDA graph is being captured."""
-    return HAS_GRAPHS and torch.cuda.is_current_stream_capturing()
+    """Whether a CUDA graph is being captured; where no device was ever used, torch could not even tell."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

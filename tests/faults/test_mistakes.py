@@ -96,6 +96,9 @@ def test_what_is_no_model_is_refused(model):
         esper.wrap(model)
     with refused(None, "model", "esper.wrap"):
         esper.Session(model, None, loss=toy.loss, evaluate=toy.evaluate, planned_steps=10)
+    for ask in (esper.export, esper.unwrap, esper.summary, esper.host_state_dict):
+        with refused(None, "model", "esper.wrap"):
+            ask(model)
 
 
 def build(model: nn.Module | None = None, optimizer: Any = None, **arguments: Any) -> esper.Session:
@@ -129,6 +132,7 @@ ARGUMENTS: list[tuple[str, Any]] = [
     ("directory", __file__),
     ("directory", __file__ + "/run"),
     ("checkpoint_steps", 0),
+    ("checkpoint_steps", 5),  # and no directory
     ("flags", "all"),
     ("on_event", [3]),
     ("optimizer", "adam"),
@@ -269,7 +273,7 @@ BY_HAND: dict[str, tuple[Callable[[esper.Session], Any], tuple[str, ...]]] = {
     "a seed of text": (lambda session: session.germinate("", seed_id="first"), ("'first'",)),
     "nothing to cancel": (lambda session: session.cancel("", 0), ("CANCELLED",)),
     "nothing to go back to": (lambda session: session.rollback(), ("no good state",)),
-    "seeds as text": (lambda session: session.rechunk("", "2"), ("'2'",)),
+    "seeds as text": (lambda session: session.rechunk("", "2"), ("''", "'2'")),
     "no command": (lambda session: session.submit("grow"), ("'grow'", "Command")),
     "no listener": (lambda session: session.subscribe(3), ("listener", "3")),
     "nobody listening": (lambda session: session.subscribe(None), ("listener", "None")),

@@ -42,7 +42,7 @@ def check_functions(**given: Any) -> None:
             raise ConfigError(f"{name} must be {CALLED[name]}, not {function!r:.80}.")
 
 
-def check_parts(extra: Any, policy: Any, flags: Any, checkpoint_steps: Any) -> None:
+def check_parts(extra: Any, policy: Any, flags: Any, checkpoint_steps: Any, directory: Any) -> None:
     """Refuse further arguments that are none of what they must be.
 
     Raises:
@@ -56,6 +56,8 @@ def check_parts(extra: Any, policy: Any, flags: Any, checkpoint_steps: Any) -> N
         raise ConfigError(f"flags must be what esper.flags.resolve gives, not {flags!r:.80}.")
     if checkpoint_steps is not None and (type(checkpoint_steps) is not int or checkpoint_steps < 1):
         raise ConfigError(f"checkpoint_steps must be a whole number of at least 1, or None, not {checkpoint_steps!r}.")
+    if checkpoint_steps is not None and directory is None:
+        raise ConfigError("checkpoint_steps needs a directory to write to: Session(directory=...).")
 
 
 def listeners(on_event: Any) -> list[Any]:

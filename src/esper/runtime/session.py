@@ -140,7 +140,7 @@ class Session:
         config = growth_config(model)
         refuse_changed(model)
         check_functions(evaluate=evaluate, loss=loss, train_step=train_step)
-        check_parts(extra, policy, flags, checkpoint_steps)
+        check_parts(extra, policy, flags, checkpoint_steps, directory)
         heard = listeners(on_event)
         self._flags_given = flags or none_in_play()
         check_flags(model, self._flags_given)

@@ -6,13 +6,29 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from esper.contracts.errors import ConfigError
 from esper.kasmina.host.copies import ESPER
 from esper.kasmina.host.layer import Anchor, KasminaLayer, kasmina_class
 from esper.kasmina.places.place import Place
 
 
+def check_module(model: Any) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        ConfigError: telling what it is.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be an nn.Module that esper.wrap has given seeds, not {model!r:.80}.")
+
+
 def places(model: nn.Module) -> Iterator[Place]:
-    """All places of a wrapped model, each once; those of a module after those of its children."""
+    """All places of a wrapped model, each once; those of a module after those of its children.
+
+    Raises:
+        ConfigError: if it is no module.
+    """
+    check_module(model)
     for module in model.modules():
         if isinstance(module, Place):
             yield module

@@ -15,7 +15,7 @@ from esper.contracts.reports import Piece
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.grafts.activity import Called
 from esper.kasmina.grafts.strategies import strategy_kind
-from esper.kasmina.host.anchoring import anchor_of, is_espers, places, to_bare_class
+from esper.kasmina.host.anchoring import anchor_of, check_module, is_espers, places, to_bare_class
 from esper.kasmina.host.caches import refuse_mixing_alone
 from esper.kasmina.host.copies import ESPER
 from esper.kasmina.host.founding import colonies_of
@@ -122,7 +122,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict without Esper's keys: it loads strictly into the bare host."""
+    """The state dict without Esper's keys: it loads strictly into the bare host.
+
+    Raises:
+        ConfigError: if it is of no module.
+    """
+    check_module(model)
     return {key: value for key, value in model.state_dict().items() if not is_espers(key)}
 
 
@@ -145,8 +150,7 @@ def growth_config(model: nn.Module) -> GrowthConfig:
         ConfigError: if it is no module, or was not wrapped, something was put around it since, or a module was given a
             forward that goes past its seeds.
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model must be an nn.Module that esper.wrap has given seeds, not {model!r:.80}.")
+    check_module(model)
     inner = getattr(model, "_orig_mod", getattr(model, "module", None))
     if not isinstance(model, KasminaLayer) and isinstance(inner, KasminaLayer):
         remedy = "call the compiled one in loss; or compile in place: model.compile()"

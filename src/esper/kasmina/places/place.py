@@ -364,7 +364,10 @@ class Place(nn.Module):
             ConfigError: if the place has fewer channels than that.
             TransitionError: if a seed is not DORMANT.
         """
-        bounds = chunk_bounds(self.ports.outputs, num_seeds).tolist()
+        try:
+            bounds = chunk_bounds(self.ports.outputs, num_seeds).tolist()
+        except ConfigError as error:
+            raise ConfigError(f"{self.layer_id!r} cannot be chunked anew: {error}") from error
         busy = self.state.lifecycle.nonzero().flatten().tolist()
         if busy:
             names = ", ".join(f"{seed} ({State(int(self.state.lifecycle[seed])).name})" for seed in busy[:5])

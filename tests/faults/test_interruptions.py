@@ -250,3 +250,26 @@ def test_ctrl_c_waits_until_what_belongs_together_is_done(is_disturbed, monkeypa
     assert bool(trial.run.books.alive) == is_disturbed
     if not is_disturbed:
         trial.train(5)
+
+
+@pytest.mark.parametrize("kind", ["round", "live"])
+def test_a_run_whose_arms_were_interrupted_can_go_back(kind):
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        if trial and trial[0].run.arm is not None and not is_interrupted:
+            is_interrupted.append(True)
+            raise KeyboardInterrupt
+        return toy.loss(model, batch)
+
+    trial: list[Trial] = []
+    is_interrupted: list[bool] = []
+    trial.append(Recipe(growing(trial=kind), policy=Script({1: [""]}, trial=kind)).build(loss=loss))
+    with pytest.raises(KeyboardInterrupt):
+        trial[0].train()
+    assert trial[0].run.arm is not None
+    trial[0].session.rollback()
+    assert trial[0].run.arm is None
+    assert not trial[0].run.books.alive
+    assert not trial[0].growth.is_due
+    trial[0].train()
+    trial[0].session.finish()
+    assert trial[0].session.epoch == trial[0].epochs

@@ -1,6 +1,7 @@
 """All that happens to seeds beside the training: rounds, live trials, keeping, emergencies, decisions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -26,6 +27,8 @@ from esper.runtime.watching.recovery import Recovery
 from esper.tamiyo import shield
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.sizing import budget_per_row, fitting, parameter_room, ports_at
+
+ARMS_RUN = "Arms are running. Ask again after this step."
 
 
 class Position(NamedTuple):
@@ -66,6 +69,7 @@ class Growth:
         self.keeping = Keeping(run, self.recovery)
         self.emergency = Emergency(run, self.rounds, self.trials, self.keeping, self.recovery)
         self.observer = Observer(run)
+        self._are_arms_running = False
         run.seeds.veto = self._veto
 
     @property
@@ -112,10 +116,19 @@ class Growth:
 
     def run_arms(self) -> None:
         """Judge what is due. Goes on where it was cut."""
-        if self.rounds.is_due:
-            self.rounds.judge()
-        if self.trials.is_due:
-            self.trials.judge()
+        with self._in_arms():
+            if self.rounds.is_due:
+                self.rounds.judge()
+            if self.trials.is_due:
+                self.trials.judge()
+
+    @contextmanager
+    def _in_arms(self) -> Iterator[None]:
+        self._are_arms_running = True
+        try:
+            yield
+        finally:
+            self._are_arms_running = False
 
     def at_boundary(self, train_loss: float) -> None:
         """Evaluate, report, decide, promote, and begin what is to be tried next.
@@ -143,7 +156,8 @@ class Growth:
         for place in run.places.values():
             place.telemetry.reset()
         if self.trials.is_due:
-            self.trials.judge()
+            with self._in_arms():
+                self.trials.judge()
 
     def finish(self) -> None:
         """Decide every lifecycle that is still open."""
@@ -158,12 +172,14 @@ class Growth:
                 trying.abandon("its arms were interrupted")
 
     def roll_back(self) -> None:
-        """Go back to the last good state, on request.
+        """Go back to the last good state, on request. Arms that were interrupted are not gone on with.
 
         Raises:
             TransitionError: if arms are running, or there is nothing to go back to.
         """
-        self._refuse_in_arms()
+        self._refuse_finished()
+        if self._are_arms_running:
+            raise TransitionError(ARMS_RUN)
         self.emergency.roll_back("asked for", "user")
 
     def rechunk(self, layer_id: str, num_seeds: int) -> None:
@@ -342,8 +358,11 @@ class Growth:
                 return f"{layer_id!r} cannot grow: {reason}."
         return shield.veto(command, self.observer.observe_for(command), run.config)
 
-    def _refuse_in_arms(self) -> None:
+    def _refuse_finished(self) -> None:
         if self._run.is_finished:
             raise TransitionError("The run is finished; its seeds sleep for good.")
+
+    def _refuse_in_arms(self) -> None:
+        self._refuse_finished()
         if self._run.arm is not None:
-            raise TransitionError("Arms are running. Ask again after this step.")
+            raise TransitionError(ARMS_RUN)

@@ -487,11 +487,12 @@ class Session:
             command_id: of the command that asks for it: it is done once for each, as :meth:`submit_once` says, and a
                 refusal is an answer then.
 
-        Grafts that were not live then are ROLLED_BACK and their seeds rest; what is on trial ends. The position in the
-        data, the random streams, the audit log and the books are not restored.
+        Grafts that were not live then are ROLLED_BACK and their seeds rest; what is on trial ends, arms that were
+        interrupted among it. Ctrl-C takes effect once all of it is done. The position in the data, the random streams,
+        the audit log and the books are not restored.
 
         Raises:
-            TransitionError: if there is none that may be gone back to.
+            TransitionError: if there is none that may be gone back to, or arms are running.
         """
 
         def request() -> Answer:

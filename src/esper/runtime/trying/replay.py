@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from esper.runtime.commands.undisturbed import undisturbed
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.judging.weight_mean import WeightMean
 from esper.runtime.record.books import Lifecycle
@@ -141,9 +142,10 @@ class Window:
     def restore_run(self, run: Run) -> None:
         """Go back to where the run stood when the window ended."""
         assert self.run is not None
-        run.captures.restore(self.run)
-        if self.run_facts is not None:
-            set_module_facts(run.model, self.run_facts)
+        with undisturbed():
+            run.captures.restore(self.run)
+            if self.run_facts is not None:
+                set_module_facts(run.model, self.run_facts)
 
 
 @dataclass(kw_only=True)

@@ -293,16 +293,57 @@ def test_an_optimizer_that_needs_a_closure_is_refused_by_name(make):
     assert not optimizer._optimizer_step_pre_hooks
 
 
-def test_a_closure_given_to_step_is_refused_before_anything_moves():
+class Twice(torch.optim.SGD):
+    """Evaluates its closure once more, as one with a line search does."""
+
+    def step(self, closure=None):
+        with torch.enable_grad():
+            closure()
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_step_with_a_closure_is_the_step_after_it(name, is_named):
+    """To the bit, of the host and of grafts."""
+    benches = [Bench(OPTIMIZERS[name]) for _ in range(2)]
+    for bench in benches:
+        torch.manual_seed(0)
+        grow(bench.place, 1, hidden=3)
+    for _ in range(5):
+        benches[0].backward()
+        benches[0].optimizer.step()
+
+        def closure():
+            benches[1].backward()
+            return 0.25
+
+        step = benches[1].optimizer.step
+        assert (step(closure=closure) if is_named else step(closure)) == 0.25
+        for bench in benches:
+            bench.optimizer.zero_grad()
+    one, other = (bench.model.state_dict() for bench in benches)
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+    assert benches[1].place.arena.updates.tolist() == [5.0]
+
+
+def test_what_is_no_closure_is_refused_before_anything_moves():
     bench = Bench(OPTIMIZERS["SGD"])
     bench.backward()
     weight = bench.model[2].weight.detach().clone()
-    for call in (lambda: bench.optimizer.step(lambda: 0.0), lambda: bench.optimizer.step(closure=lambda: 0.0)):
-        with pytest.raises(ConfigError, match="closure"):
+    for call in (lambda: bench.optimizer.step(0.5), lambda: bench.optimizer.step(lambda: 0.0, 3)):
+        with pytest.raises(ConfigError, match="closure and nothing else"):
             call()
     assert torch.equal(bench.model[2].weight, weight)
     bench.optimizer.step(None)
     assert not torch.equal(bench.model[2].weight, weight)
+
+
+def test_a_closure_that_is_called_twice_is_refused():
+    bench = Bench(lambda parameters: Twice(parameters, lr=0.1))
+    with pytest.raises(ConfigError, match="more than once"):
+        bench.optimizer.step(bench.backward)
 
 
 def test_an_optimizer_built_before_wrap_is_refused_with_the_remedy():

@@ -279,11 +279,11 @@ def test_a_loss_must_be_one_scalar():
         build(loss=lambda model, batch: 0.5).step(next(toy.batches(0)))
 
 
-def test_a_step_with_a_closure_is_refused():
+def test_a_step_with_more_than_a_closure_is_refused():
     trial = Recipe().build()
     toy.loss(trial.model, next(toy.batches(0))).backward()
-    with pytest.raises(esper.ConfigError, match="closure"):
-        trial.optimizer.step(lambda: 0.0)
+    with pytest.raises(esper.ConfigError, match="closure and nothing else"):
+        trial.optimizer.step(0.5)
 
 
 def test_after_step_is_for_loops_of_ones_own():

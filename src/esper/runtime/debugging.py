@@ -16,6 +16,7 @@ from esper.contracts.errors import ConfigError, InvariantError
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
 from esper.kasmina.host.anchoring import places
+from esper.kasmina.places.before_update import before_update
 from esper.kasmina.places.invariants import frozen_bytes, same_bytes, violations
 from esper.kasmina.places.place import Place
 from esper.runtime.commands.seeds import Situation
@@ -61,7 +62,7 @@ class Debug:
         self._frozen: dict[str, list[Tensor]] = {}
         self._versions: dict[str, list[int]] = {}
         self._restored = 0
-        self._handles = [part.register_step_pre_hook(self._before_step) for part in parts]
+        self._handles = [before_update(part, self._before_step) for part in parts]
         self._handles += [part.register_step_post_hook(self._after_step) for part in parts]
 
     def follow(self, run: Watched, directory: Path | None, *, is_new: bool) -> None:
@@ -114,7 +115,7 @@ class Debug:
             self._refuse(layer_id, [found])
         self._refuse("", self._held())
 
-    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: Optimizer) -> None:
         if self._run is None or self._run.trainer.is_replaced:
             return
         self.check()

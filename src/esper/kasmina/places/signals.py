@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.kasmina.grafts.strategies import MAX_WEIGHTS, GraftSignals
+from esper.kasmina.places.before_update import before_update
 from esper.kasmina.places.grafting import needs_signals
 from esper.kasmina.places.place import Place
 
@@ -30,7 +30,7 @@ class SignalReader:
         self._places, self._covered = list(places), covered
         self._norms: dict[str, Tensor] = {}
         self._samples: dict[str, list[Tensor]] = {}
-        self._handle = optimizer.register_step_pre_hook(self._note_norms)
+        self._handle = before_update(optimizer, self._note_norms)
 
     def detach(self) -> None:
         """Take the hook off the optimizer."""
@@ -81,7 +81,7 @@ class SignalReader:
         return self._samples[place.layer_id]
 
     @torch.no_grad()
-    def _note_norms(self, optimizer: Optimizer, *_: Any) -> None:
+    def _note_norms(self, optimizer: Optimizer) -> None:
         self._norms.clear()
         scale = getattr(optimizer, "grad_scale", None)  # fused optimizers get gradients still multiplied by it
         for place in self._places:

@@ -7,7 +7,6 @@ one-dimensional parameters or couple neighbours.
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from esper.contracts.errors import ConfigError
 from esper.kasmina.kernels.adamw.ops import step_adamw
 from esper.kasmina.kernels.adamw.reference import Rows
 from esper.kasmina.kernels.capture import is_capturing
+from esper.kasmina.places.before_update import before_update
 from esper.kasmina.places.place import Place
 
 
@@ -63,16 +63,14 @@ class SlotOptimizer:
                 "first, then build the optimizer from model.parameters(). If several optimizers share them out, give "
                 "Session all: optimizer=[muon, adamw]."
             )
-        self._handle = optimizer.register_step_pre_hook(self._step)
+        self._handle = before_update(optimizer, self._step)
 
     def detach(self) -> None:
         """Stop stepping grafts."""
         self._handle.remove()
 
     @torch.no_grad()
-    def _step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if any(value is not None for value in (*args[1:], *kwargs.values())):  # args[0] is the optimizer
-            raise ConfigError("optimizer.step was given a closure. Esper needs one forward and backward per step.")
+    def _step(self, optimizer: Optimizer) -> None:
         self._refuse_replays()
         # Fused optimizers under a gradient scaler get gradients that are still multiplied by its scale.
         scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)

@@ -14,6 +14,7 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.wrapping import covered_parameters
+from esper.kasmina.places.before_update import before_update
 from esper.kasmina.places.signals import SignalReader
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from esper.runtime.training.optimizer_settings import Rates, Settings, SettingsNotes
@@ -107,7 +108,7 @@ class Trainer:
         self._loss, self._train_step, self._scaler = loss, train_step, scaler
         self.scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
-        self._handles = [part.register_step_pre_hook(self._note_settings) for part in optimizer.parts]
+        self._handles = [before_update(part, self._note_settings) for part in optimizer.parts]
         by_family, weight_decay = config.graft_lr is None, config.graft_weight_decay
         self._slot_optimizers = [
             SlotOptimizer(share, part, self._graft_lr_in_step, weight_decay, by_family=by_family)
@@ -118,7 +119,7 @@ class Trainer:
         if self._rewarming is not None or config.emergency_response == "lower_lr":
             for part in optimizer.parts:  # after the others, which are to see the scheduler's rates
                 scaled = ScaledRates()
-                self._handles.append(part.register_step_pre_hook(partial(self._scale_rates, scaled)))
+                self._handles.append(before_update(part, partial(self._scale_rates, scaled)))
                 self._handles.append(part.register_step_post_hook(scaled.restore))
         self._scales = _scales(model) if hasattr(scaler, "scale") else []
         self.tell_scale()
@@ -323,7 +324,7 @@ class Trainer:
         if with_scheduler and self.scheduler is not None and self._scheduler_every == "step":
             self.scheduler.step()
 
-    def _note_settings(self, optimizer: Optimizer, *_: Any) -> None:
+    def _note_settings(self, optimizer: Optimizer) -> None:
         groups = self._optimizer.groups
         if len(groups) != self._num_groups:
             if len(self._optimizer.parts) > 1:
@@ -371,7 +372,7 @@ class Trainer:
         """What the optimizer's rates are multiplied by in a step while a graft trains that was born late."""
         return 1.0 if self._rewarming is None else self._rewarming.factor(lr, self.peak_lr, self._decay)
 
-    def _scale_rates(self, scaled: ScaledRates, optimizer: Optimizer, *_: Any) -> None:
+    def _scale_rates(self, scaled: ScaledRates, optimizer: Optimizer) -> None:
         if self._rewarming is not None:
             self._rewarming.note_births(is_late=self._lr_in_step < DECAYED * self.peak_lr)
         scaled.scale(optimizer, self._lift(self._lr_in_step) * self.lr_factor)

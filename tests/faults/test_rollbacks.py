@@ -90,8 +90,12 @@ def build(chance: random.Random) -> Trial:
         incubation_fraction=0.05,
         emergency_response=chance.choice(["rollback", "lower_lr", "cull"]),
         max_emergencies=10_000,
+        max_rounds=10_000,
+        max_failures=10_000,
+        quarantine_epochs=0,
+        embargo_epochs=0,
     )
-    policy = Script({1: ["", "4"], 6: ["4", ""], 12: ["", "4"]}, trial=chance.choice(["live", "round"]))
+    policy = Script({epoch: ["", "4"] for epoch in range(1, EPOCHS)}, trial=chance.choice(["live", "round"]))
     return Recipe(config, epochs=EPOCHS, model=lambda: toy.host(dropout=0.2, batch_norm=True), policy=policy).build()
 
 

@@ -228,6 +228,15 @@ def test_a_training_step_that_gives_nothing_is_refused():
         session.step(BATCH)
 
 
+@pytest.fixture
+def _ctrl_c_raises():
+    """Also in a process whose tests are run from elsewhere, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_raises")
 @pytest.mark.parametrize("is_disturbed", [False, True], ids=["waits", "control"])
 def test_ctrl_c_waits_until_what_belongs_together_is_done(is_disturbed, monkeypatch):
     """Without waiting, seeds of a round that ends rest already while the books have them on trial: the run is lost."""

@@ -111,11 +111,13 @@ def interrupted_after(calls: int) -> Iterator[None]:
             sys.setprofile(None)
             signal.raise_signal(signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # some processes ignore it
     sys.setprofile(count)
     try:
         yield
     finally:
         sys.setprofile(None)
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

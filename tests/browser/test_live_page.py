@@ -137,8 +137,8 @@ def test_nothing_is_wider_than_the_window(tmp_path, browser, width):
 
 
 def test_it_answers_while_it_moves(browser):
-    """The light version of ``python -m benchmarks.watching live``, which also judges how fast."""
+    """The light version of ``python -m benchmarks.watching live``; of several tries the fastest counts."""
     found = answers(browser, seeds=2000, before=5, tries=2, settle_s=1.0)
     assert found["complaints"] == []
-    assert min(one["fastest"] for one in found["ms"].values()) > 0
+    assert max(one["fastest"] for one in found["ms"].values()) < found["noticed_ms"]
     assert found["updates_a_second"] <= 5.1

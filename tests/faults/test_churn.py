@@ -54,7 +54,7 @@ def lived(seconds: float, *options: str) -> dict[str, float]:
 def test_a_process_that_trains_with_everything_on_stays_as_large(record_property):
     seconds = amount(3600) if SHARE == 1 else 4
     found = lived(seconds)
-    told = f"{found['runs']} runs, {found['bytes'] / found['runs']:.0f} bytes for each"
+    told = f"in the last {found['runs']} runs {found['bytes'] / found['runs']:.0f} bytes for each"
     record_property("faults", f"{found['steps']} steps in {seconds} s with everything on: {told}")
     assert found["is_as_before"]
     assert found["bytes"] <= FLAT

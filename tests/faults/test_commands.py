@@ -29,6 +29,8 @@ RECIPE = Recipe(
 STREAMS = 16
 """Of orders, which may run side by side."""
 
+REST = (State.DORMANT.name, 0)
+
 places = st.sampled_from([*PLACES, "nowhere"])
 seeds = st.sampled_from([0, 1, 7, -1, "all", (0, 1)])
 
@@ -94,21 +96,36 @@ class Commands(RuleBasedStateMachine):
     @invariant()
     def what_was_told_is_what_is(self) -> None:
         """Every transition in the log is in the table, and all of them lead to the seeds' states and versions."""
-        told: dict[tuple[str, int], tuple[str, int]] = {}
-        for event in self.trial.session.events:
-            if event["event"] != "transition" or event["arm"] is not None:
-                continue
-            assert State[event["target"]] in TRANSITIONS[State[event["source"]]], event
-            for seed in _seeds(event["seed_id"], PLACES[event["layer_id"]]):
-                key = event["layer_id"], seed
-                assert told.get(key, (State.DORMANT.name, 0))[0] == event["source"], event
-                told[key] = event["target"], event["version"]
+        told = told_by(self.trial.session.events)
         for name, number in PLACES.items():
             state = self.trial.run.places[name].state
             for seed in range(number):
-                name_told, version = told.get((name, seed), (State.DORMANT.name, 0))
+                name_told, version = told.get((name, seed), REST)
                 assert State(int(state.lifecycle[seed])).name == name_told
                 assert int(state.version[seed]) == version
+
+
+def told_by(events: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[str, int]]:
+    """State and version of each seed that has moved, by a log; each arm begins where the run is, and the run takes over
+    where the arm has ended that it adopts."""
+    told: dict[tuple[str, int], tuple[str, int]] = {}
+    tried: dict[tuple[str, int], tuple[str, tuple[str, int]]] = {}  # the arm, and where it is
+    for event in events:
+        if event["event"] != "transition":
+            continue
+        assert State[event["target"]] in TRANSITIONS[State[event["source"]]], event
+        for seed in _seeds(event["seed_id"], PLACES[event["layer_id"]]):
+            key, arm, now = (event["layer_id"], seed), event["arm"], (event["target"], event["version"])
+            before, (last_arm, in_arm) = told.get(key, REST), tried.get(key, (None, REST))
+            if arm is not None:
+                before = in_arm if arm == last_arm else before
+                tried[key] = arm, now
+            else:
+                is_adopted = event["source"] == State.EVALUATING.name != before[0] and last_arm is not None
+                before, told[key] = in_arm if is_adopted else before, now
+                tried.pop(key, None)
+            assert (before[0], before[1] + 1) == (event["source"], event["version"]), event
+    return told
 
 
 def _seeds(seed_id: Any, number: int) -> list[int]:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+import esper
 from esper.contracts.lifecycle import LIVE, State
 from esper.runtime.run import Run
 from esper.runtime.watching.recovery import Recovery
@@ -29,7 +31,7 @@ EPOCHS, STEPS = 24, 10
 BY_HAND = ("by hand", "by hand, twice", "interrupted")
 WAYS = (*BY_HAND, "not finite", "losses not finite", "held-out loss")
 
-EACH, OFTEN, SELDOM = 20, 0.08, 0.01
+EACH, OFTEN, SELDOM = 20, 0.2, 0.003
 """Of every way and in every state there are to be so many; a step is harmed with the second probability as long as
 there are fewer in the state that it finds, else with the third."""
 
@@ -58,45 +60,28 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done, self.differ = 0, 0
-        kept: dict[int, tuple[str, list[Any]]] = {}
+        kept: dict[int, tuple[str, list[Any]]] = {}  # by id of the body, which is not given up: no other gets its id
+        bodies: list[Any] = []
         entry_of, roll_back = Recovery._entry, Recovery.roll_back
 
         def _entry(recovery: Recovery, *args: Any) -> dict[str, Any]:
             made, run = entry_of(recovery, *args), recovery._run
-            if args[2] is None:  # of the run as it is
+            if args[2] is None or not run.in_state(State.EVALUATING):  # of the run as it is, not of a twin
                 seal = sealed(run.snapshots.body(), run.snapshots.scheduler())
-                kept[made["step"]] = seal, columns(run, made["live"])
+                kept[id(made["body"])] = seal, columns(run, made["live"])
+                bodies.append(made["body"])
             return made
 
         def _roll_back(recovery: Recovery, entry: dict[str, Any], *args: Any) -> None:
             roll_back(recovery, entry, *args)
             run = recovery._run
-            if entry["step"] in kept and not entry.get("trial"):
+            if id(entry["body"]) in kept:
                 self.done += 1
                 now = sealed(run.snapshots.body(), run.snapshots.scheduler()), columns(run, entry["live"])
-                self.differ += now != kept[entry["step"]]
+                self.differ += now != kept[id(entry["body"])]
 
         monkeypatch.setattr(Recovery, "_entry", _entry)
         monkeypatch.setattr(Recovery, "roll_back", _roll_back)
-
-
-def build(chance: random.Random) -> Trial:
-    config = growing(
-        layers=["", "4"],
-        round_fraction=0.2,
-        hold_fraction=0.1,
-        ramp_fraction=0.05,
-        objective="pseudo_residual",
-        incubation_fraction=0.05,
-        emergency_response=chance.choice(["rollback", "lower_lr", "cull"]),
-        max_emergencies=10_000,
-        max_rounds=10_000,
-        max_failures=10_000,
-        quarantine_epochs=0,
-        embargo_epochs=0,
-    )
-    policy = Script({epoch: ["", "4"] for epoch in range(1, EPOCHS)}, trial=chance.choice(["live", "round"]))
-    return Recipe(config, epochs=EPOCHS, model=lambda: toy.host(dropout=0.2, batch_norm=True), policy=policy).build()
 
 
 @contextmanager
@@ -120,23 +105,48 @@ def interrupted_after(calls: int) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def arm_interrupted(trial: Trial, is_asked: bool) -> Iterator[None]:
-    """Press Ctrl-C in the first step of an arm that is made here."""
-    trainer = trial.run.trainer
-    train = trainer.train
+class Presses:
+    """What a run in whose arms Ctrl-C is pressed now and then is given to train and to be judged with."""
 
-    def pressed(*args: Any, **kwargs: Any) -> Any:
-        if trial.run.arm is not None:
-            raise KeyboardInterrupt
-        return train(*args, **kwargs)
+    def __init__(self) -> None:
+        self.trial: Trial | None = None
+        self.calls_left = -1
 
-    if is_asked:
-        trainer.train = pressed
-    try:
-        yield
-    finally:
-        vars(trainer).pop("train", None)
+    def _count(self) -> None:
+        if self.trial is not None and self.trial.run.arm is not None:
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                raise KeyboardInterrupt
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        self._count()
+        return toy.loss(model, batch)
+
+    def evaluate(self, model: nn.Module) -> esper.Evaluation:
+        self._count()
+        return toy.evaluate(model)
+
+
+def build(chance: random.Random, presses: Presses) -> Trial:
+    config = growing(
+        layers=["", "4"],
+        round_fraction=0.2,
+        hold_fraction=0.1,
+        ramp_fraction=0.05,
+        objective="pseudo_residual",
+        incubation_fraction=0.05,
+        emergency_response=chance.choice(["rollback", "lower_lr", "cull"]),
+        emergency_patience=chance.choice([1, 3]),
+        max_emergencies=10_000,
+        max_rounds=10_000,
+        max_failures=10_000,
+        quarantine_epochs=0,
+        embargo_epochs=0,
+    )
+    policy = Script({epoch: ["", "4"] for epoch in range(1, EPOCHS)}, trial=chance.choice(["live", "live", "round"]))
+    recipe = Recipe(config, epochs=EPOCHS, model=lambda: toy.host(dropout=0.2, batch_norm=True), policy=policy)
+    presses.trial = recipe.build(loss=presses.loss, evaluate=presses.evaluate)
+    return presses.trial
 
 
 def harm(trial: Trial, how: str, chance: random.Random) -> None:
@@ -187,27 +197,29 @@ def harmed(
         seen.update([how, *found])
 
 
-def wander(trial: Trial, chance: random.Random, watch: Watch, seen: Counter[str]) -> None:
-    """Train to the end, harmed now and then; also where its arms are interrupted."""
-    batches = list(toy.batches(3))
+def wander(chance: random.Random, watch: Watch, seen: Counter[str]) -> None:
+    """Train a run to its end, harmed now and then; also where its arms are interrupted."""
+    presses = Presses()
+    trial, batches = build(chance, presses), list(toy.batches(3))
     for _ in range(EPOCHS):
         for batch in [*batches[:STEPS], None]:
             is_rare = any(seen[name] < EACH for name in states(trial))
             if trial.recovery.newest is not None and chance.random() < (OFTEN if is_rare else SELDOM):
                 harmed(trial, chance, watch, seen, batches)
+            presses.calls_left = chance.randrange(1, 60) if chance.random() < 0.5 else -1
             try:
-                with arm_interrupted(trial, chance.random() < OFTEN):
-                    trial.session.after_epoch() if batch is None else trial.session.step(batch)
+                trial.session.after_epoch() if batch is None else trial.session.step(batch)
             except KeyboardInterrupt:
                 if trial.recovery.newest is not None and chance.random() < 0.5:  # else they are gone on with
                     harmed(trial, chance, watch, seen, batches, BY_HAND)
+            presses.calls_left = -1
 
 
 def gone_back(monkeypatch: pytest.MonkeyPatch, times: int, *, of_each: bool = False) -> tuple[Watch, Counter[str]]:
     """So many rollbacks at least, of runs with a few each; and if asked for, enough of each kind."""
     chance, watch, seen = random.Random(0), Watch(monkeypatch), Counter[str]()
     while watch.done < times or (of_each and missing(seen)):
-        wander(build(chance), chance, watch, seen)
+        wander(chance, watch, seen)
     return watch, seen
 
 

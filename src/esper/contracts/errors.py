@@ -32,6 +32,10 @@ class ArmError(EsperError):
     """The process of an arm died, or what it did there raised an error."""
 
 
+class RankError(EsperError):
+    """The ranks that train one model do not agree, or one of them does not answer."""
+
+
 class DataError(EsperError, ValueError):
     """A data file that cannot be used."""
 

@@ -71,6 +71,7 @@ class Checkpoints:
         loader: the caller's, or None.
         policy: the controller.
         directory: of the run; None writes none on the way.
+        folder: for those on the way.
         in_background: whether those on the way are written from a copy, while the run goes on.
 
     Attributes:
@@ -85,11 +86,12 @@ class Checkpoints:
         loader: Any,
         policy: Any,
         directory: Path | None,
+        folder: Path | None,
         *,
         in_background: bool,
     ) -> None:
         self._run, self._growth, self._identity = run, growth, identity
-        self._loader, self._policy, self._directory = loader, policy, directory
+        self._loader, self._policy, self._directory, self._folder = loader, policy, directory, folder
         self._in_background = in_background
         self._writer: ThreadPoolExecutor | None = None
         self._pending: Pending | None = None
@@ -124,15 +126,15 @@ class Checkpoints:
 
     def write(self) -> None:
         """One on the way. Where the disk is full the run goes on without, and tries again at the next one."""
-        if self._directory is None:
+        if self._folder is None:
             return
         self._run.journal.save()  # a resumed run takes its bulky lines from there
         self.settle()
         try:
             if self._in_background:
-                self._pending = self._begin(self._directory / FOLDER)
+                self._pending = self._begin(self._folder)
                 return
-            folder, seconds, answered = self._stored(self._directory / FOLDER)
+            folder, seconds, answered = self._stored(self._folder)
         except OSError as error:
             self._tell_failure(self._run.step, error)
             return

@@ -137,6 +137,7 @@ class Growth:
             train_loss: mean training loss since the last boundary.
         """
         run = self._run
+        run.agree()
         now = self._measure(train_loss)
         if run.journal.is_read and (sensed := self.observer.sensed()):
             run.journal.write(TelemetryRead(epoch=run.epoch, step=run.step, places=sensed))
@@ -320,7 +321,9 @@ class Growth:
     def _begin(self, seen: Observation, now: Measurement) -> None:
         """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
         run = self._run
-        answers_to = [(command, run.seeds.submit(command)) for command in self.policy.decide(seen)]
+        decided = self.policy.decide(seen) if run.ranks.rank == 0 else []
+        commands = run.ranks.same(decided, "a decision")
+        answers_to = [(command, run.seeds.submit(command)) for command in commands]
         if run.debug is not None:
             run.debug.decided(self.policy, run.config, seen, answers_to)
         if (answered := getattr(self.policy, "answered", None)) is not None:

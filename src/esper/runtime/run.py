@@ -15,6 +15,7 @@ from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.places.grafting import advance, needs_signals
 from esper.kasmina.places.place import Place
+from esper.kasmina.seeds.reading import read_together
 from esper.runtime.commands.inbox import Inbox
 from esper.runtime.commands.seeds import Seeds
 from esper.runtime.costs.costs import Costs
@@ -32,6 +33,7 @@ from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.compiled import GivenUp, allow_structures, calls_compiled
 from esper.runtime.training.late import Late
 from esper.runtime.training.loss_sum import LossSum
+from esper.runtime.training.ranks import digests
 from esper.runtime.training.tracing import Tracing
 from esper.runtime.training.trainer import Trainer
 
@@ -82,6 +84,7 @@ class Run:
     ) -> None:
         self.model, self.config, self.planned_steps = model, config, planned_steps
         self.trainer, self.judge, self.snapshots, self.journal = trainer, judge, snapshots, journal
+        self.ranks = trainer.ranks
         self.places: dict[str, Place] = {place.layer_id: place for place in places(model)}
         self.books = Books()
         self.tracing = Tracing(model, journal)
@@ -93,6 +96,7 @@ class Run:
             rehearse=self._rehearse,
             is_compiled=partial(calls_compiled, model, *functions),
             is_counting=is_counting,
+            ranks=self.ranks,
         )
         self.given_up = GivenUp(journal)
         if self.costs.is_compiled():
@@ -160,7 +164,10 @@ class Run:
         measured: dict[str, Any] = {}
 
         def end() -> None:
-            measured.update(self.places[one.layer_id].incubation.end(one.number))
+            incubation = self.places[one.layer_id].incubation
+            measured.update(self.ranks.same(incubation.end(one.number), "what a graft has learned alone"))
+            if (chosen := incubation.chosen(one.number)) is not None:
+                self.ranks.copy_(chosen)
 
         self.costs.isolated(end, one)
         if measured:
@@ -176,7 +183,8 @@ class Run:
         """A copy of the guard's flags of every place with grafts."""
         live = {one.layer_id for one in self.books.alive.values() if one.state in LIVE}
         grown = {layer_id for layer_id, place in self.places.items() if place.is_growing}
-        return {layer_id: Late(self.places[layer_id].state.fault) for layer_id in sorted(live | grown)}
+        flags = {layer_id: self.places[layer_id].state.fault for layer_id in sorted(live | grown)}
+        return {layer_id: Late(self.ranks.most(flag)) for layer_id, flag in flags.items()}
 
     def batch_store(self) -> BatchStore:
         """An empty store for the batches of a window."""
@@ -185,6 +193,37 @@ class Run:
             self.journal.write(Note(text=text))
 
         return BatchStore(self.config.max_batch_bytes, self.snapshots.folder, self._loader, tell)
+
+    def agree(self) -> None:
+        """Bring what each rank has counted and sensed together, and see whether all still are the same."""
+        if not self.ranks.are_several:
+            return
+        counted = (self.books.flops(), self.tracing.state_dict(), self.costs.state_dict())
+        flops, traced, costs = self.ranks.same(counted, "what was counted")
+        self.books.take_flops(flops)
+        self.tracing.load_state_dict(traced)
+        self.costs.load_state_dict(costs)
+        telemetries = [place.telemetry for place in self.places.values()]
+        for telemetry, turns in zip(
+            telemetries, self.ranks.same([one.turns for one in telemetries], "turns"), strict=True
+        ):
+            self.ranks.add_([telemetry.sums, telemetry.gradient, telemetry.gradient_steps])
+            telemetry.turns = list(turns)
+        self.compare_ranks()
+
+    def compare_ranks(self) -> None:
+        """See whether all ranks hold the same parameters and states of seeds.
+
+        Raises:
+            RankError: on all of them, if not.
+        """
+        if self.ranks.are_several:
+            self.ranks.check_equal(digests(self.model), "parameters")
+            columns = [
+                [place.state.lifecycle, place.state.version, place.state.alpha] for place in self.places.values()
+            ]
+            read = [[one.tolist() for one in columns] for columns in read_together(columns)]
+            self.ranks.check_equal(dict(zip(self.places, read, strict=True)), "states of seeds")
 
     @property
     def host_is_finite(self) -> bool:

@@ -17,7 +17,7 @@ from esper.contracts.events import Finished, FlagsResolved, Model, Note
 from esper.contracts.flags import Flags, from_told, none_in_play, resumed, told
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
-from esper.kasmina.host.anchoring import anchor_of
+from esper.kasmina.host.anchoring import anchor_of, is_espers
 from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, refuse_changed
 from esper.runtime.arguments import (
@@ -43,17 +43,35 @@ from esper.runtime.run import Run
 from esper.runtime.state.batches import check_copyable, check_storable
 from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.optimizers import HostOptimizer
-from esper.runtime.training.ranks import refuse_ranks
+from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.trainer import Trainer, check_loss
 from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
+
+
+def inner_of(model: nn.Module) -> nn.Module:
+    """What ``DistributedDataParallel`` holds; any other model as it is.
+
+    Raises:
+        ConfigError: if it was built before the model was given seeds.
+    """
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return model
+    inner: nn.Module = model.module
+    left_out = set(model.parameters_to_ignore)
+    if any(name not in left_out for name, _ in inner.named_parameters() if is_espers(name)):
+        raise ConfigError(
+            "DistributedDataParallel was built before esper.wrap, or around more than the wrapped model, so that it "
+            "waits for gradients of grafts that are not there. Wrap first: DistributedDataParallel(esper.wrap(model))."
+        )
+    return inner
 
 
 class Session:
     """Trains a wrapped model and lets it grow.
 
     Args:
-        model: from :func:`esper.wrap`.
+        model: from :func:`esper.wrap`, or ``DistributedDataParallel`` around that.
         optimizer: built after wrapping, over ``model.parameters()``. Any that needs no closure, also one that wraps
             another; or a list of several that share the parameters out (Muon and AdamW). Whatever else they hold must
             be in a module of ``extra``.
@@ -90,6 +108,9 @@ class Session:
             ``compare="flops"`` and ``max_train_flops`` are refused.
         flags: feature flags of the model, from :func:`esper.flags.resolve`; None has none in play. Wrap the model with
             :func:`esper.flags.applied`. A checkpoint brings its own back, but for what these switch off by name.
+        held_out: with several ranks: whether ``evaluate`` gives the same samples on each (``"same"``; rank 0 is believed)
+            or each rank's own (``"shards"``; they are judged by all together).
+        rank_timeout: with several ranks: seconds for which each waits for the others.
         debug: whether every decision is written to ``debug.jsonl`` in ``directory``, with all that it went by, and
             before every step of the optimizer all is checked that must hold of seeds and grafts, which is slow. None
             asks the environment: ``ESPER_DEBUG=1``.
@@ -105,8 +126,9 @@ class Session:
     A session that is built on a model or an optimizer takes over from an earlier one on it, which can go on no more.
 
     Raises:
-        ConfigError: if something does not fit together, or this process is one of several ranks.
+        ConfigError: if something does not fit together.
         EvaluationError: if ``evaluate`` is not repeatable or returns no sample losses.
+        RankError: here and from any method, if ranks do not agree or one does not answer.
 
     With ``debug`` any method may raise InvariantError, which names the seed and what to report.
     """
@@ -135,8 +157,11 @@ class Session:
         flags: Flags | None = None,
         on_event: Listener | Iterable[Listener] | None = None,
         debug: bool | None = None,
+        held_out: Literal["same", "shards"] = "same",
+        rank_timeout: float = 600.0,
     ) -> None:
-        refuse_ranks()
+        ranks, called = Ranks(rank_timeout), model
+        model = inner_of(model)
         config = growth_config(model)
         refuse_changed(model)
         check_functions(evaluate=evaluate, loss=loss, train_step=train_step)
@@ -163,13 +188,17 @@ class Session:
                 scaler=scaler,
                 clip_grad_norm=clip_grad_norm,
                 accumulate=accumulate,
+                called=called,
+                ranks=ranks,
             )
             undo.callback(trainer.detach)
-            judge = Judge(model, evaluate, config.seed)
-            self._directory = None if directory is None else directory_of(directory, "directory")
+            judge = Judge(model, evaluate, config.seed, ranks, is_sharded=held_out == "shards")
+            shared = None if directory is None else directory_of(directory, "directory")
+            self._directory = None if shared is None else ranks.own(shared)
+            self._saves_to = None if shared is None else ranks.own(shared / FOLDER)
             if self._directory is not None:
                 self._directory.mkdir(parents=True, exist_ok=True)
-            self._must_load = self._directory is not None and any(self._directory.glob(f"{FOLDER}/[0-9]*"))
+            self._must_load = self._saves_to is not None and any(self._saves_to.glob("[0-9]*"))
             journal = Journal(self._directory, is_new=not self._must_load)
             for listener in heard:
                 journal.subscribe(listener)
@@ -203,8 +232,10 @@ class Session:
                 loader,
                 policy,
                 self._directory,
+                self._saves_to,
                 in_background=saves_in_background,
             )
+            self._run.compare_ranks()
             undo.pop_all()
         growth = weakref.ref(self._growth)  # the optimizer's hooks may outlive this session
         trainer.remembers = lambda: (current := growth()) is not None and current.window is not None
@@ -529,7 +560,7 @@ class Session:
         Raises:
             ConfigError: if ``path`` is no path, or there is a file in its place.
         """
-        directory = directory_of(path, "path")
+        directory = self._run.ranks.own(directory_of(path, "path"))
         with self._run.inbox.turn():
             return self._checkpoints.save(directory)
 
@@ -539,7 +570,7 @@ class Session:
         Raises:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
-        state = self._checkpoints.read(path_of(path, "path"))
+        state = self._checkpoints.read(self._run.ranks.own(path_of(path, "path")))
         with self._run.inbox.turn():
             self._refuse_if_finished()
             self._checkpoints.restore(state)

@@ -228,6 +228,10 @@ class Incubation(KeepsDtype):
         self._set(lifecycle, replace(trainee, is_recording=False))
         return measured
 
+    def chosen(self, lifecycle: int) -> Tensor | None:
+        """The bytes ``[N]`` with which a graft goes on, a view; None where nothing was begun."""
+        return self._of(lifecycle, "params") if lifecycle in self._trainees else None
+
     def take(self, lifecycle: int) -> Tensor | None:
         """The bytes ``[N]`` with which a graft goes on, which end here; None where nothing was begun."""
         if lifecycle not in self._trainees:

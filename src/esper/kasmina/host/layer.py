@@ -261,6 +261,17 @@ class KasminaLayer(_Host):
         """The host's children. Esper's own child is not one of them: hosts iterate over their children."""
         return ((name, child) for name, child in super().named_children() if name != ESPER)
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What ``DistributedDataParallel`` asks for when it is built: it leaves to Esper what grows."""
+        own = vars(self).get("_ddp_params_and_buffers_to_ignore", [])
+        held = (*self.named_parameters(), *self.named_buffers())
+        return [*own, *(name for name, _ in held if f".{ESPER}." in f".{name}.")]
+
+    @_ddp_params_and_buffers_to_ignore.setter
+    def _ddp_params_and_buffers_to_ignore(self, names: list[str]) -> None:
+        vars(self)["_ddp_params_and_buffers_to_ignore"] = names
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         if recurse:
             self._esper._apply(fn)

@@ -17,6 +17,7 @@ from esper.runtime.costs.flops import Counts, FlopMeter, count
 from esper.runtime.record.books import Books, Lifecycle
 from esper.runtime.record.journal import Journal
 from esper.runtime.state.batches import Sizes, kind_and_sizes
+from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.tracing import Tracing
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class Costs:
         rehearse: makes a training step on a batch and undoes it.
         is_compiled: whether anything that is called is compiled.
         is_counting: whether FLOPs are counted at all; all are 0 otherwise.
+        ranks: who trains together. What is done once more, all do.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Costs:
         rehearse: Callable[[Any], None],
         is_compiled: Callable[[], bool],
         is_counting: bool,
+        ranks: Ranks,
     ) -> None:
         self._places, self._tracing, self._journal, self._books = places, tracing, journal, books
         self._rehearse, self.is_compiled, self.is_counting = rehearse, is_compiled, is_counting
+        self._ranks = ranks
         self._meter = FlopMeter()
         self._structure: tuple[object, ...] | None = None
         self._watched: set[object] = set()
@@ -105,7 +109,7 @@ class Costs:
         """FLOPs of a training step that was made elsewhere on a batch. One that is new is made again and undone."""
         counts, sizes = self._counts_of("step", batch)
         known = self._known(counts, sizes)
-        if known is None or self._tracing.rows is None:
+        if self._is_unknown(known) or known is None or self._tracing.rows is None:
             return self._apart(counts, sizes, partial(self._rehearse, batch), self._tracing.of_a_step())
         return known
 
@@ -171,7 +175,8 @@ class Costs:
         """Do some work for real, and count and watch it if it is new; ``must_watch`` does so in any case."""
         flops = self._known(counts, sizes)
         is_due = self._is_due(counts, flops)
-        if flops is not None and not must_watch and not is_due:
+        is_known = not self._is_unknown(flops) if self.is_compiled() else flops is not None
+        if flops is not None and is_known and not must_watch and not is_due:
             return work(), flops
         watching = watching or nullcontext()
         if self.is_compiled():
@@ -194,6 +199,10 @@ class Costs:
             )
             self._journal.write(Note(text=text))
         return known
+
+    def _is_unknown(self, flops: int | None) -> bool:
+        """Whether work is to be done once more to be counted: on all ranks, if on one, for they wait for each other."""
+        return self._ranks.any(flops is None, "whether a step is counted") if self.is_counting else False
 
     def _is_due(self, counts: Counts, flops: int | None) -> bool:
         """Whether work of a known kind is counted once more, where that disturbs nothing."""

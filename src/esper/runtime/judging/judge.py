@@ -1,7 +1,7 @@
 """Runs the user's ``evaluate`` without disturbing the run, and cuts what it returns into its parts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from esper.contracts.errors import EvaluationError
 from esper.contracts.reports import Evaluation
 from esper.runtime.judging.worth import Gain, Split, paired_gain, split_samples
 from esper.runtime.state.random_state import preserved_random_state
+from esper.runtime.training.ranks import Ranks
 
 FEW_GATE_SAMPLES = 500
 
@@ -83,6 +84,8 @@ class Judge:
         model: the model to evaluate.
         evaluate: ``evaluate(model) -> Evaluation``; called twice here.
         seed: of the split.
+        ranks: who judges together.
+        is_sharded: whether each rank evaluates samples of its own; else all evaluate the same, and rank 0 is believed.
 
     Samples whose metric is not finite at the start, as where it is not defined for them, never count in it. What is not
     finite later does: it is what the model has come to, and no gate is passed with it.
@@ -99,8 +102,16 @@ class Judge:
     _counted: Tensor | None = None
     metric: str | None = None
 
-    def __init__(self, model: nn.Module, evaluate: Callable[[nn.Module], Evaluation], seed: int) -> None:
-        self._model, self._evaluate = model, evaluate
+    def __init__(
+        self,
+        model: nn.Module,
+        evaluate: Callable[[nn.Module], Evaluation],
+        seed: int,
+        ranks: Ranks,
+        *,
+        is_sharded: bool = False,
+    ) -> None:
+        self._model, self._evaluate, self._ranks, self._is_sharded = model, evaluate, ranks, is_sharded
         first = self.measure()
         with preserved_random_state(ELSEWHERE):  # what draws at random must not seem repeatable
             second = self.measure()
@@ -127,9 +138,20 @@ class Judge:
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        measured = self._checked(result)
+        measured = self._checked(self._of_all(result))
         self.metric = None if result.correct is None else str(result.metric)
         return measured
+
+    def _of_all(self, result: Any) -> Any:
+        """What the ranks have found together."""
+        if not self._ranks.are_several or not isinstance(result, Evaluation):
+            return result
+        names = ("losses", "correct", "groups")
+        mine = {name: _vector(values, name) for name in names if (values := getattr(result, name)) is not None}
+        if not self._is_sharded:
+            return replace(result, **self._ranks.same(mine, "an evaluation"))
+        every = self._ranks.gather(mine, "an evaluation")
+        return replace(result, **{name: torch.cat([one[name] for one in every]) for name in mine})
 
     def _checked(self, result: Any) -> Measurement:
         if not isinstance(result, Evaluation):

@@ -108,6 +108,19 @@ class Books:
     reports: list[FieldReport] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
 
+    def flops(self) -> dict[str, Any]:
+        """What was booked, also on each lifecycle that is alive."""
+        sums = {name: getattr(self, name) for name in ("run_flops", "arm_flops", "judging_flops")}
+        return sums | {"of": {number: one.flops for number, one in self.alive.items()}}
+
+    def take_flops(self, flops: dict[str, Any]) -> None:
+        """Book what another rank has, by its :meth:`flops`."""
+        self.run_flops, self.arm_flops, self.judging_flops = (
+            flops[name] for name in ("run_flops", "arm_flops", "judging_flops")
+        )
+        for number, own in flops["of"].items():
+            self.alive[number].flops = own
+
     def to_dict(self) -> dict[str, Any]:
         """The books as plain values."""
         return asdict(self) | {"alive": [asdict(one) | {"state": int(one.state)} for one in self.alive.values()]}

@@ -1,54 +1,178 @@
-"""One process trains: until several can agree on what to grow, they are refused before the first step."""
+"""The ranks that train one model together: processes of ``torch.distributed``, each with its own share of every batch.
 
-from collections.abc import Iterator
+All of them run the same session. What a decision goes by is the same on all ranks, to the bit: losses are averaged,
+flags united, sums added up, and everything else is what rank 0 has found. So all decide the same without being told.
+That they do is compared once at every boundary (:meth:`Ranks.check_equal`).
+"""
+
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
-from torch import distributed, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+import torch
+from torch import Tensor, distributed, nn
 
-from esper.contracts.errors import ConfigError
+from esper.contracts.errors import RankError
+
+T = TypeVar("T")
 
 
-def refuse_ranks() -> None:
-    """Refuse to train as one of several ranks.
+class Ranks:
+    """All ranks, as one of them sees them. A process that is alone asks nobody.
 
-    Raises:
-        ConfigError: if torch.distributed has more than one.
+    Args:
+        timeout: seconds for which this rank waits for the others.
+
+    Attributes:
+        rank: number of this one, from 0.
+        size: how many there are.
     """
-    if _is_initialised() and distributed.get_world_size() > 1:
-        raise ConfigError(
-            f"This process is rank {distributed.get_rank()} of {distributed.get_world_size()}: Esper trains in one "
-            "process only so far, because every rank would grow a network of its own. Start one process."
-        )
+
+    def __init__(self, timeout: float) -> None:
+        is_one_of_several = distributed.is_available() and distributed.is_initialized()
+        self.size = distributed.get_world_size() if is_one_of_several else 1
+        self.rank = distributed.get_rank() if self.size > 1 else 0
+        self._timeout = timeout
+        if self.size > 1:  # of its own: what a trainer sends meanwhile comes in another order on each rank
+            patience = timedelta(seconds=timeout)
+            self._host = distributed.new_group(backend="gloo", timeout=patience)
+            self._device = distributed.new_group(timeout=patience)
+
+    @property
+    def are_several(self) -> bool:
+        """Whether there are others."""
+        return self.size > 1
+
+    def own(self, folder: Path) -> Path:
+        """Where this rank writes what each has of its own: rank 0 in ``folder``, others below it."""
+        return folder / f"rank{self.rank}" if self.rank else folder
+
+    def mean(self, loss: T) -> T:
+        """A loss, averaged over ranks; a tensor stays on its device, and nobody waits for that."""
+        if not self.are_several:
+            return loss
+        value = loss.detach().clone() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)  # type: ignore[arg-type]
+        self.mean_([value])
+        return value if isinstance(loss, Tensor) else float(value)  # type: ignore[return-value]
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        """Average tensors of one device over ranks, in place."""
+        self.add_(tensors, share=1 / self.size)
+
+    @torch.no_grad()
+    def add_(self, tensors: Sequence[Tensor], share: float = 1.0) -> None:
+        """Add tensors of one device up over ranks, in place, all times ``share``."""
+        if not self.are_several or not tensors:
+            return
+        wide = [torch.promote_types(one.dtype, torch.float32) for one in tensors]
+        kind = max(wide, key=lambda dtype: dtype.itemsize)
+        flat = torch.cat([one.detach().to(kind).flatten() for one in tensors])
+        with self._asking("adding up"):
+            distributed.all_reduce(flat, group=self._group(flat))
+        for one, total in zip(tensors, flat.mul_(share).split([one.numel() for one in tensors]), strict=True):
+            one.copy_(total.view(one.shape))
+
+    def most(self, flags: Tensor) -> Tensor:
+        """Flags of which each is as large as on any rank; a copy where there are several."""
+        if not self.are_several:
+            return flags
+        most = flags.detach().to(torch.int32)
+        most = most.clone() if most is flags else most
+        with self._asking("uniting flags"):
+            distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self._group(most))
+        return most.to(flags.dtype)
+
+    def copy_(self, tensor: Tensor) -> None:
+        """Take on what rank 0 has in a tensor, in place."""
+        if self.are_several:
+            sent = tensor.detach().clone()
+            with self._asking("sending"):
+                distributed.broadcast(sent, 0, group=self._group(sent))
+            tensor.detach().copy_(sent)
+
+    def same(self, value: T, what: str) -> T:
+        """What rank 0 has found; any plain value or tensors of the host.
+
+        Args:
+            value: what this rank has.
+            what: what it is, in words.
+
+        Raises:
+            RankError: if another rank is asked for something else now, or does not answer.
+        """
+        return self.gather(value if self.rank == 0 else None, what)[0] if self.are_several else value  # type: ignore[return-value]
+
+    def gather(self, value: T, what: str) -> list[T]:
+        """What every rank has, in their order; as :meth:`same`."""
+        if not self.are_several:
+            return [value]
+        found: list[Any] = [None] * self.size
+        with self._asking(what):
+            distributed.all_gather_object(found, (what, value), group=self._host)
+        for rank, (other, _) in enumerate(found):
+            if other != found[0][0]:
+                raise RankError(
+                    f"Rank {rank} has come to {other!r} where rank 0 has come to {found[0][0]!r}. All ranks must call "
+                    "the session in the same way: the same commands, as many steps and epochs."
+                )
+        return [one for _, one in found]
+
+    def any(self, is_so: bool, what: str) -> bool:
+        """Whether it is so on any rank."""
+        return any(self.gather(is_so, what))
+
+    def check_equal(self, values: dict[str, Any], what: str) -> None:
+        """Compare what must be the same everywhere.
+
+        Args:
+            values: by name, plain values.
+            what: what they are, in words.
+
+        Raises:
+            RankError: on all ranks, naming the first that differs.
+        """
+        every = self.gather(values, what)
+        for rank, other in enumerate(every):
+            if other != every[0]:
+                names = [*every[0], *(name for name in other if name not in every[0])]
+                name = next(name for name in names if other.get(name) != every[0].get(name))
+                raise RankError(
+                    f"Ranks 0 and {rank} do not have the same {what}: {name!r} differs. Every rank must begin with the "
+                    "same model, and only the optimizer's steps on gradients that are averaged may change it."
+                )
+
+    def _group(self, tensor: Tensor) -> Any:
+        return self._device if tensor.device.type != "cpu" else self._host
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankError(
+                f"Rank {self.rank} of {self.size} heard nothing from the others within {self._timeout:g} s, or one of "
+                f"them has died ({what}). Look at the output of the other ranks; then start all of them again from the "
+                "last checkpoint."
+            ) from error
 
 
-@contextmanager
-def refusing_parallel(model: nn.Module) -> Iterator[None]:
-    """Refuse a call inside that reaches the model through ``DistributedDataParallel``, before anything is computed.
-
-    Its buckets are laid out once, for the parameters as they are before anything has grown.
-
-    Raises:
-        ConfigError: at such a call.
-    """
-    if not _is_initialised():
-        yield
-        return
-
-    def check(module: nn.Module, _: Any) -> None:
-        if isinstance(module, nn.parallel.DistributedDataParallel) and module.module is model:
-            raise ConfigError(
-                "The wrapped model is called through DistributedDataParallel, which cannot follow it when it grows. "
-                "Call the wrapped model itself: Esper trains in one process only so far."
-            )
-
-    handle = register_module_forward_pre_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
+@torch.no_grad()
+def digests(model: nn.Module) -> dict[str, int]:
+    """A number for every parameter that changes if any of its bits does; waits for the device once."""
+    sums = [(name, _checksum(one.detach())) for name, one in model.named_parameters() if one.numel()]
+    read: dict[str, int] = {}
+    for device in dict.fromkeys(number.device for _, number in sums):
+        here = [(name, number) for name, number in sums if number.device == device]
+        read |= dict(zip((name for name, _ in here), torch.stack([one for _, one in here]).tolist(), strict=True))
+    return read
 
 
-def _is_initialised() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+def _checksum(tensor: Tensor) -> Tensor:
+    """Sum of the bits, each weighed by where it stands; int64, which wraps around."""
+    words = tensor.contiguous().flatten().view(_WORDS[tensor.element_size()]).long()
+    return (words * (torch.arange(words.numel(), device=words.device) * 2 + 1)).sum()
+
+
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -14,12 +14,13 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.wrapping import covered_parameters
+from esper.kasmina.places.averaging import GradientAverage
 from esper.kasmina.places.before_update import before_update
 from esper.kasmina.places.signals import SignalReader
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from esper.runtime.training.optimizer_settings import Rates, Settings, SettingsNotes
 from esper.runtime.training.optimizers import HostOptimizer
-from esper.runtime.training.ranks import refusing_parallel
+from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.rewarming import Rewarming
 from esper.runtime.training.scaled_rates import ScaledRates
 
@@ -54,6 +55,8 @@ class Trainer:
         scaler: gradient scaler.
         clip_grad_norm: norm to which the gradients of the model are clipped, grafts included; not those of ``extra``.
         accumulate: batches per optimizer step.
+        called: what ``loss`` is given: the model, or what several ranks call it through.
+        ranks: who trains it together.
 
     Attributes:
         remembers: whether anybody will ask for the settings of the next step.
@@ -74,6 +77,8 @@ class Trainer:
         scaler: Any,
         clip_grad_norm: float | None,
         accumulate: int,
+        called: nn.Module | None = None,
+        ranks: Ranks,
     ) -> None:
         if (loss is None) == (train_step is None):
             raise ConfigError("Give Session either loss=(model, batch) -> loss, or train_step=(batch) -> loss.")
@@ -105,10 +110,13 @@ class Trainer:
                     f"{name} is a {type(given[name]).__name__} without a state_dict, so it cannot be resumed."
                 )
         self._model, self._optimizer, self._config, self._planned_steps = model, optimizer, config, planned_steps
+        self._called, self.ranks = model if called is None else called, ranks
         self._loss, self._train_step, self._scaler = loss, train_step, scaler
         self.scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
         self._handles = [before_update(part, self._note_settings) for part in optimizer.parts]
+        if ranks.are_several:
+            self._handles += GradientAverage(places(model), ranks.mean_).handles
         by_family, weight_decay = config.graft_lr is None, config.graft_weight_decay
         self._slot_optimizers = [
             SlotOptimizer(share, part, self._graft_lr_in_step, weight_decay, by_family=by_family)
@@ -134,7 +142,7 @@ class Trainer:
         self.remembers: Callable[[], bool] = lambda: True
         self._noted: Settings | None = None
         self._untrained: list[str] | None = self._norms()
-        self._has_called = self.is_replaced = False
+        self.is_replaced = False
 
     def detach(self) -> None:
         """Take the hooks off the optimizer: it is the user's alone again."""
@@ -188,7 +196,7 @@ class Trainer:
                 scheduler is left alone then.
 
         Returns:
-            The loss, a detached scalar that was not read from the device.
+            The loss, averaged over ranks, a detached scalar that was not read from the device.
         """
         if replayed is not None and replayed[0] is not None:
             for group, settings in zip(self._optimizer.groups, replayed[0], strict=True):
@@ -199,15 +207,10 @@ class Trainer:
                         group[name] = value
         self._noted = None
         self.tell_scale()
-        if self._has_called:
-            loss = self._step(batch, with_scheduler=replayed is None)
-        else:
-            with refusing_parallel(self._model):
-                loss = self._step(batch, with_scheduler=replayed is None)
-            self._has_called = True
+        loss = self._step(batch, with_scheduler=replayed is None)
         if replayed is not None:
             self._noted = None
-        return loss.detach() if isinstance(loss, Tensor) else loss
+        return self.ranks.mean(loss.detach() if isinstance(loss, Tensor) else loss)
 
     def tell_scale(self) -> None:
         """Tell the guard of grafts by how much a gradient scaler multiplies the next loss; waits for nothing."""
@@ -220,15 +223,14 @@ class Trainer:
         Returns:
             The loss, detached.
         """
-        with refusing_parallel(self._model):
-            loss = self._backward(batch) if self._train_step is None else self._taken(batch)
-        return loss.detach() if isinstance(loss, Tensor) else loss
+        loss = self._backward(batch) if self._train_step is None else self._taken(batch)
+        return self.ranks.mean(loss.detach() if isinstance(loss, Tensor) else loss)
 
     @torch.no_grad()
     def look_at(self, batch: Any) -> None:
         """A forward pass through the caller's loss; nothing learns from it."""
         assert self._loss is not None
-        self._loss(self._model, batch)
+        self._loss(self._called, batch)
 
     def take_settings(self) -> Settings | None:
         """Settings with which the optimizer stepped since the last call; None if it rested or nobody remembers them."""
@@ -297,7 +299,7 @@ class Trainer:
 
     def _backward(self, batch: Any) -> Tensor:
         assert self._loss is not None
-        loss = self._loss(self._model, batch)
+        loss = self._loss(self._called, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss returned {shape}; return one scalar tensor, the mean over the batch.")

@@ -96,7 +96,7 @@ class Arms:
             spent = (first_flops * flops for flops in itertools.accumulate(run_flops))
             steps = sum(flops <= run_flops[0] * sum(run_flops) for flops in spent)
         steps -= (steps - window) % self._run.trainer.accumulate  # gradients then go on accumulating where the run's do
-        return max(1, steps)
+        return self._run.ranks.same(max(1, steps), "steps of an arm")
 
     def _judge(self, now: Round, one: Lifecycle) -> Outcome:
         run, split, twin = self._run, self._run.judge.split, now.twin
@@ -107,7 +107,7 @@ class Arms:
         measured = against_twin(result, twin, split.gate)
         lead = None if measured["gain"] is None else measured["gain"] / (abs(measured["twin_gate_loss"]) or math.inf)
         equal = {"lead": lead, "is_at_equal_steps": now.is_at_equal_steps}
-        one.gates["twin"] = measured | equal | {"variation": variation.share}
+        one.gates["twin"] = measured | equal | {"variation": run.ranks.same(variation.share, "a variation")}
         verdict = self.verdict(run, one)
         has_passed = one.state is State.EVALUATING and verdict.passed
         is_earlier = now.twin_steps not in (None, len(now.batches))

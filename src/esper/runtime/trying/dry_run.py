@@ -86,7 +86,8 @@ class _Trial:
 
     def failures(self) -> dict[str, str]:
         """Why places cannot grow, by name."""
-        free = [name for name in self._reached if not self._run.places[name].state.lifecycle.any()]
+        reached = [name for names in self._run.ranks.gather(self._reached, "places that are reached") for name in names]
+        free = [name for name in dict.fromkeys(reached) if not self._run.places[name].state.lifecycle.any()]
         return self._failures(sorted(free, key=list(self._run.places).index)) if math.isfinite(self._loss) else {}
 
     def _failures(self, names: Sequence[str]) -> dict[str, str]:
@@ -142,6 +143,8 @@ class _Trial:
 
                 undo.callback(place.arena.slots.register_hook(note).remove)
             loss = self._pass()
+        for others in self._run.ranks.gather(learning, "places that learn"):
+            learning |= {name: True for name, learns in others.items() if learns}
         failed = {name: NOT_FINITE if name in learning else NO_GRADIENT for name in names if not learning.get(name)}
         return loss, failed
 

@@ -178,6 +178,7 @@ class Rounds:
             if one.state is State.TRAINING:  # arms start from the beginning of the window, but with what it taught
                 run.end_incubation(one)
                 now.start["body"] = run.snapshots.renew(now.start["body"], one.layer_id, "incubation")
+        now.flops = run.ranks.same(now.flops, "FLOPs of a window")
         self._measure_twin(now)
         now.end(run)
 

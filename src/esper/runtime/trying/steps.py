@@ -83,7 +83,7 @@ class Steps:
             raise
         if run.editing.is_known:
             raise ConfigError(HAND_A_COPY)
-        loss = loss.detach() if isinstance(loss, Tensor) else loss
+        loss = run.ranks.mean(loss.detach() if isinstance(loss, Tensor) else loss)
         return Step(batch=kept, loss=loss, flops=flops, settings=settings, facts=facts)
 
     def _kept(self, batch: Any, *, in_window: bool) -> Any:

@@ -218,7 +218,8 @@ class Trials:
             }
             if seen:
                 trial.grown = run.evaluations.measure()
-        trial.variation = {number: variation.share for number, variation in seen.items()}
+        shares = {number: variation.share for number, variation in seen.items()}
+        trial.variation = run.ranks.same(shares, "variations")
 
     def _promote(self, members: list[Lifecycle], target: State, measured: Mapping[int, Measured]) -> None:
         answers = self._run.seeds.promote_all(members, target, measured)

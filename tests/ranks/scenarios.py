@@ -1,0 +1,153 @@
+"""What ranks are made to do, each by name; all ranks do the same and tell what they have come to."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+import esper
+from esper.contracts.config import GrowthConfig
+from tests.runtime import toy
+from tests.runtime.toy import Script, growing
+from tests.tree_digest import tree_digest
+
+EPOCHS = 20
+STEPS = EPOCHS * toy.STEPS_PER_EPOCH
+
+
+def share(batch: tuple[Tensor, Tensor], rank: int, size: int) -> tuple[Tensor, Tensor]:
+    """The samples of a batch that a rank trains on."""
+    x, y = batch
+    return x[rank::size].double(), y[rank::size]
+
+
+def evaluate(model: nn.Module) -> esper.Evaluation:
+    logits = model(toy.DATA.held_x.double())
+    return esper.Evaluation(
+        losses=nn.functional.cross_entropy(logits, toy.DATA.held_y, reduction="none"),
+        correct=(logits.argmax(1) == toy.DATA.held_y).double(),
+    )
+
+
+def batches(rank: int, size: int, epochs: int = EPOCHS) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    for epoch in range(epochs):
+        yield [share(batch, rank, size) for batch in toy.batches(epoch)]
+
+
+def built(
+    size: int, config: GrowthConfig, policy: Script, *, batch_norm: bool = False, options: Any = None, **session: Any
+) -> esper.Session:
+    """A session on the toy model in double precision, in which rounding does not tell ranks from one another."""
+    model = esper.wrap(toy.host(batch_norm=batch_norm).double(), config)
+    called = DistributedDataParallel(model, **(options or {})) if size > 1 else model
+    optimizer = AdamW(model.parameters(), lr=0.03)
+    arguments = {"loss": toy.loss, "evaluate": evaluate, "planned_steps": STEPS, "policy": policy}
+    if "train_step" in session:
+        arguments.pop("loss")
+        session["train_step"] = session["train_step"](called, optimizer)
+    else:
+        arguments["scheduler"] = CosineAnnealingLR(optimizer, STEPS)
+    return esper.Session(called, optimizer, **arguments | session)
+
+
+def told(session: esper.Session) -> dict[str, Any]:
+    """What a run has come to, and all that was decided on the way."""
+    moves = [
+        (one["step"], one["layer_id"], one["seed_id"], one["source"], one["target"], one["arm"])
+        for one in session.events
+        if one["event"] == "transition"
+    ]
+    model = session._run.model
+    return {
+        "digest": tree_digest(dict(model.state_dict())),
+        "weights": [one.detach().flatten().tolist() for one in model.parameters()],
+        "moves": moves,
+        "losses": [one["val_loss"] for one in session.events if one["event"] == "epoch"],
+        "flops": session.train_flops,
+    }
+
+
+def grown(rank: int, size: int, objective: str = "none", *, batch_norm: bool = False, **options: Any) -> dict[str, Any]:
+    """Rounds, late ones too; each graft that is adopted becomes a fossil."""
+    last = "3" if batch_norm else "2"
+    late = Script({1: [""], 8: ["0"], 13: [last]})
+    config = growing(layers=["", "0", last], round_fraction=0.2, objective=objective)
+    session = built(size, config, late, batch_norm=batch_norm, clip_grad_norm=0.5, **options)
+    for epoch in batches(rank, size):
+        for batch in epoch:
+            session.step(batch)
+        session.after_epoch()
+    session.finish()
+    return told(session)
+
+
+def live(rank: int, size: int, **options: Any) -> dict[str, Any]:
+    """A live trial, through ``train_step`` that accumulates without averaging in between."""
+
+    def train_step(called: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[Any], Tensor]:
+        def step(batch: Any) -> Tensor:
+            optimizer.zero_grad()
+            halves = list(zip(*(part.chunk(2) for part in batch), strict=True))
+            total = torch.zeros(())
+            for index, half in enumerate(halves):
+                is_last = index == len(halves) - 1
+                with nullcontext() if is_last or size == 1 else called.no_sync():
+                    loss = toy.loss(called, half) / len(halves)
+                    loss.backward()
+                total = total + loss.detach()
+            torch.nn.utils.clip_grad_norm_(called.parameters(), 0.5)
+            optimizer.step()
+            return total
+
+        return step
+
+    policy = Script({1: [""]}, trial="live")
+    session = built(size, growing(round_fraction=0.2), policy, train_step=train_step, **options)
+    for epoch in batches(rank, size):
+        for batch in epoch:
+            session.step(batch)
+        session.after_epoch()
+    session.finish()
+    return told(session)
+
+
+def bare(rank: int, size: int) -> str:
+    """The model without Esper."""
+    model = toy.host(batch_norm=True).double()
+    called = DistributedDataParallel(model) if size > 1 else model
+    optimizer = AdamW(model.parameters(), lr=0.03)
+    scheduler = CosineAnnealingLR(optimizer, STEPS)
+    for epoch in batches(rank, size, 4):
+        for batch in epoch:
+            toy.loss(called, batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+    return tree_digest(dict(model.state_dict()))
+
+
+def dormant(rank: int, size: int) -> str:
+    """With seeds that sleep."""
+    session = built(size, growing(), Script({}), batch_norm=True)
+    for epoch in batches(rank, size, 4):
+        for batch in epoch:
+            session.step(batch)
+        session.after_epoch()
+    return tree_digest(esper.host_state_dict(session._run.model))
+
+
+ALL: dict[str, Callable[[int, int], Any]] = {
+    "bare": bare,
+    "dormant": dormant,
+    "grown": grown,
+    "grown, static graph": lambda rank, size: grown(rank, size, options={"static_graph": True}),
+    "grown, bucket view": lambda rank, size: grown(rank, size, options={"gradient_as_bucket_view": True}),
+    "grown, trained alone": lambda rank, size: grown(rank, size, "pseudo_residual"),
+    "grown, batch norm": lambda rank, size: grown(rank, size, batch_norm=True),
+    "live": live,
+}

@@ -1,0 +1,83 @@
+"""Two ranks through ``DistributedDataParallel`` do to the bit the same, and what one does with all samples."""
+
+import pytest
+import torch
+from torch import distributed, nn
+
+import esper
+from tests.ranks.launch import heard
+from tests.runtime import toy
+from tests.runtime.toy import Recipe, growing
+
+pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch was built without it")
+
+GROWN = ("grown", "grown, static graph", "grown, bucket view", "grown, trained alone", "grown, batch norm", "live")
+AS_ONE = ("grown", "grown, static graph", "grown, bucket view", "live")
+"""Where each sample has the same part in two ranks as in one: neither statistics nor samples of a rank alone count."""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return heard(tmp_path_factory.mktemp("two"), 2, "bare", "dormant", *GROWN)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return heard(tmp_path_factory.mktemp("one"), 1, "grown", "live")[0]
+
+
+def test_seeds_that_sleep_change_nothing(two):
+    assert two[0]["bare"] == two[0]["dormant"]
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_ranks_decide_and_hold_the_same(two, name):
+    first, second = (rank[name] for rank in two)
+    assert first["moves"] == second["moves"]
+    assert first["weights"] == second["weights"]
+    assert (first["losses"], first["flops"]) == (second["losses"], second["flops"])
+    assert "FINE_TUNING" in [target for *_, target, arm in first["moves"] if arm is None]
+
+
+@pytest.mark.parametrize("name", AS_ONE)
+def test_two_ranks_do_what_one_does_with_all_samples(two, one, name):
+    told, alone = two[0][name], one[name.split(",")[0]]
+    assert told["moves"] == alone["moves"]
+    for weights, others in zip(told["weights"], alone["weights"], strict=True):
+        assert torch.allclose(torch.tensor(weights), torch.tensor(others), rtol=0, atol=1e-12)
+
+
+def test_grafts_come_late_and_more_than_one_is_adopted(two):
+    moves = [one for one in two[0]["grown"]["moves"] if one[-1] is None]
+    born = [step for step, *_, target, _ in moves if target == "GERMINATED"]
+    assert born[-1] > 0.5 * 200
+    assert len([one for one in moves if one[-2] == "FINE_TUNING"]) >= 2
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of this process."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+class TestAModelInDistributedDataParallel:
+    @staticmethod
+    def session(model: nn.Module, called: nn.Module) -> esper.Session:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
+        return esper.Session(called, optimizer, loss=toy.loss, evaluate=toy.evaluate, planned_steps=120)
+
+    def test_is_trained_as_the_model_itself(self):
+        model = esper.wrap(toy.host(), growing())
+        session = self.session(model, nn.parallel.DistributedDataParallel(model))
+        plain = Recipe(scheduler=None).build()
+        for batch in toy.batches(0):
+            assert torch.equal(torch.as_tensor(session.step(batch)), torch.as_tensor(plain.session.step(batch)))
+
+    def test_must_be_wrapped_before(self):
+        parallel = nn.parallel.DistributedDataParallel(toy.host())
+        esper.wrap(parallel.module, growing())
+        with pytest.raises(esper.ConfigError, match=r"Wrap first: DistributedDataParallel\(esper.wrap"):
+            self.session(parallel.module, parallel)

@@ -16,8 +16,8 @@ from tests.runtime import toy
 from tests.runtime.toy import Script, growing
 from tests.tree_digest import tree_digest
 
-EPOCHS = 20
-STEPS = EPOCHS * toy.STEPS_PER_EPOCH
+EPOCHS, FEW = 20, 8
+"""Of a run with late germinations, and of one in which one graft grows."""
 
 
 def share(batch: tuple[Tensor, Tensor], rank: int, size: int) -> tuple[Tensor, Tensor]:
@@ -34,25 +34,41 @@ def evaluate(model: nn.Module) -> esper.Evaluation:
     )
 
 
-def batches(rank: int, size: int, epochs: int = EPOCHS) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def batches(rank: int, size: int, epochs: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
     for epoch in range(epochs):
         yield [share(batch, rank, size) for batch in toy.batches(epoch)]
 
 
 def built(
-    size: int, config: GrowthConfig, policy: Script, *, batch_norm: bool = False, options: Any = None, **session: Any
+    size: int,
+    config: GrowthConfig,
+    policy: Script,
+    epochs: int,
+    *,
+    batch_norm: bool = False,
+    options: Any = None,
+    **session: Any,
 ) -> esper.Session:
     """A session on the toy model in double precision, in which rounding does not tell ranks from one another."""
     model = esper.wrap(toy.host(batch_norm=batch_norm).double(), config)
     called = DistributedDataParallel(model, **(options or {})) if size > 1 else model
-    optimizer = AdamW(model.parameters(), lr=0.03)
-    arguments = {"loss": toy.loss, "evaluate": evaluate, "planned_steps": STEPS, "policy": policy}
+    optimizer, steps = AdamW(model.parameters(), lr=0.03), epochs * toy.STEPS_PER_EPOCH
+    arguments: dict[str, Any] = {"evaluate": evaluate, "planned_steps": steps, "policy": policy}
     if "train_step" in session:
-        arguments.pop("loss")
         session["train_step"] = session["train_step"](called, optimizer)
     else:
-        arguments["scheduler"] = CosineAnnealingLR(optimizer, STEPS)
+        arguments |= {"loss": toy.loss, "scheduler": CosineAnnealingLR(optimizer, steps)}
     return esper.Session(called, optimizer, **arguments | session)
+
+
+def trained(session: esper.Session, rank: int, size: int, epochs: int) -> dict[str, Any]:
+    """Train to the end, and tell."""
+    for epoch in batches(rank, size, epochs):
+        for batch in epoch:
+            session.step(batch)
+        session.after_epoch()
+    session.finish()
+    return told(session)
 
 
 def told(session: esper.Session) -> dict[str, Any]:
@@ -72,21 +88,20 @@ def told(session: esper.Session) -> dict[str, Any]:
     }
 
 
-def grown(rank: int, size: int, objective: str = "none", *, batch_norm: bool = False, **options: Any) -> dict[str, Any]:
-    """Rounds, late ones too; each graft that is adopted becomes a fossil."""
-    last = "3" if batch_norm else "2"
-    late = Script({1: [""], 8: ["0"], 13: [last]})
-    config = growing(layers=["", "0", last], round_fraction=0.2, objective=objective)
-    session = built(size, config, late, batch_norm=batch_norm, clip_grad_norm=0.5, **options)
-    for epoch in batches(rank, size):
-        for batch in epoch:
-            session.step(batch)
-        session.after_epoch()
-    session.finish()
-    return told(session)
+def grown(rank: int, size: int) -> dict[str, Any]:
+    """Three rounds, late ones too; each graft that is adopted becomes a fossil."""
+    config = growing(layers=["", "0", "2"], round_fraction=0.2)
+    policy = Script({1: [""], 8: ["0"], 13: ["2"]})
+    return trained(built(size, config, policy, EPOCHS, clip_grad_norm=0.5), rank, size, EPOCHS)
 
 
-def live(rank: int, size: int, **options: Any) -> dict[str, Any]:
+def once(rank: int, size: int, objective: str = "none", **options: Any) -> dict[str, Any]:
+    """One round."""
+    config = growing(objective=objective)
+    return trained(built(size, config, Script({1: [""]}), FEW, **options), rank, size, FEW)
+
+
+def live(rank: int, size: int) -> dict[str, Any]:
     """A live trial, through ``train_step`` that accumulates without averaging in between."""
 
     def train_step(called: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[Any], Tensor]:
@@ -107,13 +122,8 @@ def live(rank: int, size: int, **options: Any) -> dict[str, Any]:
         return step
 
     policy = Script({1: [""]}, trial="live")
-    session = built(size, growing(round_fraction=0.2), policy, train_step=train_step, **options)
-    for epoch in batches(rank, size):
-        for batch in epoch:
-            session.step(batch)
-        session.after_epoch()
-    session.finish()
-    return told(session)
+    session = built(size, growing(round_fraction=0.2), policy, FEW, train_step=train_step)
+    return trained(session, rank, size, FEW)
 
 
 def bare(rank: int, size: int) -> str:
@@ -121,7 +131,7 @@ def bare(rank: int, size: int) -> str:
     model = toy.host(batch_norm=True).double()
     called = DistributedDataParallel(model) if size > 1 else model
     optimizer = AdamW(model.parameters(), lr=0.03)
-    scheduler = CosineAnnealingLR(optimizer, STEPS)
+    scheduler = CosineAnnealingLR(optimizer, 4 * toy.STEPS_PER_EPOCH)
     for epoch in batches(rank, size, 4):
         for batch in epoch:
             toy.loss(called, batch).backward()
@@ -133,7 +143,7 @@ def bare(rank: int, size: int) -> str:
 
 def dormant(rank: int, size: int) -> str:
     """With seeds that sleep."""
-    session = built(size, growing(), Script({}), batch_norm=True)
+    session = built(size, growing(), Script({}), 4, batch_norm=True)
     for epoch in batches(rank, size, 4):
         for batch in epoch:
             session.step(batch)
@@ -145,9 +155,9 @@ ALL: dict[str, Callable[[int, int], Any]] = {
     "bare": bare,
     "dormant": dormant,
     "grown": grown,
-    "grown, static graph": lambda rank, size: grown(rank, size, options={"static_graph": True}),
-    "grown, bucket view": lambda rank, size: grown(rank, size, options={"gradient_as_bucket_view": True}),
-    "grown, trained alone": lambda rank, size: grown(rank, size, "pseudo_residual"),
-    "grown, batch norm": lambda rank, size: grown(rank, size, batch_norm=True),
     "live": live,
+    "static graph": lambda rank, size: once(rank, size, options={"static_graph": True}),
+    "bucket view": lambda rank, size: once(rank, size, options={"gradient_as_bucket_view": True}),
+    "trained alone": lambda rank, size: once(rank, size, "pseudo_residual"),
+    "batch norm": lambda rank, size: once(rank, size, batch_norm=True),
 }

@@ -108,8 +108,8 @@ class Session:
             ``compare="flops"`` and ``max_train_flops`` are refused.
         flags: feature flags of the model, from :func:`esper.flags.resolve`; None has none in play. Wrap the model with
             :func:`esper.flags.applied`. A checkpoint brings its own back, but for what these switch off by name.
-        held_out: with several ranks: whether ``evaluate`` gives the same samples on each (``"same"``; rank 0 is believed)
-            or each rank's own (``"shards"``; they are judged by all together).
+        held_out: with several ranks: whether ``evaluate`` gives the same samples on each (``"same"``; rank 0 is
+            believed) or each rank's own (``"shards"``; they are judged together).
         rank_timeout: with several ranks: seconds for which each waits for the others.
         debug: whether every decision is written to ``debug.jsonl`` in ``directory``, with all that it went by, and
             before every step of the optimizer all is checked that must hold of seeds and grafts, which is slow. None

@@ -1,7 +1,7 @@
 """Averages the gradients of grafts over ranks.
 
 ``DistributedDataParallel`` lays out its buckets once, for the parameters that there are when it is built. It leaves out
-the arenas, which are empty then (:func:`esper.wrap` tells it to); their gradients are averaged here, all at once, when a
+the arenas, which are empty then, as a wrapped model asks it to. Their gradients are averaged here, all at once, when a
 backward pass is over and before anything clips them.
 """
 

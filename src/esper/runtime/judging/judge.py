@@ -147,11 +147,14 @@ class Judge:
         if not self._ranks.are_several or not isinstance(result, Evaluation):
             return result
         names = ("losses", "correct", "groups")
-        mine = {name: _vector(values, name) for name in names if (values := getattr(result, name)) is not None}
+        mine: dict[str, Any] = {
+            name: _vector(values, name) for name in names if (values := getattr(result, name)) is not None
+        }
         if not self._is_sharded:
             return replace(result, **self._ranks.same(mine, "an evaluation"))
         every = self._ranks.gather(mine, "an evaluation")
-        return replace(result, **{name: torch.cat([one[name] for one in every]) for name in mine})
+        together: dict[str, Any] = {name: torch.cat([one[name] for one in every]) for name in mine}
+        return replace(result, **together)
 
     def _checked(self, result: Any) -> Measurement:
         if not isinstance(result, Evaluation):

@@ -75,7 +75,7 @@ class TestEvaluate:
         trial = Recipe().build()
         trial.model[0].eval()
         before = random_state()
-        Judge(trial.model, evaluate, seed=0)
+        Judge(trial.model, evaluate, 0, trial.run.ranks)
         assert seen == [(False, False, False)] * 2
         assert (trial.model.training, trial.model[0].training) == (True, False)
         assert tree_digest(random_state()) == tree_digest(before)

@@ -13,6 +13,7 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.flags import Flags
 from esper.kasmina.host.anchoring import places
+from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.schedulers import Schedulers
 from esper.runtime.trying.side_by_side import check_can_fork
 
@@ -58,6 +59,22 @@ def check_parts(extra: Any, policy: Any, flags: Any, checkpoint_steps: Any, dire
         raise ConfigError(f"checkpoint_steps must be a whole number of at least 1, or None, not {checkpoint_steps!r}.")
     if checkpoint_steps is not None and directory is None:
         raise ConfigError("checkpoint_steps needs a directory to write to: Session(directory=...).")
+
+
+def check_ranks(ranks: Ranks, config: GrowthConfig, held_out: Any) -> None:
+    """Refuse what several ranks cannot do.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if held_out not in ("same", "shards"):
+        raise ConfigError(f"held_out must be 'same' or 'shards', not {held_out!r:.80}.")
+    if held_out == "shards" and not ranks.are_several:
+        raise ConfigError("held_out='shards' is for several ranks, of which each evaluates samples of its own.")
+    if ranks.are_several and config.arms == "side_by_side":
+        raise ConfigError(
+            "arms='side_by_side' forks this process, which several ranks cannot do. Leave arms='in_turn'."
+        )
 
 
 def listeners(on_event: Any) -> list[Any]:

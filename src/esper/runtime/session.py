@@ -26,6 +26,7 @@ from esper.runtime.arguments import (
     check_flags,
     check_functions,
     check_parts,
+    check_ranks,
     check_run,
     directory_of,
     listeners,
@@ -165,6 +166,7 @@ class Session:
         config = growth_config(model)
         refuse_changed(model)
         check_functions(evaluate=evaluate, loss=loss, train_step=train_step)
+        check_ranks(ranks, config, held_out)
         check_parts(extra, policy, flags, checkpoint_steps, directory)
         heard = listeners(on_event)
         self._flags_given = flags or none_in_play()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from esper.contracts.errors import RankError
+from esper.contracts.errors import ConfigError, RankError
 
 T = TypeVar("T")
 
@@ -23,7 +23,11 @@ class Ranks:
     """All ranks, as one of them sees them. A process that is alone asks nobody.
 
     Args:
-        timeout: seconds for which this rank waits for the others.
+        timeout: seconds for which this rank waits for the others. What ``DistributedDataParallel`` waits for has the
+            timeout of ``init_process_group``.
+
+    Raises:
+        ConfigError: if ``timeout`` is not above 0.
 
     Attributes:
         rank: number of this one, from 0.
@@ -31,6 +35,8 @@ class Ranks:
     """
 
     def __init__(self, timeout: float) -> None:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise ConfigError(f"rank_timeout must be seconds above 0, not {timeout!r:.80}.")
         is_one_of_several = distributed.is_available() and distributed.is_initialized()
         self.size = distributed.get_world_size() if is_one_of_several else 1
         self.rank = distributed.get_rank() if self.size > 1 else 0
@@ -143,6 +149,16 @@ class Ranks:
                     "same model, and only the optimizer's steps on gradients that are averaged may change it."
                 )
 
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Around a step, in which gradients are averaged: where torch.distributed fails there, RankError tells it."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.are_several or not _is_of_the_network(error):
+                raise
+            raise self._no_answer("a training step") from error
+
     def _group(self, tensor: Tensor) -> Any:
         return self._device if tensor.device.type != "cpu" else self._host
 
@@ -151,11 +167,19 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            raise RankError(
-                f"Rank {self.rank} of {self.size} heard nothing from the others within {self._timeout:g} s, or one of "
-                f"them has died ({what}). Look at the output of the other ranks; then start all of them again from the "
-                "last checkpoint."
-            ) from error
+            raise self._no_answer(what) from error
+
+    def _no_answer(self, what: str) -> RankError:
+        return RankError(
+            f"Rank {self.rank} of {self.size} does not hear from the others any more ({what}): one of them has died, "
+            "or took longer than its time. Look at what the other ranks say; then start all of them again, from the "
+            "last checkpoint."
+        )
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    """Whether torch.distributed has raised it. Gloo's errors have no class of their own."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
 
 @torch.no_grad()

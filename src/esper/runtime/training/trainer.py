@@ -207,7 +207,8 @@ class Trainer:
                         group[name] = value
         self._noted = None
         self.tell_scale()
-        loss = self._step(batch, with_scheduler=replayed is None)
+        with self.ranks.training():
+            loss = self._step(batch, with_scheduler=replayed is None)
         if replayed is not None:
             self._noted = None
         return self.ranks.mean(loss.detach() if isinstance(loss, Tensor) else loss)
@@ -223,7 +224,8 @@ class Trainer:
         Returns:
             The loss, detached.
         """
-        loss = self._backward(batch) if self._train_step is None else self._taken(batch)
+        with self.ranks.training():
+            loss = self._backward(batch) if self._train_step is None else self._taken(batch)
         return self.ranks.mean(loss.detach() if isinstance(loss, Tensor) else loss)
 
     @torch.no_grad()

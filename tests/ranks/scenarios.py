@@ -1,7 +1,9 @@
 """What ranks are made to do, each by name; all ranks do the same and tell what they have come to."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import esper
+from esper.checkpoint import store
 from esper.contracts.config import GrowthConfig
 from tests.runtime import toy
 from tests.runtime.toy import Script, growing
@@ -151,7 +154,49 @@ def dormant(rank: int, size: int) -> str:
     return tree_digest(esper.host_state_dict(session._run.model))
 
 
-ALL: dict[str, Callable[[int, int], Any]] = {
+def saving(rank: int, size: int, folder: str, *, epochs: int = FEW, ends_at: int = FEW) -> esper.Session:
+    """A session that has trained until the end of an epoch, from its last checkpoint if it has any."""
+    config = growing(layers=["", "0"], round_fraction=0.25)
+    policy = Script({1: [""], 5: ["0"]})
+    directory = Path(folder)
+    session = built(size, config, policy, epochs, directory=directory, checkpoint_steps=3)
+    if any((directory / "checkpoints").glob("[0-9]*")):
+        session.load(directory / "checkpoints")
+    for epoch, given in enumerate(batches(rank, size, ends_at)):
+        for index, batch in enumerate(given):
+            if epoch * toy.STEPS_PER_EPOCH + index >= session.step_count:
+                session.step(batch)
+        if epoch >= session.epoch:
+            session.after_epoch()
+    return session
+
+
+def interrupted(rank: int, size: int, folder: str, at: str) -> None:
+    """Rank 1 dies in the middle of its next checkpoint from a step on, so that rank 0 is a generation ahead."""
+    if rank == 1:
+        write = store.write
+
+        def dies(path: Path, tree: Any) -> Path:
+            if tree["clock"]["step"] >= int(at):
+                os._exit(1)
+            return write(path, tree)
+
+        store.write = dies
+    saving(rank, size, folder)
+
+
+def finished(rank: int, size: int, folder: str) -> dict[str, Any]:
+    """To the end, from wherever it stands."""
+    session = saving(rank, size, folder)
+    session.finish()
+    return told(session)
+
+
+def half(rank: int, size: int, folder: str) -> dict[str, Any]:
+    return told(saving(rank, size, folder, ends_at=FEW // 2))
+
+
+ALL: dict[str, Callable[..., Any]] = {
     "bare": bare,
     "dormant": dormant,
     "grown": grown,
@@ -159,5 +204,8 @@ ALL: dict[str, Callable[[int, int], Any]] = {
     "static graph": lambda rank, size: once(rank, size, options={"static_graph": True}),
     "bucket view": lambda rank, size: once(rank, size, options={"gradient_as_bucket_view": True}),
     "trained alone": lambda rank, size: once(rank, size, "pseudo_residual"),
+    "interrupted": interrupted,
+    "finished": finished,
+    "half": half,
     "batch norm": lambda rank, size: once(rank, size, batch_norm=True),
 }

@@ -1,4 +1,5 @@
-"""One rank: ``python -m tests.ranks.worker STORE RANK WORLD_SIZE SCENARIO...`` tells as JSON what became of each."""
+"""One rank: ``python -m tests.ranks.worker STORE RANK WORLD_SIZE SCENARIO[:ARGUMENT]...`` tells as JSON what became of
+each."""
 
 import json
 import sys
@@ -20,7 +21,7 @@ def main(store: str, rank: int, size: int, names: list[str]) -> None:
         "gloo", init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT)
     )
     try:
-        print(json.dumps({name: ALL[name](rank, size) for name in names}))
+        print(json.dumps({name: ALL[name.split(":")[0]](rank, size, *name.split(":")[1:]) for name in names}))
     finally:
         distributed.destroy_process_group()
 

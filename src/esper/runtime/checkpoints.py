@@ -18,6 +18,7 @@ from esper.runtime.identity import Identity
 from esper.runtime.record.books import Books
 from esper.runtime.run import Run
 from esper.runtime.saved import SavedSession, upgraded
+from esper.runtime.state.random_state import random_state
 
 FOLDER = "checkpoints"
 """Of a run directory."""
@@ -133,6 +134,7 @@ class Checkpoints:
         try:
             if self._in_background:
                 self._pending = self._begin(self._folder)
+                self._run.ranks.gather(None, "a checkpoint")
                 return
             folder, seconds, answered = self._stored(self._folder)
         except OSError as error:
@@ -140,6 +142,7 @@ class Checkpoints:
             return
         self._tell(folder, self._run.step, seconds, seconds, answered)
         self._run.journal.is_mended("checkpoint")
+        self._run.ranks.gather(None, "a checkpoint")  # none is further than one ahead of another
 
     def _begin(self, path: Path) -> Pending:
         if self._writer is None:
@@ -189,8 +192,21 @@ class Checkpoints:
         """
         self.settle()
         wait_for_all()
-        saved = store.read_saved(path)
-        return upgraded(saved.state, saved.format)
+        ranks, own = self._run.ranks, self._of_this_rank(path)
+        saved = store.read_saved(own or path)
+        newest = ranks.gather(saved.folder.name, "the newest checkpoint")
+        if saved.folder.name != min(newest):  # of one that was killed before it had written the last
+            saved = store.read_saved(saved.folder.with_name(min(newest)))
+        state = upgraded(saved.state, saved.format)
+        if own is None and isinstance(state, dict) and "clock" in state:  # draws of its own
+            state["clock"] = state["clock"] | {"random": clone(random_state())}
+        return state
+
+    def _of_this_rank(self, path: Path) -> Path | None:
+        """Where this rank has written; None if it was not there then: it goes on as rank 0."""
+        ranks = self._run.ranks
+        of_a_generation = ranks.own(path.parent) / path.name
+        return next((one for one in (ranks.own(path), of_a_generation) if one.exists()), None)
 
     def restore(self, state: Any) -> None:
         """Build everything, try what belongs to the caller, and only then take on what was built.
@@ -201,6 +217,12 @@ class Checkpoints:
         run = self._run
         self._identity.check(state)
         check_shape(state, SavedSession, "")
+        before = state["identity"]["facts"].get("ranks", 1)
+        if before != run.ranks.size and state["growth"]["round"] and state["growth"]["round"]["run"] is not None:
+            raise CheckpointError(
+                f"The checkpoint was written while arms ran, on batches of {before} ranks, and there are "
+                f"{run.ranks.size} now. Go on with {before}, or from the checkpoint before."
+            )
         with ExitStack() as undo:
             try:
                 books, growth = Books.from_dict(state["books"]), self._growth.built(state["growth"])
@@ -217,6 +239,9 @@ class Checkpoints:
         self._growth.load_state_dict(growth)
         run.losses.total, run.losses.count, run.is_finished = state["losses"]
         run.journal.restore(state["events"])
+        if before != run.ranks.size:
+            self._growth.abandon(f"{before} ranks have trained until then, and {run.ranks.size} go on")
+        run.compare_ranks()
 
     def _restore_objects(self, state: dict[str, Any], undo: ExitStack) -> None:
         """Model, optimizer, clock, loader and policy; ``undo`` puts them back as they are now."""

@@ -166,6 +166,11 @@ class Growth:
         self.trials.finish()
         self.keeping.finish()
 
+    def abandon(self, reason: str) -> None:
+        """End what is on trial without a verdict."""
+        self.rounds.abandon(reason)
+        self.trials.abandon(reason)
+
     def interrupt(self) -> None:
         """The run has gone on before arms that were interrupted could be taken up again."""
         for trying in (self.rounds, self.trials):

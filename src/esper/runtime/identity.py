@@ -21,11 +21,16 @@ class Identity:
     def __init__(self, run: Run, policy: Any, loader: Any) -> None:
         self._policy, self._loader = policy, loader
         self._facts = {"planned_steps": run.planned_steps, "held_out_samples": run.judge.num_samples}
+        self._num_ranks = run.ranks.size
         self._num_seeds = {layer_id: place.state.num_seeds for layer_id, place in run.places.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint stores of it."""
-        return {"facts": self._facts, "num_seeds": self._num_seeds, "strategies": list(STRATEGIES)}
+        return {
+            "facts": self._facts | {"ranks": self._num_ranks},
+            "num_seeds": self._num_seeds,
+            "strategies": list(STRATEGIES),
+        }
 
     def check(self, state: Any) -> None:
         """Refuse a checkpoint of another run. Which places there are is compared with the model's tensors.

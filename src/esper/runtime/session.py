@@ -572,7 +572,7 @@ class Session:
         Raises:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
-        state = self._checkpoints.read(self._run.ranks.own(path_of(path, "path")))
+        state = self._checkpoints.read(path_of(path, "path"))
         with self._run.inbox.turn():
             self._refuse_if_finished()
             self._checkpoints.restore(state)

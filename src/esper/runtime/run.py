@@ -184,7 +184,7 @@ class Run:
         live = {one.layer_id for one in self.books.alive.values() if one.state in LIVE}
         grown = {layer_id for layer_id, place in self.places.items() if place.is_growing}
         flags = {layer_id: self.places[layer_id].state.fault for layer_id in sorted(live | grown)}
-        return {layer_id: Late(self.ranks.most(flag)) for layer_id, flag in flags.items()}
+        return {layer_id: self.ranks.most(flag) for layer_id, flag in flags.items()}
 
     def batch_store(self) -> BatchStore:
         """An empty store for the batches of a window."""

@@ -1,5 +1,7 @@
 """Values that are read one step late, so that nobody waits for the device in the step that made them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,14 +14,24 @@ class Late:
 
     Args:
         value: the tensor, on any device, or a number.
+        after: what still makes it, as ``torch.distributed`` gives it; the steps that follow do not wait for that.
     """
 
-    def __init__(self, value: Tensor | float) -> None:
+    def __init__(self, value: Tensor | float, after: Any = None) -> None:
         self._arrived: torch.cuda.Event | None = None
+        self._after = after
         if not isinstance(value, Tensor):
             self._copy = torch.tensor(value, dtype=torch.float64)
         elif value.device.type != "cuda":
-            self._copy = value.detach().cpu().clone()
+            self._copy = value.detach().cpu() if after is not None else value.detach().cpu().clone()
+        elif after is not None:
+            beside = torch.cuda.Stream(value.device)
+            with torch.cuda.stream(beside):
+                after.wait()
+                self._copy = value.detach().to("cpu", non_blocking=True)
+                self._arrived = torch.cuda.Event()
+                self._arrived.record(beside)
+            self._after = None
         else:
             self._copy = torch.empty_like(value, device="cpu", pin_memory=True)
             self._copy.copy_(value.detach(), non_blocking=True)
@@ -28,6 +40,9 @@ class Late:
 
     def read(self) -> Tensor:
         """The value, on the host."""
+        if self._after is not None:
+            self._after.wait()
+            self._after = None
         if self._arrived is not None:
             self._arrived.synchronize()
             self._arrived = None

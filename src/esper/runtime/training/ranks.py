@@ -5,7 +5,7 @@ flags united, sums added up, and everything else is what rank 0 has found. So al
 That they do is compared once at every boundary (:meth:`Ranks.check_equal`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from esper.contracts.errors import ConfigError, RankError
+from esper.runtime.training.late import Late
 
 T = TypeVar("T")
 
@@ -23,8 +24,8 @@ class Ranks:
     """All ranks, as one of them sees them. A process that is alone asks nobody.
 
     Args:
-        timeout: seconds for which this rank waits for the others. What ``DistributedDataParallel`` waits for has the
-            timeout of ``init_process_group``.
+        timeout: seconds for which this rank waits for what others have on the host. What is sent between devices has
+            the timeout of ``init_process_group``, as with ``DistributedDataParallel``.
 
     Raises:
         ConfigError: if ``timeout`` is not above 0.
@@ -41,10 +42,8 @@ class Ranks:
         self.size = distributed.get_world_size() if is_one_of_several else 1
         self.rank = distributed.get_rank() if self.size > 1 else 0
         self._timeout = timeout
-        if self.size > 1:  # of its own: what a trainer sends meanwhile comes in another order on each rank
-            patience = timedelta(seconds=timeout)
-            self._host = distributed.new_group(backend="gloo", timeout=patience)
-            self._device = distributed.new_group(timeout=patience)
+        if self.size > 1:
+            self._host = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
     @property
     def are_several(self) -> bool:
@@ -55,13 +54,26 @@ class Ranks:
         """Where this rank writes what each has of its own: rank 0 in ``folder``, others below it."""
         return folder / f"rank{self.rank}" if self.rank else folder
 
-    def mean(self, loss: T) -> T:
-        """A loss, averaged over ranks; a tensor stays on its device, and nobody waits for that."""
+    def mean(self, loss: Tensor | float) -> Tensor | float:
+        """A loss, averaged over ranks; a tensor stays on its device, and the host does not wait for that."""
+        return self.averaging(loss)()
+
+    def averaging(self, loss: Tensor | float) -> Callable[[], Tensor | float]:
+        """Begin to average a loss over ranks; call what is returned to have it, and do meanwhile what can be done."""
         if not self.are_several:
-            return loss
-        value = loss.detach().clone() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)  # type: ignore[arg-type]
-        self.mean_([value])
-        return value if isinstance(loss, Tensor) else float(value)  # type: ignore[return-value]
+            return lambda: loss
+        given = loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
+        sent = given.to(torch.promote_types(given.dtype, torch.float32), copy=True)
+        with self._asking("averaging a loss"):
+            work = distributed.all_reduce(sent, group=self._group(sent), async_op=True)
+
+        def end() -> Tensor | float:
+            with self._asking("averaging a loss"):
+                work.wait()
+            mean = (sent / self.size).to(given.dtype)
+            return mean if isinstance(loss, Tensor) else float(mean)
+
+        return end
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Average tensors of one device over ranks, in place."""
@@ -80,15 +92,14 @@ class Ranks:
         for one, total in zip(tensors, flat.mul_(share).split([one.numel() for one in tensors]), strict=True):
             one.copy_(total.view(one.shape))
 
-    def most(self, flags: Tensor) -> Tensor:
-        """Flags of which each is as large as on any rank; a copy where there are several."""
+    def most(self, flags: Tensor) -> Late:
+        """Flags of which each is as large as on any rank, on their way to the host."""
         if not self.are_several:
-            return flags
-        most = flags.detach().to(torch.int32)
-        most = most.clone() if most is flags else most
+            return Late(flags)
+        most = flags.detach().to(torch.int32, copy=True)
         with self._asking("uniting flags"):
-            distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self._group(most))
-        return most.to(flags.dtype)
+            work = distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self._group(most), async_op=True)
+        return Late(most, after=work)
 
     def copy_(self, tensor: Tensor) -> None:
         """Take on what rank 0 has in a tensor, in place."""
@@ -160,7 +171,7 @@ class Ranks:
             raise self._no_answer("a training step") from error
 
     def _group(self, tensor: Tensor) -> Any:
-        return self._device if tensor.device.type != "cpu" else self._host
+        return self._host if tensor.device.type == "cpu" else distributed.group.WORLD
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:

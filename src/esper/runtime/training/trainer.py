@@ -211,7 +211,7 @@ class Trainer:
             loss = self._step(batch, with_scheduler=replayed is None)
         if replayed is not None:
             self._noted = None
-        return self.ranks.mean(loss.detach() if isinstance(loss, Tensor) else loss)
+        return loss()
 
     def tell_scale(self) -> None:
         """Tell the guard of grafts by how much a gradient scaler multiplies the next loss; waits for nothing."""
@@ -226,7 +226,7 @@ class Trainer:
         """
         with self.ranks.training():
             loss = self._backward(batch) if self._train_step is None else self._taken(batch)
-        return self.ranks.mean(loss.detach() if isinstance(loss, Tensor) else loss)
+        return loss()
 
     @torch.no_grad()
     def look_at(self, batch: Any) -> None:
@@ -285,7 +285,8 @@ class Trainer:
         """What the gradients of the last step were multiplied by."""
         return 1.0 if self._scaler is None else float(self._scaler.get_scale())
 
-    def _step(self, batch: Any, *, with_scheduler: bool) -> Tensor | float:
+    def _step(self, batch: Any, *, with_scheduler: bool) -> Callable[[], Tensor | float]:
+        """A step; call what is returned to have its loss, averaged over ranks."""
         if self._train_step is not None:
             return self._taken(batch)
         loss = self._backward(batch)
@@ -293,21 +294,22 @@ class Trainer:
             self._update(with_scheduler=with_scheduler)
         return loss
 
-    def _taken(self, batch: Any) -> Tensor | float:
+    def _taken(self, batch: Any) -> Callable[[], Tensor | float]:
         assert self._train_step is not None
         loss = self._train_step(batch)
         check_loss(loss, "train_step returned")
-        return loss
+        return self.ranks.averaging(loss.detach() if isinstance(loss, Tensor) else loss)
 
-    def _backward(self, batch: Any) -> Tensor:
+    def _backward(self, batch: Any) -> Callable[[], Tensor | float]:
         assert self._loss is not None
         loss = self._loss(self._called, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss returned {shape}; return one scalar tensor, the mean over the batch.")
+        mean = self.ranks.averaging(loss.detach())
         share = loss if self.accumulate == 1 else loss / self.accumulate
         (share if self._scaler is None else self._scaler.scale(share)).backward()
-        return loss
+        return mean
 
     def _update(self, *, with_scheduler: bool) -> None:
         optimizers = self._optimizer.outer

@@ -435,7 +435,11 @@ REFUSALS = {
     "compiled": (_compiled, {}, r"The model is already a OptimizedModule.*bare model first"),
     "compiled in place": (_compiled_in_place, {}, r"The model is already a compiled module.*bare model first"),
     "compiled part": (_compiled_part, {}, r"'body' is already a OptimizedModule"),
-    "distributed": (DistributedDataParallel, {}, r"already a DistributedDataParallel.*bare model first.*one process"),
+    "distributed": (
+        DistributedDataParallel,
+        {},
+        r"already a DistributedDataParallel.*bare model first, then put it into",
+    ),
     "scripted part": (_traced_part, {}, r"'body' is scripted.*before torch\.jit\.script"),
     "lazy": (lambda: nn.Sequential(nn.Linear(6, 8), nn.LazyLinear(4)), {}, r"'1' is lazy.*example batch"),
     "instance forward": (lambda: _own_forward("2"), {"layers": ["2"]}, r"'2' \(Linear\).*on the instance.*a class"),

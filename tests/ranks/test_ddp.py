@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
 
 import esper
 from tests.ranks.launch import heard
@@ -76,6 +77,12 @@ class TestAModelInDistributedDataParallel:
         plain = Recipe(scheduler=None).build()
         for batch in toy.batches(0):
             assert torch.equal(torch.as_tensor(session.step(batch)), torch.as_tensor(plain.session.step(batch)))
+
+    def test_must_not_be_sharded(self):
+        model = esper.wrap(toy.host(), growing())
+        fully_shard(model)
+        with pytest.raises(esper.ConfigError, match=r"The model is sharded over ranks \(FSDPModule\)"):
+            self.session(model, model)
 
     def test_must_be_wrapped_before(self):
         parallel = nn.parallel.DistributedDataParallel(toy.host())

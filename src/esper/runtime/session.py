@@ -18,6 +18,7 @@ from esper.contracts.flags import Flags, from_told, none_in_play, resumed, told
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
 from esper.kasmina.host.anchoring import anchor_of, is_espers
+from esper.kasmina.host.refusals import refuse_sharded
 from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, refuse_changed
 from esper.runtime.arguments import (
@@ -162,6 +163,7 @@ class Session:
         rank_timeout: float = 600.0,
     ) -> None:
         ranks, called = Ranks(rank_timeout), model
+        refuse_sharded(model)
         model = inner_of(model)
         config = growth_config(model)
         refuse_changed(model)

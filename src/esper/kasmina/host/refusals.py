@@ -9,7 +9,8 @@ from torch import fx, nn
 from esper.contracts.errors import ConfigError
 from esper.kasmina.host.layer import KasminaLayer, kasmina_class
 
-_COMPILED_OR_DISTRIBUTED = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+SHARDED = ("FullyShardedDataParallel", "FSDPModule")
+_COMPILED_OR_DISTRIBUTED = ("OptimizedModule", "DistributedDataParallel", *SHARDED)
 
 
 def refuse_unfit(model: nn.Module) -> None:
@@ -30,12 +31,29 @@ def refuse_unfit(model: nn.Module) -> None:
         if bases or module._compiled_call_impl is not None:
             kind = bases[0] if bases else "compiled module"
             is_compiled = kind in ("OptimizedModule", "compiled module")
-            then = "then compile it" if is_compiled else "and train it in one process: ranks are not supported yet"
+            then = "then compile it" if is_compiled else "then put it into DistributedDataParallel"
+            then += "; sharded parameters are not supported yet" if kind in SHARDED else ""
             raise ConfigError(f"{name} is already a {kind}. Wrap the bare model first, {then}.")
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
             raise ConfigError(f"{name} is lazy. Run the model once on an example batch, then wrap it.")
     if next(model.parameters(), None) is None:
         raise ConfigError("The model has no parameters, so there is nothing to train.")
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuse a model whose parameters are spread over ranks.
+
+    Raises:
+        ConfigError: naming the module.
+    """
+    for path, module in model.named_modules():
+        kinds = [base.__name__ for base in type(module).__mro__ if base.__name__ in SHARDED]
+        if kinds:
+            name = repr(path) if path else "The model"
+            raise ConfigError(
+                f"{name} is sharded over ranks ({kinds[0]}), which Esper does not support yet: grafts grow in whole "
+                "parameters. Train with DistributedDataParallel(esper.wrap(model))."
+            )
 
 
 def refuse_unswappable(name: str, module: nn.Module) -> None:

@@ -23,6 +23,7 @@ from esper.contracts.errors import HarmedError, RankError
 from esper.runtime.run import Run
 from tests.ranks.scenarios import FEW, batches, built
 from tests.runtime.toy import Script, growing
+from tests.tree_digest import tree_digest
 
 STOPPED = "stopped"
 
@@ -31,11 +32,11 @@ Fault = Callable[[esper.Session, random.Random], None]
 
 
 def flip(session: esper.Session, chance: random.Random) -> None:
-    """The lowest bit of one number of one parameter."""
+    """One bit of one number of one parameter. A lower one is rounded away by the next steps."""
     parameter = chance.choice([one for one in session._run.model.parameters() if one.numel()])
     with torch.no_grad():
         bits = parameter.view(-1).view(torch.int64)
-        bits[chance.randrange(bits.numel())] ^= 1
+        bits[chance.randrange(bits.numel())] ^= 1 << chance.randrange(40, 52)
 
 
 def command(session: esper.Session, chance: random.Random) -> None:
@@ -80,7 +81,7 @@ def train(fault: Fault, rank: int, at: int, seed: int, timeout: float) -> str:
         return f"RankError: {error}"
     except HarmedError as error:
         return f"HarmedError: {error}"
-    return "done"
+    return f"done: {tree_digest(dict(session._run.model.state_dict()))}"
 
 
 def child(fault: str, rank: int, at: int, folder: Path, number: int, timeout: float) -> None:

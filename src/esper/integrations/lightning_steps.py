@@ -3,14 +3,14 @@
 import base64
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.loops.progress import _BaseProgress
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -31,16 +31,28 @@ _TORCHS = frozenset(vars(nn.Module()))
 
 _CONTAINERS = (list, dict, set)
 
+_WITHIN_STEPS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+"""Hooks that a step calls."""
+
 
 class TrainerSteps:
     """Training steps of a Trainer, and the same steps taken once more by the Trainer's own machinery.
 
+    Hooks that are called within a step are called again, those of callbacks among them, which may edit gradients.
+
     Args:
         trainer: a Trainer that fits a module.
+        trained: what is captured with the model, callbacks perhaps.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, trained: Collection[Any]) -> None:
         self._trainer = trainer
+        self._callbacks = [
+            one
+            for one in trainer.callbacks  # type: ignore[attr-defined]
+            if any(getattr(type(one), hook) is not getattr(Callback, hook) for hook in _WITHIN_STEPS)
+            and all(one is not other for other in trained)
+        ]
         self._before: dict[str, Any] = {}
         self._random: dict[str, Any] | None = None
 
@@ -95,11 +107,11 @@ class TrainerSteps:
         batch, moment = remembered
         before, trainer = json.loads(moment), self._trainer
         module, epochs = trainer.lightning_module, trainer.fit_loop.epoch_loop
-        with aside(trainer, RunningStage.TRAINING) as results, ExitStack() as last:
+        with aside(trainer, RunningStage.TRAINING, self._callbacks) as results, ExitStack() as last:
             results.batch = batch
             last.callback(setattr, trainer, "accumulate_grad_batches", trainer.accumulate_grad_batches)
             trainer.accumulate_grad_batches = before["accumulate"]
-            trainer.fit_loop.epoch_progress.current.processed = before["epoch"]
+            trainer.fit_loop.epoch_progress.current.load_state_dict({"processed": before["epoch"]})
             epochs.batch_progress.current.ready = before["batch_idx"] + 1
             epochs.batch_progress.total.ready = before["batches"] + 1
             epochs.batch_progress.is_last_batch = before["is_last"]
@@ -117,15 +129,16 @@ class TrainerSteps:
 
 
 @contextmanager
-def aside(trainer: Trainer, stage: RunningStage) -> Iterator[_ResultCollection]:
+def aside(trainer: Trainer, stage: RunningStage, callbacks: Iterable[Callback] = ()) -> Iterator[_ResultCollection]:
     """Whatever is logged, counted, profiled or collected inside is forgotten.
 
-    Plain attributes, lists, dicts, sets and metrics of the module are put back, and so are the Trainer's counters. A
-    logger that is asked for inside swallows what it is told.
+    Plain attributes, lists, dicts and sets of the module and of callbacks are put back, metrics of the module, and the
+    Trainer's counters. A logger that is asked for inside swallows what it is told.
 
     Args:
         trainer: a Trainer that fits a module.
         stage: TRAINING or VALIDATING.
+        callbacks: that may be called inside.
 
     Returns:
         Takes what is logged inside.
@@ -136,7 +149,10 @@ def aside(trainer: Trainer, stage: RunningStage) -> Iterator[_ResultCollection]:
     kept = {name: getattr(trainer, name) for name in names} | {"stage": trainer.state.stage}
     results, told = loop._results, {**vars(connector)}
     counters = [(one, one.state_dict()) for one in _counters(trainer)]
-    with _attributes_kept(module), _metrics_kept(module):
+    with ExitStack() as keeping:
+        for owner in (module, *callbacks):
+            keeping.enter_context(_attributes_kept(owner))
+        keeping.enter_context(_metrics_kept(module))
         try:
             loop._results = _ResultCollection(training=stage is RunningStage.TRAINING)
             vars(connector).update({name: copy(one) for name, one in told.items() if type(one) in _CONTAINERS})
@@ -208,15 +224,14 @@ def _counters(trainer: Trainer) -> list[_BaseProgress]:
     ]
 
 
-def _plain(module: LightningModule) -> dict[str, Any]:
-    """Plain attributes of a module itself."""
-    return {name: value for name, value in vars(module).items() if type(value) in PLAIN and name not in _TORCHS}
+def _plain(owner: Any) -> dict[str, Any]:
+    """Plain attributes of a module itself, or of a callback."""
+    return {name: value for name, value in vars(owner).items() if type(value) in PLAIN and name not in _TORCHS}
 
 
 @contextmanager
-def _attributes_kept(module: LightningModule) -> Iterator[None]:
-    own = vars(module)
-    plain = _plain(module)
+def _attributes_kept(owner: Any) -> Iterator[None]:
+    own, plain = vars(owner), _plain(owner)
     containers = [
         (name, one, copy(one)) for name, one in own.items() if type(one) in _CONTAINERS and name not in _TORCHS
     ]

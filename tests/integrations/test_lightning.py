@@ -458,7 +458,8 @@ def test_losses_per_sample_may_be_given_and_options_reach_the_session(tmp_path):
         assert not module.training
         return F.cross_entropy(module(batch[0]), batch[1], reduction="none")
 
-    session = small(Busy(), GrowthCallback(losses=losses, directory=tmp_path, on_event=heard.append))
+    callback = GrowthCallback(losses=losses, directory=tmp_path, on_event=heard.append)
+    session = small(Busy(), callback, max_epochs=4, num_sanity_val_steps=0, check_val_every_n_epoch=4)
     assert session._run.judge.num_samples == len(DATA.held_x)
     assert (tmp_path / "audit.jsonl").exists()
     assert heard

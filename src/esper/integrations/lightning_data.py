@@ -39,16 +39,17 @@ class HeldOut:
 
     def __init__(self, trainer: Trainer, losses: SampleLossesOf | None) -> None:
         self._trainer, self._losses = trainer, losses
+        if not trainer.enable_validation:
+            raise ConfigError(
+                "The Trainer has no validation data, by which growth is judged. Give trainer.fit a loader of held-out "
+                "samples and the module a validation_step that returns its loss, and leave limit_val_batches."
+            )
         loop = trainer.fit_loop.epoch_loop.val_loop
         if loop._combined_loader is None:
             trainer.validating = True
             loop.setup_data()
             trainer.training = True
-        if loop._combined_loader is None or not sum(loop._max_batches):
-            raise ConfigError(
-                "The Trainer has no validation data, by which growth is judged. Give trainer.fit a loader of held-out "
-                "samples and the module a validation_step that returns its loss, and leave limit_val_batches."
-            )
+        assert loop._combined_loader is not None
         for loader in loop._combined_loader.flattened:
             if isinstance(getattr(loader, "sampler", None), _SHUFFLING):
                 raise ConfigError(

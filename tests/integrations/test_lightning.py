@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what lightning imports
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.plugins.precision import MixedPrecision
     from lightning.pytorch.strategies import DDPStrategy
@@ -393,7 +393,7 @@ def by_workers() -> Any:
 
 @pytest.mark.parametrize("data", [own_order, own_loader, stream, by_workers])
 def test_data_of_any_kind_go_on_in_the_middle_of_an_epoch(data, tmp_path):
-    options = {"data": data, "max_epochs": 3, "planned": True}
+    options = {"data": data, "max_epochs": 2, "planned": True}
     told = going(saving(tmp_path, every_n_train_steps=13), **options).told()
     assert going(ckpt_path=tmp_path / "step=13.ckpt", **options).told() == told
 
@@ -440,7 +440,7 @@ def small(module: Any, callback: Any, **options: Any) -> Any:
     data, held = options.pop("data", shuffled), options.pop("held", held_out)
     if options.pop("is_wrapped", True):
         esper.wrap(module.net, growing(gate_z=0.01))
-    trainer = trainer_of(callback, **{"max_epochs": 2} | options)
+    trainer = trainer_of(callback, *options.pop("callbacks", []), **{"max_epochs": 2} | options)
     trainer.fit(module, data() if data else None, held() if held else None)
     return callback.session
 
@@ -463,6 +463,42 @@ def test_losses_per_sample_may_be_given_and_options_reach_the_session(tmp_path):
     assert session._run.judge.num_samples == len(DATA.held_x)
     assert (tmp_path / "audit.jsonl").exists()
     assert heard
+
+
+class Fading(pl.Callback):
+    """Makes gradients smaller from step to step."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self.told: Any = None
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.factor *= 0.99
+        pl_module.scale.grad.mul_(self.factor)
+        self.told(self.factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"factor": self.factor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.factor = state_dict["factor"]
+
+
+def test_a_callback_that_trains_along_goes_its_way_in_arms_and_back():
+    fading, in_arms, in_run = Fading(), [], []
+    callback = growth(extra={"fading": fading})
+
+    def note(factor: float) -> None:
+        is_arm = callback.session is not None and callback.session._run.arm is not None
+        (in_arms if is_arm else in_run).append(factor)
+
+    fading.told = note
+    module = Busy()
+    esper.wrap(module.net, growing(gate_z=1e9))
+    trainer_of(callback, fading).fit(module, shuffled(), held_out())
+    steps = sorted(set(in_run), reverse=True)  # the first is also taken to be counted, and to see what can grow
+    assert len(steps) == 10 * EPOCHS
+    assert in_arms == steps[10:30]
 
 
 def two_optimizers(module: Any) -> Any:
@@ -498,6 +534,7 @@ REFUSALS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "no validation data": ("has no validation data", Busy, {"held": None}),
     "shuffled validation data": ("shuffled", Busy, {"held": lambda: held_out(shuffle=True)}),
     "an unknown length": ("not known", Busy, {"data": stream}),
+    "a copy of the weights": ("keeps a copy", Busy, {"callbacks": [WeightAveraging()]}),
     "an iterator": ("dataloader_iter", Iterating, {}),
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from esper.contracts.errors import ConfigError
 from esper.integrations.lightning_data import DataOrder, HeldOut, SampleLossesOf
 from esper.integrations.lightning_steps import TrainerSteps
 from esper.kasmina.host.layer import KasminaLayer
+from esper.kasmina.host.wrapping import growth_config
 from esper.runtime.session import Session
 
 OWN = frozenset(
@@ -81,7 +83,13 @@ class GrowthCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note from where the first epoch's order is drawn."""
-        _wrapped_in(pl_module)
+        _, model = _wrapped_in(pl_module)
+        for one in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, WeightAveraging | StochasticWeightAveraging) and growth_config(model).max_rounds:
+                raise ConfigError(
+                    f"{type(one).__name__} keeps a copy of the module, which cannot follow it when it grows. Leave it "
+                    "out, or average the weights once growth is over: those of esper.export."
+                )
         self._order = DataOrder(trainer)
         self._order.begin_run(None if self._saved is None else self._saved["data"])
 

@@ -186,9 +186,11 @@ class DataOrder:
             else:
                 self._go_to(self._begun)
                 iter(fetcher)
-            for _ in range(epochs.batch_progress.current.ready):
+            # the loop counts a batch whose step was over, though not its hooks; one whose step was cut is had again
+            done = epochs.batch_progress.current.completed + epochs.restarted_on_train_batch_end
+            for _ in range(done):
                 next(fetcher)
-            fetcher.fetched -= epochs.batch_progress.current.ready  # the loop adds them
+            fetcher.fetched -= done  # the loop adds them
         _restore_generators(self._loaders, here["generators"])
         restore_random_state(streams_from_text(here["random"]))
 

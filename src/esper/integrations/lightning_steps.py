@@ -145,9 +145,9 @@ def aside(trainer: Trainer, stage: RunningStage, callbacks: Iterable[Callback] =
     """
     module, connector, epochs = trainer.lightning_module, trainer._logger_connector, trainer.fit_loop.epoch_loop
     loop = epochs if stage is RunningStage.TRAINING else epochs.val_loop
-    names = ("loggers", "profiler", "should_stop")
-    kept = {name: getattr(trainer, name) for name in names} | {"stage": trainer.state.stage}
-    results, told = loop._results, {**vars(connector)}
+    quiet = {"loggers": [DummyLogger() for _ in trainer.loggers], "profiler": PassThroughProfiler()}
+    kept = {name: getattr(trainer, name) for name in (*quiet, "should_stop")}
+    running, results, told = trainer.state.stage, loop._results, {**vars(connector)}
     counters = [(one, one.state_dict()) for one in _counters(trainer)]
     with ExitStack() as keeping:
         for owner in (module, *callbacks):
@@ -156,12 +156,12 @@ def aside(trainer: Trainer, stage: RunningStage, callbacks: Iterable[Callback] =
         try:
             loop._results = _ResultCollection(training=stage is RunningStage.TRAINING)
             vars(connector).update({name: copy(one) for name, one in told.items() if type(one) in _CONTAINERS})
-            trainer.loggers = [DummyLogger() for _ in trainer.loggers]
-            trainer.profiler = PassThroughProfiler()
+            for name, value in quiet.items():
+                setattr(trainer, name, value)
             trainer.state.stage = stage
             yield loop._results
         finally:
-            trainer.state.stage = kept.pop("stage")
+            trainer.state.stage = running
             for name, value in kept.items():
                 setattr(trainer, name, value)
             for one, state in counters:

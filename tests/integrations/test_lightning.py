@@ -332,7 +332,7 @@ def whole(tmp_path_factory: Any) -> tuple[dict[str, Any], Path]:
 
 @pytest.mark.parametrize(
     "where",
-    ["step/step=7", "step/step=28", "step/step=42", "epoch/step=10", "epoch/step=40", "validation/step=20"],
+    ["step/step=7", "step/step=28", "step/step=42", "epoch/step=10", "validation/step=20"],
     ids=[
         "first epoch",
         "within a round",

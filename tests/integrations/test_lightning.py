@@ -338,7 +338,6 @@ def whole(tmp_path_factory: Any) -> tuple[dict[str, Any], Path]:
         "within a round",
         "after it has grown",
         "an epoch's end",
-        "a later one's",
         "a validation's end",
     ],
 )

@@ -106,7 +106,9 @@ class _Registered:
     def _before_saving(self, models: list[nn.Module], weights: list[Any], folder: str | Path) -> None:
         self._session.save(Path(folder) / FOLDER)
         weights[:] = [
-            one for model, one in zip(models, weights, strict=True) if not _is_of(self._session, self._accelerator, model)
+            one
+            for model, one in zip(models, weights, strict=True)
+            if not _is_of(self._session, self._accelerator, model)
         ]
 
     def _before_loading(self, models: list[nn.Module], folder: str | Path) -> None:

@@ -140,7 +140,9 @@ def check_run(
         _refuse_flops(config)
     for name, item in keeping.items():
         if item is not None and not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
-            raise ConfigError(f"{name} is a {type(item).__name__} without a state_dict. {_WITHOUT_STATE[name == 'loader']}")
+            raise ConfigError(
+                f"{name} is a {type(item).__name__} without a state_dict. {_WITHOUT_STATE[name == 'loader']}"
+            )
         if name == "loader" and not getattr(item, "use_stateful_dataloader", True):
             raise ConfigError(
                 "loader was prepared by Accelerate without a state: give Accelerator dataloader_config="

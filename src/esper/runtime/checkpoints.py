@@ -17,8 +17,8 @@ from esper.runtime.growth import Growth
 from esper.runtime.identity import Identity
 from esper.runtime.record.books import Books
 from esper.runtime.run import Run
-from esper.runtime.state.random_state import restore_random_state
 from esper.runtime.saved import SavedSession, upgraded
+from esper.runtime.state.random_state import restore_random_state
 
 FOLDER = "checkpoints"
 """Of a run directory."""

@@ -303,6 +303,6 @@ def _check_first(run: Run, window: Window, loss: Tensor | float) -> None:
             f"a step that was taken once more had the loss {now:.7g} and not {was:.7g}, so nothing can be compared: "
             "something changes the loss that no step is given anew. Put it into scheduler, scaler or extra, or into a "
             "plain attribute of a module, and draw random numbers from the global streams. In a loop of your own "
-        "(after_step) a DataLoader that shuffles draws from them too: give it generator=torch.Generator(), or let "
-        "session.step(batch) make the steps"
+            "(after_step) a DataLoader that shuffles draws from them too: give it generator=torch.Generator(), or let "
+            "session.step(batch) make the steps"
         )

@@ -1,9 +1,8 @@
 """Beside Accelerate: the same bytes as without Esper, arms that gather gradients as the run does, exact resuming."""
 
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from esper.integrations.accelerate import Accumulation, register_session
 from tests.runtime import toy
 from tests.runtime.toy import Script, Trial, growing, timeless
 
-ROOT = Path(__file__).parents[2]
 BATCHES = 10
 """Of an epoch: three do not divide them, so that the end of an epoch ends an accumulation."""
 
@@ -267,9 +265,8 @@ def whole():
     return trial.digest(), timeless(trial.session.events)
 
 
-@pytest.mark.parametrize("step", [7, 10, 34, 72])
-@pytest.mark.parametrize("by", ["save_state", "session.save"])
-def test_a_run_resumes_to_the_byte(step, by, whole, tmp_path):
+@pytest.mark.parametrize(("by", "step"), [*(("save_state", step) for step in (7, 10, 34, 72)), ("session.save", 34)])
+def test_a_run_resumes_to_the_byte(by, step, whole, tmp_path):
     """In an epoch, at its end, in the window of a round, and once something has grown."""
     one, trial = resumable()
     register_session(one.accelerator, trial.session)
@@ -340,35 +337,28 @@ def test_a_loader_that_accelerate_has_prepared_without_a_state_is_refused_with_t
 # Ranks
 
 
-RANKED = """
-import torch
-from accelerate import Accelerator
-import esper
-from tests.runtime import toy
-accelerator = Accelerator(cpu=True)
-model = esper.wrap(toy.host(), toy.growing())
-model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
-try:
-    esper.Session(model, optimizer, loss=toy.loss, evaluate=toy.evaluate, planned_steps=10)
-except esper.ConfigError as error:
-    print(error)
-"""
+def rank_of_two(rank: int, port: int, told: Path) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    AcceleratorState._reset_state(True)
+    one = loop(accelerator(accumulate=1), config=growing())
+    try:
+        session_of(one)
+    except esper.ConfigError as error:
+        told.write_text(str(error))
 
 
-def test_each_of_two_ranks_is_refused_by_name():
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the ranks")
+def test_each_of_two_ranks_is_refused_by_name(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    path = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANKED],
-            env=os.environ | path | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    started = [fork.Process(target=rank_of_two, args=(rank, port, tmp_path / str(rank))) for rank in range(2)]
+    for process in started:
+        process.start()
     for rank, process in enumerate(started):
-        assert f"This process is rank {rank} of 2: Esper trains in one process only" in process.communicate()[0]
+        process.join()
+        told = (tmp_path / str(rank)).read_text()
+        assert told.startswith(f"This process is rank {rank} of 2: Esper trains in one process only")

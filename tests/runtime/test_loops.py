@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,14 +29,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWa
 
 
 class Noisy(Dataset):
-    """Augments samples by numbers of the global stream."""
+    """Augments samples by numbers of the global streams."""
 
     def __len__(self) -> int:
         return len(SAMPLES)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         x, y = SAMPLES[index]
-        return x + 0.1 * torch.randn(toy.FEATURES), y
+        return x + 0.1 * torch.randn(toy.FEATURES) + np.random.normal(0, 0.05) + random.gauss(0, 0.05), y
 
 
 class Stream(IterableDataset):
@@ -86,6 +88,12 @@ def build(policy: Any, *, config: dict[str, Any] | None = None, **options: Any) 
     return Trial(model, optimizer, esper.Session(model, optimizer, **arguments), 12, options.get("loader"))
 
 
+def seed_all() -> None:
+    torch.manual_seed(7)
+    np.random.seed(7)
+    random.seed(7)
+
+
 def train(trial: Trial, loader: Any, epochs: int, stop: int | None = None) -> Trial:
     for _ in range(trial.session.epoch, epochs):
         for batch in loader:
@@ -102,13 +110,13 @@ def train(trial: Trial, loader: Any, epochs: int, stop: int | None = None) -> Tr
 @pytest.mark.parametrize("kind", LOADERS)
 def test_arms_end_where_the_run_does_and_that_where_it_would_without_esper(kind):
     trial = build(Noops({1: [""]}, blueprint="noop"))
-    torch.manual_seed(7)
+    seed_all()
     train(trial, LOADERS[kind](), 6)
     assert gains(trial) == [0.0]
 
     bare = toy.host(dropout=0.2)
     optimizer = AdamW(bare.parameters(), lr=0.03)
-    torch.manual_seed(7)
+    seed_all()
     loader = LOADERS[kind]()
     for _ in range(6):
         for batch in loader:

@@ -76,8 +76,10 @@ class Session:
         clip_grad_norm: norm to clip the gradients of the model to, grafts included; those of ``extra`` are not clipped.
         accumulate: batches per optimizer step.
         extra: further objects with a ``state_dict`` that train along with the model (an average of weights, a criterion
-            with parameters). Gradients of modules are captured with them.
-        loader: the training loader, if it has a ``state_dict``: makes resuming within an epoch exact. If it has
+            with parameters). Gradients of modules are captured with them. Where Accelerate gathers gradients,
+            :class:`esper.integrations.accelerate.Accumulation` must be among them.
+        loader: the training loader, if it has a ``state_dict``, as torchdata's ``StatefulDataLoader`` has: makes
+            resuming within an epoch exact. If it has
             ``last_index`` and ``batch_at(index)`` too, as :class:`esper.BatchLoader` has, batches are not held in
             memory for arms but drawn again.
         policy: decides when and where to grow; None is the heuristic. One that remembers has ``state_dict`` and

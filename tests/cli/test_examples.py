@@ -10,6 +10,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = {
     "plain_loop.py": ["12"],
+    "accelerate_loop.py": ["12"],
     "cnn.py": ["6"],
     "small_gpt.py": ["--epochs", "5"],
     "own_blueprint_and_strategy.py": ["15"],

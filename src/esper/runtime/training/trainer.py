@@ -60,6 +60,7 @@ class Trainer:
 
     Attributes:
         remembers: whether anybody will ask for the settings of the next step.
+        has_updated: whether the optimizer stepped in the training step before.
         is_replaced: whether another one has taken over the model or the optimizer.
     """
 
@@ -111,7 +112,7 @@ class Trainer:
                 )
         self._model, self._optimizer, self._config, self._planned_steps = model, optimizer, config, planned_steps
         self._called, self.ranks = model if called is None else called, ranks
-        self._loss, self._train_step, self._scaler = loss, train_step, scaler
+        self._loss, self._train_step, self.scaler = loss, train_step, scaler
         self.scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
         self._handles = [before_update(part, self._note_settings) for part in optimizer.parts]
@@ -142,7 +143,7 @@ class Trainer:
         self.remembers: Callable[[], bool] = lambda: True
         self._noted: Settings | None = None
         self._untrained: list[str] | None = self._norms()
-        self.is_replaced = False
+        self.has_updated = self.is_replaced = False
 
     def detach(self) -> None:
         """Take the hooks off the optimizer: it is the user's alone again."""
@@ -205,7 +206,7 @@ class Trainer:
                         group[name].copy_(value)
                     else:
                         group[name] = value
-        self._noted = None
+        self._noted, self.has_updated = None, False
         self.tell_scale()
         with self.ranks.training():
             loss = self._step(batch, with_scheduler=replayed is None)
@@ -216,7 +217,7 @@ class Trainer:
     def tell_scale(self) -> None:
         """Tell the guard of grafts by how much a gradient scaler multiplies the next loss; waits for nothing."""
         for scale in self._scales:
-            scale.copy_(self._scaler.scale(torch.ones_like(scale)))
+            scale.copy_(self.scaler.scale(torch.ones_like(scale)))
 
     def differentiate(self, batch: Any) -> Tensor | float:
         """Forward and backward on a batch, to be undone: the optimizer rests. With ``train_step`` a whole step of it.
@@ -283,7 +284,7 @@ class Trainer:
     @property
     def gradient_scale(self) -> float:
         """What the gradients of the last step were multiplied by."""
-        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
     def _step(self, batch: Any, *, with_scheduler: bool) -> Callable[[], Tensor | float]:
         """A step; call what is returned to have its loss, averaged over ranks."""
@@ -308,23 +309,23 @@ class Trainer:
             raise ConfigError(f"loss returned {shape}; return one scalar tensor, the mean over the batch.")
         mean = self.ranks.averaging(loss.detach())
         share = loss if self.accumulate == 1 else loss / self.accumulate
-        (share if self._scaler is None else self._scaler.scale(share)).backward()
+        (share if self.scaler is None else self.scaler.scale(share)).backward()
         return mean
 
     def _update(self, *, with_scheduler: bool) -> None:
         optimizers = self._optimizer.outer
         if self._clip_grad_norm is not None:
-            if self._scaler is not None:
+            if self.scaler is not None:
                 for optimizer in optimizers:
-                    self._scaler.unscale_(optimizer)
+                    self.scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad_norm)
         for optimizer in optimizers:
-            if self._scaler is None:
+            if self.scaler is None:
                 optimizer.step()
             else:
-                self._scaler.step(optimizer)
-        if self._scaler is not None:
-            self._scaler.update()
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         if with_scheduler and self.scheduler is not None and self._scheduler_every == "step":
@@ -341,6 +342,7 @@ class Trainer:
             self._optimizer.check_captured()
             self._num_groups = len(groups)
         self._rates.note(groups)
+        self.has_updated = True
         if self.remembers():
             self._noted = self._notes.take(groups)
         if self._config.peak_lr is None:

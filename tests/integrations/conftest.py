@@ -3,10 +3,14 @@ import pytest
 from esper.runtime.judging import gates
 
 
+def pass_all(patched: pytest.MonkeyPatch) -> None:
+    """Whatever grows is adopted and kept: for tests of what becomes of it."""
+    patched.setattr(gates.Term, "failure", lambda self, measured: None)
+
+
 @pytest.fixture
 def all_pass(monkeypatch):
-    """Whatever grows is adopted and kept: for tests of what becomes of it."""
-    monkeypatch.setattr(gates.Term, "failure", lambda self, measured: None)
+    pass_all(monkeypatch)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ SHORT = {
     "small_gpt.py": ["--epochs", "5"],
     "own_blueprint_and_strategy.py": ["15"],
     "own_controller.py": ["15"],
+    "hugging_face_trainer.py": ["8"],
 }
 
 

@@ -16,7 +16,7 @@ from esper.contracts.reports import Observation
 from esper.integrations.growth_trainer import GrowthTrainer
 
 VOCABULARY = 11
-SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 
 
@@ -87,7 +87,9 @@ class Script:
 
     def decide(self, observation: Observation) -> list[Command]:
         return [
-            Command(place, "all", State.GERMINATED, blueprint=self.blueprint, settings=dict(self.settings), trial="round")
+            Command(
+                place, "all", State.GERMINATED, blueprint=self.blueprint, settings=dict(self.settings), trial="round"
+            )
             for place in self.plan.get(observation.epoch, [])
         ]
 

@@ -1,6 +1,5 @@
 """The Trainer of Hugging Face with a model that grows: nothing changes until it does, and then all of it is kept."""
 
-import copy
 import json
 from collections import Counter
 from pathlib import Path
@@ -115,7 +114,9 @@ def test_an_update_that_is_made_again_comes_to_the_same_bytes(kind, monkeypatch,
         body, clock = snapshots.body(), snapshots.clock()
         run.captures.restore(before[-1], is_spare=True)
         assert torch.equal(trainer._make_update(batch), loss)
-        assert tree_digest([snapshots.body(), snapshots.clock()["scheduler"]]) == tree_digest([body, clock["scheduler"]])
+        assert tree_digest([snapshots.body(), snapshots.clock()["scheduler"]]) == tree_digest(
+            [body, clock["scheduler"]]
+        )
         snapshots.restore_clock(clock)
         after_step(session, batch, loss)
 
@@ -148,7 +149,13 @@ def whole(trainer: GrowthTrainer) -> tuple[str, list[dict[str, Any]], list[dict[
     return tree_digest([body, clock]), logged, timeless(trainer.growth.events)
 
 
-CUT = WAYS["bert"] | {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "logging_steps": 1}
+CUT = WAYS["bert"] | {
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "logging_steps": 1,
+}
 
 
 def cut(folder: Path, **options: Any) -> GrowthTrainer:
@@ -241,3 +248,176 @@ def test_the_best_model_comes_back_with_what_had_grown_by_then(best, grown, all_
     assert trainer.evaluate()["eval_loss"] == told
     trainer.save_model(str(tmp_path / "best"))
     assert (tmp_path / "best" / "modeling_grown.py").exists() == bool(grown)
+
+
+def test_layers_that_became_wider_are_saved_as_a_whole_module(all_pass, tmp_path):
+    """config.json could not tell their widths."""
+    args = arguments(tmp_path, save_strategy="steps", save_steps=10)
+    script = Script({1: ["*"]}, blueprint="widen", settings=(("percent", 50),))
+    trainer = growing("llama", args, script, {"colonies": ["*"]})
+    trainer.train()
+    trainer.save_model(str(tmp_path / "grown"))
+    loaded = torch.load(tmp_path / "grown" / EXPORT, weights_only=False)
+    more = sum(one.numel() for one in loaded.parameters()) - sum(one.numel() for one in KINDS["llama"].host().parameters())
+    assert more == trainer.growth.field_reports[0].parameters
+    assert torch.equal(logits(loaded, "llama"), logits(esper.export(trainer.model), "llama"))
+    trainer.train(resume_from_checkpoint=True)
+    assert torch.equal(logits(loaded, "llama"), logits(esper.export(trainer.model), "llama"))
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Samples of which nobody knows how many there are."""
+
+    def __iter__(self):
+        yield from data("bert", 16, 1)
+
+
+def test_a_stream_grows_at_the_ends_of_its_epochs(none_pass, tmp_path):
+    """Where nobody knows in which update they will be."""
+    trainer = growing("bert", arguments(tmp_path, max_steps=4, num_train_epochs=1), train_dataset=Stream())
+    assert len(list(Stream())) == 4 * 4
+    trainer.args.max_steps = 12
+    trainer.train()
+    assert trainer.growth.epoch == 2  # the third ends with the run
+    assert "arm_ended" in {event["event"] for event in trainer.growth.events}
+
+
+def test_a_run_without_whole_epochs_grows_by_steps(none_pass, tmp_path):
+    growth = {"boundary_steps": 3, "embargo_epochs": 0}
+    trainer = growing("bert", arguments(tmp_path, max_steps=15), Always(KINDS["bert"].place), growth)
+    trainer.train()
+    assert "arm_ended" in {event["event"] for event in trainer.growth.events}
+
+
+class Always(Script):
+    """A policy that germinates at every boundary."""
+
+    def __init__(self, place: str):
+        super().__init__({})
+        self.place = place
+
+    def decide(self, observation):
+        self.plan = {observation.epoch: [self.place]}
+        return super().decide(observation)
+
+
+@pytest.mark.parametrize("scheduler", ["reduce_lr_on_plateau", "greedy"])
+def test_a_scheduler_that_goes_by_a_metric_is_left_to_the_trainer(scheduler, none_pass, tmp_path):
+    way = {"lr_scheduler_type": scheduler, "eval_strategy": "epoch", "metric_for_best_model": "loss"}
+    if scheduler == "reduce_lr_on_plateau":
+        way["lr_scheduler_kwargs"] = {"patience": 0, "threshold": 1.0}
+    bare = transformers.Trainer(model=KINDS["vit"].host(), **parts("vit", arguments(tmp_path, **way)))
+    bare.train()
+    trainer = growing("vit", arguments(tmp_path, **way))
+    trainer.train()
+    assert history(trainer) == history(bare)
+    if scheduler == "reduce_lr_on_plateau":
+        assert len({line["learning_rate"] for line in history(trainer) if "learning_rate" in line}) > 1
+
+
+def test_held_out_losses_are_the_models_own_or_those_that_are_asked_for(none_pass, tmp_path):
+    """Of several held-out data sets, all together."""
+    calls = []
+
+    def losses(model, inputs):
+        calls.append(len(inputs["labels"]))
+        return nn.functional.cross_entropy(
+            model(input_ids=inputs["input_ids"]).logits, inputs["labels"], reduction="none"
+        )
+
+    held_out = {"one": data("bert", 10, 4), "other": data("bert", 6, 5)}
+    args = arguments(tmp_path, eval_strategy="epoch")
+    measured = []
+    for one in (None, losses):
+        trainer = growing("bert", args, Script({}), eval_dataset=held_out, losses=one)
+        trainer.train()
+        measured.append([event["select_loss"] for event in trainer.growth.events if "select_loss" in event])
+    assert measured[0] == pytest.approx(measured[1], rel=1e-5)
+    assert set(calls) == {10, 6}
+
+
+def test_the_session_takes_further_arguments(none_pass, tmp_path):
+    heard = []
+    options = {"policy": Script({}), "on_event": heard.append}
+    trainer = growing("bert", arguments(tmp_path, max_steps=2), growth={"max_rounds": 0}, growth_options=options)
+    trainer.train()
+    assert {"model", "finished"} <= {event["event"] for event in heard}
+
+
+REFUSED = {
+    "no held-out data": ({"eval_dataset": None}, {}, "no eval_dataset"),
+    "deepspeed": ({}, {"deepspeed": "zero.json"}, "DeepSpeed shares the parameters out"),
+    "fsdp": ({}, {"fsdp": True}, "FSDP shares the parameters out"),
+    "smaller batches": ({}, {"auto_find_batch_size": True}, "has trained already"),
+    "compiled": ({}, {"torch_compile": True}, "compile"),
+    "several GPUs": ({}, {"_n_gpu": 2}, "CUDA_VISIBLE_DEVICES"),
+    "best of half checkpoints": (
+        {},
+        {"load_best_model_at_end": True, "save_only_model": True},
+        "save_only_model=False",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_refused_before_anything_is_built(name, tmp_path):
+    options, given, match = REFUSED[name]
+    args = arguments(tmp_path)
+    for argument, value in given.items():
+        setattr(args, argument, value)
+    with pytest.raises(ConfigError, match=match):
+        growing("bert", args, **options)
+
+
+def test_several_ranks_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(transformers.TrainingArguments, "world_size", 2)
+    with pytest.raises(ConfigError, match="Start one process"):
+        growing("bert", arguments(tmp_path))
+
+
+def test_a_model_that_was_not_wrapped_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"esper\.wrap"):
+        GrowthTrainer(model=KINDS["bert"].host(), **parts("bert", arguments(tmp_path)))
+
+
+def test_an_optimizer_of_another_model_is_refused(tmp_path):
+    """As one that was built before the model was copied."""
+    optimizers = (torch.optim.SGD(KINDS["bert"].host().parameters(), lr=0.1), None)
+    with pytest.raises(ConfigError, match=r"41 of the 41 parameters in optimizers are not the model's"):
+        growing("bert", arguments(tmp_path), optimizers=optimizers)
+
+
+def test_an_optimizer_of_ones_own_is_taken(none_pass, tmp_path):
+    model = esper.wrap(KINDS["bert"].host(), settings("bert"), example=example("bert"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = parts("bert", arguments(tmp_path)) | {"growth_options": {"policy": Script({1: [KINDS["bert"].place]})}}
+    trainer = GrowthTrainer(model=model, optimizers=(optimizer, None), **given)
+    trainer.train()
+    assert "arm_ended" in {event["event"] for event in trainer.growth.events}
+
+
+@pytest.mark.parametrize("what", ["no growth", "half written"])
+def test_a_checkpoint_that_cannot_be_gone_on_with_is_told(what, tmp_path):
+    args = arguments(tmp_path, max_steps=2, save_strategy="steps", save_steps=1, save_only_model=what == "no growth")
+    growing("bert", args, growth={"max_rounds": 0}).train()
+    if what == "half written":
+        (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
+    with pytest.raises(CheckpointError, match="save_only_model" if what == "no growth" else "not written to its end"):
+        growing("bert", args, growth={"max_rounds": 0}).train(resume_from_checkpoint=True)
+
+
+def test_a_graft_on_trial_is_not_saved_for_others(all_pass, tmp_path):
+    """Its checkpoints hold the session alone until it is kept."""
+
+    class Saving(transformers.TrainerCallback):
+        def on_epoch_end(self, args, state, control, **_):
+            if state.epoch == 4:
+                with pytest.raises(ConfigError, match="still live"):
+                    trainer.save_model(str(tmp_path / "mine"))
+
+    args = arguments(tmp_path, save_strategy="steps", save_steps=16)
+    trainer = growing("bert", args, callbacks=[Saving()])
+    trainer.train()
+    names = {path.name for path in (tmp_path / "checkpoint-16").iterdir()}
+    assert GROWTH in names
+    assert "model.safetensors" not in names

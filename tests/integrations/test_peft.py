@@ -103,7 +103,7 @@ def test_grafts_grow_beside_adapters_and_both_are_saved(train, all_pass, tmp_pat
 def test_the_adapters_of_a_layer_that_has_grown_are_not_merged(all_pass, tmp_path):
     """The graft would be gone."""
     model = trained_by_a_session(LAYER, tmp_path)
-    with pytest.raises(ConfigError, match="Merge before esper.wrap"):
+    with pytest.raises(ConfigError, match=r"Merge before esper\.wrap"):
         model.merge_and_unload()
 
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 import esper
 from esper.contracts.errors import CheckpointError, ConfigError
 from esper.integrations.sample_losses import SampleLosses
-from esper.integrations.trainer_arguments import check_arguments, check_parts
+from esper.integrations.trainer_arguments import check_arguments, check_model
 from esper.integrations.trainer_updates import Update
 from esper.integrations.transformers import fits_folder, save_pretrained
 from esper.kasmina.host.anchoring import places
@@ -55,7 +55,10 @@ class GrowthTrainer(Trainer):
         ConfigError: if the model was not wrapped, there is no held-out data, or something does not work with growth.
     """
 
-    growth: esper.Session | None = None
+    growth: Any = None
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -69,11 +72,10 @@ class GrowthTrainer(Trainer):
         **options: Any,
     ) -> None:
         args = TrainingArguments() if args is None else args
-        check_arguments(args)
-        if options.get("model_init") is None:
-            check_parts(model, options.get("eval_dataset"), options.get("optimizers", (None, None))[0])
+        check_arguments(args, options.get("eval_dataset"))
         self._losses, self._directory, self._growth_options = losses, growth_directory, growth_options or {}
         super().__init__(model, args, callbacks=[_Growing(self), *(callbacks or [])], **options)
+        check_model(self.model, self.optimizer)
         self._update = Update([], None)
         self._is_in_epoch = False
 
@@ -92,7 +94,6 @@ class GrowthTrainer(Trainer):
 
     def _updated(self) -> None:
         """An update is over; the session may try what could grow."""
-        assert self.growth is not None
         update, self._update = self._update, Update([], None)
         assert update.loss is not None
         self.growth.after_step(update.batch, update.loss)
@@ -103,7 +104,6 @@ class GrowthTrainer(Trainer):
 
     def _epoch_ended(self) -> None:
         """A stream has ended, whose length nobody knew."""
-        assert self.growth is not None
         if self._is_in_epoch and not self.control.should_training_stop:
             self._is_in_epoch = False
             self.growth.after_epoch()
@@ -138,7 +138,9 @@ class GrowthTrainer(Trainer):
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         names = self.eval_dataset if isinstance(self.eval_dataset, dict) else [None]
         self._held_out = [self.get_eval_dataloader(name) for name in names]
-        self._sample_losses = SampleLosses(self._mean_loss) if self._losses is None else partial(self._losses, self.model)
+        self._sample_losses = (
+            SampleLosses(self._mean_loss) if self._losses is None else partial(self._losses, self.model)
+        )
         self.growth = esper.Session(
             self.model,
             self.optimizer.optimizer,  # that of Accelerate around it remembers nothing
@@ -160,7 +162,8 @@ class GrowthTrainer(Trainer):
 
     def _mean_loss(self, inputs: Any) -> Tensor:
         with self.compute_loss_context_manager():
-            loss: Tensor = self.compute_loss(self.model, {**inputs})
+            loss = self.compute_loss(self.model, {**inputs})
+        assert isinstance(loss, Tensor)
         return loss
 
     # Files
@@ -174,7 +177,7 @@ class GrowthTrainer(Trainer):
             ConfigError: if a graft is still on trial.
         """
         if _internal_call and any(place.arena.live for place in places(self.model)):
-            self._save_beside(Path(output_dir or self.args.output_dir))  # weights of what may go again are the session's
+            self._save_beside(self._folder(output_dir))  # the weights are in the session's folder
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -182,8 +185,7 @@ class GrowthTrainer(Trainer):
         if all(place.is_dormant for place in places(self.model)):
             super()._save(output_dir, state_dict)
             return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._folder(output_dir)
         plain = esper.export(self.model)
         if fits_folder(plain):
             save_pretrained(plain, folder)
@@ -193,15 +195,19 @@ class GrowthTrainer(Trainer):
 
     def _save_beside(self, folder: Path) -> None:
         """What the Trainer saves beside model and configuration."""
-        folder.mkdir(parents=True, exist_ok=True)
         collator = getattr(self.data_collator, "tokenizer", None)
         processing = collator if self.processing_class is None else self.processing_class
         if processing is not None:
             processing.save_pretrained(folder)
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
 
+    def _folder(self, output_dir: str | None) -> Path:
+        assert self.args.output_dir is not None
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        assert self.growth is not None
         self.growth.save(Path(output_dir) / GROWTH)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -219,9 +225,7 @@ class GrowthTrainer(Trainer):
             )
 
     def _load_best_model(self) -> None:
-        assert self.growth is not None
-        assert self.state.best_model_checkpoint is not None
-        self.growth.load(Path(self.state.best_model_checkpoint) / GROWTH)
+        self.growth.load(f"{self.state.best_model_checkpoint}/{GROWTH}")
 
 
 class _Growing(TrainerCallback):
@@ -242,5 +246,4 @@ class _Growing(TrainerCallback):
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Also where the best checkpoint was loaded: what has grown there is judged for the last time."""
-        assert self._trainer.growth is not None
         self._trainer.growth.finish()

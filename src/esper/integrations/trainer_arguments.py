@@ -8,14 +8,14 @@ from esper.kasmina.host.wrapping import growth_config
 OTHERS = {
     "deepspeed": "DeepSpeed shares the parameters out among processes",
     "fsdp": "FSDP shares the parameters out among processes",
-    "auto_find_batch_size": "a run that began anew with smaller batches would begin with a model that has trained already",
+    "auto_find_batch_size": "a run that begins anew with smaller batches begins with a model that has trained already",
     "torch_compile": "the compiled model is not the one that grows; wrap, and call model.compile() yourself",
 }
 """Arguments that are refused, and why."""
 
 
-def check_arguments(args: Any) -> None:
-    """Refuse training arguments that cannot work.
+def check_arguments(args: Any, eval_dataset: Any) -> None:
+    """Refuse training arguments that cannot work, and a run without held-out data.
 
     Raises:
         ConfigError: naming the argument.
@@ -29,21 +29,23 @@ def check_arguments(args: Any) -> None:
             "its own. Start one process, and let it see one GPU: CUDA_VISIBLE_DEVICES=0."
         )
     if args.load_best_model_at_end and args.save_only_model:
-        raise ConfigError("load_best_model_at_end needs whole checkpoints, which hold what had grown: save_only_model=False.")
-
-
-def check_parts(model: Any, eval_dataset: Any, optimizer: Any) -> None:
-    """Refuse a model that was not wrapped, a run without held-out data, an optimizer of another model.
-
-    Raises:
-        ConfigError: with what to do.
-    """
-    growth_config(model)
+        raise ConfigError(
+            "load_best_model_at_end needs whole checkpoints, which hold what had grown: save_only_model=False."
+        )
     if eval_dataset is None:
         raise ConfigError(
             "GrowthTrainer has no eval_dataset, on whose samples everything that grows is judged. Hand over held-out "
             "data, some 500 samples or more."
         )
+
+
+def check_model(model: Any, optimizer: Any) -> None:
+    """Refuse a model that was not wrapped, and an optimizer of another one.
+
+    Raises:
+        ConfigError: with what to do.
+    """
+    growth_config(model)
     if optimizer is None:
         return
     own = {id(parameter) for parameter in model.parameters()}

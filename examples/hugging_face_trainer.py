@@ -10,11 +10,12 @@ import tempfile
 
 import torch
 from transformers import AutoModelForImageClassification, TrainingArguments, ViTConfig
+from transformers.utils.logging import disable_progress_bar
 
 import esper
 from esper.integrations.growth_trainer import GrowthTrainer
 
-EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 16
+EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 8
 
 
 def rings(count: int, seed: int) -> list[dict[str, torch.Tensor]]:
@@ -25,7 +26,8 @@ def rings(count: int, seed: int) -> list[dict[str, torch.Tensor]]:
     return [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
 
 
-train, held_out = rings(480, seed=1), rings(1000, seed=2)
+disable_progress_bar()
+train, held_out = rings(320, seed=1), rings(800, seed=2)
 
 torch.manual_seed(0)
 # A model that is too narrow for the task, on purpose.
@@ -38,11 +40,22 @@ config = ViTConfig(
     intermediate_size=1,
     num_hidden_layers=1,
     num_attention_heads=1,
+    hidden_act="relu",
     hidden_dropout_prob=0.0,
 )
 model = AutoModelForImageClassification.from_config(config)
-# The data are few: without min_targets=0 Esper would not try to grow. from_pretrained could not build wider layers.
-growth = esper.GrowthConfig(layers=["vit.layers.0"], colonies=[], blueprints=["bottleneck_mlp"], min_targets=0, capacity_per_round=2.0, max_growth=4.0)
+growth = esper.GrowthConfig(
+    layers=["vit.layers.0"],
+    blueprints=["bottleneck_mlp"],
+    colonies=[],  # from_pretrained could not build wider layers
+    min_targets=0,  # the data are few: without it Esper would not try to grow
+    compare="steps",
+    grow_at=0.25,
+    round_fraction=0.3,
+    ramp_fraction=0.05,
+    capacity_per_round=1.5,
+    max_growth=4.0,
+)
 esper.wrap(model, growth, example={"pixel_values": train[0]["pixel_values"][None]})
 
 with tempfile.TemporaryDirectory() as folder:

@@ -258,7 +258,9 @@ def test_layers_that_became_wider_are_saved_as_a_whole_module(all_pass, tmp_path
     trainer.train()
     trainer.save_model(str(tmp_path / "grown"))
     loaded = torch.load(tmp_path / "grown" / EXPORT, weights_only=False)
-    more = sum(one.numel() for one in loaded.parameters()) - sum(one.numel() for one in KINDS["llama"].host().parameters())
+    more = sum(one.numel() for one in loaded.parameters()) - sum(
+        one.numel() for one in KINDS["llama"].host().parameters()
+    )
     assert more == trainer.growth.field_reports[0].parameters
     assert torch.equal(logits(loaded, "llama"), logits(esper.export(trainer.model), "llama"))
     trainer.train(resume_from_checkpoint=True)
@@ -421,3 +423,40 @@ def test_a_graft_on_trial_is_not_saved_for_others(all_pass, tmp_path):
     names = {path.name for path in (tmp_path / "checkpoint-16").iterdir()}
     assert GROWTH in names
     assert "model.safetensors" not in names
+
+
+def test_growth_that_pays_passes_the_gates_as_they_are(tmp_path):
+    """A graft beats its twin on held-out samples and is kept, and the saved model loses less than the bare one."""
+
+    def rings(count, seed):
+        images = torch.randn(count, 1, 2, 2, generator=torch.Generator().manual_seed(seed))
+        distance = images[:, 0, 0].norm(dim=1)
+        labels = (distance > 0.8).long() + (distance > 1.5).long()
+        return [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
+
+    narrow = {"hidden_size": 4, "intermediate_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1}
+    dry = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "hidden_act": "relu"}
+    config = transformers.ViTConfig(**narrow, **dry, image_size=2, patch_size=2, num_channels=1, num_labels=3)
+    train, held_out = rings(320, 1), rings(600, 2)
+    args = arguments(
+        tmp_path,
+        num_train_epochs=8,
+        per_device_train_batch_size=16,
+        per_device_eval_batch_size=200,
+        learning_rate=2e-2,
+        warmup_steps=0,
+    )
+    losses = {}
+    for kind in ("bare", "grown"):
+        torch.manual_seed(0)
+        model = transformers.ViTForImageClassification(config)
+        growth = settings("vit", layers=["vit.layers.0"], max_growth=50.0, max_rounds=int(kind == "grown"))
+        esper.wrap(model, growth, example={"pixel_values": train[0]["pixel_values"][None]})
+        script = Script({2: ["vit.layers.0"]} if kind == "grown" else {}, settings=(("hidden", 16),))
+        own = {"train_dataset": train, "eval_dataset": held_out, "growth_options": {"policy": script}}
+        trainer = GrowthTrainer(model=model, args=args, **own)
+        trainer.train()
+        losses[kind] = trainer.evaluate()["eval_loss"]
+    (report,) = trainer.growth.field_reports
+    assert report.outcome == "FOSSILIZED"
+    assert losses["grown"] < losses["bare"]

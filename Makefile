@@ -4,6 +4,8 @@
 
 # What is set in the caller's shell must not reach into our environment.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
+# Without bytecode every process of a test compiles all of Esper, and every worker all tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 BASE_PYTHON ?= python3
 VENV := .venv
@@ -27,8 +29,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Esper needs Python 3.11 or newer: make BASE_PYTHON=python3.11 ...")'
 	@echo "Setting up $(VENV); the first time this takes some minutes."
 	@$(BASE_PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) torch
-	@$(PIP_INSTALL) -e '.[run,dev,bench]'
+	@$(PIP_INSTALL) --no-compile torch
+	@$(PIP_INSTALL) --no-compile -e '.[run,dev,bench]'
+	@# pip compiles on one core; what is not for this Python is left as it is.
+	@$(PYTHON) -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 run: $(READY) ## run esper, for example: make run ARGS="--help"

@@ -1,6 +1,7 @@
 """For all tests."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -19,4 +20,25 @@ def _files_are_not_flushed_to_the_disk():
     """That matters only where the power may fail, and takes seconds where the disk is busy."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _triton_is_made_to_interpret_once():
+    """Its interpreter searches ``triton.language`` for what to replace whenever a function is called, which is half of
+    a kernel's time there. Here that is done once for each module of kernels, and stays."""
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    if interpreter is None:
+        yield
+        return
+    replace, done = interpreter._patch_lang, set()
+
+    def replace_once(function):
+        if function.__module__ not in done:
+            done.add(function.__module__)
+            replace(function)
+        return interpreter._LangPatchScope()  # with nothing to put back
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(interpreter, "_patch_lang", replace_once)
         yield

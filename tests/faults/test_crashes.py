@@ -71,8 +71,8 @@ def stop_at(directory: Path, number: int, *, halfway: bool) -> tuple[int, str]:
 
 def test_every_operation_of_a_writer_may_be_its_last(tmp_path, record_property):
     points: list[str] = []
-    for halfway in (False, True):
-        for number in range(1, 1000):
+    for halfway in (False, True):  # the second time only what writes: other operations have no half
+        for number in [at for at, kind in enumerate(points, 1) if kind == "write"] if halfway else range(1, 1000):
             directory = tmp_path / f"{number}-{halfway}" / "checkpoints"
             directory.parent.mkdir()
             status, kind = stop_at(directory, number, halfway=halfway)
@@ -95,7 +95,7 @@ def test_every_operation_of_a_writer_may_be_its_last(tmp_path, record_property):
         "faults", f"{len(points)} ({', '.join(f'{kind} {points.count(kind)}' for kind in sorted(set(points)))})"
     )
     assert {"write", "half of a write", "fsync", "rename", "mkdir", "link", "unlink", "rmdir"} <= set(points)
-    assert len(points) > 100
+    assert len(points) > 70
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)

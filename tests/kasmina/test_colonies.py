@@ -29,9 +29,15 @@ from tests.kasmina.test_zoo import build, differing
 from tests.kasmina.zoo import Host, call
 
 ALWAYS = ("cnn", "gpt", "llama")
-each = pytest.mark.parametrize(("name", "layer_id", "blueprint"), COLONIES)
 some = pytest.mark.parametrize(("name", "layer_id", "blueprint"), few(COLONIES, ALWAYS))
 MODES = pytest.mark.parametrize("is_training", [True, False], ids=["train", "eval"])
+IN_BOTH_MODES = pytest.mark.parametrize(
+    ("name", "layer_id", "blueprint", "is_training"),
+    few(
+        [(*colony, is_training) for colony in COLONIES for is_training in (True, False)],
+        [*ALWAYS, *[(*colony, True) for colony in COLONIES]],
+    ),
+)
 SOME_WIDENED = pytest.mark.parametrize(
     ("name", "layer_id"), few([(a, b) for a, b, kind in COLONIES if kind == "widen"], ALWAYS)
 )
@@ -74,8 +80,7 @@ def test_colonies_are_found_where_a_model_repeats_itself(name):
     assert roles == NETS[name].colonies
 
 
-@each
-@MODES
+@IN_BOTH_MODES
 def test_a_newborn_changes_no_bit(name, layer_id, blueprint, is_training):
     """At full alpha: not of outputs, statistics, random streams or gradients. A path beside an image or a signal gives
     a convolution its gradient with other strides, so that it is rounded otherwise, as by a graft of one place."""
@@ -90,7 +95,7 @@ def test_a_newborn_changes_no_bit(name, layer_id, blueprint, is_training):
     assert place.arena.slots.grad.abs().sum() > 0
 
 
-@each
+@some
 @MODES
 def test_one_that_is_not_zero_is_seen(name, layer_id, blueprint, is_training):
     """Negative control."""

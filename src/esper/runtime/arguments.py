@@ -23,6 +23,12 @@ NO_BOUNDARY = (
 )
 
 
+_WITHOUT_STATE = (
+    "Leave it out, or give it one.",
+    "Leave it out: a run then resumes where an epoch begins. esper.BatchLoader and torchdata's StatefulDataLoader have "
+    "one.",
+)
+
 CALLED = {
     "loss": "a function of the model and a batch that gives a scalar tensor",
     "train_step": "a function of a batch that makes a whole step and gives its loss",
@@ -134,7 +140,14 @@ def check_run(
         _refuse_flops(config)
     for name, item in keeping.items():
         if item is not None and not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
-            raise ConfigError(f"{name} is a {type(item).__name__} without a state_dict. Leave it out, or give it one.")
+            raise ConfigError(
+                f"{name} is a {type(item).__name__} without a state_dict. {_WITHOUT_STATE[name == 'loader']}"
+            )
+        if name == "loader" and not getattr(item, "use_stateful_dataloader", True):
+            raise ConfigError(
+                "loader was prepared by Accelerate without a state: give Accelerator dataloader_config="
+                "DataLoaderConfiguration(use_stateful_dataloader=True), or leave loader out."
+            )
         if isinstance(item, nn.Module) and config.max_rounds and next(places(item), None) is not None:
             raise ConfigError(
                 f"{name} is a {type(item).__name__} with a copy of the wrapped model, which cannot follow it when it "

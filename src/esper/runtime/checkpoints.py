@@ -18,6 +18,7 @@ from esper.runtime.identity import Identity
 from esper.runtime.record.books import Books
 from esper.runtime.run import Run
 from esper.runtime.saved import SavedSession, upgraded
+from esper.runtime.state.random_state import restore_random_state
 
 FOLDER = "checkpoints"
 """Of a run directory."""
@@ -226,6 +227,9 @@ class Checkpoints:
         captures.restore(state, is_spare=True)
         for item, saved in remembering:
             item.load_state_dict(saved)
+        if self._loader is not None:  # torchdata's makes its iterator late, and draws then: let it be now
+            getattr(self._loader, "base_dataloader", self._loader).state_dict()  # the attribute is Accelerate's
+        restore_random_state(clone(state["clock"]["random"]))
 
     def _state(self) -> dict[str, Any]:
         run = self._run

@@ -1,6 +1,6 @@
 """The run that all of growth shares: its objects, its seeds, its books."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from esper.runtime.state.batches import Editing, copy_of
 from esper.runtime.state.captures import Captures
 from esper.runtime.state.module_state import module_facts, set_module_facts
 from esper.runtime.state.snapshot import Snapshots
+from esper.runtime.training.accumulation import Accumulation
 from esper.runtime.training.compiled import GivenUp, allow_structures, calls_compiled
 from esper.runtime.training.late import Late
 from esper.runtime.training.loss_sum import LossSum
@@ -48,11 +49,13 @@ class Run:
         journal: records.
         planned_steps: batches of the run.
         functions: the caller's own, which may call compiled models.
+        extra: the caller's further objects, by name.
         loader: where batches come from, if it is known.
         is_counting: whether FLOPs are counted.
         flags: feature flags of the model.
 
     Attributes:
+        accumulation: of gradients, by the caller's own code.
         arm: name of the arm that runs; None in the run itself.
         editing: whether training steps edit their batches.
         flags: feature flags; others where it goes on and one was switched off since.
@@ -76,6 +79,7 @@ class Run:
         planned_steps: int,
         *,
         functions: Sequence[object] = (),
+        extra: Mapping[str, Any],
         loader: Any = None,
         is_counting: bool = True,
         flags: Flags,
@@ -105,6 +109,7 @@ class Run:
         self.inbox = Inbox(self._tell)
         self.losses = LossSum()
         self.editing = Editing()
+        self.accumulation = Accumulation(extra)
         self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)
         self.evaluations = Evaluations(model, self.places, judge, trainer, self.costs, lambda: self.books)
         self.recent = LatestBatches(self.ramp_steps, config.max_batch_bytes)

@@ -42,6 +42,7 @@ from esper.runtime.record.outbox import Listener
 from esper.runtime.run import Run
 from esper.runtime.state.batches import check_copyable, check_storable
 from esper.runtime.state.snapshot import Snapshots
+from esper.runtime.training.accumulation import refuse_uncounted
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import refuse_ranks
 from esper.runtime.training.trainer import Trainer, check_loss
@@ -75,8 +76,10 @@ class Session:
         clip_grad_norm: norm to clip the gradients of the model to, grafts included; those of ``extra`` are not clipped.
         accumulate: batches per optimizer step.
         extra: further objects with a ``state_dict`` that train along with the model (an average of weights, a criterion
-            with parameters). Gradients of modules are captured with them.
-        loader: the training loader, if it has a ``state_dict``: makes resuming within an epoch exact. If it has
+            with parameters). Gradients of modules are captured with them. Where Accelerate gathers gradients,
+            :class:`esper.integrations.accelerate.Accumulation` must be among them.
+        loader: the training loader, if it has a ``state_dict``, as torchdata's ``StatefulDataLoader`` has: makes
+            resuming within an epoch exact. If it has
             ``last_index`` and ``batch_at(index)`` too, as :class:`esper.BatchLoader` has, batches are not held in
             memory for arms but drawn again.
         policy: decides when and where to grow; None is the heuristic. One that remembers has ``state_dict`` and
@@ -147,6 +150,8 @@ class Session:
         check_run(model, config, planned_steps, counts_flops=flops, keeping={"loader": loader, **(extra or {})})
         scheduler = together(scheduler) if isinstance(scheduler, list | tuple) else scheduler
         host_optimizer = HostOptimizer(optimizer, model, extra or {})
+        if train_step is not None:
+            refuse_uncounted(host_optimizer.wrappers, extra or {})
         with ExitStack() as undo:  # a session that could not be built leaves no hooks on the optimizer
             debugger = debugger_for(model, host_optimizer.parts, is_asked=debug)
             if debugger is not None:
@@ -183,6 +188,7 @@ class Session:
                 journal,
                 planned_steps,
                 functions=(loss, train_step, evaluate),
+                extra=extra or {},
                 loader=loader,
                 is_counting=flops,
                 flags=self._flags_given,

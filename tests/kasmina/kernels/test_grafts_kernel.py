@@ -42,6 +42,8 @@ CASES = {
     "all": ((2, 3, 5), 16, 4, (4, 8, 12, 0)),
 }
 """Leading axes, channels of the place, channels of a graft, first channel of each."""
+OVER = [(case, over) for case in ("apart", "single channels") for over in (False, True)]
+each_way = pytest.mark.parametrize(("case", "over"), few(OVER, [("apart", True), ("single channels", False)]))
 
 
 class Bench:
@@ -173,7 +175,7 @@ def test_positions_behind_the_channels():
                 assert_close(found, expected.double(), torch.float32)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, ["apart", "uneven", "all"]))
 @pytest.mark.parametrize("name", GRAFTS)
 def test_what_is_written_over_gets_the_bytes_of_a_new_tensor(name, case):
     bench = Bench(name, case)
@@ -189,12 +191,11 @@ def test_the_same_input_gives_the_same_bytes(name, case):
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("over", [False, True])
+@each_way
 @pytest.mark.parametrize(
     ("at", "value"),
     few([(at, value) for at in (0, -1) for value in (math.nan, math.inf, -math.inf)], [(0, math.nan), (-1, math.inf)]),
 )
-@pytest.mark.parametrize("case", ["apart", "single channels"])
 @pytest.mark.parametrize("name", GRAFTS)
 def test_a_graft_that_is_not_finite_is_the_identity_and_the_others_are_as_without_it(name, case, at, value, over):
     sound, faulty = Bench(name, case), Bench(name, case)
@@ -214,8 +215,7 @@ def test_a_graft_is_at_fault_before_it_rises(name):
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("over", [False, True])
-@pytest.mark.parametrize("case", ["apart", "single channels"])
+@each_way
 @pytest.mark.parametrize("name", GRAFTS)
 def test_what_the_host_gave_is_not_the_grafts_fault(name, case, over):
     bench, sound = Bench(name, case), Bench(name, case)

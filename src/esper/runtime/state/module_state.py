@@ -19,6 +19,9 @@ PLAIN = frozenset({bool, int, float, str, type(None)})
 _TORCHS = frozenset(vars(nn.Module())) - {"training"}
 """What torch itself keeps in every module."""
 
+STREAMS = "..random"
+"""Beside the facts of modules, none of which has such a name."""
+
 _FROZEN = ".requires_grad"
 
 
@@ -33,11 +36,17 @@ class ModuleHistory:
         self.changes = changes or []
         self._at: tuple[int, Facts] = (-1, {})
 
-    def remember(self, facts: Facts) -> None:
-        """One more step."""
+    def remember(self, facts: Facts, streams: dict[str, Any] | None = None) -> None:
+        """One more step; ``streams`` are the random streams from which the loop had drawn before it."""
         before = self.before(len(self.changes) - 1)
         self.changes.append({name: now for name, now in facts.items() if before.get(name) != now})
+        if streams:
+            self.changes[-1][STREAMS] = streams
         self._at = len(self.changes) - 1, facts
+
+    def streams(self, step: int) -> dict[str, Any]:
+        """The random streams that were remembered with a step."""
+        return self.changes[step].get(STREAMS, {}) if step < len(self.changes) else {}
 
     def before(self, step: int) -> Facts:
         """The facts before a step, counted from 0; cheap for one step after the other."""

@@ -17,12 +17,26 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Inverse of :func:`random_state`."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
+    """Inverse of :func:`random_state`; streams that are not in it stay where they are."""
+    if "torch" in state:
+        torch.set_rng_state(state["torch"])
+    if state.get("cuda"):
         torch.cuda.set_rng_state_all(state["cuda"])
-    np.random.set_state(state["numpy"])
-    random.setstate(state["python"])
+    if "numpy" in state:
+        np.random.set_state(state["numpy"])
+    if "python" in state:
+        random.setstate(state["python"])
+
+
+def moved_streams(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Of two states, the streams of ``now`` from which something was drawn since ``before``."""
+    is_same = {
+        "torch": torch.equal(before["torch"], now["torch"]),
+        "cuda": all(map(torch.equal, before["cuda"], now["cuda"])),
+        "numpy": all(map(np.array_equal, before["numpy"], now["numpy"])),
+        "python": before["python"] == now["python"],
+    }
+    return {name: stream for name, stream in now.items() if not is_same[name]}
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Trainer:
 
     Attributes:
         remembers: whether anybody will ask for the settings of the next step.
+        has_updated: whether the optimizer stepped in the training step before.
         is_replaced: whether another one has taken over the model or the optimizer.
     """
 
@@ -107,7 +108,7 @@ class Trainer:
                     f"{name} is a {type(given[name]).__name__} without a state_dict, so it cannot be resumed."
                 )
         self._model, self._optimizer, self._config, self._planned_steps = model, optimizer, config, planned_steps
-        self._loss, self._train_step, self._scaler = loss, train_step, scaler
+        self._loss, self._train_step, self.scaler = loss, train_step, scaler
         self.scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
         self._handles = [before_update(part, self._note_settings) for part in optimizer.parts]
@@ -136,7 +137,7 @@ class Trainer:
         self.remembers: Callable[[], bool] = lambda: True
         self._noted: Settings | None = None
         self._untrained: list[str] | None = self._norms()
-        self._has_called = self.is_replaced = False
+        self._has_called = self.has_updated = self.is_replaced = False
 
     def detach(self) -> None:
         """Take the hooks off the optimizer: it is the user's alone again."""
@@ -199,7 +200,7 @@ class Trainer:
                         group[name].copy_(value)
                     else:
                         group[name] = value
-        self._noted = None
+        self._noted, self.has_updated = None, False
         self.tell_scale()
         if self._has_called:
             loss = self._step(batch, with_scheduler=replayed is None)
@@ -214,7 +215,7 @@ class Trainer:
     def tell_scale(self) -> None:
         """Tell the guard of grafts by how much a gradient scaler multiplies the next loss; waits for nothing."""
         for scale in self._scales:
-            scale.copy_(self._scaler.scale(torch.ones_like(scale)))
+            scale.copy_(self.scaler.scale(torch.ones_like(scale)))
 
     def differentiate(self, batch: Any) -> Tensor | float:
         """Forward and backward on a batch, to be undone: the optimizer rests. With ``train_step`` a whole step of it.
@@ -281,7 +282,7 @@ class Trainer:
     @property
     def gradient_scale(self) -> float:
         """What the gradients of the last step were multiplied by."""
-        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
     def _step(self, batch: Any, *, with_scheduler: bool) -> Tensor | float:
         if self._train_step is not None:
@@ -304,23 +305,23 @@ class Trainer:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss returned {shape}; return one scalar tensor, the mean over the batch.")
         share = loss if self.accumulate == 1 else loss / self.accumulate
-        (share if self._scaler is None else self._scaler.scale(share)).backward()
+        (share if self.scaler is None else self.scaler.scale(share)).backward()
         return loss
 
     def _update(self, *, with_scheduler: bool) -> None:
         optimizers = self._optimizer.outer
         if self._clip_grad_norm is not None:
-            if self._scaler is not None:
+            if self.scaler is not None:
                 for optimizer in optimizers:
-                    self._scaler.unscale_(optimizer)
+                    self.scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad_norm)
         for optimizer in optimizers:
-            if self._scaler is None:
+            if self.scaler is None:
                 optimizer.step()
             else:
-                self._scaler.step(optimizer)
-        if self._scaler is not None:
-            self._scaler.update()
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         if with_scheduler and self.scheduler is not None and self._scheduler_every == "step":
@@ -337,6 +338,7 @@ class Trainer:
             self._optimizer.check_captured()
             self._num_groups = len(groups)
         self._rates.note(groups)
+        self.has_updated = True
         if self.remembers():
             self._noted = self._notes.take(groups)
         if self._config.peak_lr is None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Self
 
 import torch
@@ -16,6 +17,7 @@ from esper.runtime.run import Run
 from esper.runtime.state.batch_store import BatchStore, ReplayError
 from esper.runtime.state.batches import copy_of
 from esper.runtime.state.module_state import Facts, ModuleHistory, module_facts, set_module_facts
+from esper.runtime.state.random_state import restore_random_state
 from esper.runtime.state.snapshot import Kept
 from esper.runtime.training.loss_sum import summable
 from esper.runtime.training.optimizer_settings import Settings
@@ -132,7 +134,7 @@ class Window:
         self.settings.append(step.settings)
         self.flops.append(step.flops)
         if step.facts is not None:
-            self.modules.remember(step.facts)
+            self.modules.remember(step.facts, step.streams)
 
     def end(self, run: Run) -> None:
         """Arms are to run: remember where the run stands. Once only."""
@@ -238,18 +240,22 @@ def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> int:
         Its FLOPs.
 
     Raises:
-        ReplayError: if it is the first, which computes what the run did, and has another loss; or if its batch is not
-            what it was.
+        ReplayError: if it is the first, which computes what the run did, and has another loss; if the optimizer
+            steps for the first time where the run's rested, or rests where it stepped; or if its batch is not what it
+            was.
     """
     index = window.arm_step
     batch, settings = copy_of(window.batches[index]), window.settings[index]
-    if index < len(window.modules.changes):
-        set_module_facts(run.model, window.modules.before(index))
-    with run.editing.noticed(batch):
+    facts = window.modules.before(index) if index < len(window.modules.changes) else {}
+    set_module_facts(run.model, facts)
+    restore_random_state(window.modules.streams(index))
+    with run.editing.noticed(batch), run.accumulation.repeated(facts):
         loss, flops = run.costs.step(batch, partial(run.trainer.train, replayed=(settings,)))
     run.costs.charge(flops, payers)
     if index == 0:
         _check_first(run, window, loss)
+    if not any(islice(window.settings, index)):
+        _check_update(run, in_run=settings is not None)
     window.arm_step += 1
     run.trainer.step += 1
     run.advance(loss)
@@ -262,6 +268,22 @@ def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> int:
 def _interval(steps: int) -> int:
     """Steps from one point of a curve to the next."""
     return -(-steps // CURVE_POINTS)
+
+
+def _check_update(run: Run, *, in_run: bool) -> None:
+    """Up to the first update of the parameters arm and run compute the same, so that it comes in the same step.
+
+    Behind a gradient scaler the gradients of a graft may have overflown, so that an arm leaves out an update.
+    """
+    in_arm = run.trainer.has_updated
+    if in_arm == in_run or (in_run and run.trainer.scaler is not None):
+        return
+    raise ReplayError(
+        f"the optimizer {'stepped' if in_run else 'rested'} in a step that was taken once more and "
+        f"{'rested' if in_run else 'stepped'} there now, so nothing can be compared: train_step counts batches by "
+        "something that no step is given anew. Put that into extra or into a plain attribute of a module, or give "
+        "Session loss and accumulate in place of train_step"
+    )
 
 
 def _check_first(run: Run, window: Window, loss: Tensor | float) -> None:
@@ -280,5 +302,7 @@ def _check_first(run: Run, window: Window, loss: Tensor | float) -> None:
         raise ReplayError(
             f"a step that was taken once more had the loss {now:.7g} and not {was:.7g}, so nothing can be compared: "
             "something changes the loss that no step is given anew. Put it into scheduler, scaler or extra, or into a "
-            "plain attribute of a module, and draw random numbers from the global streams"
+            "plain attribute of a module, and draw random numbers from the global streams. In a loop of your own "
+            "(after_step) a DataLoader that shuffles draws from them too: give it generator=torch.Generator(), or let "
+            "session.step(batch) make the steps"
         )

@@ -1,6 +1,6 @@
 """Training steps of the run, made so that they can be taken once more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from esper.contracts.errors import ConfigError
 from esper.runtime.run import Run
 from esper.runtime.state.batches import copy_of
 from esper.runtime.state.module_state import Facts, module_facts
+from esper.runtime.state.random_state import moved_streams, random_state
 from esper.runtime.training.optimizer_settings import Settings
 from esper.runtime.trying.dry_run import dry_run
 
@@ -29,7 +30,9 @@ class Step:
         loss: a detached scalar.
         flops: of the step.
         settings: with which the optimizer stepped; None if it rested.
-        facts: of the modules before the step, where it is to be taken once more.
+        facts: of the modules before the step, and whether it only gathered gradients, where it is to be taken once
+            more.
+        streams: random streams from which was drawn since the step before, as loaders do that shuffle or augment.
     """
 
     batch: Any
@@ -37,6 +40,7 @@ class Step:
     flops: int
     settings: Settings | None
     facts: Facts | None
+    streams: dict[str, Any] = field(default_factory=dict)
 
 
 class Steps:
@@ -48,6 +52,7 @@ class Steps:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._left: dict[str, Any] | None = None  # random streams after the step before, where it was in a window
 
     def make(self, batch: Any, *, in_window: bool) -> Step:
         """Train on a batch.
@@ -60,8 +65,13 @@ class Steps:
         dry_run(run, batch)
         kept = self._kept(batch, in_window=in_window)
         facts = module_facts(run.model) if in_window else None
+        streams = self._drawn_from() if in_window else {}
         loss, flops = run.costs.step(batch, run.trainer.train)
-        return Step(batch=kept, loss=loss, flops=flops, settings=run.trainer.take_settings(), facts=facts)
+        self._left = random_state() if in_window else None
+        if facts is not None:
+            facts |= run.accumulation.gathered()
+        settings = run.trainer.take_settings()
+        return Step(batch=kept, loss=loss, flops=flops, settings=settings, facts=facts, streams=streams)
 
     def made(self, batch: Any, loss: Tensor | float, *, in_window: bool) -> Step:
         """A step that the caller's own loop has made.
@@ -73,7 +83,7 @@ class Steps:
         """
         run = self._run
         settings = run.trainer.take_settings()
-        facts = module_facts(run.model) if in_window else None
+        facts = module_facts(run.model) | run.accumulation.gathered() if in_window else None
         kept = self._kept(batch, in_window=in_window)
         try:
             dry_run(run, batch)
@@ -85,6 +95,10 @@ class Steps:
             raise ConfigError(HAND_A_COPY)
         loss = loss.detach() if isinstance(loss, Tensor) else loss
         return Step(batch=kept, loss=loss, flops=flops, settings=settings, facts=facts)
+
+    def _drawn_from(self) -> dict[str, Any]:
+        now = random_state()
+        return now if self._left is None else moved_streams(self._left, now)
 
     def _kept(self, batch: Any, *, in_window: bool) -> Any:
         """The batch by value where it may be needed once more: steps may edit it, and loaders reuse its memory."""

@@ -15,6 +15,7 @@ SHORT = {
     "small_gpt.py": ["--epochs", "5"],
     "own_blueprint_and_strategy.py": ["15"],
     "own_controller.py": ["15"],
+    "hugging_face_trainer.py": ["8"],
     "lightning_module.py": ["12"],
 }
 LIGHTNINGS = [  # what it warns of itself

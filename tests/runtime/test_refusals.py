@@ -263,6 +263,14 @@ def test_a_plateau_scheduler_is_stepped_by_the_held_out_loss_after_epochs_only()
     assert trial.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * 0.1**3)
 
 
+def test_a_plateau_scheduler_that_the_callers_own_step_moves_is_taken():
+    """Whatever it goes by."""
+    trial = Recipe(scheduler=lambda o, n: ReduceLROnPlateau(o, mode="max")).build(
+        loss=None, train_step=lambda batch: 0.0
+    )
+    assert trial.run.snapshots.scheduler()["mode"] == "max"
+
+
 def test_a_refused_session_leaves_no_hook_on_the_optimizer():
     model = esper.wrap(toy.host(), growing())
     optimizer = AdamW(model.parameters())

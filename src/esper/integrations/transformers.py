@@ -104,7 +104,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
             loads other weights, or what :func:`esper.export` says.
     """
     kind: Any = model.esper_base if isinstance(model, KasminaLayer) else type(model)
-    if kind.__module__.partition(".")[0] not in ("transformers", "peft"):
+    if not is_of_library(kind):
         raise ConfigError(
             f"save_pretrained takes a model whose class transformers or peft brings, not a {kind.__name__}. Keep this "
             "one by torch.save(esper.export(model), path)."
@@ -114,7 +114,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
     if options.get("state_dict") is not None:
         raise ConfigError("save_pretrained writes the model's own weights. Leave out state_dict, or load it before.")
     plain: Any = export(model) if isinstance(model, KasminaLayer) else model
-    if WIDER in vars(plain):
+    if not fits_folder(plain):
         raise ConfigError(
             "Layers of the model have become wider than its config.json can tell, so from_pretrained could not build "
             "them. Keep the model by torch.save(esper.export(model), path). A run with GrowthConfig(colonies=[]) grows "
@@ -140,6 +140,16 @@ def save_pretrained(model: nn.Module, directory: str | Path, **options: Any) -> 
     rows = "\n".join(f"| `{path}` | {parameters:,} |" for path, parameters in _grown(plain))
     (folder / "README.md").write_text(_CARD.format(rows=rows, auto=autos[0], **names))
     _check_loads(folder, plain, f"Grown{base}", options.get("variant"))
+
+
+def is_of_library(kind: type[nn.Module]) -> bool:
+    """Whether transformers or peft brings a class."""
+    return kind.__module__.partition(".")[0] in ("transformers", "peft")
+
+
+def fits_folder(plain: nn.Module) -> bool:
+    """Whether an export is of a class and of widths that ``from_pretrained`` can build."""
+    return is_of_library(type(plain)) and WIDER not in vars(plain)
 
 
 def _check_loads(folder: Path, plain: nn.Module, name: str, variant: str | None) -> None:

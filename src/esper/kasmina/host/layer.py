@@ -415,6 +415,10 @@ class KasminaAdapter(KasminaLayer):
 class KasminaPretrained(KasminaLayer):
     """What a model with ``save_pretrained`` needs besides."""
 
+    def _get_name(self) -> str:
+        """The name of the host's class: the Trainer shifts labels by it."""
+        return self.esper_base.__name__
+
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """The host's, under the name of its class."""
         if any(isinstance(module, Place) and not module.is_dormant for module in self.modules()):

@@ -100,7 +100,9 @@ class Trainer:
                 f"{sparse[0]!r} has sparse gradients, whose norm torch cannot clip. Leave clip_grad_norm, or build it "
                 "with sparse=False."
             )
-        if isinstance(scheduler, ReduceLROnPlateau) and (scheduler_every != "epoch" or scheduler.mode != "min"):
+        steps_it = train_step is None or scheduler_every == "epoch"  # else the caller's own code does
+        looks_at_loss = scheduler_every == "epoch" and getattr(scheduler, "mode", "min") == "min"
+        if isinstance(scheduler, ReduceLROnPlateau) and steps_it and not looks_at_loss:
             raise ConfigError(
                 "ReduceLROnPlateau is shown the held-out loss after every epoch: give it mode='min' and Session "
                 "scheduler_every='epoch'."

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from esper.contracts.errors import EsperError as EsperError
     from esper.contracts.errors import EvaluationError as EvaluationError
     from esper.contracts.errors import HarmedError as HarmedError
+    from esper.contracts.errors import RankError as RankError
     from esper.contracts.errors import TransitionError as TransitionError
     from esper.contracts.lifecycle import State as State
     from esper.contracts.reports import Evaluation as Evaluation
@@ -63,6 +64,7 @@ _HOMES = {
     "PlaceReport": "esper.contracts.reports",
     "Policy": "esper.tamiyo.heuristic",
     "Ports": "esper.blueprints.blueprint",
+    "RankError": "esper.contracts.errors",
     "SeedReport": "esper.contracts.reports",
     "Session": "esper.runtime.session",
     "State": "esper.contracts.lifecycle",

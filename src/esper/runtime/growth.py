@@ -331,7 +331,7 @@ class Growth:
         answers_to = [(command, run.seeds.submit(command)) for command in commands]
         if run.debug is not None:
             run.debug.decided(self.policy, run.config, seen, answers_to)
-        if (answered := getattr(self.policy, "answered", None)) is not None:
+        if run.ranks.rank == 0 and (answered := getattr(self.policy, "answered", None)) is not None:
             for _, answer in answers_to:
                 answered(answer)
         self._cull_misfits()

@@ -15,7 +15,6 @@ from esper.contracts.lifecycle import LIVE, State
 from esper.kasmina.host.anchoring import is_espers, places
 from esper.kasmina.places.grafting import advance, needs_signals
 from esper.kasmina.places.place import Place
-from esper.kasmina.seeds.reading import read_together
 from esper.runtime.commands.inbox import Inbox
 from esper.runtime.commands.seeds import Seeds
 from esper.runtime.costs.costs import Costs
@@ -34,7 +33,7 @@ from esper.runtime.training.accumulation import Accumulation
 from esper.runtime.training.compiled import GivenUp, allow_structures, calls_compiled
 from esper.runtime.training.late import Late
 from esper.runtime.training.loss_sum import LossSum
-from esper.runtime.training.ranks import digests
+from esper.runtime.training.ranks import checksums
 from esper.runtime.training.tracing import Tracing
 from esper.runtime.training.trainer import Trainer
 
@@ -223,12 +222,13 @@ class Run:
             RankError: on all of them, if not.
         """
         if self.ranks.are_several:
-            self.ranks.check_equal(digests(self.model), "parameters")
-            columns = [
-                [place.state.lifecycle, place.state.version, place.state.alpha] for place in self.places.values()
-            ]
-            read = [[one.tolist() for one in columns] for columns in read_together(columns)]
-            self.ranks.check_equal(dict(zip(self.places, read, strict=True)), "states of seeds")
+            self.ranks.check_equal(checksums(self.model.named_parameters()), "parameters")
+            columns = (
+                (f"{column} of {layer_id!r}", getattr(place.state, column))
+                for layer_id, place in self.places.items()
+                for column in ("lifecycle", "version", "alpha")
+            )
+            self.ranks.check_equal(checksums(columns), "states of seeds")
 
     @property
     def host_is_finite(self) -> bool:

@@ -14,29 +14,29 @@ class Late:
 
     Args:
         value: the tensor, on any device, or a number.
-        after: what still makes it, as ``torch.distributed`` gives it; the steps that follow do not wait for that.
+        after: what still makes it, as ``torch.distributed`` gives it, in a tensor that nobody else has; the steps that
+            follow do not wait for that.
     """
 
     def __init__(self, value: Tensor | float, after: Any = None) -> None:
         self._arrived: torch.cuda.Event | None = None
-        self._after = after
+        self._after: Any = None
         if not isinstance(value, Tensor):
             self._copy = torch.tensor(value, dtype=torch.float64)
-        elif value.device.type != "cuda":
-            self._copy = value.detach().cpu() if after is not None else value.detach().cpu().clone()
-        elif after is not None:
-            beside = torch.cuda.Stream(value.device)
-            with torch.cuda.stream(beside):
-                after.wait()
-                self._copy = value.detach().to("cpu", non_blocking=True)
-                self._arrived = torch.cuda.Event()
-                self._arrived.record(beside)
-            self._after = None
-        else:
+        elif value.device.type == "cuda":
             self._copy = torch.empty_like(value, device="cpu", pin_memory=True)
-            self._copy.copy_(value.detach(), non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(value.device))
+            queue = torch.cuda.current_stream(value.device) if after is None else torch.cuda.Stream(value.device)
+            with torch.cuda.stream(queue):
+                if after is not None:
+                    after.wait()
+                    value.record_stream(queue)
+                self._copy.copy_(value.detach(), non_blocking=True)
+                self._arrived = torch.cuda.Event()
+                self._arrived.record(queue)
+        elif after is None:
+            self._copy = value.detach().cpu().clone()
+        else:
+            self._copy, self._after = value.detach(), after
 
     def read(self) -> Tensor:
         """The value, on the host."""

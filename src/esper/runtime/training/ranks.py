@@ -5,14 +5,14 @@ flags united, sums added up, and everything else is what rank 0 has found. So al
 That they do is compared once at every boundary (:meth:`Ranks.check_equal`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from esper.contracts.errors import ConfigError, RankError
 from esper.runtime.training.late import Late
@@ -194,9 +194,9 @@ def _is_of_the_network(error: RuntimeError) -> bool:
 
 
 @torch.no_grad()
-def digests(model: nn.Module) -> dict[str, int]:
-    """A number for every parameter that changes if any of its bits does; waits for the device once."""
-    sums = [(name, _checksum(one.detach())) for name, one in model.named_parameters() if one.numel()]
+def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
+    """A number for every tensor by its name, which changes if any bit does; waits once for each device."""
+    sums = [(name, _checksum(one.detach())) for name, one in tensors if one.numel()]
     read: dict[str, int] = {}
     for device in dict.fromkeys(number.device for _, number in sums):
         here = [(name, number) for name, number in sums if number.device == device]
@@ -206,8 +206,13 @@ def digests(model: nn.Module) -> dict[str, int]:
 
 def _checksum(tensor: Tensor) -> Tensor:
     """Sum of the bits, each weighed by where it stands; int64, which wraps around."""
-    words = tensor.contiguous().flatten().view(_WORDS[tensor.element_size()]).long()
-    return (words * (torch.arange(words.numel(), device=words.device) * 2 + 1)).sum()
+    words, total = tensor.contiguous().flatten().view(_WORDS[tensor.element_size()]), 0
+    for start, part in zip(range(0, words.numel(), _PART), words.split(_PART), strict=True):
+        total = total + (part * torch.arange(2 * start + 1, 2 * (start + part.numel()), 2, device=part.device)).sum()
+    return torch.as_tensor(total)
 
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_PART = 2**22
+"""Words that are looked at together, so that not much memory is taken."""

@@ -16,6 +16,7 @@ SHORT = {
     "own_blueprint_and_strategy.py": ["15"],
     "own_controller.py": ["15"],
     "hugging_face_trainer.py": ["8"],
+    "several_gpus.py": ["8"],
     "lightning_module.py": ["12"],
 }
 LIGHTNINGS = [  # what it warns of itself

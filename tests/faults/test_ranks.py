@@ -1,7 +1,6 @@
 """One rank of two is harmed: every other one says so in one sentence, and none waits for ever."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import pytest
 from torch import distributed
 
 from tests.faults.amount import SHARE, amount
-from tests.ranks.launch import ROOT
+from tests.ranks.launch import ROOT, place
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch was built without it")
 
@@ -37,15 +36,10 @@ ENDS = ("killed", "stopped")
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
     """What came of each fault, by kind."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
     faults = [fault for fault in KINDS for _ in range(EACH)]
     command = [sys.executable, "-m", "tests.faults.harmed_rank", str(tmp_path_factory.mktemp("ranks")), str(PATIENCE)]
     told = subprocess.run(
-        [*command, *faults, *CONTROLS], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [*command, *faults, *CONTROLS], cwd=ROOT, env=place(), capture_output=True, text=True, check=False
     )
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout.splitlines()[-1])

@@ -10,17 +10,17 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
+def place() -> dict[str, str]:
+    """The environment of a rank."""
+    return os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
 def started(folder: Path, size: int, *names: str, module: str = "tests.ranks.worker") -> list[subprocess.Popen[str]]:
     """Processes of so many ranks, which meet in ``folder``."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
     command = [sys.executable, "-m", module, str(folder / f"store{size}")]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
-        subprocess.Popen([*command, str(rank), str(size), *names], cwd=ROOT, env=environment, **pipes)
+        subprocess.Popen([*command, str(rank), str(size), *names], cwd=ROOT, env=place(), **pipes)
         for rank in range(size)
     ]
 

@@ -1,12 +1,15 @@
 """Two ranks through ``DistributedDataParallel`` do to the bit the same, and what one does with all samples."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
 import esper
-from tests.ranks.launch import heard
+from tests.ranks.launch import ROOT, heard, place
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, growing
 
@@ -54,6 +57,13 @@ def test_grafts_come_late_and_more_than_one_is_adopted(two):
     born = [step for step, *_, target, _ in moves if target == "GERMINATED"]
     assert born[-1] > 0.5 * 200
     assert len([one for one in moves if one[-2] == "FINE_TUNING"]) >= 2
+
+
+def test_torchrun_runs_the_example():
+    line = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "examples/several_gpus.py", "6"]
+    done = subprocess.run([sys.executable, *line], cwd=ROOT, env=place(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 ranks: " in done.stdout
 
 
 @pytest.fixture

@@ -131,18 +131,20 @@ class Checkpoints:
             return
         self._run.journal.save()  # a resumed run takes its bulky lines from there
         self.settle()
+        self._write(self._folder)
+        self._run.ranks.wait("a checkpoint")  # none is further than one ahead of another
+
+    def _write(self, path: Path) -> None:
         try:
             if self._in_background:
-                self._pending = self._begin(self._folder)
-                self._run.ranks.gather(None, "a checkpoint")
+                self._pending = self._begin(path)
                 return
-            folder, seconds, answered = self._stored(self._folder)
+            folder, seconds, answered = self._stored(path)
         except OSError as error:
             self._tell_failure(self._run.step, error)
             return
         self._tell(folder, self._run.step, seconds, seconds, answered)
         self._run.journal.is_mended("checkpoint")
-        self._run.ranks.gather(None, "a checkpoint")  # none is further than one ahead of another
 
     def _begin(self, path: Path) -> Pending:
         if self._writer is None:

@@ -5,6 +5,7 @@ flags united, sums added up, and everything else is what rank 0 has found. So al
 That they do is compared once at every boundary (:meth:`Ranks.check_equal`).
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -119,26 +120,31 @@ class Ranks:
         Raises:
             RankError: if another rank is asked for something else now, or does not answer.
         """
-        return self.gather(value if self.rank == 0 else None, what)[0] if self.are_several else value  # type: ignore[return-value]
+        if not self.are_several:
+            return value
+        self._meet(what)
+        found = [value if self.rank == 0 else None]
+        with self._asking(what):
+            distributed.broadcast_object_list(found, 0, group=self._host)
+        return found[0]  # type: ignore[return-value]
 
     def gather(self, value: T, what: str) -> list[T]:
-        """What every rank has, in their order; as :meth:`same`."""
+        """What every rank has, in their order; as :meth:`same`. It takes the more, the more ranks there are."""
         if not self.are_several:
             return [value]
-        found: list[Any] = [None] * self.size
-        with self._asking(what):
-            distributed.all_gather_object(found, (what, value), group=self._host)
-        for rank, (other, _) in enumerate(found):
-            if other != found[0][0]:
-                raise RankError(
-                    f"Rank {rank} has come to {other!r} where rank 0 has come to {found[0][0]!r}. All ranks must call "
-                    "the session in the same way: the same commands, as many steps and epochs."
-                )
-        return [one for _, one in found]
+        self._meet(what)
+        return self._gathered(value, what)
 
     def any(self, is_so: bool, what: str) -> bool:
         """Whether it is so on any rank."""
-        return any(self.gather(is_so, what))
+        if not self.are_several:
+            return is_so
+        return self._meet(what, int(is_so))[1] > 0
+
+    def wait(self, what: str) -> None:
+        """Until all others have come here too."""
+        if self.are_several:
+            self._meet(what)
 
     def check_equal(self, values: dict[str, Any], what: str) -> None:
         """Compare what must be the same everywhere.
@@ -150,15 +156,19 @@ class Ranks:
         Raises:
             RankError: on all ranks, naming the first that differs.
         """
-        every = self.gather(values, what)
-        for rank, other in enumerate(every):
-            if other != every[0]:
-                names = [*every[0], *(name for name in other if name not in every[0])]
-                name = next(name for name in names if other.get(name) != every[0].get(name))
-                raise RankError(
-                    f"Ranks 0 and {rank} do not have the same {what}: {name!r} differs. Every rank must begin with the "
-                    "same model, and only the optimizer's steps on gradients that are averaged may change it."
-                )
+        if not self.are_several:
+            return
+        least, most = self._meet(what, _number_of(repr(values)))
+        if least == most:
+            return
+        every = self._gathered(values, what)
+        rank = next(rank for rank, other in enumerate(every) if other != every[0])
+        names = [*every[0], *(name for name in every[rank] if name not in every[0])]
+        name = next(name for name in names if every[rank].get(name) != every[0].get(name))
+        raise RankError(
+            f"Ranks 0 and {rank} do not have the same {what}: {name!r} differs. Every rank must begin with the same "
+            "model, and only the optimizer's steps on gradients that are averaged may change it."
+        )
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -169,6 +179,32 @@ class Ranks:
             if not self.are_several or not _is_of_the_network(error):
                 raise
             raise self._no_answer("a training step") from error
+
+    def _meet(self, what: str, number: int = 0) -> tuple[int, int]:
+        """Come to the same point as the others; the least and the largest of their numbers.
+
+        Raises:
+            RankError: if another rank has come to another one.
+        """
+        point = _number_of(what)
+        sent = torch.tensor([-point, point, -number, number])
+        with self._asking(what):
+            distributed.all_reduce(sent, distributed.ReduceOp.MAX, group=self._host)
+        least_point, most_point, least, most = sent.tolist()
+        if -least_point != most_point:
+            every = self._gathered(what, "where ranks are")
+            rank = next(rank for rank, other in enumerate(every) if other != every[0])
+            raise RankError(
+                f"Rank {rank} has come to {every[rank]!r} where rank 0 has come to {every[0]!r}. All ranks must call "
+                "the session in the same way: the same commands, as many steps and epochs."
+            )
+        return -least, most
+
+    def _gathered(self, value: T, what: str) -> list[T]:
+        found: list[Any] = [None] * self.size
+        with self._asking(what):
+            distributed.all_gather_object(found, value, group=self._host)
+        return found
 
     def _group(self, tensor: Tensor) -> Any:
         return self._host if tensor.device.type == "cpu" else distributed.group.WORLD
@@ -191,6 +227,11 @@ class Ranks:
 def _is_of_the_network(error: RuntimeError) -> bool:
     """Whether torch.distributed has raised it. Gloo's errors have no class of their own."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
+
+
+def _number_of(text: str) -> int:
+    """The same for the same text in every process, and hardly ever for two."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
 
 
 @torch.no_grad()

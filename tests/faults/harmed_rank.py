@@ -100,7 +100,8 @@ def child(fault: str, rank: int, at: int, folder: Path, number: int, timeout: fl
 
 def harmed(fault: str, folder: Path, number: int, timeout: float) -> dict[str, object]:
     """What both ranks said, ``""`` where one said nothing."""
-    at, begun = random.Random(number).randrange(1, FEW * 10 - 10), time.monotonic()
+    last = FEW * 10 - 10  # no arm comes after that, whose weights would take the place of what was flipped
+    at, begun = last + 5 if fault == "unseen" else random.Random(number).randrange(1, last), time.monotonic()
     children = []
     for rank in range(2):
         if (process := os.fork()) == 0:

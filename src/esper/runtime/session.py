@@ -166,9 +166,9 @@ class Session:
         rank_timeout: float = 600.0,
     ) -> None:
         ranks, called = Ranks(rank_timeout), model
-        refuse_sharded(model)
         model = inner_of(model)
         config = growth_config(model)
+        refuse_sharded(model)
         refuse_changed(model)
         check_functions(evaluate=evaluate, loss=loss, train_step=train_step)
         check_ranks(ranks, config, held_out)

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from hypothesis import settings
+from torch import distributed
 
 if not torch.cuda.is_available():  # before the first import of triton
     os.environ["TRITON_INTERPRET"] = "1"
@@ -42,3 +43,11 @@ def _triton_is_made_to_interpret_once():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(interpreter, "_patch_lang", replace_once)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_process_group():
+    """A trainer's strategy begins one and leaves it to the end of the process."""
+    yield
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,15 +1,6 @@
 import pytest
-from torch import distributed
 
 from esper.runtime.judging import gates
-
-
-@pytest.fixture(autouse=True)
-def _leaves_no_process_group():
-    """A trainer's strategy begins one and leaves it to the end of the process."""
-    yield
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def pass_all(patched: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,7 @@ session.finish()
 if rank == 0:
     for report in session.field_reports:
         print(f"{report.blueprint} on {report.layer_id or 'the whole model'}: {report.outcome} ({report.reason})")
+    print(f"\n{esper.summary(model)}")
     plain = esper.export(model).eval()  # standard torch modules, nothing of Esper inside
     accuracy = (plain(x_held_out).argmax(1) == y_held_out).float().mean()
     print(f"\n{SIZE} ranks: {sum(one.numel() for one in plain.parameters())} parameters, {accuracy:.1%} right")

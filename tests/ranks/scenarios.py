@@ -1,6 +1,7 @@
 """What ranks are made to do, each by name; all ranks do the same and tell what they have come to."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 import esper
 from esper.checkpoint import store
 from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import RankError
 from tests.runtime import toy
 from tests.runtime.toy import Script, growing
 from tests.tree_digest import tree_digest
@@ -35,6 +37,17 @@ def evaluate(model: nn.Module) -> esper.Evaluation:
         losses=nn.functional.cross_entropy(logits, toy.DATA.held_y, reduction="none"),
         correct=(logits.argmax(1) == toy.DATA.held_y).double(),
     )
+
+
+def evaluate_share(rank: int, size: int) -> Callable[[nn.Module], esper.Evaluation]:
+    """Each rank has held-out samples of its own, all those of one process in order."""
+
+    def evaluate(model: nn.Module) -> esper.Evaluation:
+        rows = slice(len(toy.DATA.held_x) * rank // size, len(toy.DATA.held_x) * (rank + 1) // size)
+        logits, targets = model(toy.DATA.held_x[rows].double()), toy.DATA.held_y[rows]
+        return esper.Evaluation(losses=nn.functional.cross_entropy(logits, targets, reduction="none"))
+
+    return evaluate
 
 
 def batches(rank: int, size: int, epochs: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -102,6 +115,23 @@ def once(rank: int, size: int, objective: str = "none", **options: Any) -> dict[
     """One round."""
     config = growing(objective=objective)
     return trained(built(size, config, Script({1: [""]}), FEW, **options), rank, size, FEW)
+
+
+def shards(rank: int, size: int) -> dict[str, Any]:
+    """One round, judged by samples that no rank has all of."""
+    held_out = {"held_out": "shards"} if size > 1 else {}
+    return once(rank, size, evaluate=evaluate_share(rank, size), **held_out)
+
+
+def apart(rank: int, size: int) -> str:
+    """Rank 1 ends an epoch where rank 0 saves."""
+    session = built(size, growing(), Script({}), FEW)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            session.after_epoch() if rank == 1 else session.load(session.save(folder).parent)
+        except RankError as error:
+            return str(error)
+    return "nothing was noticed"
 
 
 def live(rank: int, size: int) -> dict[str, Any]:
@@ -204,6 +234,8 @@ ALL: dict[str, Callable[..., Any]] = {
     "static graph": lambda rank, size: once(rank, size, options={"static_graph": True}),
     "bucket view": lambda rank, size: once(rank, size, options={"gradient_as_bucket_view": True}),
     "trained alone": lambda rank, size: once(rank, size, "pseudo_residual"),
+    "shards": shards,
+    "apart": apart,
     "interrupted": interrupted,
     "finished": finished,
     "half": half,

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed, nn
@@ -15,7 +17,7 @@ from tests.runtime.toy import Recipe, growing
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch was built without it")
 
-AS_ONE = ("grown", "live", "static graph")
+AS_ONE = ("grown", "live", "static graph", "shards")
 """Where each sample has the same part in two ranks as in one: neither statistics nor samples of a rank alone count."""
 
 GROWN = (*AS_ONE, "bucket view", "trained alone", "batch norm")
@@ -23,7 +25,7 @@ GROWN = (*AS_ONE, "bucket view", "trained alone", "batch norm")
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return heard(tmp_path_factory.mktemp("two"), 2, "bare", "dormant", *GROWN)
+    return heard(tmp_path_factory.mktemp("two"), 2, "bare", "dormant", *GROWN, "apart")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,12 @@ def test_two_ranks_do_what_one_does_with_all_samples(two, one, name):
     told, alone = two[0][name], one[name]
     assert told["moves"] == alone["moves"]
     for weights, others in zip(told["weights"], alone["weights"], strict=True):
-        assert torch.allclose(torch.tensor(weights), torch.tensor(others), rtol=0, atol=1e-12)
+        assert np.allclose(weights, others, rtol=0, atol=1e-12)
+
+
+def test_ranks_that_have_come_to_different_points_say_so(two):
+    for rank in two:
+        assert "Rank 1 has come to 'what was counted' where rank 0 has come to 'the newest checkpoint'" in rank["apart"]
 
 
 def test_grafts_come_late_and_more_than_one_is_adopted(two):
@@ -77,9 +84,9 @@ def alone(tmp_path):
 @pytest.mark.usefixtures("alone")
 class TestAModelInDistributedDataParallel:
     @staticmethod
-    def session(model: nn.Module, called: nn.Module) -> esper.Session:
+    def session(model: nn.Module, called: nn.Module, **told: Any) -> esper.Session:
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
-        return esper.Session(called, optimizer, loss=toy.loss, evaluate=toy.evaluate, planned_steps=120)
+        return esper.Session(called, optimizer, loss=toy.loss, evaluate=toy.evaluate, planned_steps=120, **told)
 
     def test_is_trained_as_the_model_itself(self):
         model = esper.wrap(toy.host(), growing())
@@ -87,6 +94,16 @@ class TestAModelInDistributedDataParallel:
         plain = Recipe(scheduler=None).build()
         for batch in toy.batches(0):
             assert torch.equal(torch.as_tensor(session.step(batch)), torch.as_tensor(plain.session.step(batch)))
+
+    def test_what_ranks_are_told_must_make_sense(self):
+        model = esper.wrap(toy.host(), growing())
+        for told, words in (
+            ({"held_out": "some"}, "held_out must be 'same' or 'shards', not 'some'"),
+            ({"held_out": "shards"}, "held_out='shards' is for several ranks"),
+            ({"rank_timeout": 0}, "rank_timeout must be seconds above 0, not 0"),
+        ):
+            with pytest.raises(esper.ConfigError, match=words):
+                self.session(model, model, **told)
 
     def test_must_not_be_sharded(self):
         model = esper.wrap(toy.host(), growing())

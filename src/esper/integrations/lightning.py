@@ -75,9 +75,9 @@ class GrowthCallback(Callback):
             return
         if not isinstance(trainer.strategy, SingleDeviceStrategy) or trainer.world_size > 1:
             raise ConfigError(
-                f"The Trainer's strategy is {type(trainer.strategy).__name__}: Esper trains in one process on one "
-                "device so far, because every rank would grow a network of its own. Use Trainer(devices=1) without a "
-                "strategy."
+                f"The Trainer's strategy is {type(trainer.strategy).__name__}: GrowthCallback trains in one process "
+                "on one device so far. Use Trainer(devices=1) without a strategy; several ranks can train in a "
+                "loop of your own, with esper.Session."
             )
         self.session = self._saved = None
 

@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 from esper.contracts.errors import ConfigError
 from esper.runtime.state.module_state import PLAIN
-from esper.runtime.state.random_state import random_state, restore_random_state
+from esper.runtime.state.random_state import moved_streams, random_state, restore_random_state
 
 Remembered = tuple[Any, bytes]
 """A batch as ``training_step`` had it, and where the Trainer stood before that step, as JSON."""
@@ -60,7 +60,7 @@ class TrainerSteps:
         """Note where the Trainer stands; the random streams only if they were drawn from since :meth:`rest`."""
         trainer, epochs = self._trainer, self._trainer.fit_loop.epoch_loop
         random = random_state()
-        is_same = self._random is not None and _are_same(random, self._random)
+        is_same = self._random is not None and not moved_streams(self._random, random)
         self._before = {
             "batch_idx": epochs.batch_idx,
             "batches": epochs.total_batch_idx,
@@ -202,16 +202,6 @@ def _to_text(values: Any) -> str:
 
 def _from_text(text: str, dtype: Any) -> Any:
     return np.frombuffer(base64.b64decode(text), dtype).copy()
-
-
-def _are_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return (
-        torch.equal(one["torch"], other["torch"])
-        and all(map(torch.equal, one["cuda"], other["cuda"]))
-        and one["python"] == other["python"]
-        and bool(np.array_equal(one["numpy"][1], other["numpy"][1]))
-        and one["numpy"][2:] == other["numpy"][2:]
-    )
 
 
 def _counters(trainer: Trainer) -> list[_BaseProgress]:

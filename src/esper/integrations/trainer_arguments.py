@@ -25,8 +25,8 @@ def check_arguments(args: Any, eval_dataset: Any) -> None:
             raise ConfigError(f"TrainingArguments({name}={getattr(args, name)!r}) does not work with growth: {why}.")
     if args.world_size > 1 or args.n_gpu > 1:
         raise ConfigError(
-            f"The Trainer would use {max(args.world_size, args.n_gpu)} devices, and every one would grow a network of "
-            "its own. Start one process, and let it see one GPU: CUDA_VISIBLE_DEVICES=0."
+            f"The Trainer would use {max(args.world_size, args.n_gpu)} devices, and GrowthTrainer works on one so "
+            "far. Start one process, and let it see one GPU: CUDA_VISIBLE_DEVICES=0."
         )
     if args.load_best_model_at_end and args.save_only_model:
         raise ConfigError(

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.flags import Flags
-from esper.kasmina.host.anchoring import places
+from esper.kasmina.host.anchoring import is_espers, places
 from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.schedulers import Schedulers
 from esper.runtime.trying.side_by_side import check_can_fork
@@ -36,6 +36,24 @@ CALLED = {
     "evaluate": "a function of the model that gives an esper.Evaluation",
 }
 """What a caller's functions must be."""
+
+
+def inner_of(model: nn.Module) -> nn.Module:
+    """What ``DistributedDataParallel`` holds; any other model as it is.
+
+    Raises:
+        ConfigError: if it was built before the model was given seeds.
+    """
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return model
+    inner: nn.Module = model.module
+    left_out = set(model.parameters_to_ignore)
+    if any(name not in left_out for name, _ in inner.named_parameters() if is_espers(name)):
+        raise ConfigError(
+            "DistributedDataParallel was built before esper.wrap, or around more than the wrapped model, so that it "
+            "waits for gradients of grafts that are not there. Wrap first: DistributedDataParallel(esper.wrap(model))."
+        )
+    return inner
 
 
 def check_functions(**given: Any) -> None:

@@ -187,8 +187,7 @@ class Run:
         """A copy of the guard's flags of every place with grafts."""
         live = {one.layer_id for one in self.books.alive.values() if one.state in LIVE}
         grown = {layer_id for layer_id, place in self.places.items() if place.is_growing}
-        flags = {layer_id: self.places[layer_id].state.fault for layer_id in sorted(live | grown)}
-        return {layer_id: self.ranks.most(flag) for layer_id, flag in flags.items()}
+        return self.ranks.most({layer_id: self.places[layer_id].state.fault for layer_id in sorted(live | grown)})
 
     def batch_store(self) -> BatchStore:
         """An empty store for the batches of a window."""
@@ -207,12 +206,10 @@ class Run:
         self.books.take_flops(flops)
         self.tracing.load_state_dict(traced)
         self.costs.load_state_dict(costs)
-        telemetries = [place.telemetry for place in self.places.values()]
-        for telemetry, turns in zip(
-            telemetries, self.ranks.same([one.turns for one in telemetries], "turns"), strict=True
-        ):
-            self.ranks.add_([telemetry.sums, telemetry.gradient, telemetry.gradient_steps])
-            telemetry.turns = list(turns)
+        sensed = [place.telemetry for place in self.places.values()]
+        self.ranks.add_([part for one in sensed for part in (one.sums, one.gradient, one.gradient_steps)])
+        for one, turns in zip(sensed, self.ranks.same([one.turns for one in sensed], "turns"), strict=True):
+            one.turns = turns
         self.compare_ranks()
 
     def compare_ranks(self) -> None:

@@ -17,7 +17,7 @@ from esper.contracts.events import Finished, FlagsResolved, Model, Note
 from esper.contracts.flags import Flags, from_told, none_in_play, resumed, told
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Evaluation, FieldReport
-from esper.kasmina.host.anchoring import anchor_of, is_espers
+from esper.kasmina.host.anchoring import anchor_of
 from esper.kasmina.host.refusals import refuse_sharded
 from esper.kasmina.host.summary import anatomy
 from esper.kasmina.host.wrapping import growth_config, refuse_changed
@@ -30,6 +30,7 @@ from esper.runtime.arguments import (
     check_ranks,
     check_run,
     directory_of,
+    inner_of,
     listeners,
     path_of,
     together,
@@ -50,24 +51,6 @@ from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.trainer import Trainer, check_loss
 from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
-
-
-def inner_of(model: nn.Module) -> nn.Module:
-    """What ``DistributedDataParallel`` holds; any other model as it is.
-
-    Raises:
-        ConfigError: if it was built before the model was given seeds.
-    """
-    if not isinstance(model, nn.parallel.DistributedDataParallel):
-        return model
-    inner: nn.Module = model.module
-    left_out = set(model.parameters_to_ignore)
-    if any(name not in left_out for name, _ in inner.named_parameters() if is_espers(name)):
-        raise ConfigError(
-            "DistributedDataParallel was built before esper.wrap, or around more than the wrapped model, so that it "
-            "waits for gradients of grafts that are not there. Wrap first: DistributedDataParallel(esper.wrap(model))."
-        )
-    return inner
 
 
 class Session:

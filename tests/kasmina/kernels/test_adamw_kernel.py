@@ -11,7 +11,12 @@ kernel = pytest.importorskip("esper.kasmina.kernels.adamw.triton", exc_type=Impo
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float32]
-SIZES = [[(1, 1)], [(3, 7), (5, 1030), (2, 1)], [(33, 3), (1, 2049)]]
+SIZES = [
+    [(1, 1)],
+    [(3, 7), (5, 1030), (2, 1)],
+    [(33, 3), (1, 2049)],
+    pytest.param([(130, 3), (1, 2049)], marks=pytest.mark.long),
+]
 
 
 def rows_of(slots: int, size: int, dtype: torch.dtype = torch.float32, **more: torch.Tensor) -> Rows:

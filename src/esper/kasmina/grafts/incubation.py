@@ -234,10 +234,8 @@ class Incubation(KeepsDtype):
 
     def take(self, lifecycle: int) -> Tensor | None:
         """The bytes ``[N]`` with which a graft goes on, which end here; None where nothing was begun."""
-        if lifecycle not in self._trainees:
-            return None
         self.end(lifecycle)
-        params = self._of(lifecycle, "params")
+        params = self.chosen(lifecycle)
         self.discard(lifecycle)
         return params
 

@@ -6,7 +6,7 @@ That they do is compared once at every boundary (:meth:`Ranks.check_equal`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -77,14 +77,16 @@ class Ranks:
         return end
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
-        """Average tensors of one device over ranks, in place."""
+        """Average tensors over ranks, in place."""
         self.add_(tensors, share=1 / self.size)
 
     @torch.no_grad()
     def add_(self, tensors: Sequence[Tensor], share: float = 1.0) -> None:
-        """Add tensors of one device up over ranks, in place, all times ``share``."""
-        if not self.are_several or not tensors:
-            return
+        """Add tensors up over ranks, in place, all times ``share``; one exchange for each device."""
+        for here in _by_device(tensors) if self.are_several else ():
+            self._add(here, share)
+
+    def _add(self, tensors: Sequence[Tensor], share: float) -> None:
         wide = [torch.promote_types(one.dtype, torch.float32) for one in tensors]
         kind = max(wide, key=lambda dtype: dtype.itemsize)
         flat = torch.cat([one.detach().to(kind).flatten() for one in tensors])
@@ -93,14 +95,18 @@ class Ranks:
         for one, total in zip(tensors, flat.mul_(share).split([one.numel() for one in tensors]), strict=True):
             one.copy_(total.view(one.shape))
 
-    def most(self, flags: Tensor) -> Late:
-        """Flags of which each is as large as on any rank, on their way to the host."""
+    def most(self, flags: Mapping[str, Tensor]) -> dict[str, Late]:
+        """Flags by name, each as large as on any rank, on their way to the host; one exchange for each device."""
         if not self.are_several:
-            return Late(flags)
-        most = flags.detach().to(torch.int32, copy=True)
-        with self._asking("uniting flags"):
-            work = distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self._group(most), async_op=True)
-        return Late(most, after=work)
+            return {name: Late(one) for name, one in flags.items()}
+        united: dict[int, Late] = {}
+        for here in _by_device(list(flags.values())):
+            most = torch.cat([one.detach().to(torch.int32) for one in here])
+            with self._asking("uniting flags"):
+                work = distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self._group(most), async_op=True)
+            parts = most.split([len(one) for one in here])
+            united |= {id(one): Late(part, after=work) for one, part in zip(here, parts, strict=True)}
+        return {name: united[id(one)] for name, one in flags.items()}
 
     def copy_(self, tensor: Tensor) -> None:
         """Take on what rank 0 has in a tensor, in place."""
@@ -222,6 +228,11 @@ class Ranks:
             "or took longer than its time. Look at what the other ranks say; then start all of them again, from the "
             "last checkpoint."
         )
+
+
+def _by_device(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    devices = dict.fromkeys(one.device for one in tensors)
+    return [[one for one in tensors if one.device == device] for device in devices]
 
 
 def _is_of_the_network(error: RuntimeError) -> bool:

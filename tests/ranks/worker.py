@@ -8,7 +8,9 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from tests.ranks.scenarios import ALL
+from tests.ranks import arm_runs, scenarios
+
+ALL = scenarios.ALL | arm_runs.ALL
 
 TIMEOUT = 600
 """Against hanging."""
@@ -21,7 +23,9 @@ def main(store: str, rank: int, size: int, names: list[str]) -> None:
         "gloo", init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT)
     )
     try:
-        print(json.dumps({name: ALL[name.split(":")[0]](rank, size, *name.split(":")[1:]) for name in names}))
+        print(
+            json.dumps({name: ALL[name.split(":")[0]](rank, size, *name.split(":")[1:]) for name in names}, default=str)
+        )
     finally:
         distributed.destroy_process_group()
 

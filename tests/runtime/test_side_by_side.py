@@ -140,7 +140,7 @@ class TestTheSameAsInTurn:
 
     def test_the_bytes_would_differ_if_arms_were_taken_in_by_chance(self, monkeypatch):
         """The control: what an arm had spent before others is not what it has spent after them."""
-        monkeypatch.setattr("esper.runtime.trying.side_by_side.after_those_before", lambda event, *_: event)
+        monkeypatch.setattr("esper.runtime.trying.accounts.after_those_before", lambda event, *_: event)
         (one, _), (other, _) = (self.grown(recipe(arms)) for arms in ("side_by_side", "in_turn"))
         theirs = dict(other.model.named_parameters())
         assert theirs.keys() == dict(one.model.named_parameters()).keys()

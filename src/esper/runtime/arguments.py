@@ -85,8 +85,14 @@ def check_parts(extra: Any, policy: Any, flags: Any, checkpoint_steps: Any, dire
         raise ConfigError("checkpoint_steps needs a directory to write to: Session(directory=...).")
 
 
-def check_ranks(ranks: Ranks, config: GrowthConfig, held_out: Any) -> None:
+def check_ranks(ranks: Ranks, config: GrowthConfig, held_out: Any, *, is_parallel: bool) -> None:
     """Refuse what several ranks cannot do.
+
+    Args:
+        ranks: all of them.
+        config: of the model.
+        held_out: how they evaluate.
+        is_parallel: whether they train one model together.
 
     Raises:
         ConfigError: naming it.
@@ -95,9 +101,25 @@ def check_ranks(ranks: Ranks, config: GrowthConfig, held_out: Any) -> None:
         raise ConfigError(f"held_out must be 'same' or 'shards', not {held_out!r:.80}.")
     if held_out == "shards" and not ranks.are_several:
         raise ConfigError("held_out='shards' is for several ranks, of which each evaluates samples of its own.")
+    if config.arms == "devices":
+        _check_arm_ranks(ranks, held_out, is_parallel=is_parallel)
     if ranks.are_several and config.arms == "side_by_side":
         raise ConfigError(
             "arms='side_by_side' forks this process, which several ranks cannot do. Leave arms='in_turn'."
+        )
+
+
+def _check_arm_ranks(ranks: Ranks, held_out: Any, *, is_parallel: bool) -> None:
+    """Refuse to run arms on other ranks where there are none, or they have something else to do."""
+    if not ranks.are_several:
+        raise ConfigError(
+            "arms='devices' runs arms on other ranks, and there are none. Start the script by torchrun "
+            "--nproc-per-node=2 (or more) and call torch.distributed.init_process_group, or leave arms='in_turn'."
+        )
+    if is_parallel or held_out != "same":
+        raise ConfigError(
+            "arms='devices' is for a run that trains in one process, on rank 0; the others run its arms. Hand Session "
+            "the model itself and leave held_out='same', or train on all ranks with arms='in_turn'."
         )
 
 

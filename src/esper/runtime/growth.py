@@ -1,6 +1,6 @@
 """All that happens to seeds beside the training: rounds, live trials, keeping, emergencies, decisions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from esper.runtime.emergency import Emergency
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.record.books import FALLING, Books
 from esper.runtime.run import Run
+from esper.runtime.trying.parcels import Line
 from esper.runtime.trying.replay import Round, Window
 from esper.runtime.trying.rounds import Rounds
 from esper.runtime.trying.steps import Step
@@ -59,12 +60,20 @@ class Growth:
         policy: decides when and where.
         checkpoint: writes a checkpoint of the session.
         checkpoint_steps: steps of an arm between two checkpoints; None writes them at arm boundaries only.
+        lines: to ranks that run arms.
     """
 
-    def __init__(self, run: Run, policy: Policy, checkpoint: Callable[[], None], checkpoint_steps: int | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        policy: Policy,
+        checkpoint: Callable[[], None],
+        checkpoint_steps: int | None,
+        lines: Sequence[Line] = (),
+    ) -> None:
         self._run, self.policy, self._checkpoint = run, policy, checkpoint
         self.recovery = Recovery(run, policy)
-        self.rounds = Rounds(run, self.recovery, checkpoint, checkpoint_steps)
+        self.rounds = Rounds(run, self.recovery, checkpoint, checkpoint_steps, lines)
         self.trials = Trials(run, self.recovery, checkpoint, checkpoint_steps)
         self.keeping = Keeping(run, self.recovery)
         self.emergency = Emergency(run, self.rounds, self.trials, self.keeping, self.recovery)
@@ -203,6 +212,7 @@ class Growth:
         run.costs.restructured()
         self.recovery.renew(layer_id)
         if self.window is not None:
+            self.rounds.runner.drop()  # arms elsewhere have begun with the old ones
             self.window.start["body"] = run.snapshots.renew(self.window.start["body"], layer_id)
         run.journal.write(Rechunked(step=run.step, layer_id=layer_id, num_seeds=num_seeds))
 
@@ -281,7 +291,6 @@ class Growth:
 
     def load_state_dict(self, built: dict[str, Any]) -> None:
         """Go on with what was under way, as :meth:`built` gave it."""
-        self.rounds.current = built["round"]
         self.trials.current = trial = built["trial"]
         window = None if trial is None else trial.window
         self.recovery.load_state_dict(built["recovery"], None if window is None else window.start["body"])
@@ -291,6 +300,7 @@ class Growth:
         self._run.tracing.load_state_dict(built["tracing"])
         self._run.costs.load_state_dict(built["costs"])
         self._run.editing.is_known = built["edits_batches"]
+        self.rounds.go_on(built["round"])
 
     def _measure(self, train_loss: float) -> Measurement:
         run, select = self._run, self._run.judge.split.select

@@ -18,6 +18,7 @@ from esper.kasmina.places.place import Place
 from esper.runtime.commands.inbox import Inbox
 from esper.runtime.commands.seeds import Seeds
 from esper.runtime.costs.costs import Costs
+from esper.runtime.costs.forecast import Forecast
 from esper.runtime.debugging import Debug
 from esper.runtime.judging.evaluations import Evaluations
 from esper.runtime.judging.judge import Judge
@@ -63,6 +64,7 @@ class Run:
         evaluations: what its models are worth.
         captures: goes to states of it and back.
         losses: training losses since the last boundary.
+        forecast: of what steps will cost.
         recent: last batches, for a blend-out after the data has ended.
         inbox: who may change it, and what other threads ask.
         pulse: how the process is doing.
@@ -110,7 +112,7 @@ class Run:
         self.seeds = Seeds(self.places, config, journal, self, self.costs.restructured, self.ramp_steps)
         self.pulse = Pulse(journal, self.places, next(model.parameters()).device)
         self.inbox = Inbox(self._tell)
-        self.losses = LossSum()
+        self.losses, self.forecast = LossSum(), Forecast()
         self.editing = Editing()
         self.accumulation = Accumulation(extra)
         self.captures = Captures(self.places, snapshots, trainer, self.costs.restructured)

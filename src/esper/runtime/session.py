@@ -49,6 +49,8 @@ from esper.runtime.training.accumulation import refuse_uncounted
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.trainer import Trainer, check_loss
+from esper.runtime.trying.arm_rank import ArmRank
+from esper.runtime.trying.meeting import lines
 from esper.runtime.trying.steps import Step, Steps
 from esper.tamiyo.heuristic import HeuristicPolicy, Policy
 
@@ -148,13 +150,17 @@ class Session:
         held_out: Literal["same", "shards"] = "same",
         rank_timeout: float = 600.0,
     ) -> None:
-        ranks, called = Ranks(rank_timeout), model
+        everybody, called = Ranks(rank_timeout), model
         model = inner_of(model)
         config = growth_config(model)
         refuse_sharded(model)
         refuse_changed(model)
         check_functions(evaluate=evaluate, loss=loss, train_step=train_step)
-        check_ranks(ranks, config, held_out)
+        check_ranks(everybody, config, held_out, is_parallel=called is not model)
+        ranks = Ranks(rank_timeout, are_apart=True) if config.arms == "devices" else everybody
+        self._is_for_arms = ranks is not everybody and everybody.rank > 0
+        if self._is_for_arms:
+            directory = loader = None  # all that it needs it is sent
         check_parts(extra, policy, flags, checkpoint_steps, directory)
         heard = listeners(on_event)
         self._flags_given = flags or none_in_play()
@@ -216,8 +222,11 @@ class Session:
             self._steps = Steps(self._run)
             self._boundary_expected = boundary_expected(config, planned_steps, loader)
             policy = policy or HeuristicPolicy(config)
-            self._growth = Growth(self._run, policy, lambda: self._checkpoints.write(), checkpoint_steps)
             identity = Identity(self._run, policy, loader)
+            self._lines = [] if ranks is everybody else lines(everybody, self._run, rank_timeout)
+            self._growth = Growth(
+                self._run, policy, lambda: self._checkpoints.write(), checkpoint_steps, lines=self._lines
+            )
             self._checkpoints = Checkpoints(
                 self._run,
                 self._growth,
@@ -254,6 +263,19 @@ class Session:
             note = f"{gate_samples} gate samples are few (below {FEW_GATE_SAMPLES}): refusals are to be expected."
             journal.write(Note(step=0, text=note))
         journal.deliver()
+
+    def serve_arms(self) -> bool:
+        """With ``GrowthConfig(arms="devices")``: on all ranks but 0, run arms until the run on rank 0 is finished.
+
+        Returns:
+            Whether this rank has done so; False at once on the rank that trains, and where arms run elsewhere.
+
+        Raises:
+            RankError: if the run ends without :meth:`finish`.
+        """
+        if self._is_for_arms:
+            ArmRank(self._run, self._growth.rounds, self._lines[0]).serve()
+        return self._is_for_arms
 
     @property
     def epoch(self) -> int:
@@ -356,6 +378,7 @@ class Session:
             if self._growth.is_due:
                 self._end_step()
             run.trainer.epoch += 1
+            run.forecast.end_epoch()
             run.trainer.end_epoch(lambda: run.judge.measure().loss(run.judge.split.select))
             if run.config.boundary_steps is None:
                 self._boundary()
@@ -382,6 +405,7 @@ class Session:
             if run.debug is not None:
                 run.debug.check()
                 run.debug.detach()
+            self._growth.rounds.runner.close()
             run.is_finished = True  # only now: what was interrupted may be finished again
             run.given_up.detach()
             self._checkpoints.write()
@@ -588,6 +612,7 @@ class Session:
     def _after(self, step: Step, begun: float) -> None:
         run = self._run
         run.books.run_flops += step.flops
+        run.forecast.note(step.flops)
         run.trainer.step += 1
         run.losses.add(step.loss)
         self._growth.after_step(step)
@@ -642,6 +667,11 @@ class Session:
                 check_storable(batch)
 
     def _refuse_if_replaced(self) -> None:
+        if self._is_for_arms:
+            raise ConfigError(
+                "This rank runs arms for the run on rank 0. Call session.serve_arms() before the loop; it is True here "
+                "once the run is over, and False on rank 0, which trains."
+            )
         if self._run.trainer.is_replaced:
             raise ConfigError(
                 "Another Session was built on this model or this optimizer since, and has taken over. Go on with that "

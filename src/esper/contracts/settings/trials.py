@@ -51,7 +51,7 @@ class TrialSettings:
     round_fraction: float = setting(0.10, SHARE)
     compare: Literal["flops", "steps"] = "flops"
     choice: Literal["first", "best"] = "first"
-    arms: Literal["in_turn", "side_by_side"] = "in_turn"
+    arms: Literal["in_turn", "side_by_side", "devices"] = "in_turn"
     ramp_fraction: float = setting(0.015, SHARE)
     hold_fraction: float = setting(0.05, TENTH)
     objective: Literal["none", "pseudo_residual", "reconstruction"] = "none"

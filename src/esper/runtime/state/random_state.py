@@ -28,6 +28,19 @@ def restore_random_state(state: dict[str, Any]) -> None:
         random.setstate(state["python"])
 
 
+def as_seen_from(state: dict[str, Any], theirs: int | None, own: int | None) -> None:
+    """Let what another process has drawn from its device be drawn from the own one here; changes ``state``.
+
+    Args:
+        state: of another process that sees the same devices; or a part of it.
+        theirs: number of the device of that process, or None.
+        own: number of the device of this process, or None.
+    """
+    cuda = state.get("cuda")
+    if cuda and theirs is not None and own is not None:
+        state["cuda"] = [{theirs: cuda[own], own: cuda[theirs]}.get(number, one) for number, one in enumerate(cuda)]
+
+
 def moved_streams(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Of two states, the streams of ``now`` from which something was drawn since ``before``."""
     is_same = {

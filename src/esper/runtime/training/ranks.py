@@ -27,6 +27,7 @@ class Ranks:
     Args:
         timeout: seconds for which this rank waits for what others have on the host. What is sent between devices has
             the timeout of ``init_process_group``, as with ``DistributedDataParallel``.
+        are_apart: whether each trains alone, whoever else there is.
 
     Raises:
         ConfigError: if ``timeout`` is not above 0.
@@ -36,10 +37,10 @@ class Ranks:
         size: how many there are.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, are_apart: bool = False) -> None:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise ConfigError(f"rank_timeout must be seconds above 0, not {timeout!r:.80}.")
-        is_one_of_several = distributed.is_available() and distributed.is_initialized()
+        is_one_of_several = not are_apart and distributed.is_available() and distributed.is_initialized()
         self.size = distributed.get_world_size() if is_one_of_several else 1
         self.rank = distributed.get_rank() if self.size > 1 else 0
         self._timeout = timeout

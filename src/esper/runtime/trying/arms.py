@@ -5,7 +5,7 @@ Both are judged by the mean of their weights over the last quarter of their step
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,19 +44,39 @@ class Outcome:
     keep: Callable[[], Kept]
 
 
+class Source:
+    """Where an arm has its window from. In the run's own process all of it is there."""
+
+    def await_step(self, now: Round) -> None:
+        """Until the next step is there."""
+
+    def await_end(self, now: Round) -> None:
+        """Until all steps are there, once the arm has taken its own."""
+
+    def await_twin(self, now: Round) -> Measurement:
+        """Until the run was measured at the end of its window."""
+        assert now.twin is not None
+        return now.twin
+
+    def steps(self, now: Round, first_flops: int, accumulate: int) -> int:
+        """As :func:`arm_steps`, as far as anybody can know."""
+        return arm_steps(now, first_flops, now.flops, accumulate)
+
+
 class Arms:
     """Trains and judges arms in the run's own objects.
 
     Args:
         run: the run.
         after_step: called where an arm can be gone on with, after every step of it.
+        source: where the window comes from.
 
     Attributes:
         verdict: says of a candidate whose arm has ended whether it may be adopted; another judge can be handed in.
     """
 
-    def __init__(self, run: Run, after_step: Callable[[Round], None]) -> None:
-        self._run, self._after_step = run, after_step
+    def __init__(self, run: Run, after_step: Callable[[Round], None], source: Source | None = None) -> None:
+        self._run, self._after_step, self._source = run, after_step, source or Source()
         self.verdict: Verdict = by_the_grow_gate
 
     def take(self, now: Round, one: Lifecycle) -> Outcome:
@@ -74,6 +94,7 @@ class Arms:
                 run.seeds.promote(one, State.TRAINING, has_slot=True)
             run.seeds.promote(one, State.GRAFTING)
         while now.arm_steps is None or now.arm_step < now.arm_steps:
+            self._source.await_step(now)
             flops = replay_step(run, now, [one])
             if now.arm_steps is None:  # the first step tells what the others will cost
                 now.arm_steps = self._steps(now, flops)
@@ -89,21 +110,17 @@ class Arms:
         run.seeds.promote(one, State.EVALUATING, held_steps=run.step - one.since_step)
 
     def _steps(self, now: Round, first_flops: int) -> int:
-        """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor."""
-        run_flops = now.flops
-        window = steps = len(run_flops)
-        if not now.is_at_equal_steps:
-            spent = (first_flops * flops for flops in itertools.accumulate(run_flops))
-            steps = sum(flops <= run_flops[0] * sum(run_flops) for flops in spent)
-        steps -= (steps - window) % self._run.trainer.accumulate  # gradients then go on accumulating where the run's do
-        return self._run.ranks.same(max(1, steps), "steps of an arm")
+        """Steps of an arm whose first one cost ``first_flops``."""
+        steps = self._source.steps(now, first_flops, self._run.trainer.accumulate)
+        return self._run.ranks.same(steps, "steps of an arm")
 
     def _judge(self, now: Round, one: Lifecycle) -> Outcome:
-        run, split, twin = self._run, self._run.judge.split, now.twin
-        assert twin is not None
+        run, split = self._run, self._run.judge.split
         now.curve.close(run.step, run.costs.train_flops)
+        self._source.await_end(now)
         with Variation(run.places[one.layer_id], one.number) as variation:
             result = run.evaluations.measure_mean(now.arm_mean, now.batches)
+        twin = self._source.await_twin(now)
         measured = against_twin(result, twin, split.gate)
         lead = None if measured["gain"] is None else measured["gain"] / (abs(measured["twin_gate_loss"]) or math.inf)
         equal = {"lead": lead, "is_at_equal_steps": now.is_at_equal_steps}
@@ -144,6 +161,23 @@ class Arms:
                 curve=now.curve.points(),
             )
         )
+
+
+def arm_steps(now: Round, first_flops: int, run_flops: Sequence[int], accumulate: int) -> int:
+    """Steps of an arm whose first one cost ``first_flops``; it costs more than the run's by one factor.
+
+    Args:
+        now: the round.
+        first_flops: of the first step, in the arm.
+        run_flops: of all steps of the window, in the run.
+        accumulate: batches per optimizer step: gradients go on accumulating after the arm where the run's do.
+    """
+    window = steps = len(run_flops)
+    if not now.is_at_equal_steps:
+        spent = (first_flops * flops for flops in itertools.accumulate(run_flops))
+        steps = sum(flops <= run_flops[0] * sum(run_flops) for flops in spent)
+    steps -= (steps - window) % accumulate
+    return max(1, steps)
 
 
 def by_the_grow_gate(run: Run, one: Lifecycle) -> GateResult:

@@ -121,6 +121,11 @@ class Window:
         first = next((settings for settings in self.settings if settings is not None), None)
         return first is not None and len(first) != count
 
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole window, once it is over."""
+        return len(self.batches)
+
     def rewind(self) -> None:
         """The next arm starts from the beginning."""
         self.arm_step, self.curve = 0, Curve()
@@ -213,8 +218,13 @@ class Round(Window):
         if not self.is_at_equal_steps:
             return
         self.run_curve.add(step.loss)
-        if len(self.batches) % _interval(self.end_step - self.start_step) == 0:
+        if len(self.batches) % _interval(self.num_steps) == 0:
             self.run_curve.close(self.start_step + len(self.batches), 0)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole window, those to come among them."""
+        return self.end_step - self.start_step
 
     @property
     def lag(self) -> float | None:
@@ -260,7 +270,7 @@ def replay_step(run: Run, window: Window, payers: list[Lifecycle]) -> int:
     run.trainer.step += 1
     run.advance(loss)
     window.curve.add(loss)
-    if window.arm_step % _interval(len(window.batches)) == 0:
+    if window.arm_step % _interval(window.num_steps) == 0:
         window.curve.close(run.step, run.costs.train_flops)
     return flops
 

@@ -7,8 +7,9 @@ If none does, the run is restored to the byte and has lost nothing but the arms'
 has memorised its samples in the window: almost anything that acts makes its held-out loss lower for a while then.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 
 from esper.checkpoint.packed import Packed
 from esper.checkpoint.tree import clone
@@ -20,7 +21,10 @@ from esper.runtime.run import Run
 from esper.runtime.state.batch_store import ReplayError
 from esper.runtime.state.snapshot import Kept
 from esper.runtime.trying.arms import Arms, Outcome
+from esper.runtime.trying.on_devices import OnDevices
+from esper.runtime.trying.parcels import Line
 from esper.runtime.trying.replay import OTHER_GROUPS, Round
+from esper.runtime.trying.runners import Runner
 from esper.runtime.trying.side_by_side import SideBySide
 from esper.runtime.trying.steps import Step
 from esper.runtime.watching.recovery import Recovery
@@ -41,14 +45,31 @@ class Rounds:
         recovery: keeps the run as it was before each adoption.
         checkpoint: called where a round can be resumed: after every arm, and now and then within one.
         checkpoint_steps: steps of an arm between two checkpoints; None checkpoints after arms only.
+        lines: to ranks that run arms.
+
+    Attributes:
+        arms: trains and judges arms in the run's objects.
+        runner: where arms run.
+        current: the round under way; None if none is.
     """
 
     def __init__(
-        self, run: Run, recovery: Recovery, checkpoint: Callable[[], None], checkpoint_steps: int | None
+        self,
+        run: Run,
+        recovery: Recovery,
+        checkpoint: Callable[[], None],
+        checkpoint_steps: int | None,
+        lines: Sequence[Line] = (),
     ) -> None:
         self._run, self._recovery = run, recovery
         self._checkpoint, self._checkpoint_steps = checkpoint, checkpoint_steps
-        self.arms, self._side_by_side = Arms(run, self._after_arm_step), SideBySide(run)
+        self.arms = Arms(run, self._after_arm_step)
+        kinds: dict[str, Callable[..., Runner]] = {
+            "in_turn": Runner,
+            "side_by_side": SideBySide,
+            "devices": partial(OnDevices, lines=lines),
+        }
+        self.runner = kinds[run.config.arms](run, self.arms, self._is_decided)
         self.current: Round | None = None
 
     @property
@@ -85,18 +106,26 @@ class Rounds:
                 candidates=[one.describe() for one in candidates],
             )
         )
+        self.runner.begin(self.current)
+
+    def go_on(self, now: Round | None) -> None:
+        """With a round that another process has begun."""
+        self.current = now
+        if now is not None:
+            self.runner.begin(now)
 
     def remember(self, step: Step) -> None:
         """One step of the twin."""
         now = self.current
         assert now is not None
         now.remember(step)
+        self.runner.remember(now, step)
         self._take_mean(now)
         self._abandon_if_void(now)
 
     def _take_mean(self, now: Round) -> None:
         """Of the run's weights; kept at the marks of the window, where arms may have fewer steps than the run."""
-        run, done, window = self._run, len(now.batches), now.end_step - now.start_step
+        run, done, window = self._run, len(now.batches), now.num_steps
         end = next(mark for mark in ([window] if now.is_at_equal_steps else marks(window)) if mark >= done)
         now.run_mean.after_step(run.model, done, end)
         if done == end < window:
@@ -110,6 +139,7 @@ class Rounds:
             return
         self._run.journal.write(RoundEnded(step=self._run.step, round=now.number, adopted=None, reason=reason))
         self.current = self._run.arm = None
+        self.runner.drop()
         self._run.seeds.move_all(self._waiting(now), State.CANCELLED, prefix + reason)
 
     def _abandon_if_void(self, now: Round) -> None:
@@ -199,7 +229,7 @@ class Rounds:
         now.marks = {}
 
     def _run_arms(self, now: Round) -> None:
-        with closing(self._outcomes(now)) as outcomes:
+        with closing(self.runner.outcomes(now)) as outcomes:
             for one, outcome in outcomes:
                 self._settle(now, one, outcome)
                 self._run.inbox.safe_point()
@@ -208,14 +238,6 @@ class Rounds:
                 if now.arm < len(now.candidates):
                     self._rest(now, one)
                     self._checkpoint()
-
-    def _outcomes(self, now: Round) -> Generator[tuple[Lifecycle, Outcome]]:
-        if self._run.config.arms == "side_by_side":
-            yield from self._side_by_side.outcomes(now)
-            return
-        while now.arm < len(now.candidates) and not self._is_decided(now):
-            one = self._run.books.alive[now.candidates[now.arm]]
-            yield one, self.arms.take(now, one)
 
     def _after_arm_step(self, now: Round) -> None:
         self._run.inbox.safe_point()
@@ -246,6 +268,7 @@ class Rounds:
         """Back to the run as it was at the end of its window, or to the adopted arm's body under the run's clock."""
         run, best = self._run, now.best
         self.current = run.arm = None
+        self.runner.drop()
         tried = now.candidates[: now.arm]
         why = "those before it were no better than the twin" if best is None else "one before it beat the twin"
         waiting = self._waiting(now)

@@ -15,7 +15,7 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -29,9 +29,10 @@ from esper.contracts.errors import ArmError, ConfigError
 from esper.runtime.record.books import Lifecycle
 from esper.runtime.run import Run
 from esper.runtime.state.batch_store import ReplayError
-from esper.runtime.training.tracing import NEVER_CALLED
+from esper.runtime.trying.accounts import Account, Spent, take_in
 from esper.runtime.trying.arms import Arms, Outcome, arm_name
 from esper.runtime.trying.replay import Round
+from esper.runtime.trying.runners import Runner
 
 PULSE_S = 0.25
 """So often the run looks how far the arms have come."""
@@ -62,17 +63,10 @@ def check_can_fork(model: nn.Module) -> None:
         raise ConfigError(f"arms='side_by_side' does not work here: {reason}. Else use arms='in_turn'.")
 
 
-class SideBySide:
-    """Runs the arms of rounds in processes of their own.
+class SideBySide(Runner):
+    """Runs the arms of rounds in processes of their own."""
 
-    Args:
-        run: the run.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def outcomes(self, now: Round) -> Iterator[tuple[Lifecycle, Outcome]]:
+    def outcomes(self, now: Round) -> Generator[tuple[Lifecycle, Outcome]]:
         """Run all arms that are left, and give what they have come to by the order of the candidates.
 
         Raises:
@@ -178,9 +172,7 @@ class ArmProcess:
 
     def begin(self) -> None:
         """Fork."""
-        books = self._run.books
-        self._spent = books.arm_flops, books.judging_flops
-        self._known = len(self._run.tracing.told)
+        self._begun = Spent.by(self._run)
         with _stops_wait(), warnings.catch_warnings():  # that torch's threads are gone there is taken care of
             warnings.filterwarnings("ignore", message="This process .* is multi-threaded")
             self._process.start()
@@ -211,18 +203,7 @@ class ArmProcess:
         self._is_taken_in = True
         self._now.arm_step, self._now.arm_steps = self.progress
         run.arm = self.name
-        earlier = run.books.arm_flops - self._spent[0], run.books.judging_flops - self._spent[1]
-        run.books.arm_flops += result["arm_flops"]
-        run.books.judging_flops += result["judging_flops"]
-        self.one.gates, self.one.flops = result["gates"], result["flops"]
-        for event in result["events"]:
-            if event["event"] != "note":
-                run.journal.add(after_those_before(event, *earlier))
-            elif event["text"].startswith(NEVER_CALLED):  # each place is told once, by whichever arm
-                for where in dict.fromkeys(where for where, _ in result["told"]):
-                    run.tracing.tell(where, [name for there, name in result["told"] if there == where])
-            elif event["text"] not in [one["text"] for one in run.journal.events if one["event"] == "note"]:
-                run.journal.add(event)
+        take_in(run, self.one, result, self._begun)
         return Outcome(result["loss"], result["has_passed"], result["is_beaten"], lambda: self._body)
 
     def end(self) -> None:
@@ -244,44 +225,26 @@ class ArmProcess:
         run, one = self._run, self.one
         run.journal.gather()
         self._now.rewind()
+        account = Account(run)
 
         def after_step(now: Round) -> None:
             if os.getppid() != parent:
                 os._exit(1)  # the run was killed: nobody waits for this arm
             self._shared[0], self._shared[1] = now.arm_step, now.arm_steps or 0
-            self._shared[2] = run.books.arm_flops - self._spent[0]
+            self._shared[2] = account.arm_flops
 
         try:
             outcome = Arms(run, after_step).take(self._now, one)
             if outcome.has_passed:
                 self._body.write(run.snapshots.body())
             self._told.write(
-                {
-                    "events": run.journal.events,
-                    "told": run.tracing.told[self._known :],
-                    "arm_flops": run.books.arm_flops - self._spent[0],
-                    "judging_flops": run.books.judging_flops - self._spent[1],
-                    "gates": one.gates,
-                    "flops": one.flops,
-                    "loss": outcome.loss,
-                    "has_passed": outcome.has_passed,
-                    "is_beaten": outcome.is_beaten,
-                }
+                account.told(one)
+                | {"loss": outcome.loss, "has_passed": outcome.has_passed, "is_beaten": outcome.is_beaten}
             )
         except ReplayError as error:
             self._told.write({"unlike": str(error)})
         except BaseException as error:  # passed on: the run raises it
             self._told.write({"error": repr(error), "traceback": traceback.format_exc()})
-
-
-def after_those_before(event: dict[str, Any], arm_flops: int, judging_flops: int) -> dict[str, Any]:
-    """An event of an arm after others that had spent so much by then."""
-    if event["event"] == "arm_ended":
-        curve = event["curve"]
-        flops = [before + arm_flops + judging_flops for before in curve["flops"]]
-        return event | {"curve": curve | {"flops": flops}}
-    spent = {"arm_flops": arm_flops, "judging_flops": judging_flops}
-    return event | {name: event[name] + before for name, before in spent.items() if name in event}
 
 
 def _death(exit_code: int) -> str:

@@ -24,7 +24,7 @@ from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation
 
-PLANNED, SHARE, ROUNDS = 1600, 0.1, 3
+PLANNED, SHARE, ROUNDS = 800, 0.1, 2
 """Steps of a run, the share of them that is a round's window, and rounds of each kind; the first is not counted."""
 
 EPOCH = 5

@@ -163,10 +163,14 @@ class TestForecast:
     def test_what_has_grown_since_makes_all_dearer(self):
         assert self.after([10, 10, 6], now=[20]).of(3) == [20, 12, 20]
 
+    def test_also_where_it_grew_in_the_middle_of_an_epoch(self):
+        assert self.after([10, 10, 20, 20, 12]).of(5) == [20, 20, 20, 20, 12]
+        assert self.after([10, 10, 20, 20]).of(3) == [20, 20, 20]
+
     def test_in_the_first_epoch_all_steps_are_like_the_first(self):
         assert self.after(now=[10, 10]).of(3) == [10, 10, 10]
 
     def test_batches_of_many_sizes_foretell_nothing(self):
         assert self.after([10, 9, 8, 7]).of(3) is None
-        assert self.after([10, 10], now=[10, 9]).of(3) is None
+        assert self.after([10, 10], now=[10, 9, 8, 7]).of(3) is None
         assert Forecast().of(3) is None

@@ -58,6 +58,7 @@ class Costs:
         self._ranks = ranks
         self._meter = FlopMeter()
         self._structure: tuple[object, ...] | None = None
+        self._is_rehearsing: bool | None = None
         self._watched: set[object] = set()
         self._has_told = False
 
@@ -81,7 +82,7 @@ class Costs:
 
     def restructured(self) -> None:
         """Something has changed what work costs."""
-        self._structure = None
+        self._structure = self._is_rehearsing = None
 
     def charge(self, flops: int, payers: list[Lifecycle]) -> None:
         """Book FLOPs of an arm, or of training in isolation, on the lifecycles that they were spent for."""
@@ -154,6 +155,7 @@ class Costs:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self._meter.load_state_dict(state["counted"])
+        self._is_rehearsing = None
         self._has_told = state["has_told"]
 
     def _counts_of(self, work: str, batch: Any) -> tuple[Counts, Sizes]:
@@ -176,7 +178,7 @@ class Costs:
         flops = self._known(counts, sizes)
         is_due = self._is_due(counts, flops)
         is_known = flops is not None
-        if self._ranks.are_several and self.is_compiled():
+        if self._ranks.are_several and self._ranks_must_agree():
             is_known = not self._is_unknown(flops)
         if flops is not None and is_known and not must_watch and not is_due:
             return work(), flops
@@ -201,6 +203,12 @@ class Costs:
             )
             self._journal.write(Note(text=text))
         return known
+
+    def _ranks_must_agree(self) -> bool:
+        """Whether new work is done once more, by all ranks or none; looked up anew where something has changed."""
+        if self._is_rehearsing is None:
+            self._is_rehearsing = self.is_compiled()
+        return self._is_rehearsing
 
     def _is_unknown(self, flops: int | None) -> bool:
         """Whether work is to be done once more to be counted: on all ranks, if on one, for they wait for each other."""

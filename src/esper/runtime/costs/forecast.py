@@ -6,8 +6,8 @@ from itertools import chain, repeat
 class Forecast:
     """Remembers what the steps of this epoch and of the last one have cost.
 
-    All batches of an epoch are of one size, but for the last, which may be smaller. Where they are not, nothing is
-    foretold.
+    All batches of an epoch are of one size, but for the last, which may be smaller; and all steps become dearer or
+    cheaper where something has grown or was removed. Where it is otherwise, nothing is foretold.
     """
 
     def __init__(self) -> None:
@@ -27,23 +27,18 @@ class Forecast:
 
     def of(self, steps: int) -> list[int] | None:
         """FLOPs of so many steps from now on; None where nobody can know."""
-        runs = self._epoch or self._last
-        if not runs or len(self._epoch) > 1 or not _is_regular(self._last):
+        if not (self._epoch or self._last) or max(len(self._epoch), len(self._last)) == _TOO_MANY:
             return None
-        flops = runs[0][0]
         if not self._last:
-            return [flops] * steps
-        (main, _), (end, _) = self._last[0], self._last[-1]
-        length = sum(count for _, count in self._last)
-        done = self._epoch[0][1] % length if self._epoch else 0
+            return [self._epoch[-1][0]] * steps
+        end, count = self._last[-1]
+        main = self._last[-2][0] if count == 1 and len(self._last) > 1 else end
+        flops = self._epoch[-1][0] if self._epoch else main
+        length, done = (sum(count for _, count in runs) for runs in (self._last, self._epoch))
         epoch = [*repeat(flops, length - 1), round(flops * end / main)]
-        epochs = repeat(epoch, -(-(done + steps) // length))
-        return list(chain.from_iterable(epochs))[done : done + steps]
+        epochs = repeat(epoch, -(-(done % length + steps) // length))
+        return list(chain.from_iterable(epochs))[done % length :][:steps]
 
 
-_TOO_MANY = 3
+_TOO_MANY = 4
 """Runs of equal steps in an epoch of which nothing is foretold."""
-
-
-def _is_regular(runs: list[list[int]]) -> bool:
-    return len(runs) < 2 or (len(runs) == 2 and runs[1][1] == 1)

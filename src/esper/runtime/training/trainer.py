@@ -118,8 +118,8 @@ class Trainer:
         self.scheduler, self._scheduler_every = scheduler, scheduler_every
         self._clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
         self._handles = [before_update(part, self._note_settings) for part in optimizer.parts]
-        if ranks.are_several:
-            self._handles += GradientAverage(places(model), ranks.mean_).handles
+        self._average = GradientAverage(places(model), ranks.mean_) if ranks.are_several else None
+        self._handles += self._average.handles if self._average else []
         by_family, weight_decay = config.graft_lr is None, config.graft_weight_decay
         self._slot_optimizers = [
             SlotOptimizer(share, part, self._graft_lr_in_step, weight_decay, by_family=by_family)
@@ -309,7 +309,8 @@ class Trainer:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss returned {shape}; return one scalar tensor, the mean over the batch.")
-        mean = self.ranks.averaging(loss.detach())
+        joins = self._average is not None and self._average.is_needed  # one exchange in place of two
+        mean = (self._average.carrying if self._average and joins else self.ranks.averaging)(loss.detach())
         share = loss if self.accumulate == 1 else loss / self.accumulate
         (share if self.scaler is None else self.scaler.scale(share)).backward()
         return mean

@@ -36,6 +36,7 @@ def measure() -> dict[str, Any]:
             "p99 ms": round(1e3 * percentile(service, 0.99), 3),
             "questions a second": round(len(service) / sum(service)),
             "period s": PERIOD_S,
+            "service s": [round(one, 5) for one in service],
             "loads": loads,
         },
         "everyone asks": [many_runs.simulate(runs, 10) for runs in FAN_OUT],

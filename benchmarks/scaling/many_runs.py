@@ -90,7 +90,7 @@ class Service:
     def __init__(self, bus: FaultyBus, number: int) -> None:
         self._asked = [bus.subscribe(ObservationReport.topic, "tamiyo", f"{one}") for one in range(number)]
         self._controllers = [Controller(bus, Codec(), "heuristic", f"{one}") for one in range(number)]
-        self.seconds, self.held_by_the_dead = bus, 0.0, 0
+        self.seconds, self.held_by_the_dead = 0.0, 0
 
     def die(self) -> None:
         self.held_by_the_dead += len(self._asked[0].receive())

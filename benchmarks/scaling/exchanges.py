@@ -70,7 +70,7 @@ def measure(sizes: tuple[int, ...] = SIZES, repeats: int = REPEATS) -> dict[str,
     found = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            multiprocessing.spawn(work, (size, folder, repeats), nprocs=size)
+            multiprocessing.start_processes(work, (size, folder, repeats), nprocs=size, start_method="fork")
             every = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(size)]
         found[str(size)] = {
             "sockets": max(one["sockets"] for one in every),

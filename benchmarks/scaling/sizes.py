@@ -17,7 +17,7 @@ from esper.kasmina.host.anchoring import places
 from esper.runtime.training.ranks import checksums
 
 SHAPES = ((256, 1), (256, 64), (1024, 64), (4096, 1024))
-LAYERS = (10, 100, 1000)
+LAYERS = (10, 30, 100, 300)
 HIDDEN = 64
 
 
@@ -79,7 +79,7 @@ def time_of_a_layer(layers: int) -> dict[str, Any]:
     begun = time.process_time()
     session = session_of(model)
     begins = time.process_time() - begun
-    turns = 16
+    turns = 8
 
     def many(step: Callable[[], object]) -> float:
         begun = time.process_time()
@@ -90,7 +90,7 @@ def time_of_a_layer(layers: int) -> dict[str, Any]:
     many(lambda: session.step(INPUTS))
     session.after_epoch()
     pairs, boundaries = [], []
-    for _ in range(5):
+    for _ in range(3):
         pairs.append((many(plain), many(lambda: session.step(INPUTS))))
         begun = time.process_time()
         session.after_epoch()
@@ -105,7 +105,7 @@ def time_of_a_layer(layers: int) -> dict[str, Any]:
     }
 
 
-def checksum_seconds(parameters: int = 2**24) -> float:
+def checksum_seconds(parameters: int = 2**22) -> float:
     """Seconds of this processor for the checksum of so many parameters, for each billion of them."""
     weights, found = torch.zeros(parameters), []
     for _ in range(5):

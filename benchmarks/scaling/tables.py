@@ -40,7 +40,9 @@ def show() -> None:
     print(f"At a boundary {of.meetings} meetings, {of.told} times rank 0 tells; at a step {of.per_step} collectives")
     print(f"Checksums: {read('scaling', 'sizes')['checksum s for a billion parameters']} s for a billion parameters")
     for host in hosts():
-        print(f"{host.name}: {host.parameters:,} parameters; {12e-9 * host.parameters * of.write_s:.0f} s to write them")
+        print(
+            f"{host.name}: {host.parameters:,} parameters; {12e-9 * host.parameters * of.write_s:.0f} s to write them"
+        )
     _draw(of, control["a controller"])
 
 
@@ -141,4 +143,3 @@ def _draw(of: Constants, controller: dict[str, Any]) -> None:
         axes.legend()
     figure.savefig(PICTURE, metadata={"Date": None})
     pyplot.close(figure)
-

@@ -10,13 +10,15 @@ from benchmarks.scaling.light import percentile
 PERIOD_S = 60.0
 """Between two questions of a run."""
 
-FEW, FAN_OUT = 100, (100, 200, 400)
+FEW, FAN_OUT = 20, (50, 100, 200)
+QUESTIONS = (250, 500, 1000, 2000)
+"""Layers of a question: the time of a decision grows with their square."""
 
 
 def measure() -> dict[str, Any]:
     """All of it; some minutes."""
     begun = time.process_time()
-    service = one_run.service_seconds(10, 300)
+    service = one_run.service_seconds(10, 200)
     loads = [
         {"runs": runs, "controllers": controllers} | queueing.waits(runs, PERIOD_S, controllers, service)
         for runs in (100, 1000, 3000, 10_000)
@@ -26,9 +28,8 @@ def measure() -> dict[str, Any]:
         "one run": {
             "reports": [one_run.reports(layers) for layers in one_run.LAYERS],
             "questions": [
-                *(one_run.question(layers) for layers in one_run.LAYERS),
-                one_run.question(1000, seeds=64),
-                one_run.question(1000, seeds=1000),
+                *(one_run.question(layers) for layers in QUESTIONS),
+                one_run.question(500, seeds=64),
             ],
         },
         "a controller": {

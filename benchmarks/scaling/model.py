@@ -17,9 +17,6 @@ TRAINED, KEPT = 16, 12
 ROUND_US = 10.0
 """Assumed, not measured: microseconds that a small all-reduce between GPUs takes more each time the ranks double."""
 
-EPOCH_STEPS = 1000
-"""Assumed: steps between two boundaries."""
-
 
 def read(group: str, name: str) -> Any:
     """What a benchmark has kept."""
@@ -70,7 +67,7 @@ class Constants:
         sockets: of a rank, by ranks.
         gather_bytes: that a rank sends when all tell a kilobyte, by ranks.
         write_s: seconds to write and read back a gigabyte of a checkpoint (``checkpoints/cpu.json``).
-        step_s, boundary_s: the processor's, by layers with seeds (``sizes``).
+        step_s: the processor's, by layers with seeds (``sizes``).
         report_bytes: of a layer's report (``control``).
         line_bytes: of a telemetry line in memory, by layers.
     """
@@ -91,7 +88,6 @@ class Constants:
     gather_bytes: Law
     write_s: float
     step_s: Law
-    boundary_s: Law
     report_bytes: float
     line_bytes: Law
 
@@ -119,13 +115,12 @@ class Constants:
             meetings=boundary["meeting"]["times"] - tells,
             told=tells,
             told_bytes=line(told),
-            meet_us=better(by_ranks(exchanges, "wait", "least")),
+            meet_us=better(by_ranks(exchanges, "check_equal", "least")),
             tell_us=better(by_ranks(exchanges, "same, 1 KB", "least")),
             sockets=line({int(ranks): one["sockets"] for ranks, one in exchanges.items()}),
             gather_bytes=line(by_ranks(exchanges, "gather, 1 KB", "bytes")),
             write_s=checkpoint["seconds_per_gigabyte"]["write"],
             step_s=line({one["layers"]: one["more for a step s"] for one in sizes["layers"]}),
-            boundary_s=line({one["layers"]: one["boundary s"] for one in sizes["layers"]}),
             report_bytes=control["one run"]["reports"][-1]["bytes of its messages"]
             / control["one run"]["reports"][-1]["layers"],
             line_bytes=line(

@@ -24,7 +24,7 @@ def show() -> None:
     for title, rows in {
         "Memory of each GPU": [_memory(host, of) for host in hosts()],
         **{f"{host.name} on so many GPUs": [_row(host, of, gpus) for gpus in GPUS] for host in hosts()},
-        "The processor's part, by layers with seeds": [_processor(of, layers) for layers in (24, 1000, 100_000)],
+        "The processor's part, by layers with seeds": read("scaling", "sizes")["layers"],
         "Exchanges on the host": _exchanges(),
         "One run on the bus": control["one run"]["reports"],
         "Its questions": control["one run"]["questions"],
@@ -36,6 +36,7 @@ def show() -> None:
     service = {name: one for name, one in control["a controller"].items() if name not in ("loads", "service s")}
     print(f"\nA controller, of runs of ten layers: {service}")
     print(f"A rank meets all others: {of.meet_us} us; hears rank 0: {of.tell_us} us; sockets: {of.sockets}")
+    print(f"More for a step by layers with seeds: {of.step_s} s; with 100,000: {of.step_s.at(100_000):.0f} s")
     print(f"Bytes of a gather of 1 KB: {of.gather_bytes}; of a line that waits: {of.line_bytes}")
     print(f"At a boundary {of.meetings} meetings, {of.told} times rank 0 tells; at a step {of.per_step} collectives")
     print(f"Checksums: {read('scaling', 'sizes')['checksum s for a billion parameters']} s for a billion parameters")
@@ -74,14 +75,6 @@ def _row(host: Host, of: Constants, gpus: int) -> dict[str, str]:
     if host.name != "7B" and gpus > 1:  # a step was measured of the small one, on several GPUs
         found |= {"slower, asleep": f"{told.slower_dormant:.1%}", "two grafts, slower": f"{told.slower_growing:.1%}"}
     return found
-
-
-def _processor(of: Constants, layers: int) -> dict[str, str]:
-    return {
-        "layers": f"{layers:,}",
-        "more for a step": _time(1e3 * of.step_s.at(layers)),
-        "a boundary": _time(1e3 * of.boundary_s.at(layers)),
-    }
 
 
 def _exchanges() -> list[dict[str, Any]]:
@@ -123,7 +116,7 @@ def _draw(of: Constants, controller: dict[str, Any]) -> None:
     pyplot.rcParams |= {"svg.hashsalt": "esper", "svg.fonttype": "none"}  # the same bytes each time; text as text
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     exchanges, numbers = read("scaling", "exchanges"), [2**power for power in range(1, 14)]
-    for name, law in {"wait": of.meet_us, "same, 1 KB": of.tell_us}.items():
+    for name, law in {"check_equal": of.meet_us, "same, 1 KB": of.tell_us}.items():
         found = by_ranks(exchanges, name, "least")
         [drawn] = left.plot(numbers, [1e-3 * law.at(one) for one in numbers], linestyle=":")
         left.plot(list(found), [1e-3 * one for one in found.values()], "o", color=drawn.get_color(), label=name)

@@ -25,7 +25,6 @@ OF = Constants(
     gather_bytes=line({2: 2000.0, 4: 4000.0}),
     write_s=5.0,
     step_s=line({10: 1e-3, 100: 1e-2}),
-    boundary_s=line({10: 1e-2, 100: 1e-1}),
     report_bytes=200.0,
     line_bytes=line({10: 1e4, 100: 1e5}),
 )

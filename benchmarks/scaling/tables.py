@@ -35,6 +35,8 @@ def show() -> None:
         print(f"\n### {title}\n\n{_table(rows)}")
     service = {name: one for name, one in control["a controller"].items() if name not in ("loads", "service s")}
     print(f"\nA controller, of runs of ten layers: {service}")
+    print(f"Full at {service['questions a second'] * service['period s']:,.0f} such runs")
+    print(f"Measured on two GPUs: {1 / of.dormant - 1:.1%} slower asleep, {1 / of.growing - 1:.1%} with two grafts")
     print(f"A rank meets all others: {of.meet_us} us; hears rank 0: {of.tell_us} us; sockets: {of.sockets}")
     print(f"More for a step by layers with seeds: {of.step_s} s; with 100,000: {of.step_s.at(100_000):.0f} s")
     print(f"Bytes of a gather of 1 KB: {of.gather_bytes}; of a line that waits: {of.line_bytes}")
@@ -108,7 +110,7 @@ def _bytes(number: float) -> str:
 
 
 def _time(milliseconds: float) -> str:
-    return f"{milliseconds:.2g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.3g} s"
+    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.3g} s"
 
 
 def _draw(of: Constants, controller: dict[str, Any]) -> None:

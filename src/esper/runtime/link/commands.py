@@ -16,7 +16,7 @@ from esper.contracts.errors import BusError, BusUnavailableError, EsperError
 from esper.contracts.lifecycle import State
 from esper.oona.bus import Bus, Delivery, Subscription, UnreadableError
 from esper.oona.codec import Codec
-from esper.oona.messages import CommandAck, GerminationCommand, RemovalCommand, RollbackCommand, SeedIds
+from esper.oona.messages import Body, CommandAck, GerminationCommand, RemovalCommand, RollbackCommand, SeedIds
 from esper.runtime.link.names import group_of
 from esper.runtime.link.publisher import TelemetryPublisher
 from esper.runtime.session import Session
@@ -55,17 +55,15 @@ class _Waiting:
     is_answered: bool = field(default=False)
 
 
-class ControlCommandHandler:
-    """Receives the commands to one run.
+class CommandDesk:
+    """Carries out the commands to one run that a bus brings, in the thread of whoever calls it.
 
     Args:
-        connect: gives the bus that they come from, in this object's thread; called again where its broker is away.
         codec: reads them.
         run_id: of the run: the name of its group, and the key of its commands.
         session: carries them out, where nothing is half done.
-        publisher: tells the answers.
-        tell: called, in this object's thread, with a sentence if the bus will never serve us.
-        on_handled: likewise with every command that was answered for the first time.
+        put: called with each answer, which must not be lost.
+        on_handled: called with every command that was answered for the first time.
 
     Attributes:
         statistics: what became of them.
@@ -73,66 +71,41 @@ class ControlCommandHandler:
 
     def __init__(
         self,
-        connect: Callable[[], Bus],
         codec: Codec,
         run_id: str,
         session: Session,
-        publisher: TelemetryPublisher,
-        tell: Callable[[str], None] = lambda text: None,
+        put: Callable[[Body], None],
         on_handled: Callable[[Handled], None] = lambda handled: None,
     ) -> None:
-        self._connect, self._codec, self._run_id = connect, codec, run_id
-        self._bus: Bus | None = None
-        self._session, self._publisher, self._tell = session, publisher, tell
-        self._on_handled = on_handled
+        self._codec, self._run_id, self._session = codec, run_id, session
+        self._put, self._on_handled = put, on_handled
         self.statistics = HandlerStatistics()
         self._waiting: dict[str, _Waiting] = {}
-        self._subscription: Subscription | None = None
-        self._is_closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="esper-commands", daemon=True)
-        self._thread.start()
 
-    def close(self, within_s: float = 10.0) -> None:
-        """Take no more commands, and let go of those that were answered for good."""
-        self._is_closing.set()
-        self._thread.join(within_s)
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a command was not carried out yet, or its message not acked."""
+        return bool(self._waiting)
 
-    def _work(self) -> None:
-        try:
-            self._handle_until_closed()
-        finally:
-            if self._bus is not None:
-                self._bus.close()
+    def join(self, bus: Bus) -> Subscription:
+        """Hear the commands on a bus."""
+        return bus.subscribe(
+            GerminationCommand.topic,
+            group_of(self._run_id),
+            "run",
+            start="oldest",
+            redeliver_after_s=_REDELIVER_AFTER_S,
+        )
 
-    def _joined(self) -> Subscription:
-        if self._subscription is None:
-            self._bus = self._bus or self._connect()
-            self._subscription = self._bus.subscribe(
-                GerminationCommand.topic,
-                group_of(self._run_id),
-                "run",
-                start="oldest",
-                redeliver_after_s=_REDELIVER_AFTER_S,
-            )
-        return self._subscription
+    def handle(self, subscription: Subscription, timeout_s: float) -> None:
+        """Take what has come, carry out what may be now, and let go of what was answered for good.
 
-    def _handle_until_closed(self) -> None:
-        while True:
-            is_last = self._is_closing.is_set()
-            try:
-                subscription = self._joined()
-                self._take(subscription, 0.0 if is_last or self._waiting else _WAIT_S)
-                self._carry_out()
-                self._let_go(subscription)
-            except BusUnavailableError:
-                self._is_closing.wait(_WAIT_S)
-            except BusError as error:  # it will never serve us
-                self._tell(f"No commands are heard any more: {error}")
-                return
-            if is_last:
-                return
-            if self._waiting:
-                self._is_closing.wait(_LOOK_S)
+        Raises:
+            BusUnavailableError: if the broker does not answer; nothing is lost by that.
+        """
+        self._take(subscription, timeout_s)
+        self._carry_out()
+        self._let_go(subscription)
 
     def _take(self, subscription: Subscription, timeout_s: float) -> None:
         for delivery in subscription.receive(timeout_s=timeout_s):
@@ -174,7 +147,7 @@ class ControlCommandHandler:
                 self.statistics.carried_out += 1
             else:
                 self.statistics.refused += 1
-            self._publisher.put(self._ack(one.asked, answer))
+            self._put(self._ack(one.asked, answer))
             if is_new:
                 self._on_handled(_handled(one, answer))
 
@@ -205,6 +178,76 @@ class ControlCommandHandler:
             subscription.ack([self._waiting[id_].delivery for id_ in done])
             for id_ in done:
                 del self._waiting[id_]
+
+
+class ControlCommandHandler:
+    """Receives the commands to one run, in a thread of its own.
+
+    Args:
+        connect: gives the bus that they come from, in this object's thread; called again where its broker is away.
+        codec: reads them.
+        run_id: of the run: the name of its group, and the key of its commands.
+        session: carries them out, where nothing is half done.
+        publisher: tells the answers.
+        tell: called, in this object's thread, with a sentence if the bus will never serve us.
+        on_handled: likewise with every command that was answered for the first time.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Bus],
+        codec: Codec,
+        run_id: str,
+        session: Session,
+        publisher: TelemetryPublisher,
+        tell: Callable[[str], None] = lambda text: None,
+        on_handled: Callable[[Handled], None] = lambda handled: None,
+    ) -> None:
+        self._connect, self._tell = connect, tell
+        self._bus: Bus | None = None
+        self._desk = CommandDesk(codec, run_id, session, publisher.put, on_handled)
+        self._subscription: Subscription | None = None
+        self._is_closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="esper-commands", daemon=True)
+        self._thread.start()
+
+    @property
+    def statistics(self) -> HandlerStatistics:
+        """What became of the commands."""
+        return self._desk.statistics
+
+    def close(self, within_s: float = 10.0) -> None:
+        """Take no more commands, and let go of those that were answered for good."""
+        self._is_closing.set()
+        self._thread.join(within_s)
+
+    def _work(self) -> None:
+        try:
+            self._handle_until_closed()
+        finally:
+            if self._bus is not None:
+                self._bus.close()
+
+    def _joined(self) -> Subscription:
+        if self._subscription is None:
+            self._bus = self._bus or self._connect()
+            self._subscription = self._desk.join(self._bus)
+        return self._subscription
+
+    def _handle_until_closed(self) -> None:
+        while True:
+            is_last = self._is_closing.is_set()
+            try:
+                self._desk.handle(self._joined(), 0.0 if is_last or self._desk.is_waiting else _WAIT_S)
+            except BusUnavailableError:
+                self._is_closing.wait(_WAIT_S)
+            except BusError as error:  # it will never serve us
+                self._tell(f"No commands are heard any more: {error}")
+                return
+            if is_last:
+                return
+            if self._desk.is_waiting:
+                self._is_closing.wait(_LOOK_S)
 
 
 def _handled(one: _Waiting, answer: Answer) -> Handled:

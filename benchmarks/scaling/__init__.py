@@ -1,0 +1,1 @@
+"""What Esper takes on many GPUs: memory, traffic and time, from what was measured."""

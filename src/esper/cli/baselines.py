@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from esper.cli.commands.baseline import BaselineCommand
-from esper.cli.interrupt import Interrupt
+from esper.runtime.interrupt import Interrupt
 from esper.evaluation.baseline.adaptation import Adaptation, adaptation_of, grown_here
 from esper.evaluation.baseline.beside import beside
 from esper.evaluation.baseline.cells import BATCH_SIZES, SEEDS, WHAT, Cell, Setting

@@ -9,7 +9,7 @@ from pathlib import Path
 import esper
 from esper.cli.commands.ab import ABCommand
 from esper.cli.configuration_file import read_file
-from esper.cli.interrupt import Interrupt
+from esper.runtime.interrupt import Interrupt
 from esper.cli.options import request
 from esper.contracts.errors import ConfigError
 from esper.evaluation.ab import words

@@ -2,8 +2,9 @@
 
 torchrun --nproc-per-node 2 examples/several_gpus.py [EPOCHS] [DIRECTORY]
 
-On machines without GPUs the ranks train on the processor; without torchrun there is one. With a directory the run can be
-stopped (Ctrl-C, or SIGTERM as a cluster sends it): all ranks end after the same step and save. Started again it goes on.
+On machines without GPUs the ranks train on the processor; without torchrun there is one. With a directory the run can
+be stopped (Ctrl-C, or SIGTERM as a cluster sends it): all ranks end after the same step and save. Started again it goes
+on.
 """
 
 import math

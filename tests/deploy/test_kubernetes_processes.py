@@ -177,6 +177,6 @@ def test_a_run_that_was_stopped_goes_on_in_the_next_pod(start, redis_url, tmp_pa
     log = tmp_path / "log"
     for pod in (1, 2, 3):
         process = start(of, "log", values, words)
-        eventually(lambda pod=pod: log.read_text().count('"checkpoint_written"') > 2 * pod, process, log)
+        eventually(lambda pod=pod: log.read_text().count('"event": "checkpoint"') > 2 * pod, process, log)
         assert ended(process) == INTERRUPTED
-    assert log.read_text().count('"resumed"') == 2
+    assert log.read_text().count('"event": "resumed"') == 2

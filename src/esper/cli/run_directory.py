@@ -152,7 +152,7 @@ def find(asked: Request) -> tuple[Path, Options]:
         )
     for name in sorted(asked.given - set(INVOCATION)):
         wanted, actual = _lookup(asked.options, name), _lookup(stored, name)
-        if wanted != actual:
+        if wanted != actual and (name, wanted) != ("device", "auto"):  # what auto was then is kept
             raise ConfigError(
                 f"--resume: the run in {directory} was started with {name} {actual}, not {wanted}. Leave {name} out to "
                 "go on with it, or start another run without --resume."

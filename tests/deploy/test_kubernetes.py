@@ -176,7 +176,7 @@ def test_the_image_installs_what_can_be_chosen_and_runs_as_a_number_that_is_not_
     arguments = dict(line.split("=", 1) for line in _lines("ARG"))
     assert re.search(r":\d+\.\d+\.\d+", arguments["BASE"])
     page = (ROOT / "docs" / "kubernetes.md").read_text()
-    for chosen in (arguments["EXTRAS"], *re.findall(r"EXTRAS=(\S+)", page)):
+    for chosen in (arguments["EXTRAS"], *re.findall(r"EXTRAS=([\w,-]+)", page)):
         assert set(chosen.split(",")) <= told["optional-dependencies"].keys()
     assert {"${EXTRAS}", "${PACKAGES}"} <= set(re.findall(r"\$\{\w+\}", CONTAINERFILE))
     (user,) = _lines("USER")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from esper.cli.main import WRONG_INPUT, main
+from esper.cli.main import INTERRUPTED, WRONG_INPUT, main
 from esper.contracts.errors import BusError
 from esper.oona.environment import KEYS, codec
 from tests.deploy import manifests
@@ -157,6 +157,11 @@ def test_a_secret_that_was_not_filled_in_is_refused(capsys):
         assert "no URL of a bus" in capsys.readouterr().err
     with pytest.raises(BusError, match="openssl rand"):
         codec({KEYS: held["keys"]})
+
+
+def test_a_run_that_was_stopped_is_no_failure():
+    rules = named(EVERY, "Job", "run")["spec"]["podFailurePolicy"]["rules"]
+    assert [rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule] == [[INTERRUPTED]]
 
 
 def _lines(word: str) -> list[str]:

@@ -1,23 +1,27 @@
 """Several ranks train one model and grow it together: ``DistributedDataParallel`` around what ``esper.wrap`` gives.
 
-torchrun --nproc-per-node 2 examples/several_gpus.py [EPOCHS]
+torchrun --nproc-per-node 2 examples/several_gpus.py [EPOCHS] [DIRECTORY]
 
-On machines without GPUs the ranks train on the processor; without torchrun there is one.
+On machines without GPUs the ranks train on the processor; without torchrun there is one. With a directory the run can
+be stopped (Ctrl-C, or SIGTERM as a cluster sends it): all ranks end after the same step and save. Started again it goes
+on.
 """
 
 import math
 import os
 import sys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import esper
 
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+DIRECTORY = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+STOPPED = 143  # what a shell tells of a process that was asked to terminate: the run is not done
 SIZE, LOCAL_RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
 DEVICE = torch.device("cuda", LOCAL_RANK) if torch.cuda.is_available() else torch.device("cpu")
 
@@ -46,9 +50,8 @@ model = model.to(DEVICE)
 parallel = DistributedDataParallel(model) if SIZE > 1 else model
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
-data = TensorDataset(x, y)
-shares = DistributedSampler(data, SIZE, rank, seed=0)  # each rank has samples of its own
-loader = DataLoader(data, batch_size=32 // SIZE, sampler=shares)
+share = slice(rank, len(x) // SIZE * SIZE, SIZE)  # each rank has samples of its own, and as many as the others
+loader = esper.BatchLoader((x[share], y[share]), batch_size=32 // SIZE, seed=0)  # goes on in the middle of an epoch
 steps = EPOCHS * len(loader)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
@@ -67,14 +70,33 @@ def evaluate(model):
 
 
 session = esper.Session(
-    parallel, optimizer, loss=loss, evaluate=evaluate, planned_steps=steps, scheduler=scheduler, clip_grad_norm=1.0
+    parallel,
+    optimizer,
+    loss=loss,
+    evaluate=evaluate,
+    planned_steps=steps,
+    scheduler=scheduler,
+    clip_grad_norm=1.0,
+    loader=loader,
+    directory=DIRECTORY,
+    checkpoint_steps=None if DIRECTORY is None else 20,  # while candidates are tried, too
 )
-for epoch in range(EPOCHS):
-    shares.set_epoch(epoch)
-    for batch in loader:
-        session.step(batch)
-    session.after_epoch()
-session.finish()
+if DIRECTORY is not None and any((DIRECTORY / "checkpoints").glob("[0-9]*")):
+    session.load(DIRECTORY / "checkpoints")
+    print(f"rank {rank} goes on after {session.step_count} steps", flush=True)
+
+with esper.Interrupt() as interrupt, interrupt.deferred():
+    for _ in range(session.epoch, EPOCHS):
+        for batch in loader:
+            session.step(batch)
+            if session.on_any_rank(interrupt.requested):  # all leave after the same step
+                if DIRECTORY is not None:
+                    session.save(DIRECTORY / "checkpoints")
+                print(f"rank {rank} was stopped after {session.step_count} steps", flush=True)
+                sys.exit(STOPPED)
+        session.after_epoch()
+    if not session.is_finished:
+        session.finish()
 
 if rank == 0:
     for report in session.field_reports:
@@ -82,6 +104,8 @@ if rank == 0:
     print(f"\n{esper.summary(model)}")
     plain = esper.export(model).eval()  # standard torch modules, nothing of Esper inside
     accuracy = (plain(x_held_out).argmax(1) == y_held_out).float().mean()
+    if DIRECTORY is not None:
+        torch.save(plain.state_dict(), DIRECTORY / "model.pt")
     print(f"\n{SIZE} ranks: {sum(one.numel() for one in plain.parameters())} parameters, {accuracy:.1%} right")
 if SIZE > 1:
     distributed.destroy_process_group()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from esper.kasmina.host.wrapping import host_state_dict as host_state_dict
     from esper.kasmina.host.wrapping import unwrap as unwrap
     from esper.kasmina.host.wrapping import wrap as wrap
+    from esper.runtime.interrupt import Interrupt as Interrupt
     from esper.runtime.session import Session as Session
     from esper.runtime.training.loader import BatchLoader as BatchLoader
     from esper.tamiyo.heuristic import Policy as Policy
@@ -60,6 +61,7 @@ _HOMES = {
     "GraftStrategy": "esper.kasmina.grafts.strategies",
     "GrowthConfig": "esper.contracts.config",
     "HarmedError": "esper.contracts.errors",
+    "Interrupt": "esper.runtime.interrupt",
     "Observation": "esper.contracts.reports",
     "PlaceReport": "esper.contracts.reports",
     "Policy": "esper.tamiyo.heuristic",

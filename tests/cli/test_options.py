@@ -222,7 +222,7 @@ BAD_LINES = {
         ["run", "--schedule", "step"],
         "--schedule must be 'constant_then_linear' or 'cosine', not 'step'",
     ),
-    "another resume": (["run", "--resume", "first"], "--resume must be 'last', not 'first'"),
+    "another resume": (["run", "--resume", "first"], "--resume must be 'last' or 'auto', not 'first'"),
     "no file": (["run", "--config", "none.yaml"], "none.yaml cannot be read: No such file"),
     "a directory": (["run", "--config", "."], "cannot be read: Is a directory"),
     "unknown data": (["run", "--data", "digit"], "no data set 'digit'. Did you mean 'digits'"),
@@ -280,6 +280,7 @@ BAD_LINES = {
         "set the size of m:n in",
     ),
     "nothing to resume": (["run", "--resume", "last"], "no run under runs/"),
+    "nowhere to begin or resume": (["run", "--resume", "auto"], "--resume auto needs --output DIR"),
     "nothing to resume there": (["run", "--resume", "last", "--output", "there"], "no run in there"),
 }
 

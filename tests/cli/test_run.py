@@ -132,7 +132,7 @@ print(torch.nn.functional.cross_entropy(model(test_x), test_y).item())
 
 def test_a_finished_run_shows_its_table_again(finished, result, capsys):
     before = (finished / "result.json").read_bytes()
-    assert main(["run", "--resume", "last", "--output", str(finished)]) == 0
+    assert main(["run", "--resume", "last", "--output", str(finished), "--device", "auto"]) == 0
     out = capsys.readouterr().out
     for name, row in result["rows"].items():
         assert f"{name} " in out

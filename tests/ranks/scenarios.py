@@ -134,6 +134,12 @@ def apart(rank: int, size: int) -> str:
     return "nothing was noticed"
 
 
+def asked(rank: int, size: int) -> list[bool]:
+    """Rank 1 is to stop, then nobody."""
+    session = built(size, growing(), Script({}), FEW)
+    return [session.on_any_rank(rank == 1), session.on_any_rank(False)]
+
+
 def live(rank: int, size: int) -> dict[str, Any]:
     """A live trial, through ``train_step`` that accumulates without averaging in between."""
 
@@ -236,6 +242,7 @@ ALL: dict[str, Callable[..., Any]] = {
     "trained alone": lambda rank, size: once(rank, size, "pseudo_residual"),
     "shards": shards,
     "apart": apart,
+    "asked": asked,
     "interrupted": interrupted,
     "finished": finished,
     "half": half,

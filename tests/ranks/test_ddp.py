@@ -25,7 +25,7 @@ GROWN = (*AS_ONE, "bucket view", "trained alone", "batch norm")
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return heard(tmp_path_factory.mktemp("two"), 2, "bare", "dormant", *GROWN, "apart")
+    return heard(tmp_path_factory.mktemp("two"), 2, "bare", "dormant", *GROWN, "apart", "asked")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,10 @@ def test_two_ranks_do_what_one_does_with_all_samples(two, one, name):
 def test_ranks_that_have_come_to_different_points_say_so(two):
     for rank in two:
         assert "Rank 1 has come to 'what was counted' where rank 0 has come to 'the newest checkpoint'" in rank["apart"]
+
+
+def test_what_one_rank_is_asked_for_all_are(two):
+    assert [rank["asked"] for rank in two] == [[True, False], [True, False]]
 
 
 def test_grafts_come_late_and_more_than_one_is_adopted(two):

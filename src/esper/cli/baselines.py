@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from esper.cli.commands.baseline import BaselineCommand
-from esper.cli.interrupt import Interrupt
 from esper.evaluation.baseline.adaptation import Adaptation, adaptation_of, grown_here
 from esper.evaluation.baseline.beside import beside
 from esper.evaluation.baseline.cells import BATCH_SIZES, SEEDS, WHAT, Cell, Setting
@@ -15,6 +14,7 @@ from esper.evaluation.baseline.comparison import told, verdict
 from esper.evaluation.baseline.performance import CellResult, PerformanceBaseline, write_json
 from esper.evaluation.baseline.record import record
 from esper.evaluation.baseline.sides import sides
+from esper.runtime.interrupt import Interrupt
 
 _QUICK = Cell(32, 100)
 _QUICK_S, _CELL_S = 0.2, 1.0

@@ -9,7 +9,6 @@ from pathlib import Path
 import esper
 from esper.cli.commands.ab import ABCommand
 from esper.cli.configuration_file import read_file
-from esper.cli.interrupt import Interrupt
 from esper.cli.options import request
 from esper.contracts.errors import ConfigError
 from esper.evaluation.ab import words
@@ -26,6 +25,7 @@ from esper.flags.lock import held
 from esper.observability.cited import words as told
 from esper.observability.report import write_page
 from esper.observability.rows import TableRow, aligned
+from esper.runtime.interrupt import Interrupt
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _OWN_FILES = re.compile(r"[AB](/seed-\d+|$)|\.ab\.")

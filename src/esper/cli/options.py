@@ -167,8 +167,12 @@ class Options:
     )
     output: str | None = _option(None, "run directory", "DIR", "a new one, runs/DATA-SEED")
     config: str | None = _option(None, "YAML file with these options, besides a mapping 'growth'", "FILE", "none")
-    resume: Literal["last"] | None = _option(
-        None, "go on with the run in --output, or with the newest one under runs", "last", "start a new run"
+    resume: Literal["last", "auto"] | None = _option(
+        None,
+        "last goes on with the run in --output, or with the newest one under runs; auto with the one in --output, if "
+        "there is one, and else starts it",
+        "last|auto",
+        "start a new run",
     )
     plain: bool = _option(
         False, "print plain lines instead of a live display", shown="a live display where the output is a terminal"

@@ -14,7 +14,6 @@ from esper.cli.audience import Audience
 from esper.cli.conclusion import Conclusion, show_closing
 from esper.cli.console.presentation import Heading, Presentation, presentation
 from esper.cli.first_weights import first_weights, keep_first_weights
-from esper.cli.interrupt import Interrupt
 from esper.cli.options import REMOTE, Options
 from esper.cli.run_directory import CHECKPOINTS, PROGRESS, RESULT, RUN_ID, note_progress, read_json
 from esper.cli.run_flags import keep_flags, run_flags
@@ -23,6 +22,7 @@ from esper.contracts.flags import Flags
 from esper.evaluation.growing import Growing, growing
 from esper.kasmina.grafts.strategies import strategy_kind
 from esper.observability.spans import trace_id
+from esper.runtime.interrupt import Interrupt
 from esper.runtime.record.outbox import Listener
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy

@@ -39,11 +39,14 @@ def locate(asked: Request) -> tuple[Options, Path | None]:
     Raises:
         ConfigError: if the output directory cannot take a new run, or there is no such run to resume.
     """
-    if asked.options.resume is not None:
+    resume, output = asked.options.resume, asked.options.output
+    if resume == "auto" and output is None:
+        raise ConfigError("--resume auto needs --output DIR: where the run is, or is to be.")
+    if resume == "last" or (resume == "auto" and output is not None and (Path(output) / CONFIG).is_file()):
         directory, stored = find(asked)
         return stored, directory
-    if asked.options.output is not None:
-        check_free(asked.options.output)
+    if output is not None:
+        check_free(output)
     return asked.options, None
 
 
@@ -149,7 +152,7 @@ def find(asked: Request) -> tuple[Path, Options]:
         )
     for name in sorted(asked.given - set(INVOCATION)):
         wanted, actual = _lookup(asked.options, name), _lookup(stored, name)
-        if wanted != actual:
+        if wanted != actual and (name, wanted) != ("device", "auto"):  # what auto was then is kept
             raise ConfigError(
                 f"--resume: the run in {directory} was started with {name} {actual}, not {wanted}. Leave {name} out to "
                 "go on with it, or start another run without --resume."

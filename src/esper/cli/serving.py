@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import TYPE_CHECKING
 
 from esper.cli.ending import until_told
+from esper.cli.health import Health
 from esper.contracts.config import GrowthConfig
 from esper.oona.codec import TRACEPARENT
 from esper.oona.environment import codec
@@ -23,7 +24,9 @@ Tell = Callable[[str], None]
 Bind = Callable[..., AbstractContextManager[object]]
 
 
-def serve(url: str, policy: str, collector: str | None = None, log_format: str = "text") -> None:
+def serve(
+    url: str, policy: str, collector: str | None = None, log_format: str = "text", health: str | None = None
+) -> None:
     """Decide for all runs on a bus that ask, until interrupted or terminated.
 
     Args:
@@ -31,10 +34,12 @@ def serve(url: str, policy: str, collector: str | None = None, log_format: str =
         policy: who decides.
         collector: of traces; None sends none.
         log_format: ``"text"`` or ``"json"``.
+        health: ``ADDRESS:PORT`` at which :class:`esper.cli.health.Health` answers; None answers nowhere.
 
     Raises:
         BusError: if there is no such bus, or its broker does not answer at the start.
-        ConfigError: if there is no such policy, or no collector can have that URL, or a library is not installed.
+        ConfigError: if there is no such policy, no collector can have that URL, a library is not installed, or
+            the address of ``health`` is taken.
     """
     make_policy(policy, GrowthConfig())
     with ExitStack() as stack:
@@ -56,10 +61,11 @@ def serve(url: str, policy: str, collector: str | None = None, log_format: str =
 
         bus = open_bus(url)
         stack.callback(bus.close)
+        beat = _no_beat if health is None else _health(stack, health, tell)
         ending = stack.enter_context(until_told())
         tell(f"{policy} decides for the runs on {shown(url)}; stop it with Ctrl-C")
         consumer = f"tamiyo-{os.getpid()}-{secrets.token_hex(3)}"
-        Controller(bus, codec(os.environ), policy, consumer, tell=tell, around=around).serve(ending)
+        Controller(bus, codec(os.environ), policy, consumer, tell=tell, around=around, beat=beat).serve(ending)
 
 
 def _print(text: str) -> None:
@@ -68,6 +74,17 @@ def _print(text: str) -> None:
 
 def _bind_nothing(**fields: object) -> AbstractContextManager[object]:
     return nullcontext()
+
+
+def _no_beat(hears: bool) -> None:
+    """Nobody asks."""
+
+
+def _health(stack: ExitStack, at: str, tell: Tell) -> Callable[[bool], None]:
+    health = Health(at)
+    stack.callback(health.close)
+    tell(f"whether it is well is told at http://{at.rpartition(':')[0]}:{health.port}/livez and /readyz")
+    return health.beat
 
 
 def _json(stack: ExitStack) -> tuple[Tell, Bind]:

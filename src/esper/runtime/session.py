@@ -329,6 +329,13 @@ class Session:
         """Whether a module, or a place of one, is part of the model."""
         return any(module is one for one in self._run.model.modules())
 
+    def on_any_rank(self, is_so: bool) -> bool:
+        """Whether something is so on any rank, such as a request to stop (:class:`esper.Interrupt`).
+
+        All ranks must ask at the same points of their loops, and are answered alike: so all leave after the same step.
+        """
+        return self._run.ranks.any(is_so, "what the loop asks")
+
     def step(self, batch: Any) -> Tensor | float:
         """Train on one batch: forward, backward, clip, optimizer, scheduler, seeds.
 

@@ -36,6 +36,7 @@ class Controller:
         redeliver_after_s: after how long another one answers what this one took and did not.
         tell: called with a sentence about each decision, and what went wrong.
         around: what is entered around each decision, see :data:`Around`.
+        beat: called at every turn, with whether the bus has answered.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Controller:
         redeliver_after_s: float = 5.0,
         tell: Callable[[str], None] = lambda text: None,
         around: Around = lambda question, headers: nullcontext({}),
+        beat: Callable[[bool], None] = lambda hears: None,
     ) -> None:
-        self._around = around
+        self._around, self._beat = around, beat
         self._bus, self._codec, self._policy, self._consumer = bus, codec, policy, consumer
         self._redeliver_after_s, self._tell = redeliver_after_s, tell
 
@@ -71,7 +73,9 @@ class Controller:
                         redeliver_after_s=self._redeliver_after_s,
                     )
                 self.answer_next(subscription, _WAIT_S)
+                self._beat(True)
             except BusUnavailableError as error:
+                self._beat(False)
                 self._tell(str(error))
                 ending.wait(_WAIT_S)
 

@@ -16,6 +16,7 @@ class TamiyoCommand(Subcommand):
         policy: who decides.
         traces: URL of a collector of traces, or None.
         log_format: what to print.
+        health: ``ADDRESS:PORT`` at which it tells whether it is well, or None.
     """
 
     about = "serve: decide for runs elsewhere, those with --policy remote, over a message bus"
@@ -25,6 +26,7 @@ class TamiyoCommand(Subcommand):
     policy: str
     traces: str | None
     log_format: str
+    health: str | None
 
     @staticmethod
     def declare(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +38,19 @@ class TamiyoCommand(Subcommand):
         parser.add_argument("--traces", metavar="URL", help=help_)
         help_ = "what to print: text, or one JSON object a line (default: text)"
         parser.add_argument("--log-format", metavar="text|json", choices=["text", "json"], default="text", help=help_)
+        help_ = "where to answer /livez and /readyz, such as 127.0.0.1:8080; port 0 takes a free one (default: nowhere)"
+        parser.add_argument("--health", metavar="ADDRESS:PORT", help=help_)
 
     @classmethod
     def from_line(cls, values: dict[str, Any]) -> Self:
-        return cls(**{name: values[name] for name in ("bus", "policy", "traces", "log_format")})
+        if values["health"] is not None:
+            from esper.cli.health import address  # a server's libraries are not loaded for other commands
+
+            address(values["health"])
+        return cls(**{name: values[name] for name in ("bus", "policy", "traces", "log_format", "health")})
 
     def do(self) -> bool:
         from esper.cli.serving import serve
 
-        serve(self.bus, self.policy, self.traces, self.log_format)
+        serve(self.bus, self.policy, self.traces, self.log_format, self.health)
         return True

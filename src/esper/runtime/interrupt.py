@@ -13,6 +13,15 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 class Interrupt:
     """While entered, Ctrl-C, termination and a closed terminal all raise :class:`KeyboardInterrupt`.
 
+    In a loop that looks itself, the first request waits for it::
+
+        with esper.Interrupt() as interrupt, interrupt.deferred():
+            for batch in loader:
+                session.step(batch)
+                if session.on_any_rank(interrupt.requested):
+                    session.save("runs/a/checkpoints")
+                    sys.exit(143)
+
     Args:
         announce: called from within a signal handler when a stop was asked for that has to wait.
 

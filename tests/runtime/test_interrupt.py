@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from esper.cli.interrupt import SIGNALS, Interrupt
+from esper.runtime.interrupt import SIGNALS, Interrupt
 
 
 @pytest.fixture

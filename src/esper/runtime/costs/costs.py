@@ -175,7 +175,9 @@ class Costs:
         """Do some work for real, and count and watch it if it is new; ``must_watch`` does so in any case."""
         flops = self._known(counts, sizes)
         is_due = self._is_due(counts, flops)
-        is_known = not self._is_unknown(flops) if self.is_compiled() else flops is not None
+        is_known = flops is not None
+        if self._ranks.are_several and self.is_compiled():
+            is_known = not self._is_unknown(flops)
         if flops is not None and is_known and not must_watch and not is_due:
             return work(), flops
         watching = watching or nullcontext()

@@ -14,7 +14,7 @@ from tests.runtime.toy import Recipe, growing
 GROWS = """\
 epochs: 12
 lr: 0.01
-growth: {{compare: steps, grow_at: 0.1, round_fraction: 0.15, max_rounds: 1, min_targets: 0, layers: [""], {more}}}
+growth: {{compare: steps, grow_at: 0.1, round_fraction: 0.15, max_rounds: 1, min_targets: 0, {more}}}
 """
 
 

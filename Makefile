@@ -31,8 +31,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(BASE_PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) --no-compile torch
 	@$(PIP_INSTALL) --no-compile -e '.[run,dev,bench]'
-	@# pip compiles on one core; what is not for this Python is left as it is.
-	@$(PYTHON) -m compileall -qq -j 0 $(VENV)/lib || true
+	@# pip compiles on one core; what is not for this Python is left as it is, and what hardly anybody loads left for later.
+	@$(PYTHON) -m compileall -qq -j 0 -x "/(tests|transformers/models)/" $(VENV)/lib || true
 	@touch $@
 
 run: $(READY) ## run esper, for example: make run ARGS="--help"

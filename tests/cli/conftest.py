@@ -5,7 +5,7 @@ import pytest
 GROWS = """\
 epochs: 12
 lr: 0.01
-growth: {compare: steps, choice: best, grow_at: 0.1, round_fraction: 0.15, max_rounds: 1, min_targets: 0}
+growth: {compare: steps, choice: best, grow_at: 0.1, round_fraction: 0.15, max_rounds: 1, min_targets: 0, layers: [""]}
 """
 
 

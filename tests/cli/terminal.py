@@ -6,10 +6,11 @@ import pty
 import re
 import select
 import struct
-import subprocess
 import sys
 import termios
 from typing import NamedTuple
+
+from tests import warm
 
 HIDE, SHOW, UP = "\x1b[?25l", "\x1b[?25h", "\x1b[1A"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -36,17 +37,11 @@ def in_terminal(*arguments: str, columns: int = 100, rows: int = 50, **environme
     before = termios.tcgetattr(theirs)
     told = {"TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"}
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES", "RANK")}
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**kept, **told, **environment},
-        start_new_session=True,
-    )
+    terminal = os.ttyname(theirs)
+    process = warm.start(arguments, source=terminal, output=terminal, **{**kept, **told, **environment})
 
     written = b""
-    while process.poll() is None or _is_waiting(ours):
+    while process.is_alive() or _is_waiting(ours):
         if _is_waiting(ours):
             written += os.read(ours, 65536)
     after = termios.tcgetattr(theirs)
@@ -54,7 +49,8 @@ def in_terminal(*arguments: str, columns: int = 100, rows: int = 50, **environme
     os.close(ours)
     assert after == before, "the terminal is not as it was"
     text = written.decode().replace("\r\n", "\n")
-    return Shown(process.returncode, text, _CONTROL.sub("", text[text.rfind(UP) + len(UP) :]))
+    assert process.exitcode is not None
+    return Shown(process.exitcode, text, _CONTROL.sub("", text[text.rfind(UP) + len(UP) :]))
 
 
 def _is_waiting(descriptor: int) -> bool:

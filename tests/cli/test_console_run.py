@@ -161,10 +161,10 @@ def test_a_log_for_machines_has_the_numbers_of_the_run(grows, tmp_path, capsys):
     ("first", "then", "says"),
     [
         (["--log-format", "json"], ["--plain"], "resumed      after"),
-        (["--plain"], ["--log-format", "json"], '"resumed"'),
+        pytest.param(["--plain"], ["--log-format", "json"], '"resumed"', marks=pytest.mark.long),
     ],
 )
-def test_a_run_is_resumed_with_another_presentation(first, then, says, line, tmp_path, monkeypatch, capsys):
+def test_a_run_is_resumed_with_another_presentation(first, then, says, short, tmp_path, monkeypatch, capsys):
     step = Session.step
 
     def interrupted(session, batch):
@@ -174,7 +174,7 @@ def test_a_run_is_resumed_with_another_presentation(first, then, says, line, tmp
 
     with monkeypatch.context() as patched:
         patched.setattr(Session, "step", interrupted)
-        assert main([*line, *first]) == 130
+        assert main([*short, *first]) == 130
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert not {"plain", "log_format"} & set(stored)
     capsys.readouterr()
@@ -183,11 +183,11 @@ def test_a_run_is_resumed_with_another_presentation(first, then, says, line, tmp
 
 
 @pytest.mark.parametrize("options", [[], ["--log-format", "json"]])
-def test_of_several_processes_only_the_first_speaks(options, line, monkeypatch, capsys):
+def test_of_several_processes_only_the_first_speaks(options, short, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    assert main([*line, *options]) == 0
+    assert main([*short, *options]) == 0
     assert capsys.readouterr() == ("", "")
-    assert main([*line, *options]) == 2
+    assert main([*short, *options]) == 2
     assert "already holds a run" in capsys.readouterr().err
 
 

@@ -1,11 +1,10 @@
 """Every example runs as it stands, in a process of its own, without a warning."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = {
@@ -20,18 +19,25 @@ SHORT = {
     "lightning_module.py": ["12"],
 }
 LIGHTNINGS = [  # what it warns of itself
-    "ignore:`isinstance(treespec, LeafSpec)`:FutureWarning",
-    "ignore:The 'train_dataloader' does not have many workers",
-    "ignore:The 'val_dataloader' does not have many workers",
-    "ignore:GPU available but not used",
+    r"`isinstance\(treespec, LeafSpec\)`",
+    "The 'train_dataloader' does not have many workers",
+    "The 'val_dataloader' does not have many workers",
+    "GPU available but not used",
 ]
+STRICT = """
+import runpy, sys, warnings
+_, *spared = sys.argv.pop(1).split("|")
+warnings.simplefilter("error")
+for one in spared:
+    warnings.filterwarnings("ignore", one)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def _run(name: str, *arguments: str) -> str:
-    spared = [part for one in LIGHTNINGS for part in ("-W", one)] if name == "lightning_module.py" else []
-    line = [sys.executable, "-W", "error", *spared, str(EXAMPLES / name), *arguments]
-    search = os.pathsep.join(sys.path)
-    done = subprocess.run(line, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, check=False)
+    spared = "|".join(["", *(LIGHTNINGS if name == "lightning_module.py" else [])])
+    done = warm.run(["-c", STRICT, spared, str(EXAMPLES / name), *arguments])
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,7 +1,6 @@
 """``esper run`` with every kind of host and data."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -9,13 +8,13 @@ import pytest
 
 from esper.cli.main import main
 from esper.contracts.lifecycle import OUTCOMES
+from tests import warm
 
 BRIEF = ["--epochs", "8", "--no-controls", "--min-targets", "0"]
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, {}; "
 MODULE = """
 import torch
 from torch import nn
-from tests.few import few
 
 def fixed(inputs, classes):
     return nn.Sequential(nn.Linear(inputs, 6), nn.ReLU(), nn.Linear(6, classes))
@@ -84,7 +83,9 @@ def test_a_transformer_learns_a_text_and_its_files_write_on(directory):
     assert names == {"README.md", "model.pt2", "vocabulary.json", "weights.safetensors"}
     code = (model / "README.md").read_text().split("```python\n")[1].split("```")[0]
     code = "prompt = 'It was the '\n" + code + "\nimport sys\nassert 'esper' not in sys.modules"
-    written = subprocess.run([sys.executable, "-c", code], cwd=model, check=True, capture_output=True, text=True).stdout
+    done = warm.run(["-c", code], folder=model)
+    assert done.returncode == 0, done.stderr
+    written = done.stdout
     assert len(written.rstrip("\n")) >= 200
     assert written.startswith("It was the ")
 

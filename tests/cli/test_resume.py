@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from safetensors.numpy import load_file
 from esper.cli import conclusion
 from esper.cli.main import main
 from esper.contracts.events import MEASURED
+from tests import warm
 
 STOPPED_RUN = """
 import os, signal, sys
@@ -69,16 +68,14 @@ def undisturbed(tmp_path_factory, grows):
     ("where", "code"),
     [
         pytest.param("first step", -signal.SIGKILL, marks=pytest.mark.long),
-        ("arm 1", -signal.SIGKILL),
+        ("arm 0", -signal.SIGKILL),
         pytest.param("interrupt", 130, marks=pytest.mark.long),
     ],
 )
 def test_a_stopped_run_ends_as_the_undisturbed_one(where, code, undisturbed, grows, tmp_path):
     """The line that began it goes on with it."""
     line = ["run", "--config", grows, "--no-controls", "--resume", "auto", "--output", str(tmp_path)]
-    stopped = subprocess.run(
-        [sys.executable, "-c", STOPPED_RUN, where, *line], capture_output=True, text=True, check=False
-    )
+    stopped = warm.run(["-c", STOPPED_RUN, where, *line])
     assert stopped.returncode == code, stopped.stderr
     assert not (tmp_path / "result.json").exists()
     assert "Traceback" not in stopped.stderr
@@ -141,14 +138,14 @@ def test_a_damaged_checkpoint_is_told_with_exit_code_1(tmp_path, monkeypatch, ca
     assert "does not match its digest" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["nonsense", "{}", "[1]", ""])
-def test_a_damaged_result_is_told_and_can_be_made_anew(content, tmp_path, capsys):
+def test_a_damaged_result_is_told_and_can_be_made_anew(tmp_path, capsys):
     assert main(["run", "--epochs", "2", "--no-controls", "--output", str(tmp_path)]) == 0
     whole = json.loads((tmp_path / "result.json").read_text())
-    (tmp_path / "result.json").write_text(content)
     again = ["run", "--resume", "last", "--output", str(tmp_path)]
-    assert main(again) == 2
-    assert "result.json is damaged. Delete it, and go on with" in capsys.readouterr().err
+    for content in ("nonsense", "{}", "[1]", ""):
+        (tmp_path / "result.json").write_text(content)
+        assert main(again) == 2
+        assert "result.json is damaged. Delete it, and go on with" in capsys.readouterr().err
     (tmp_path / "result.json").unlink()
     assert main(again) == 0
     anew = json.loads((tmp_path / "result.json").read_text())

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 
 import numpy as np
@@ -20,6 +18,7 @@ from esper.contracts.config import GrowthConfig
 from esper.evaluation.scoring import per_sample
 from esper.evaluation.training import SCHEDULES, Recipe
 from esper.tasks.digits import digits
+from tests import warm
 
 ROW = {"parameters", "train_flops", "val_loss", "val_metric", "test_loss", "test_metric", "seconds"}
 SHORT = ["--epochs", "3", "--no-controls", "--min-targets", "0"]
@@ -125,8 +124,8 @@ assert [labels[i] for i in model(x).argmax(1)] != []
 test_x, test_y = torch.load(sys.argv[1])
 print(torch.nn.functional.cross_entropy(model(test_x), test_y).item())
 """
-    line = [sys.executable, "-c", code, str(tmp_path / "test.pt")]
-    alone = subprocess.run(line, cwd=finished / "model", check=True, capture_output=True, text=True)
+    alone = warm.run(["-c", code, str(tmp_path / "test.pt")], folder=finished / "model")
+    assert alone.returncode == 0, alone.stderr
     assert float(alone.stdout) == pytest.approx(result["rows"]["grown"]["test_loss"], rel=1e-5)
 
 

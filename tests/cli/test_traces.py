@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,6 +12,7 @@ from esper.oona.codec import TRACEPARENT
 from esper.oona.environment import codec
 from esper.oona.messages import GerminationCommand
 from esper.oona.url import open_bus
+from tests import warm
 from tests.brokers import redis_url
 from tests.cli.test_bus import esper, wait_for
 from tests.collector import collecting, faults_of
@@ -105,7 +104,8 @@ def test_off_nothing_of_it_is_loaded(further, tmp_path):
         "print(*(name in sys.modules for name in ('esper.observability.tracing', 'opentelemetry.exporter')))"
     )
     line = ["run", "--no-controls", "--plain", "--epochs", "1", "--output", str(tmp_path / "run"), *further]
-    done = subprocess.run([sys.executable, "-c", code, *line], check=True, capture_output=True, text=True)
+    done = warm.run(["-c", code, *line])
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{bool(further)} {bool(further)}"
 
 

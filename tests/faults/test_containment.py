@@ -26,6 +26,7 @@ from tests.faults.containment import (
     not_finite,
 )
 from tests.faults.lived import lived, recipe, run_is_finite
+from tests.few import few
 from tests.kasmina.growing import transition_to
 from tests.runtime import toy
 from tests.runtime.toy import Trial
@@ -207,7 +208,9 @@ def unselected(y_G: Tensor, delta_G: Tensor, alpha_G: Tensor, counts_G: Tensor) 
     return y_G + alpha_G.to(y_G.dtype).view(-1, *[1] * (y_G.dim() - 1)) * delta_G.to(y_G.dtype), counts_G
 
 
-@pytest.mark.parametrize("where", ["graft weight", "graft output", "graft gradient", "alpha"])
+@pytest.mark.parametrize(
+    "where", few(["graft weight", "graft output", "graft gradient", "alpha"], ["graft weight", "graft gradient"])
+)
 def test_without_the_guard_it_spreads(where, monkeypatch, record_property):
     """Negative control."""
     monkeypatch.setattr(group_module, "Entry", Unguarded)
@@ -235,7 +238,7 @@ def harm(run: Trial, cell: Cell) -> None:
     tensor[0, 1] = cell.number
 
 
-@pytest.mark.parametrize("where", RUNS)
+@pytest.mark.parametrize("where", few(RUNS, ["host weight"]))
 def test_a_run_whose_host_is_harmed_goes_back(where, record_property):
     """Within an epoch, and blames no seed."""
     chosen = tried(where, RUNS[where])

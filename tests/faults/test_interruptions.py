@@ -96,14 +96,14 @@ def _built(recipe: Recipe, stop: Stop) -> Trial:
     [
         (KeyboardInterrupt, "before the forward pass", 5),
         (RuntimeError, "before the forward pass", 60),
-        (KeyboardInterrupt, "before the forward pass", 70),
+        pytest.param(KeyboardInterrupt, "before the forward pass", 70, marks=pytest.mark.long),
         (RuntimeError, "after the forward pass", 9),
         (KeyboardInterrupt, "after the forward pass", 40),
-        (KeyboardInterrupt, "after the forward pass", 65),
-        (KeyboardInterrupt, "evaluate", 3),
+        pytest.param(KeyboardInterrupt, "after the forward pass", 65, marks=pytest.mark.long),
+        pytest.param(KeyboardInterrupt, "evaluate", 3, marks=pytest.mark.long),
         (RuntimeError, "evaluate", 5),
         (KeyboardInterrupt, "evaluate", 7),
-        (KeyboardInterrupt, "evaluate", 10),
+        pytest.param(KeyboardInterrupt, "evaluate", 10, marks=pytest.mark.long),
     ],
 )
 def test_a_run_that_was_interrupted_goes_on_and_can_be_saved(error, where, at, tmp_path):

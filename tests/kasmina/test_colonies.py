@@ -1,6 +1,7 @@
 """Colonies of every kind: identity until they count, learning, removal, containment, copies."""
 
 import copy
+import functools
 import io
 import math
 from collections.abc import Iterator
@@ -43,11 +44,19 @@ SOME_WIDENED = pytest.mark.parametrize(
 )
 
 
-def wrapped(name: str) -> nn.Module:
+@functools.cache
+def wrapped_once(name: str) -> tuple[nn.Module, Tensor]:
+    """A model that nobody may change, and the random state behind it."""
     host = NETS[name].host
     model = build(host)
     torch.manual_seed(1)
-    return esper.wrap(model, example=host.example())
+    return esper.wrap(model, example=host.example()), torch.get_rng_state()
+
+
+def wrapped(name: str) -> nn.Module:
+    model, random_state = wrapped_once(name)
+    torch.set_rng_state(random_state)
+    return copy.deepcopy(model)
 
 
 def grown(
@@ -195,9 +204,10 @@ def test_without_the_statistics_of_new_channels_a_copy_would_compute_something_e
 
 def spoilt(name: str, layer_id: str, blueprint: str) -> Iterator[tuple[nn.Module, Place]]:
     """With a weight that is not finite, in each of its pieces in turn."""
-    place = place_named(wrapped(name), layer_id)
-    for index in range(len(place.site.pieces)):
-        model, place = grown(name, layer_id, blueprint)
+    whole, _ = grown(name, layer_id, blueprint)
+    for index in range(len(place_named(whole, layer_id).site.pieces)):
+        model = copy.deepcopy(whole)
+        place = place_named(model, layer_id)
         (graft,) = place.arena.live
         sizes = [graft.blueprint.num_parameters(part) for part in graft.parts]
         if index < len(sizes) and sizes[index]:
@@ -261,11 +271,13 @@ def spoil_gradients(monkeypatch, place: Place, index: int) -> None:
 def test_a_gradient_that_is_not_finite_is_dropped(name, layer_id, monkeypatch):
     """Whichever piece it comes to."""
     host = NETS[name].host
-    for index, piece in enumerate(place_named(wrapped(name), layer_id).site.pieces):
+    whole, at = grown(name, layer_id, "widen")
+    for index, piece in enumerate(at.site.pieces):
         if piece.role in ("beside", "copy", "table"):
             continue
         with monkeypatch.context() as patch:
-            model, place = grown(name, layer_id, "widen")
+            model = copy.deepcopy(whole)
+            place = place_named(model, layer_id)
             spoil_gradients(patch, place, index)
             seen = passed(host, model)
         assert all(torch.isfinite(tensor).all() for tensor in seen if tensor.is_floating_point()), piece

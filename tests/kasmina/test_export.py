@@ -1,7 +1,5 @@
 """The grown model as standard torch modules."""
 
-import subprocess
-import sys
 from collections import OrderedDict
 
 import pytest
@@ -12,6 +10,7 @@ import esper
 from esper import ConfigError
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.anchoring import places
+from tests import warm
 from tests.kasmina.growing import grow, mlp, place_of, release, wrapped
 
 X = torch.linspace(-1, 1, 5 * 6).view(5, 6)
@@ -163,7 +162,7 @@ try:
 except ImportError:
     print("equal, without esper")
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    result = warm.run(["-c", code], folder=tmp_path)
     assert result.stdout.strip() == "equal, without esper", result.stderr
 
 

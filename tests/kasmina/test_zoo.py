@@ -249,7 +249,10 @@ APART = [
 ]
 
 
-@pytest.mark.parametrize(("name", "with_example", "blueprint"), few(APART, ALWAYS))
+@pytest.mark.parametrize(
+    ("name", "with_example", "blueprint"),
+    few(APART, [*((name, True, "bottleneck_mlp") for name in ALWAYS), ("tokens_first", False, "sliding_conv")]),
+)
 def test_a_graft_keeps_the_samples_of_a_batch_apart(name, with_example, blueprint):
     apart = grown_at_each(ZOO[name], with_example=with_example, blueprint=blueprint)
     assert apart

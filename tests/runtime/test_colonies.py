@@ -78,7 +78,11 @@ def body(trial: Trial) -> str:
 
 
 @pytest.mark.parametrize(
-    ("layer_id", "trial"), [(layer_id, trial) for layer_id in ("*", "blocks.*") for trial in ("round", "live")]
+    ("layer_id", "trial"),
+    few(
+        [(layer_id, trial) for layer_id in ("*", "blocks.*") for trial in ("round", "live")],
+        [("*", "round"), ("blocks.*", "live")],
+    ),
 )
 def test_a_colony_that_loses_leaves_the_run_as_it_was_to_the_byte(layer_id, trial):
     """Once it has been grown and trained, in an arm or in the run itself."""

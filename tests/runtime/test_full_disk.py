@@ -72,9 +72,9 @@ def test_lines_that_could_not_be_written_are_written_later_each_once_and_whole(r
     ("point", "trial", "objective"),
     [
         ("decide", "round", "none"),
-        ("evaluate", "round", "pseudo_residual"),
-        ("loss", "round", "none"),
-        ("decide", "live", "pseudo_residual"),
+        pytest.param("evaluate", "round", "pseudo_residual", marks=pytest.mark.long),
+        pytest.param("loss", "round", "none", marks=pytest.mark.long),
+        pytest.param("decide", "live", "pseudo_residual", marks=pytest.mark.long),
         ("evaluate", "live", "none"),
         ("loss", "live", "pseudo_residual"),
     ],

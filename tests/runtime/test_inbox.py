@@ -13,6 +13,7 @@ import esper
 from esper.contracts.commands import Answer, Command
 from esper.contracts.lifecycle import State
 from esper.runtime.commands.inbox import Inbox
+from tests.few import few
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
@@ -60,20 +61,28 @@ class Asking:
         return toy.loss(model, batch)
 
 
-@pytest.mark.parametrize("trial", ["round", "live"])
+ASKS: dict[str, tuple[Callable[[esper.Session], Any], str]] = {
+    "germination": (lambda session: session.submit(Script({}).command("0")), "arms of a round are running"),
+    "cancellation": (
+        lambda session: session.submit(Command("", "all", State.CANCELLED)),
+        "arms of a round are running",
+    ),
+    "germinate": (lambda session: session.germinate("0", "all"), "arms of a round are running"),
+    "cancel": (lambda session: session.cancel("", "all"), "arms of a round are running"),
+    "rollback": (lambda session: session.rollback(), "Arms are running"),
+    "rechunk": (lambda session: session.rechunk("0", 1), "Arms are running"),
+}
+
+
 @pytest.mark.parametrize(
-    ("ask", "words"),
-    [
-        (lambda session: session.submit(Script({}).command("0")), "arms of a round are running"),
-        (lambda session: session.submit(Command("", "all", State.CANCELLED)), "arms of a round are running"),
-        (lambda session: session.germinate("0", "all"), "arms of a round are running"),
-        (lambda session: session.cancel("", "all"), "arms of a round are running"),
-        (lambda session: session.rollback(), "Arms are running"),
-        (lambda session: session.rechunk("0", 1), "Arms are running"),
-    ],
-    ids=["germination", "cancellation", "germinate", "cancel", "rollback", "rechunk"],
+    ("name", "trial"),
+    few(
+        [(name, trial) for name in ASKS for trial in ("round", "live")],
+        [*((name, "round") for name in ASKS), ("rollback", "live")],
+    ),
 )
-def test_whatever_is_asked_while_an_arm_runs_is_answered_before_its_next_step(ask, words, trial):
+def test_whatever_is_asked_while_an_arm_runs_is_answered_before_its_next_step(name, trial):
+    ask, words = ASKS[name]
     asking = Asking(7, ask)
     layers = {"": 1, "0": 2}
     recipe = Recipe(growing(layers=layers, keep_looks=(0.95,)), policy=Script({1: [""]}, trial=trial))

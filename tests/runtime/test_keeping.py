@@ -10,6 +10,7 @@ import esper
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import LIVE, OUTCOMES, State
 from esper.kasmina.host.wrapping import host_state_dict
+from tests.few import few
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing
 
@@ -402,7 +403,13 @@ FINISHES = {
 }
 
 
-@pytest.mark.parametrize("point", FINISHES)
+@pytest.mark.parametrize(
+    "point",
+    few(
+        FINISHES,
+        ["in a window", "in a blend-out", "when the host has not recovered", "with a faulty graft", "two live grafts"],
+    ),
+)
 def test_finish_decides_every_lifecycle_and_leaves_every_seed_dormant(point):
     trial = FINISHES[point]()
     begun = trial.run.books.lifecycles_begun

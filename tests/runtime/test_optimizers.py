@@ -15,6 +15,7 @@ from esper.contracts.lifecycle import State
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.slot_optimizer import SlotOptimizer
 from esper.runtime.training.optimizers import HostOptimizer
+from tests.few import few
 from tests.kasmina.growing import grow, mlp, place_of, wrapped
 from tests.runtime import toy
 from tests.runtime.test_resume import assert_equal, cut, resume, whole
@@ -357,8 +358,13 @@ def test_a_parameter_in_extra_is_put_back_after_refused_arms(extra):
     assert torch.equal(tried.model[0].weight, plain[0].weight)
 
 
-@pytest.mark.parametrize("extra", CAPTURED)
-@pytest.mark.parametrize("point", [2, 22, 66])
+@pytest.mark.parametrize(
+    ("extra", "point"),
+    few(
+        [(extra, point) for extra in CAPTURED for point in (2, 22, 66)],
+        [("a module", 22), ("an object", 66), ("a list", 2)],
+    ),
+)
 def test_gradients_of_extra_are_resumed_in_the_middle_of_an_accumulation(extra, point, tmp_path):
     expected, criterion = with_criterion(CAPTURED[extra], accumulate=4)
     expected.train_until(lambda trial: trial.session.step_count == point)

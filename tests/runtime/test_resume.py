@@ -20,6 +20,7 @@ from esper.contracts.commands import Command
 from esper.contracts.events import Note
 from esper.contracts.lifecycle import State
 from esper.runtime.record.log_files import LOOSE
+from tests.few import few
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, Trial, growing, timeless
 from tests.tree_digest import tree_digest
@@ -156,7 +157,7 @@ class CutError(BaseException):
     """Cuts an arm, as a kill would."""
 
 
-@pytest.mark.parametrize("step", [6, 38, 46])
+@pytest.mark.parametrize("step", few([6, 38, 46], [38]))
 def test_a_run_resumes_to_the_byte_in_the_middle_of_an_arm(step, tmp_path):
     """Steps 6 and 38 are in the first of two arms of 40 steps, with and without a checkpoint within it; 46 in the
     second."""
@@ -382,13 +383,13 @@ def forget_buffers(state: dict[str, Any]) -> None:
     [
         forget_optimizer,
         forget_randomness,
-        forget_position,
-        forget_schedule,
-        forget_slots("exp_avg"),
+        pytest.param(forget_position, marks=pytest.mark.long),
+        pytest.param(forget_schedule, marks=pytest.mark.long),
+        pytest.param(forget_slots("exp_avg"), marks=pytest.mark.long),
         forget_slots("exp_avg_sq"),
-        forget_slots("updates"),
+        pytest.param(forget_slots("updates"), marks=pytest.mark.long),
         forget_gradients,
-        forget_buffers,
+        pytest.param(forget_buffers, marks=pytest.mark.long),
     ],
     ids=lambda forget: forget.__qualname__,
 )

@@ -43,6 +43,13 @@ SPLITS: dict[str, Callable[[nn.Module], list[Optimizer]]] = {
     "by layer": by_layer,
     "one of them wrapped": wrapped,
 }
+EITHER_WAY = pytest.mark.parametrize(
+    ("split", "own"),
+    few(
+        [(split, own) for split in SPLITS for own in (False, True)],
+        [("Muon and AdamW", False), ("one of them wrapped", True)],
+    ),
+)
 
 
 def schedules(optimizers: list[Optimizer]) -> list[Any]:
@@ -87,8 +94,7 @@ def plain(split: str) -> dict[str, Any]:
     return model.state_dict()
 
 
-@pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("own", [False, True])
+@EITHER_WAY
 def test_a_run_that_refuses_ends_as_without_esper(split, own):
     """Arms of grafts that compute nothing end exactly where the run does."""
 
@@ -103,8 +109,7 @@ def test_a_run_that_refuses_ends_as_without_esper(split, own):
     assert all(torch.equal(value, theirs[name]) for name, value in esper.host_state_dict(trial.model).items())
 
 
-@pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("own", [False, True])
+@EITHER_WAY
 def test_both_ways_of_stepping_them_grow_the_same(split, own):
     trial = build(split, own).train(8)
     assert trial.events("round_ended")[0]["adopted"] is not None

@@ -58,8 +58,10 @@ RATES = {"constant": None, "decaying": lambda optimizer, steps: LinearLR(optimiz
 REWARM = {"": {}, "re-warmed": {"rewarm": 0.5}}
 
 
-@pytest.mark.parametrize("rewarm", REWARM)
-@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(
+    ("rate", "rewarm"),
+    few([(rate, rewarm) for rate in RATES for rewarm in REWARM], [("constant", ""), ("decaying", "re-warmed")]),
+)
 def test_it_grows_and_ends_better_than_the_same_model_trained_on(rate, rewarm):
     made = recipe(RATES[rate], **REWARM[rewarm])
     grown = whole(made)

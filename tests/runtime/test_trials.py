@@ -319,10 +319,10 @@ class TestTimeouts:
 @pytest.mark.parametrize(
     ("state", "objective"),
     [
-        (State.GERMINATED, "none"),
+        pytest.param(State.GERMINATED, "none", marks=pytest.mark.long),
         (State.TRAINING, "pseudo_residual"),
         (State.GRAFTING, "none"),
-        (State.STABILIZATION, "none"),
+        pytest.param(State.STABILIZATION, "none", marks=pytest.mark.long),
         (State.FINE_TUNING, "none"),
     ],
 )
@@ -491,7 +491,10 @@ def test_an_error_in_the_twin_ends_the_trial_and_leaves_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("step", "outcome"),
-    [(15, "CANCELLED"), (24, "CANCELLED"), (45, "CANCELLED"), (53, "FOSSILIZED"), (61, "FOSSILIZED")],
+    few(
+        [(15, "CANCELLED"), (24, "CANCELLED"), (45, "CANCELLED"), (53, "FOSSILIZED"), (61, "FOSSILIZED")],
+        [(45, "CANCELLED"), (53, "FOSSILIZED")],
+    ),
 )
 def test_finish_judges_a_trial_that_can_be_judged_and_gives_up_others(step, outcome):
     trial = germinated().train_until(lambda trial: trial.session.step_count == step)

@@ -4,8 +4,6 @@ import gzip
 import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from esper.contracts.errors import ConfigError, DataError
 from esper.evaluation.scoring import mean_loss, per_sample
 from esper.tasks.catalogue import load_task
 from esper.tasks.task import Task
+from tests import warm
 
 ROWS = 240
 RNG = np.random.default_rng(0)
@@ -166,7 +165,8 @@ def test_the_card_of_a_network_tells_how_to_use_it_on_a_row_of_the_table(write, 
     usage = (out / "model" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     rows = [{name: None if pd.isna(cell) else cell for name, cell in row.items()} for row in people.to_dict("records")]
     code = f"rows = {rows!r}\n{usage}\nprint(json.dumps([x.sum(0).tolist(), sum(predicted) / len(predicted)]))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=out / "model", capture_output=True, text=True, check=True)
+    done = warm.run(["-c", code], folder=out / "model")
+    assert done.returncode == 0, done.stderr
     features, predicted = json.loads(done.stdout)
     task = load_task(data, 0, label="weight")
     expected = torch.cat([part.x for part in (task.train, task.held_out, task.test)]).sum(0)

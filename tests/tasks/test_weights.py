@@ -2,8 +2,6 @@
 
 import pickle
 import shlex
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from esper.tasks.cnn import CNNHost
 from esper.tasks.gpt import GPTHost
 from esper.tasks.mlp import mlp
 from esper.tasks.weights import put_weights, read_weights
+from tests import warm
 
 HOSTS = {"mlp": lambda: mlp((6, 8, 8, 3)), "cnn": CNNHost((1, 8, 8), 3), "gpt": GPTHost(16, 7)}
 
@@ -138,6 +137,6 @@ def test_a_pickle_is_converted_by_the_line_that_the_message_gives(tmp_path):
     with pytest.raises(ConfigError, match="If you trust the file: python -c") as refusal:
         read_weights(tmp_path / "w.pt")
     _, *arguments = shlex.split(str(refusal.value).split("trust the file: ")[1])
-    subprocess.run([sys.executable, *arguments], check=True)
+    assert warm.run(arguments).returncode == 0
     found = read_weights(tmp_path / "w.safetensors")
     assert all(torch.equal(found[name], value) for name, value in weights.items())

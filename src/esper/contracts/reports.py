@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from esper.contracts.commands import SeedId
@@ -223,7 +224,7 @@ class PlaceReport:
         return not any(self.states)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Observation:
     """What the controller sees at a boundary. Losses and accuracies are those of the *select* part.
 
@@ -277,6 +278,12 @@ class Observation:
 
     def __post_init__(self) -> None:
         _freeze(self, "train_losses", "select_losses", "places", "select_metrics", "reports", "waiting_multiply_adds")
+
+    @cached_property
+    def place_of_targets(self) -> PlaceReport | None:
+        """A place that writes one row for each target: none writes fewer. None before the first step."""
+        called = [place for place in self.places if place.rows > 0 and place.kind != "colony"]
+        return min(called, key=lambda place: place.rows, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ targets are tokens."""
 
 def targets(seen: Observation) -> int | None:
     """Targets that the run will have learned from at its planned end; None before the first step."""
-    last = _last(seen)
+    last = seen.place_of_targets
     return None if last is None else last.rows * seen.planned_steps
 
 
@@ -60,11 +60,5 @@ def parameters_left(place: PlaceReport, seen: Observation, config: GrowthConfig)
 
 def _has_tokens(seen: Observation) -> bool:
     """Whether every token is a target."""
-    last = _last(seen)
+    last = seen.place_of_targets
     return last is not None and last.layout == "tokens"
-
-
-def _last(seen: Observation) -> PlaceReport | None:
-    """A place that writes one row for each target: none writes fewer."""
-    called = [place for place in seen.places if place.rows > 0 and place.kind != "colony"]
-    return min(called, key=lambda place: place.rows, default=None)

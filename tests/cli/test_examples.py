@@ -18,6 +18,7 @@ SHORT = {
     "several_gpus.py": ["8"],
     "lightning_module.py": ["12"],
 }
+WITH_RANKS = ["arms_on_other_gpus.py"]  # run in tests/ranks
 LIGHTNINGS = [  # what it warns of itself
     r"`isinstance\(treespec, LeafSpec\)`",
     "The 'train_dataloader' does not have many workers",
@@ -44,7 +45,7 @@ def _run(name: str, *arguments: str) -> str:
 
 def test_every_example_is_tested_and_listed():
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == set(SHORT)
+    assert names == {*SHORT, *WITH_RANKS}
     assert all(f"({name})" in (EXAMPLES / "README.md").read_text() for name in names)
 
 

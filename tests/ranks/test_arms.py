@@ -12,8 +12,9 @@ from esper.checkpoint.packed import Packed
 from esper.contracts.errors import ConfigError
 from esper.runtime.costs.forecast import Forecast
 from esper.runtime.trying.parcels import Gone, Line, Parcel
+from tests import warm
 from tests.ranks.arm_runs import CONFIGS, recipe, trained
-from tests.ranks.launch import heard, started
+from tests.ranks.launch import ROOT, heard, place, started
 
 
 def in_turn(name: str) -> dict[str, Any]:
@@ -174,3 +175,17 @@ class TestForecast:
         assert self.after([10, 9, 8, 7]).of(3) is None
         assert self.after([10, 10], now=[10, 9, 8, 7]).of(3) is None
         assert Forecast().of(3) is None
+
+
+def test_the_example():
+    """As torchrun starts it."""
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+    ]
+    done = warm.run([*command, str(ROOT / "examples/arms_on_other_gpus.py"), "8"], environment=place())
+    assert done.returncode == 0, done.stderr
+    assert "% right" in done.stdout

@@ -30,7 +30,8 @@ class TrialSettings:
             as many at once as there are cores. That is for models on the CPU only, where the system can fork processes
             and no GPU is visible. All arms are then trained, whatever ``choice`` is, and there are no checkpoints
             within an arm. The run waits for them meanwhile. What is adopted is the same as in turn, to the byte where
-            torch has one thread there too.
+            torch has one thread there too. ``"devices"`` runs them on other ranks of ``torch.distributed``, each on a
+            device of its own, which take the run's steps while the run makes them (``Session.serve_arms``).
         ramp_fraction: length of the rise of alpha.
         hold_fraction: share of an arm for which the graft is frozen before it is judged, at most 0.1.
         objective: of training in isolation, before a graft is blended in.

@@ -1,9 +1,11 @@
 """``esper sweep``, as typed."""
 
 import importlib.util
+import io
 import json
 import re
 import signal
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -124,8 +126,9 @@ def undisturbed(tmp_path_factory):
     """A sweep of six runs that nothing has cut, and what it printed."""
     directory = tmp_path_factory.mktemp("undisturbed")
     (directory / "six.yaml").write_text(FILE)
-    out = ended(begun(directory, "six.yaml", "out", "--workers", "2"))
-    return directory, out
+    with redirect_stdout(io.StringIO()) as out:
+        assert main(["sweep", str(directory / "six.yaml"), "--output", str(directory / "out"), "--workers", "2"]) == 0
+    return directory, out.getvalue()
 
 
 def test_a_sweep_ends_with_a_table_a_page_and_real_runs(undisturbed, monkeypatch, capsys):
@@ -160,18 +163,25 @@ def test_a_killed_sweep_goes_on_and_a_killed_worker_changes_nothing(undisturbed,
     assert "resumed" in (tmp_path / f"out/trials/{killed}.log").read_text()
 
 
-def test_trials_that_fail_or_are_behind_are_told_and_end_nothing(tmp_path):
+def test_trials_that_fail_or_are_behind_are_told_and_end_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     text = FILE.replace("[0, 1, 2]", "0").replace("0.003", "0.000001") + "asha: {}\n"
     text = text.replace("max_rounds: 0", "max_rounds: 0, blueprints: %s")
     (tmp_path / "some.yaml").write_text(text % "{choice: [[bottleneck_mlp], [nonsense]]}")
-    out = ended(begun(tmp_path, "some.yaml", "out", "--workers", "1"))
+    assert main(["sweep", "some.yaml", "--output", "out", "--workers", "1"]) == 0
     rows = table(tmp_path / "out")
     assert [row["state"] for row in rows] == ["finished", "failed", "stopped", "failed"]
     assert rows[2]["epochs"] == "1"
     assert "nonsense" in rows[1]["reason"]
-    assert "2 trials failed: There is no blueprint 'nonsense'" in out
-    (tmp_path / "none.yaml").write_text(text % "[nonsense]")
-    ended(begun(tmp_path, "none.yaml", "none", "--workers", "1"), 1)
+    assert "2 trials failed: There is no blueprint 'nonsense'" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_a_sweep_of_which_all_failed_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none.yaml").write_text("space: {seed: [0, 1], growth: {blueprints: [nonsense]}}\n")
+    assert main(["sweep", "none.yaml"]) == 1
+    assert [row["state"] for row in table(tmp_path / "sweeps/none")] == ["failed"] * 2
 
 
 @pytest.mark.long
@@ -194,6 +204,41 @@ def test_ray_comes_to_the_same_rows(undisturbed, tmp_path):
     (other,) = (one for one in table(undisturbed[0] / "out") if (one["lr"], one["seed"]) == ("0.03", "1"))
     assert row == {name: other[name] for name in row} | {"trial": "0"}
     assert out.startswith("1 trial; 1 worker; out\n[1/1] trial 0000 finished")
+
+
+@pytest.mark.long
+@needs_ray
+def test_sixty_four_runs_on_ray_with_two_workers_killed_are_those_of_the_pool(tmp_path):
+    (tmp_path / "many.yaml").write_text(FILE.replace("[0, 1, 2]", str(list(range(32)))))
+    sweep = begun(tmp_path, "many.yaml", "ray", "--engine", "ray", "--workers", "2")
+    first = kill_one(tmp_path / "ray/trials")
+    second = kill_one(tmp_path / "ray/trials", spared=(first,))
+    ended(sweep)
+    ended(begun(tmp_path, "many.yaml", "pool", "--workers", "2"))
+    rows = table(tmp_path / "ray")
+    assert [row["state"] for row in rows] == ["finished"] * 64
+    assert rows == table(tmp_path / "pool")
+    assert all("resumed" in (tmp_path / f"ray/trials/{name}.log").read_text() for name in (first, second))
+
+
+@pytest.mark.long
+@needs_ray
+def test_on_ray_too_a_killed_sweep_goes_on_and_leaves_no_process(undisturbed, tmp_path):
+    (tmp_path / "six.yaml").write_text(FILE)
+    sweep = begun(tmp_path, "six.yaml", "out", "--engine", "ray", "--workers", "2")
+    until(lambda: any(tmp_path.glob("out/trials/*/checkpoints/0*")))
+    sweep.kill()
+    ended(sweep, -signal.SIGKILL)
+    ended(begun(tmp_path, "six.yaml", "out", "--engine", "ray", "--workers", "2"))
+    assert table(tmp_path / "out") == table(undisturbed[0] / "out")
+
+
+@pytest.mark.long
+@needs_ray
+def test_on_ray_too_a_trial_that_is_behind_is_stopped_early(tmp_path):
+    (tmp_path / "two.yaml").write_text(FILE.replace("[0, 1, 2]", "0").replace("0.003", "0.000001") + "asha: {}\n")
+    ended(begun(tmp_path, "two.yaml", "out", "--engine", "ray", "--workers", "1"))
+    assert [row["state"] for row in table(tmp_path / "out")] == ["finished", "stopped"]
 
 
 def test_a_single_value_is_a_sweep_of_one(tmp_path):

@@ -19,12 +19,14 @@ space:
   seed: [0, 1, 2]
 """
 PATIENCE_S = 400.0
+MARK = "ESPER_SWEEP_OF_A_TEST"
+"""Variable by which processes that such a sweep has started are found, whoever started them."""
 
 
 def begun(directory, file, output, *options):
     """``esper sweep``, as typed in a directory, with every warning an error."""
     line = [sys.executable, "-W", "error", "-m", "esper", "sweep", file, "--output", output, *options]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), MARK: str(directory)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(line, cwd=directory, env=environment, **pipes)
 
@@ -69,3 +71,15 @@ def table(output: Path) -> list[dict[str, str]]:
     """The rows of a sweep, but for what a clock has measured."""
     with (output / "sweep.csv").open() as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def left_of(directory: Path) -> list[str]:
+    """Processes that a sweep in a directory has started, by what they call themselves."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={directory}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_text())
+        except OSError:  # it has ended, or is not ours
+            continue
+    return found

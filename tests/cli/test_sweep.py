@@ -14,7 +14,7 @@ from esper.cli.main import main
 from esper.cli.sweep_file import read_sweep
 from esper.contracts.errors import ConfigError
 from esper.flags.lock import held
-from tests.cli.sweeps import FILE, begun, ended, kill_one, table, until
+from tests.cli.sweeps import FILE, begun, ended, kill_one, left_of, table, until
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
@@ -204,6 +204,7 @@ def test_ray_comes_to_the_same_rows(undisturbed, tmp_path):
     (other,) = (one for one in table(undisturbed[0] / "out") if (one["lr"], one["seed"]) == ("0.03", "1"))
     assert row == {name: other[name] for name in row} | {"trial": "0"}
     assert out.startswith("1 trial; 1 worker; out\n[1/1] trial 0000 finished")
+    assert left_of(tmp_path) == []
 
 
 @pytest.mark.long

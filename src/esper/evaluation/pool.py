@@ -138,12 +138,12 @@ def _ready(crew: list[_Worker]) -> list[_Worker]:
 def _end(crew: list[_Worker]) -> None:
     for one in crew:
         one.process.terminate()
+        one.pipe.close()  # it may wait for an answer
     for one in crew:
         one.process.join(STOP_S)
         if one.process.is_alive():
             one.process.kill()
         one.process.join()
-        one.pipe.close()
 
 
 def _serve(work: Callable[[Any, Tell], Any], pipe: Connection) -> None:

@@ -125,7 +125,8 @@ class _Past:
 @contextmanager
 def _ray(workers: int) -> Iterator[None]:
     """Ray on the loopback of this machine, with nothing that reports or listens beyond it."""
-    folder = tempfile.mkdtemp(prefix="esper-ray-")
+    short = "/tmp" if os.path.isdir("/tmp") else None  # the names of Ray's sockets must fit into 107 characters
+    folder = tempfile.mkdtemp(prefix="esper-ray-", dir=short)
     set_ = {**_ENVIRONMENT, "RAY_TMPDIR": folder}
     before = {name: os.environ.get(name) for name in set_}
     os.environ.update(set_)

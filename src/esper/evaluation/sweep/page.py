@@ -19,7 +19,7 @@ _WIDTH, _HEIGHT, _EDGE = 1000.0, 240.0, 16.0
 _PLACES = 8
 """So many different values have a place each; more of them lie on an axis."""
 
-_LOG_FROM = 30.0
+_LOG_FROM = 10.0
 """How many times its least the greatest value of a logarithmic axis is."""
 
 

@@ -14,6 +14,10 @@ SHOWN = 10
 """Rows of the table in a terminal; the files hold all."""
 
 
+FURTHER = ("seeds", "test loss", "grown")
+"""What that table tells beside the metric."""
+
+
 def title(name: str) -> str:
     """A metric as people call it."""
     return {
@@ -74,7 +78,7 @@ def _best(sweep: Sweep, standing: Standing) -> str:
     best, metric = standing.configurations[0], sweep.plan.metric
     where = f"On {standing.problem}, best is" if standing.problem else "Best is"
     over = f", on average over {_count(len(best.finished), 'seed')}" if len(best.trials) > 1 else ""
-    return f"{where} {told(best.parameters)}: {title(metric)} {number(best.mean, metric)}{over}."
+    return f"{where} {told(best.parameters)}: {title(metric)} {_mean(best, metric)}{over}."
 
 
 def story(sweep: Sweep) -> list[str]:
@@ -131,9 +135,16 @@ def cells(sweep: Sweep, rank: int, one: Configuration) -> list[str]:
 
 
 def _over_seeds(one: Configuration, metric: str) -> str:
-    if any(abs(value) >= WORST for value in one.values):
-        return "not finite"
-    return number(one.mean, metric) + ("" if one.spread is None else f" ± {one.spread:.2g}")
+    spread = "" if one.spread is None or not _is_finite(one) else f" ± {one.spread:.2g}"
+    return f"{_mean(one, metric)}{spread}"
+
+
+def _mean(one: Configuration, metric: str) -> str:
+    return number(one.mean, metric) if _is_finite(one) else "not finite"
+
+
+def _is_finite(one: Configuration) -> bool:
+    return all(abs(value) < WORST for value in one.values)
 
 
 def show(sweep: Sweep) -> None:
@@ -155,16 +166,24 @@ def show(sweep: Sweep) -> None:
         more = len(standing.configurations) - SHOWN
         table = Table(
             box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
             title=standing.problem or None,
             caption=f"and {more} more" if more > 0 else None,
             title_justify="left",
             caption_justify="left",
         )
-        names = columns(sweep)
-        for name in names:
-            table.add_column(name, justify="right")
-        for rank, one in enumerate(standing.configurations[:SHOWN], 1):
-            table.add_row(*cells(sweep, rank, one), style="bold" if rank == 1 else None)
+        shown = standing.configurations[:SHOWN]
+        count = len(shown[0].parameters)
+        rows = [cells(sweep, rank, one) for rank, one in enumerate(shown, 1)]
+        headings = columns(sweep)
+        table.add_column("rank", justify="right")
+        table.add_column("settings")  # one column that may wrap: there may be many
+        further = [at for at in range(1 + count, len(headings)) if headings[at] in (*FURTHER, title(sweep.plan.metric))]
+        for at in further:
+            table.add_column(headings[at], justify="right", no_wrap=True)
+        for row, one in zip(rows, shown, strict=True):
+            style = "bold" if one is shown[0] else None
+            table.add_row(row[0], told(one.parameters), *(row[at] for at in further), style=style)
         console.print()
         console.print(table)
     for reason, count in _reasons(sweep).items():

@@ -76,9 +76,15 @@ def headline(sweep: Sweep) -> str:
 
 def _best(sweep: Sweep, standing: Standing) -> str:
     best, metric = standing.configurations[0], sweep.plan.metric
-    where = f"On {standing.problem}, best is" if standing.problem else "Best is"
+    where = f"On {standing.problem}, best is " if standing.problem else "Best is "
+    which = (
+        f"{where}{told(best.parameters)}"
+        if best.parameters
+        else f"{standing.problem or 'All trials but for the seed are alike'}"
+    )
+    reached = f"{title(metric)} {_mean(best, metric)}"
     over = f", on average over {_count(len(best.finished), 'seed')}" if len(best.trials) > 1 else ""
-    return f"{where} {told(best.parameters)}: {title(metric)} {_mean(best, metric)}{over}."
+    return f"{which}: {reached}{over}."
 
 
 def story(sweep: Sweep) -> list[str]:

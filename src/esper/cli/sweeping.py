@@ -26,7 +26,7 @@ def sweep(asked: SweepCommand) -> bool:
         ConfigError: if the directory holds another sweep, or another process has it; nothing is run then.
         KeyboardInterrupt: if interrupted; the same command goes on.
     """
-    plan, directory = asked.asked.plan, asked.asked.output.absolute()
+    plan, directory = asked.wanted.plan, asked.wanted.output.absolute()
     _check_free(directory)
     directory.mkdir(parents=True, exist_ok=True)
     shown = _shown(directory)
@@ -35,7 +35,7 @@ def sweep(asked: SweepCommand) -> bool:
         begun = Sweep(plan) if stored is None else continued(stored, plan)
         course = Course(begun, directory, partial(_progress, len(plan.trials)))
         waiting = begun.waiting
-        workers = min(asked.asked.workers, max(1, len(waiting)))
+        workers = min(asked.wanted.workers, max(1, len(waiting)))
         print(words.beginning(begun, waiting, workers, shown), flush=True)
         work = partial(run_trial, directory, plan.asha)
         try:

@@ -17,16 +17,14 @@ class SweepCommand(Subcommand):
     """Run every trial of a sweep that is not finished yet, and tell which settings are best.
 
     Args:
-        file: that describes it.
-        asked: what it says, with what was said otherwise on the line.
+        wanted: what the file says, with what was said otherwise on the line.
         engine: what runs the trials.
     """
 
     about = "run many runs over settings, hosts, data and seeds, and tell which are best"
     takes = "one file and options only"
 
-    file: Path
-    asked: SweepFile
+    wanted: SweepFile
     engine: str
 
     @staticmethod
@@ -46,7 +44,7 @@ class SweepCommand(Subcommand):
         if values["workers"] is not None and values["workers"] < 1:
             raise ConfigError(f"--workers must be at least 1, not {values['workers']}.")
         given = {name: values[name] for name in ("workers", "output") if values[name] is not None}
-        return cls(values["file"], replace(read_sweep(values["file"]), **given), values["engine"])
+        return cls(replace(read_sweep(values["file"]), **given), values["engine"])
 
     def do(self) -> bool:
         from esper.cli.sweeping import sweep  # torch is not loaded before the file is known to be right

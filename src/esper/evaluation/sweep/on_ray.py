@@ -56,7 +56,9 @@ def run(work: Work, trials: list[Trial], workers: int, course: Course) -> None:
             tune.with_resources(trainable, {"cpu": 1}),
             param_space={"at": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(
-                scheduler=_scheduler(plan, course.sweep.reports), max_concurrent_trials=workers
+                scheduler=_scheduler(plan, course.sweep.reports),
+                max_concurrent_trials=workers,
+                reuse_actors=True,  # to load torch takes longer than a small run
             ),
             run_config=tune.RunConfig(
                 storage_path=os.environ["RAY_TMPDIR"],
@@ -143,7 +145,7 @@ def _ray(workers: int) -> Iterator[None]:
                 num_cpus=workers,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,  # a worker that was killed is no error here: its trial goes on
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.1",
                 _temp_dir=folder,

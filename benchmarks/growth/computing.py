@@ -1,23 +1,21 @@
 """Computes cells on all cores: one thread per process, and no cell's failure loses another one."""
 
 import math
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-
-import torch
+from contextlib import closing
+from functools import partial
 
 from benchmarks.growth.cells import Job, cells_of, fingerprint, write_cell
 from benchmarks.growth.growing_rows import trained_host, trained_host_path
+from benchmarks.growth.one_thread import on_one_thread
 from benchmarks.growth.plan import Plan
 from benchmarks.growth.rows import ROWS
+from esper.evaluation.pool import each
 
 
 def compute(plan: Plan, workers: int, seconds: float = math.inf) -> list[str]:
     """Compute all cells that are missing; gives the names of those that failed, which do not stop the others.
-
-    If a process is killed, the cells of its phase that were not finished count as failed: call again.
 
     Args:
         plan: which cells there shall be.
@@ -44,19 +42,18 @@ def _each(work: Callable[[Job], object], jobs: list[Job], workers: int, until: f
     if not jobs or time.time() > until:
         return []
     failed: list[str] = []
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_on_one_thread, work, job, until): job for job in jobs}
-        for done, future in enumerate(as_completed(futures), start=1):
-            if (error := future.exception()) is not None:
-                failed.append(futures[future].name)
-                print(f"FAILED: {futures[future].name}: {error!r}", flush=True)
+    named = {job.name: job for job in jobs}
+    with closing(each(partial(on_one_thread, partial(_in_time, work, until)), named, workers)) as hearing:
+        for done, heard in enumerate(hearing, start=1):
+            if heard.kind == "failed":
+                failed.append(heard.key)
+                print(f"FAILED: {heard.key}: {heard.value}", flush=True)
             if done % 10 == 0 or done == len(jobs):
                 print(f"{time.strftime('%H:%M:%S')} {done} of {len(jobs)} cells of this phase", flush=True)
     return failed
 
 
-def _on_one_thread(work: Callable[[Job], object], job: Job, until: float) -> None:
-    torch.set_num_threads(1)
+def _in_time(work: Callable[[Job], object], until: float, job: Job) -> None:
     if time.time() <= until:
         work(job)
 

@@ -5,16 +5,16 @@ One process writes one file; the files of several machines in one folder are rea
 
 import argparse
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.growth.one_thread import on_one_thread
 from benchmarks.machine import machine
+from esper.evaluation.pool import each
 
 Result = dict[str, Any]
 
@@ -47,19 +47,13 @@ def compute(work: Callable[[Any], Result], jobs: Mapping[str, Any], path: Path, 
     done = finished(path.parent)
     missing = {key: job for key, job in jobs.items() if key not in done}
     failures: list[str] = []
-    context = multiprocessing.get_context("spawn")
-    with (
-        path.open("a") as file,
-        ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
-        futures = {pool.submit(work, job): key for key, job in missing.items()}
-        for count, future in enumerate(as_completed(futures), start=1):
-            key, error = futures[future], future.exception()
-            if error is None:
-                file.write(json.dumps({"key": key, "machine": machine(), **future.result()}) + "\n")
+    with path.open("a") as file, closing(each(partial(on_one_thread, work), missing, workers)) as hearing:
+        for count, heard in enumerate(hearing, start=1):
+            if heard.kind == "done":
+                file.write(json.dumps({"key": heard.key, "machine": machine(), **heard.value}) + "\n")
                 file.flush()
             else:
-                failures.append(f"{key}: {type(error).__name__}: {error}")
+                failures.append(f"{heard.key}: {heard.value}")
                 print(f"FAILED {failures[-1]}", flush=True)
             if count % 10 == 0 or count == len(missing):
                 print(f"{count} of {len(missing)} jobs", flush=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from esper.cli.main import main
 from tests import warm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -46,7 +47,8 @@ def _run(name: str, *arguments: str) -> str:
 def test_every_example_is_tested_and_listed():
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == {*SHORT, *WITH_RANKS}
-    assert all(f"({name})" in (EXAMPLES / "README.md").read_text() for name in names)
+    listed = (EXAMPLES / "README.md").read_text()
+    assert all(f"({name})" in listed for name in (*names, "sweep.yaml"))
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -54,6 +56,18 @@ def test_an_example_runs_and_says_how_its_lifecycles_ended(name):
     out = _run(name, *SHORT[name])
     assert any(outcome in out for outcome in ("FOSSILIZED", "CULLED"))
     assert "fossils" in out
+
+
+def test_the_sweep_runs(tmp_path, monkeypatch):
+    """Four of its trials, an epoch each."""
+    text = (EXAMPLES / "sweep.yaml").read_text()
+    for long, short in (("epochs: 30", "epochs: 1"), ("seed: [0, 1]", "seed: 0"), ("samples: 2", "samples: 1")):
+        assert long in text
+        text = text.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text(text)
+    assert main(["sweep", "sweep.yaml"]) == 0
+    assert len(list(tmp_path.glob("sweeps/sweep/trials/*/report.html"))) == 4
 
 
 def test_the_transformer_writes_like_the_text_it_was_given(tmp_path):

@@ -21,6 +21,7 @@ from esper.cli.commands.report import ReportCommand
 from esper.cli.commands.rollout import RolloutCommand
 from esper.cli.commands.run import RunCommand
 from esper.cli.commands.subcommand import Subcommand
+from esper.cli.commands.sweep import SweepCommand
 from esper.cli.commands.tamiyo import TamiyoCommand
 from esper.cli.commands.watch import WatchCommand
 from esper.contracts.errors import ConfigError, closest
@@ -38,6 +39,7 @@ COMMANDS: dict[str, type[Subcommand]] = {
     "flags": FlagsCommand,
     "migrate": MigrateCommand,
     "ab": ABCommand,
+    "sweep": SweepCommand,
     "rollout": RolloutCommand,
     "baseline": BaselineCommand,
     "exporter": ExporterCommand,

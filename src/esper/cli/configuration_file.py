@@ -9,12 +9,12 @@ from esper.cli.values import fit
 from esper.contracts.errors import ConfigError, closest
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The values of a configuration file, checked and typed.
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What a YAML file holds, as plain values.
 
     Raises:
-        ConfigError: if it cannot be read, is no mapping, has an unknown key, one that stands twice, or a value that is
-            of a wrong type or not what it looks like.
+        ConfigError: if it cannot be read, is no mapping, or has a key that stands twice, or a value that is not what it
+            looks like.
     """
     try:
         import yaml
@@ -28,14 +28,24 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    values = _mapping(f"{path}", loaded)
+    return mapping(f"{path}", loaded)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The values of a configuration file, checked and typed.
+
+    Raises:
+        ConfigError: if it cannot be read, is no mapping, has an unknown key, one that stands twice, or a value that is
+            of a wrong type or not what it looks like.
+    """
+    values = read_mapping(path)
     typed = {}
     for key, value in values.items():
         if key not in IN_FILE:
             raise ConfigError(f"{path}: there is no option {key!r}. {closest(str(key), IN_FILE)}")
         if key != "growth":
             typed[key] = fit(f"{path}: {key}", value, HINTS[key])
-    growth = _mapping(f"{path}: growth", values.get("growth"))
+    growth = mapping(f"{path}: growth", values.get("growth"))
     for key in growth:
         if key not in GROWTH_HINTS:
             raise ConfigError(f"{path}: growth has no setting {key!r}. {closest(str(key), GROWTH_HINTS)}")
@@ -55,7 +65,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def _mapping(name: str, value: Any) -> dict[str, Any]:
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """A mapping of options to values; empty for None.
+
+    Raises:
+        ConfigError: if it is something else.
+    """
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -1,6 +1,7 @@
 """``esper run``: grow a network on a task, then tell what that was worth."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from esper.kasmina.grafts.strategies import strategy_kind
 from esper.observability.spans import trace_id
 from esper.runtime.interrupt import Interrupt
 from esper.runtime.record.outbox import Listener
+from esper.runtime.session import Session
 from esper.tamiyo.heuristic import Policy
 from esper.tamiyo.policies import make_policy
 from esper.tasks.host_settings import written
@@ -36,7 +38,9 @@ if TYPE_CHECKING:  # these need extras that other runs do not
 CHECKPOINT_STEPS = 100
 
 
-def run(options: Options, directory: Path | None) -> None:
+def run(
+    options: Options, directory: Path | None, after_epoch: Callable[[Session], None] = lambda session: None
+) -> None:
     """Run to the end and write ``result.json`` and ``report.html``.
 
     A host of the user's own is imported from the current directory or the Python path.
@@ -44,6 +48,7 @@ def run(options: Options, directory: Path | None) -> None:
     Args:
         options: what to do.
         directory: of the run to resume; None starts a new one.
+        after_epoch: called after every epoch; what it raises ends the run there.
 
     Raises:
         KeyboardInterrupt: if interrupted; the run can be resumed then.
@@ -75,7 +80,7 @@ def run(options: Options, directory: Path | None) -> None:
             )
             with audience.measuring(growth.session):
                 with audience.hearing(growth.session, directory):
-                    seconds = _train(growth, directory, interrupt)
+                    seconds = _train(growth, directory, interrupt, after_epoch)
                 Conclusion(options, task, weights, growth, directory, seconds, shown).conclude()
         except KeyboardInterrupt:
             interrupt.ignore()
@@ -170,7 +175,7 @@ def _prepare(
     return growth
 
 
-def _train(growth: Growing, directory: Path, interrupt: Interrupt) -> float:
+def _train(growth: Growing, directory: Path, interrupt: Interrupt, after_epoch: Callable[[Session], None]) -> float:
     """Train to the end; gives the seconds that it took, interruptions left out."""
     session = growth.session
     spent = float(read_json(directory / PROGRESS).get("seconds", 0.0))
@@ -187,6 +192,7 @@ def _train(growth: Growing, directory: Path, interrupt: Interrupt) -> float:
                     raise KeyboardInterrupt
             session.after_epoch()
             note_progress(directory, time.perf_counter() - started, {})
+            after_epoch(session)
         session.finish()
         seconds = time.perf_counter() - started
         note_progress(directory, seconds, {})

@@ -12,7 +12,7 @@ import kubernetes_validate
 import yaml
 from torch.distributed.run import get_args_parser
 
-from esper.cli.command_line import COMMANDS, parse
+from esper.cli.command_line import parse
 from esper.cli.commands.exporter import PORT
 from esper.cli.configuration_file import read_file
 from esper.contracts.errors import ConfigError
@@ -265,7 +265,7 @@ def _refused(line: list[str], held: dict[str, str]) -> Iterator[str]:
             yield f"torchrun does not take {words}"
     elif program != "esper":
         yield f"there is no program {program}"
-    elif words[0] in COMMANDS:
+    else:
         parse([one for one in words if not one.startswith("--config=")])
 
 

@@ -4,13 +4,13 @@ import copy
 import re
 import tomllib
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from esper.cli.main import INTERRUPTED, WRONG_INPUT, main
+from esper.cli.sweep_file import read_sweep
 from esper.contracts.errors import BusError
 from esper.oona.environment import KEYS, codec
 from tests.deploy import manifests
@@ -37,10 +37,7 @@ def test_a_configuration_is_one_that_esper_run_takes(tmp_path):
     check_configuration(EVERY, tmp_path)
 
 
-@pytest.mark.skipif(find_spec("esper.cli.sweep_file") is None, reason="there is no esper sweep")
 def test_a_sweep_is_one_that_esper_sweep_takes(tmp_path):
-    from esper.cli.sweep_file import read_sweep
-
     path = tmp_path / "sweep.yaml"
     path.write_text(named(EVERY, "ConfigMap", "esper")["data"]["sweep.yaml"])
     assert read_sweep(path).output == Path("/runs/sweep")

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 
 from esper.cli.commands.sweep import SweepCommand
-from esper.cli.interrupt import Interrupt
 from esper.cli.sweep_trial import TRIALS, run_trial
 from esper.contracts.errors import ConfigError
 from esper.evaluation.sweep import on_pool, on_ray, words
@@ -14,6 +13,7 @@ from esper.evaluation.sweep.plan import Trial
 from esper.evaluation.sweep.record import STATE, TABLE, Sweep, continued, read
 from esper.flags.lock import held
 from esper.observability.report import write_page
+from esper.runtime.interrupt import Interrupt
 
 ENGINES: dict[str, Engine] = {"pool": on_pool.run, "ray": on_ray.run}
 _LOCK = ".sweep.lock"

@@ -23,10 +23,10 @@ def check_arguments(args: Any, eval_dataset: Any) -> None:
     for name, why in OTHERS.items():
         if getattr(args, name, None):
             raise ConfigError(f"TrainingArguments({name}={getattr(args, name)!r}) does not work with growth: {why}.")
-    if args.world_size > 1 or args.n_gpu > 1:
+    if args.n_gpu > 1:
         raise ConfigError(
-            f"The Trainer would use {max(args.world_size, args.n_gpu)} devices, and GrowthTrainer works on one so "
-            "far. Start one process, and let it see one GPU: CUDA_VISIBLE_DEVICES=0."
+            f"One process would use {args.n_gpu} devices, and a model that grows needs a process for each. Start "
+            "them by torchrun, or let this one see one GPU: CUDA_VISIBLE_DEVICES=0."
         )
     if args.load_best_model_at_end and args.save_only_model:
         raise ConfigError(

@@ -1,10 +1,13 @@
 """Runs of a Lightning Trainer, each in a process of its own."""
 
 import logging
+import os
+import random
 import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,10 +21,11 @@ with warnings.catch_warnings():
     from esper.integrations.lightning import GrowthCallback
 
 import esper
+from tests.integrations.conftest import pass_all
 from tests.runtime.toy import BATCH, DATA, Script, growing, timeless
 from tests.tree_digest import tree_digest
 
-EPOCHS = 6
+EPOCHS = 5
 
 
 class Module(pl.LightningModule):
@@ -72,7 +76,6 @@ def told(module: Module, growth: GrowthCallback, trainer: pl.Trainer) -> dict[st
     return {
         "bytes": tree_digest([run.snapshots.body(), dict(module.state_dict())]),
         "clock": tree_digest(run.snapshots.clock()),
-        "random": tree_digest([torch.get_rng_state()]),
         "events": timeless(session.events),
         "counts": (trainer.global_step, trainer.current_epoch, session.step_count),
         "flops": session.train_flops,
@@ -80,7 +83,9 @@ def told(module: Module, growth: GrowthCallback, trainer: pl.Trainer) -> dict[st
     }
 
 
-def run(folder: Path, whole: bool = False, batch_norm: bool = False, places: tuple[str, ...] = ("",), **options: Any) -> Any:
+def run(
+    folder: Path, whole: bool = False, batch_norm: bool = False, places: tuple[str, ...] = ("",), **options: Any
+) -> Any:
     """One in which something grows, from the last checkpoint if there is any.
 
     Args:
@@ -90,14 +95,16 @@ def run(folder: Path, whole: bool = False, batch_norm: bool = False, places: tup
         places: where it grows.
         options: of the Trainer.
     """
+    pass_all(pytest.MonkeyPatch())
     torch.manual_seed(0)
     module = Module(batch_norm)
     places = tuple(f"net.{one}".rstrip(".") for one in places) if whole else places
-    esper.wrap(module if whole else module.net, growing(gate_z=0.01, layers=list(places)), DATA.x[:8])
+    esper.wrap(module if whole else module.net, growing(layers=list(places)), DATA.x[:8])
     growth = GrowthCallback(policy=Script({1: list(places)}), directory=folder / "log")
     saving = ModelCheckpoint(folder / "saved", save_last=True, every_n_train_steps=3, enable_version_counter=False)
     last = folder / "saved" / "last.ckpt"
-    torch.manual_seed(2 if last.exists() else 1)
+    random.seed(2 if last.exists() else 1)
+    torch.manual_seed(2 if last.exists() else 3 + int(os.environ.get("RANK", "0")))
     trainer = trainer_of(folder, growth, saving, **options)
     trainer.fit(module, *data(), ckpt_path="last" if last.exists() else None)
     return told(module, growth, trainer)
@@ -105,4 +112,25 @@ def run(folder: Path, whole: bool = False, batch_norm: bool = False, places: tup
 
 def two(folder: Path) -> Any:
     """By two processes."""
-    return run(folder, strategy="ddp", devices=2)
+    return run(folder, **TWO)
+
+
+TWO: dict[str, Any] = {"strategy": "ddp", "devices": 2}
+
+
+def beside_plain(folder: Path) -> dict[str, Any]:
+    """By two processes: without Esper, and with seeds that sleep; then a run in which something grows."""
+    found = {}
+    for name in ("plain", "dormant"):
+        torch.manual_seed(0)
+        module, growth = Module(batch_norm=True), GrowthCallback()
+        if name == "dormant":
+            esper.wrap(module.net, growing(max_rounds=0))
+        torch.manual_seed(1)
+        callbacks = [growth] if name == "dormant" else []
+        trainer = trainer_of(folder, *callbacks, max_epochs=2, enable_checkpointing=False, **TWO)
+        trainer.fit(module, *data())
+        host = {name: one for name, one in module.state_dict().items() if "_esper" not in name}
+        metrics = {name: float(one) for name, one in trainer.callback_metrics.items()}
+        found[name] = [tree_digest([host, metrics, torch.get_rng_state()]), trainer.global_step]
+    return found | {"grown": two(folder)}

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -69,18 +70,18 @@ def lived(run: Run, folder: Path, *moments: Moment, how: str = "fork") -> Any:
 
 def lived_by(size: int, run: Run, folder: Path, *moments: Moment, how: str = "fork") -> list[Any]:
     """What each rank tells; None of one that was killed, the error's text of one that ended by an error."""
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("told-*"):
-        old.unlink()
     processes = started(size, run, folder, *moments, how=how)
     for process in processes:
         process.join(PATIENCE)
         assert process.exitcode in (0, -signal.SIGKILL), f"it ended by {process.exitcode}"
-    return [_told(folder, rank) for rank in range(size)]
+    return [told_by(folder, rank) for rank in range(size)]
 
 
 def started(size: int, run: Run, folder: Path, *moments: Moment, how: str = "fork") -> list[BaseProcess]:
     """The processes of a run."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("told-*"):
+        old.unlink()
     context, port = multiprocessing.get_context(how), _free_port()
     processes = [
         context.Process(target=_live, args=(rank, size, port, run, folder, moments))  # type: ignore[attr-defined]
@@ -94,6 +95,7 @@ def started(size: int, run: Run, folder: Path, *moments: Moment, how: str = "for
 def _live(rank: int, size: int, port: int, run: Run, folder: Path, moments: tuple[Moment, ...]) -> None:
     """What a process does."""
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of what trainers use
     if size > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
         os.environ |= {name: str(value) for name, value in place.items()}
@@ -110,7 +112,8 @@ def _live(rank: int, size: int, port: int, run: Run, folder: Path, moments: tupl
     os._exit(0)
 
 
-def _told(folder: Path, rank: int) -> Any:
+def told_by(folder: Path, rank: int) -> Any:
+    """What a rank has told."""
     path = _file(folder, rank)
     if not path.exists():
         return None

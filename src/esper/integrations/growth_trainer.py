@@ -184,7 +184,9 @@ class GrowthTrainer(Trainer):
 
     def _judged(self, _: nn.Module) -> esper.Evaluation:
         batches = (self._prepare_inputs(inputs) for loader in self._held_out for inputs in loader)
-        return esper.Evaluation(losses=torch.cat([self._own(self._sample_losses(inputs).float()) for inputs in batches]))
+        return esper.Evaluation(
+            losses=torch.cat([self._own(self._sample_losses(inputs).float()) for inputs in batches])
+        )
 
     def _own(self, losses: Tensor) -> Tensor:
         """Without those of samples that fill up the last batches, so that all ranks have as many."""

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage
@@ -198,6 +199,8 @@ class DataOrder:
                 restore_random_state(self._drawn)
             else:
                 self._go_to(self._begun)
+                for loader in self._loaders:  # the Trainer does so after this, and samplers of ranks shuffle by it
+                    _set_sampler_epoch(loader, fit.epoch_progress.current.processed)
                 iter(fetcher)
             # the loop counts a batch whose step was over, though not its hooks; one whose step was cut is had again
             done = epochs.batch_progress.current.completed + epochs.restarted_on_train_batch_end

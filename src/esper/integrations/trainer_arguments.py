@@ -8,6 +8,7 @@ from esper.kasmina.host.wrapping import growth_config
 OTHERS = {
     "deepspeed": "DeepSpeed shares the parameters out among processes",
     "fsdp": "FSDP shares the parameters out among processes",
+    "parallelism_config": "it shares the model or its sequences out among processes",
     "auto_find_batch_size": "a run that begins anew with smaller batches begins with a model that has trained already",
     "torch_compile": "the compiled model is not the one that grows; wrap, and call model.compile() yourself",
 }

@@ -1,0 +1,39 @@
+"""Trainers of two processes, as torchrun starts them: each trains on its own share, and both grow the same."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from fsspec.implementations.local import LocalFileOpener
+from torch import distributed
+
+from tests.integrations import hugging_face_runs, lightning_runs
+from tests.integrations.processes import Moment, lived_by
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the processes"),
+    pytest.mark.skipif(not distributed.is_available(), reason="torch was built without it"),
+]
+
+RUNS: dict[str, Any] = {
+    "Hugging Face": (hugging_face_runs.beside_plain, hugging_face_runs.run, Moment(torch, "save", 3, rank=1)),
+    "Lightning": (lightning_runs.beside_plain, lightning_runs.two, Moment(LocalFileOpener, "commit", 8, rank=1)),
+}
+"""With the middle of a checkpoint, when the second rank is killed."""
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_grow_the_same_and_go_on_after_one_was_killed(name, tmp_path):
+    beside_plain, run, saving = RUNS[name]
+    first, second = lived_by(2, beside_plain, tmp_path / "whole")
+    for one in (first, second):
+        assert one["dormant"] == one["plain"]
+    for what in ("bytes", "events", "flops"):
+        assert first["grown"][what] == second["grown"][what], what
+    assert first["grown"]["outcomes"] == ["FOSSILIZED"]
+    assert first["grown"]["clock"] != second["grown"]["clock"]  # random streams of their own
+    error, nothing = lived_by(2, run, tmp_path / "killed", saving)
+    assert nothing is None
+    assert error.startswith("RankError: Rank 0 of 2 does not hear from the others any more")
+    assert lived_by(2, run, tmp_path / "killed") == [first["grown"], second["grown"]]

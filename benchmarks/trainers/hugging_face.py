@@ -21,14 +21,15 @@ class Timed(TrainerCallback):
         self._clock.tick()
 
 
-class Stopping(TrainerCallback):
-    """Ends a run once it has saved."""
+class Cutting(TrainerCallback):
+    """Ends a run in the middle, with a checkpoint."""
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_training_stop = True
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == SAVED:
+            control.should_save = control.should_training_stop = True
 
 
-def arguments(folder: Path, steps: int, *, checkpointing: bool, saved: int | None = None) -> TrainingArguments:
+def arguments(folder: Path, steps: int, *, checkpointing: bool) -> TrainingArguments:
     known = vars(TrainingArguments)["__dataclass_fields__"]
     name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     return TrainingArguments(
@@ -40,8 +41,7 @@ def arguments(folder: Path, steps: int, *, checkpointing: bool, saved: int | Non
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
         logging_strategy="no",
-        save_strategy="no" if saved is None else "steps",
-        save_steps=saved or 500,
+        save_strategy="no",
         report_to=[],
         disable_tqdm=True,
         **{name: checkpointing},
@@ -77,9 +77,9 @@ def bytes_of(folder: Path, kind: str, steps: int, *, checkpointing: bool) -> str
 
 def grown(folder: Path, *, is_cut: bool, checkpointing: bool = False) -> dict[str, Any]:
     """A run in which something grows; one that is cut ends in the middle, and another trainer goes on."""
-    args = arguments(folder, STEPS, checkpointing=checkpointing, saved=SAVED)
+    args = arguments(folder, STEPS, checkpointing=checkpointing)
     if is_cut:
-        trainer(args, "growing", Stopping()).train()
+        trainer(args, "growing", Cutting()).train()
     one = trainer(args, "growing")
     one.train(resume_from_checkpoint=is_cut)
     ended = [event for event in one.growth.events if event["event"] == "round_ended"]

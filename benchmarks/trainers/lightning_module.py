@@ -1,12 +1,12 @@
 """A Lightning Trainer with and without GrowthCallback."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -49,6 +49,26 @@ class Timed(pl.Callback):
         self._clock.tick()
 
 
+class Cutting(pl.Callback):
+    """Ends a run in the middle, with a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == SAVED:
+            trainer.save_checkpoint(self._path)
+            raise CutError
+
+
+class CutError(Exception):
+    """A run has come to its middle."""
+
+
 def fitted(
     folder: Path, kind: str, steps: int, *callbacks: Any, checkpointing: bool, path: Any = None
 ) -> tuple[Module, Any]:
@@ -66,7 +86,7 @@ def fitted(
         num_sanity_val_steps=0,
         check_val_every_n_epoch=1000,
         default_root_dir=folder,
-        enable_checkpointing=any(isinstance(one, ModelCheckpoint) for one in callbacks),
+        enable_checkpointing=False,
         callbacks=[one for one in (growth, *callbacks) if one is not None],
         **quiet,
     )
@@ -90,12 +110,12 @@ def bytes_of(folder: Path, kind: str, steps: int, *, checkpointing: bool) -> str
 
 
 def grown(folder: Path, *, is_cut: bool, checkpointing: bool = False) -> dict[str, Any]:
-    """A run in which something grows; one that is cut is left at a checkpoint, from which another Trainer goes on."""
-    saving = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=SAVED, save_top_k=-1)
-    module, growth = fitted(folder, "growing", STEPS, saving, checkpointing=checkpointing)
-    if is_cut:
-        path = folder / f"step={SAVED}.ckpt"
-        module, growth = fitted(folder, "growing", STEPS, checkpointing=checkpointing, path=path)
+    """A run in which something grows; one that is cut ends in the middle, and another Trainer goes on."""
+    path = folder / "cut.ckpt" if is_cut else None
+    if path is not None:
+        with suppress(CutError):
+            fitted(folder, "growing", STEPS, Cutting(path), checkpointing=checkpointing)
+    module, growth = fitted(folder, "growing", STEPS, checkpointing=checkpointing, path=path)
     ended = [event for event in growth.session.events if event["event"] == "round_ended"]
     return {
         "rounds": [event["reason"] for event in ended],

@@ -1,9 +1,11 @@
 """What is trained: a model like GPT-2 from its configuration, tokens in which there is something to learn, and where it
 grows."""
 
+import copy
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation
 from esper.kasmina.host.anchoring import is_espers
 
-STEPS, BOUNDARY, SAVED = 60, 10, 15
+STEPS, BOUNDARY, SAVED = 60, 10, 20
 """Updates of a run, after how many it decides, and when it saves: within the window of its round."""
 
 TRIALS = {BOUNDARY: "round", 3 * BOUNDARY: "live"}
@@ -44,12 +46,23 @@ def size() -> Size:
 
 
 def host() -> nn.Module:
+    return copy.deepcopy(_host())
+
+
+@cache
+def _host() -> nn.Module:
     one = size()
     torch.manual_seed(0)
     config = GPT2Config(
-        n_embd=one.width, n_layer=one.layers, n_head=one.heads, n_positions=one.context, vocab_size=one.vocabulary
+        n_embd=one.width,
+        n_layer=one.layers,
+        n_head=one.heads,
+        n_positions=one.context,
+        vocab_size=one.vocabulary,
+        bos_token_id=0,
+        eos_token_id=None,
+        use_cache=False,
     )
-    config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
     return GPT2LMHeadModel(config)
 
 
@@ -89,6 +102,7 @@ class Script:
         return [Command(place(), "all", State.GERMINATED, blueprint="bottleneck_mlp", settings=hidden, trial=trial)]
 
 
+@cache
 def samples(count: int, seed: int) -> list[dict[str, Tensor]]:
     """Every token follows from the one before, but for one in eight."""
     one, generator = size(), torch.Generator().manual_seed(seed)

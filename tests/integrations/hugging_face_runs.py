@@ -46,6 +46,7 @@ def told(trainer: GrowthTrainer) -> dict[str, Any]:
         "events": timeless(trainer.growth.events),
         "history": history(trainer),
         "flops": trainer.growth.train_flops,
+        "samples": run.judge.num_samples,
         "outcomes": [report.outcome for report in trainer.growth.field_reports],
     }
 

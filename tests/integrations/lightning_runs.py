@@ -79,6 +79,7 @@ def told(module: Module, growth: GrowthCallback, trainer: pl.Trainer) -> dict[st
         "events": timeless(session.events),
         "counts": (trainer.global_step, trainer.current_epoch, session.step_count),
         "flops": session.train_flops,
+        "samples": run.judge.num_samples,
         "outcomes": [report.outcome for report in session.field_reports],
     }
 

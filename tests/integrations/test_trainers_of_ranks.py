@@ -1,6 +1,9 @@
 """Trainers of two processes, as torchrun starts them: each trains on its own share, and both grow the same."""
 
+import json
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from torch import distributed
 
 from tests.integrations import hugging_face_runs, lightning_runs
 from tests.integrations.processes import Moment, lived_by
+from tests.ranks.launch import ROOT, place
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the processes"),
@@ -22,6 +26,9 @@ RUNS: dict[str, Any] = {
 }
 """With the middle of a checkpoint, when the second rank is killed."""
 
+HELD_OUT = {"Hugging Face": 16, "Lightning": 601}
+"""Samples that cannot be dealt out evenly in whole batches."""
+
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_grow_the_same_and_go_on_after_one_was_killed(name, tmp_path):
@@ -29,11 +36,33 @@ def test_two_processes_grow_the_same_and_go_on_after_one_was_killed(name, tmp_pa
     first, second = lived_by(2, beside_plain, tmp_path / "whole")
     for one in (first, second):
         assert one["dormant"] == one["plain"]
-    for what in ("bytes", "events", "flops"):
+    for what in ("bytes", "events", "flops", "samples"):
         assert first["grown"][what] == second["grown"][what], what
     assert first["grown"]["outcomes"] == ["FOSSILIZED"]
+    assert first["grown"]["samples"] == HELD_OUT[name]
     assert first["grown"]["clock"] != second["grown"]["clock"]  # random streams of their own
     error, nothing = lived_by(2, run, tmp_path / "killed", saving)
     assert nothing is None
     assert error.startswith("RankError: Rank 0 of 2 does not hear from the others any more")
     assert lived_by(2, run, tmp_path / "killed") == [first["grown"], second["grown"]]
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+LAUNCHED = {
+    "torchrun, Hugging Face": (TORCHRUN, "hugging_face_runs.run"),
+    "torchrun, Lightning": (TORCHRUN, "lightning_runs.two"),
+    "Lightning itself": ([], "lightning_runs.two"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", LAUNCHED)
+def test_processes_that_a_launcher_starts_do_the_same(how, tmp_path):
+    launcher, function = LAUNCHED[how]
+    command = [sys.executable, "-m", *launcher, "tests.integrations.launched", function, str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, env=place(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    first, second = (json.loads((tmp_path / f"launched-{rank}").read_text()) for rank in range(2))
+    for what in ("bytes", "events", "flops", "outcomes"):
+        assert first[what] == second[what], what
+    assert first["outcomes"] == ["FOSSILIZED"]

@@ -21,6 +21,7 @@ from esper.integrations.transformers import fits_folder, save_pretrained
 from esper.kasmina.host.anchoring import places
 
 try:
+    from accelerate.data_loader import DataLoaderStateMixin
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.optimization import GreedyLR
     from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -175,7 +176,7 @@ class GrowthTrainer(Trainer):
             scheduler=self.lr_scheduler,
             scaler=self.accelerator.scaler,
             directory=self._directory,
-            held_out="shards" if self.args.world_size > 1 else "same",
+            held_out="shards" if self._holds_a_share else "same",
             **self._growth_options,
         )
         if resume_from_checkpoint is not None:
@@ -183,17 +184,23 @@ class GrowthTrainer(Trainer):
         return prepared
 
     def _judged(self, _: nn.Module) -> esper.Evaluation:
-        batches = (self._prepare_inputs(inputs) for loader in self._held_out for inputs in loader)
-        return esper.Evaluation(
-            losses=torch.cat([self._own(self._sample_losses(inputs).float()) for inputs in batches])
-        )
+        found = []
+        for loader in self._held_out:
+            for inputs in loader:
+                losses = self._sample_losses(self._prepare_inputs(inputs)).float()
+                found.append(self._own(losses, loader) if self._holds_a_share else losses)
+        return esper.Evaluation(losses=torch.cat(found))
 
-    def _own(self, losses: Tensor) -> Tensor:
+    @property
+    def _holds_a_share(self) -> bool:
+        """Whether this rank evaluates samples of its own: loaders that Accelerate has prepared deal them out."""
+        return self.args.world_size > 1 and all(isinstance(one, DataLoaderStateMixin) for one in self._held_out)
+
+    def _own(self, losses: Tensor, loader: Any) -> Tensor:
         """Without those of samples that fill up the last batches, so that all ranks have as many."""
-        data = self.accelerator.gradient_state
-        if not data.end_of_dataloader or data.remainder <= 0:
+        if not loader.end_of_dataloader or loader.remainder <= 0:
             return losses
-        return losses[: max(0, data.remainder - self.args.process_index * len(losses))]
+        return losses[: max(0, loader.remainder - self.args.process_index * len(losses))]
 
     def _mean_loss(self, inputs: Any) -> Tensor:
         with self.compute_loss_context_manager():

@@ -411,7 +411,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_told(what, tmp_path):
     if what == "half written":
         (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
     with pytest.raises(CheckpointError, match="save_only_model" if what == "no growth" else "not written to its end"):
-        growing("bert", args, growth={"max_rounds": 0}).train(resume_from_checkpoint=True)
+        growing("bert", args, growth={"max_rounds": 0}).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 def test_a_graft_on_trial_is_not_saved_for_others(all_pass, tmp_path):

@@ -26,6 +26,9 @@ RUNS: dict[str, Any] = {
 }
 """With the middle of a checkpoint, when the second rank is killed."""
 
+ALONE = {"Hugging Face": hugging_face_runs.run, "Lightning": lightning_runs.run}
+"""Other numbers of processes have other numbers of steps."""
+
 HELD_OUT = {"Hugging Face": 16, "Lightning": 601}
 """Samples that cannot be dealt out evenly in whole batches."""
 
@@ -45,6 +48,8 @@ def test_two_processes_grow_the_same_and_go_on_after_one_was_killed(name, tmp_pa
     assert nothing is None
     assert error.startswith("RankError: Rank 0 of 2 does not hear from the others any more")
     assert lived_by(2, run, tmp_path / "killed") == [first["grown"], second["grown"]]
+    (alone,) = lived_by(1, ALONE[name], tmp_path / "killed")
+    assert alone.startswith("CheckpointError: ")
 
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
@@ -53,6 +58,16 @@ LAUNCHED = {
     "torchrun, Lightning": (TORCHRUN, "lightning_runs.two"),
     "Lightning itself": ([], "lightning_runs.two"),
 }
+
+
+@pytest.mark.long
+def test_a_file_of_a_rank_that_is_missing_is_told(tmp_path):
+    assert lived_by(2, lightning_runs.two, tmp_path / "run", Moment(torch.optim.AdamW, "step", 8))[0] is None
+    (file,) = (tmp_path / "run" / "saved").glob("last.ckpt.rank1-*")
+    file.unlink()
+    _, second = lived_by(2, lightning_runs.two, tmp_path / "run")
+    assert second.startswith("CheckpointError: ")
+    assert f"{file} is missing" in second
 
 
 @pytest.mark.long

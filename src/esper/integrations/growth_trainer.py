@@ -86,7 +86,7 @@ class GrowthTrainer(Trainer):
 
     # What the Trainer does, noted
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *others: Any, **options: Any) -> Any:
         """Train as the Trainer does; with ``True`` from the last checkpoint that was written to its end.
 
         Raises:
@@ -96,7 +96,7 @@ class GrowthTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._last_whole()
         try:
-            return super().train(resume_from_checkpoint, **options)
+            return super().train(resume_from_checkpoint, *others, **options)
         except RuntimeError:
             if self.growth is None:
                 raise

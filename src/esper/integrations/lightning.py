@@ -192,7 +192,8 @@ class GrowthCallback(Callback):
                 f"configure_optimizers gives {len(trainer.optimizers)} optimizers; GrowthCallback needs exactly one. "
                 "Use esper.Session in a loop of your own for several."
             )
-        inner_of(trainer.strategy.model)
+        assert trainer.strategy.model is not None
+        inner_of(trainer.strategy.model)  # which refuses one that does not leave to Esper what grows
         held_out = HeldOut(trainer, self._losses)
         extra = {} if name == "" else {"lightning_module": _Rest(module, name)}
         return Session(

@@ -200,7 +200,7 @@ class DataOrder:
             else:
                 self._go_to(self._begun)
                 for loader in self._loaders:  # the Trainer does so after this, and samplers of ranks shuffle by it
-                    _set_sampler_epoch(loader, fit.epoch_progress.current.processed)
+                    _set_sampler_epoch(loader, self._trainer.current_epoch)
                 iter(fetcher)
             # the loop counts a batch whose step was over, though not its hooks; one whose step was cut is had again
             done = epochs.batch_progress.current.completed + epochs.restarted_on_train_batch_end

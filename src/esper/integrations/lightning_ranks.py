@@ -1,6 +1,7 @@
 """Several ranks that fit a Lightning module together: what each of them saves beside the Trainer's checkpoints."""
 
 import os
+from glob import escape
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,10 @@ from esper.kasmina.host.layer import KasminaLayer
 
 RANKS = "ranks"
 """In the state of growth: how many ranks have saved it, and the word by which a checkpoint names their files."""
+
+
+LEFT_OUT = "_ddp_params_and_buffers_to_ignore"
+"""What ``DistributedDataParallel`` asks a module for."""
 
 
 def check_strategy(trainer: Trainer) -> None:
@@ -40,8 +45,8 @@ def leave_to_esper(module: LightningModule) -> None:
     if isinstance(module, KasminaLayer):  # it does by itself
         return
     held = (*module.named_parameters(), *module.named_buffers())
-    own = [one for one in vars(module).get("_ddp_params_and_buffers_to_ignore", []) if not is_espers(one)]
-    module._ddp_params_and_buffers_to_ignore = [*own, *(name for name, _ in held if is_espers(name))]
+    own = [one for one in vars(module).get(LEFT_OUT, []) if not is_espers(one)]
+    vars(module)[LEFT_OUT] = [*own, *(name for name, _ in held if is_espers(name))]
 
 
 class RankFiles:
@@ -80,7 +85,7 @@ class RankFiles:
     def _remove_but(self, filepath: Any, word: str | None) -> None:
         if self._rank:
             files = get_filesystem(filepath)
-            for path in files.glob(_file(filepath, self._rank, "*")):
+            for path in files.glob(_file(escape(str(filepath)), self._rank, "*")):
                 if word is None or not path.endswith(word):
                     files.rm(path)
 

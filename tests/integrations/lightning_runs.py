@@ -66,7 +66,7 @@ def trainer_of(folder: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
 def data(**options: Any) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Held-out samples do not share out evenly among two."""
     batch = options.pop("batch_size", BATCH)
-    train, held_out = TensorDataset(DATA.x, DATA.y), TensorDataset(DATA.held_x[:601], DATA.held_y[:601])
+    train, held_out = TensorDataset(DATA.x, DATA.y), TensorDataset(DATA.held_x[:299], DATA.held_y[:299])
     return DataLoader(train, batch, shuffle=True, **options), DataLoader(held_out, 100)
 
 

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,7 @@ def run(
     saving = ModelCheckpoint(folder / "saved", save_last=True, every_n_train_steps=3, enable_version_counter=False)
     last = folder / "saved" / "last.ckpt"
     random.seed(2 if last.exists() else 1)
+    np.random.seed(2 if last.exists() else 1)
     torch.manual_seed(2 if last.exists() else 3 + int(os.environ.get("RANK", "0")))
     trainer = trainer_of(folder, growth, saving, **options)
     trainer.fit(module, *data(), ckpt_path="last" if last.exists() else None)

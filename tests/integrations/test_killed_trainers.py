@@ -48,7 +48,7 @@ CASES = {
         Moment(transformers.TrainerState, "save_to_json", 2),
         4,
         {
-            "bert": {"kind": "bert", "max_grad_norm": 1.0},
+            "bert": {"kind": "bert"},
             "llama": {"kind": "llama", "activation_checkpointing": True},
             "vit": {"kind": "vit", "bf16": True},
         },

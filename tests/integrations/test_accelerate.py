@@ -317,6 +317,19 @@ def test_a_folder_without_a_session_is_refused_and_nothing_was_loaded(tmp_path):
     assert trial.digest() == before
 
 
+def test_a_folder_that_was_not_written_to_its_end_is_refused_and_nothing_was_loaded(tmp_path):
+    one = loop(accelerator(), config=growing())
+    trial = session_of(one)
+    register_session(one.accelerator, trial.session)
+    one.accelerator.save_state(tmp_path)
+    (tmp_path / "custom_checkpoint_0.pkl").unlink()
+    train(trial, one, 1)
+    before = trial.digest()
+    with pytest.raises(esper.CheckpointError, match="not written to its end"):
+        one.accelerator.load_state(tmp_path)
+    assert trial.digest() == before
+
+
 def test_what_is_no_accelerator_or_of_another_model_is_refused():
     one = loop(accelerator(), config=growing())
     trial = session_of(one)

@@ -361,6 +361,7 @@ REFUSED = {
     "no held-out data": ({"eval_dataset": None}, {}, "no eval_dataset"),
     "deepspeed": ({}, {"deepspeed": "zero.json"}, "DeepSpeed shares the parameters out"),
     "fsdp": ({}, {"fsdp": True}, "FSDP shares the parameters out"),
+    "parallelism": ({}, {"parallelism_config": object()}, "shares the model or its sequences out"),
     "smaller batches": ({}, {"auto_find_batch_size": True}, "has trained already"),
     "compiled": ({}, {"torch_compile": True}, "compile"),
     "several GPUs": ({}, {"_n_gpu": 2}, "CUDA_VISIBLE_DEVICES"),
@@ -380,12 +381,6 @@ def test_what_cannot_work_is_refused_before_anything_is_built(name, tmp_path):
         setattr(args, argument, value)
     with pytest.raises(ConfigError, match=match):
         growing("bert", args, **options)
-
-
-def test_several_ranks_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(transformers.TrainingArguments, "world_size", 2)
-    with pytest.raises(ConfigError, match="Start one process"):
-        growing("bert", arguments(tmp_path))
 
 
 def test_a_model_that_was_not_wrapped_is_refused(tmp_path):
@@ -416,7 +411,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_told(what, tmp_path):
     if what == "half written":
         (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
     with pytest.raises(CheckpointError, match="save_only_model" if what == "no growth" else "not written to its end"):
-        growing("bert", args, growth={"max_rounds": 0}).train(resume_from_checkpoint=True)
+        growing("bert", args, growth={"max_rounds": 0}).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 def test_a_graft_on_trial_is_not_saved_for_others(all_pass, tmp_path):

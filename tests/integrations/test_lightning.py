@@ -523,10 +523,19 @@ class Iterating(Busy):
         return super().training_step(next(dataloader_iter)[0], 0)
 
 
+class Sharing(DDPStrategy):
+    """As DeepSpeed's is a kind of DDP."""
+
+
 REFUSALS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "nothing is wrapped": ("found nothing", Busy, {"is_wrapped": False}),
     "several optimizers": ("gives 2 optimizers", Several, {}),
-    "several ranks": ("one process", Busy, {"strategy": DDPStrategy(process_group_backend="gloo"), "devices": 1}),
+    "another strategy": ("a whole module", Busy, {"strategy": Sharing(process_group_backend="gloo"), "devices": 1}),
+    "gradients now and then": (
+        "ddp_comm_state",
+        Busy,
+        {"strategy": DDPStrategy(process_group_backend="gloo", ddp_comm_state=object()), "devices": 1},
+    ),
     "a batch is skipped": ("gave no loss", Skipping, {}),
     "no loss of manual steps": ("gave no loss", lambda: Manual(gives_loss=False), {}),
     "no held-out loss": ("validation_step returns no loss", Silent, {}),

@@ -117,6 +117,12 @@ class _Registered:
             raise CheckpointError(
                 f"{folder} holds no session: it was saved before register_session(accelerator, session)."
             )
+        last = Path(folder) / f"custom_checkpoint_{len(self._accelerator._custom_objects) - 1}.pkl"
+        if not last.is_file():
+            raise CheckpointError(
+                f"{folder} was not written to its end: {last.name} is missing. Load the one before; and save into a "
+                "new folder, which takes its name once it is whole."
+            )
         models[:] = [model for model in models if not _is_of(self._session, self._accelerator, model)]
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The Trainer of Hugging Face, for models that grow."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,11 @@ from esper.integrations.transformers import fits_folder, save_pretrained
 from esper.kasmina.host.anchoring import places
 
 try:
+    from accelerate.data_loader import DataLoaderStateMixin
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.optimization import GreedyLR
     from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 except ImportError as error:
     raise ConfigError(f"GrowthTrainer needs {error.name}: pip install 'esper-morphogenetic[transformers]'.") from error
 
@@ -40,7 +45,7 @@ class GrowthTrainer(Trainer):
 
     Args:
         model: from :func:`esper.wrap`.
-        args: training arguments; one process and one device.
+        args: training arguments; each process has one device.
         losses: ``losses(model, inputs) -> Tensor`` of shape (samples,): one loss for each sample of a batch of the
             held-out data. None takes the loss that the model is trained on, sample by sample.
         growth_directory: where logs of what grows go, ``directory`` of :class:`esper.Session`; None writes none.
@@ -81,6 +86,23 @@ class GrowthTrainer(Trainer):
 
     # What the Trainer does, noted
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *others: Any, **options: Any) -> Any:
+        """Train as the Trainer does; with ``True`` from the last checkpoint that was written to its end.
+
+        Raises:
+            CheckpointError: if there is none that holds what has grown.
+            RankError: if another rank does not answer any more.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._last_whole()
+        try:
+            return super().train(resume_from_checkpoint, *others, **options)
+        except RuntimeError:
+            if self.growth is None:
+                raise
+            with self.growth.ranks.training():
+                raise
+
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
         samples, num_items = super().get_batch_samples(*arguments)
         self._update = Update.of(samples, num_items)
@@ -116,9 +138,13 @@ class GrowthTrainer(Trainer):
         model, self._update = self.model_wrapped, Update.again(batch)
         try:
             self.current_gradient_accumulation_steps = len(self._update.inputs)
+            gathered = self.accelerator.gradient_state
             for position, inputs in enumerate(self._update.inputs, start=1):
-                self.accelerator.gradient_state._set_sync_gradients(position == len(self._update.inputs))
-                self.training_step(model, inputs, self._update.num_items)
+                is_last = position == len(self._update.inputs)
+                is_averaged = is_last or gathered.plugin_kwargs.get("sync_each_batch", False)
+                gathered._set_sync_gradients(is_last)
+                with nullcontext() if is_averaged else self.accelerator.no_sync(model):
+                    self.training_step(model, inputs, self._update.num_items)
             norm = self._clip_grad_norm(model) if self.args.max_grad_norm > 0 else None
             self._get_grad_norm(model, grad_norm=norm)
             self.optimizer.step()
@@ -142,7 +168,7 @@ class GrowthTrainer(Trainer):
             SampleLosses(self._mean_loss) if self._losses is None else partial(self._losses, self.model)
         )
         self.growth = esper.Session(
-            self.model,
+            self.model_wrapped,
             self.optimizer.optimizer,  # that of Accelerate around it remembers nothing
             train_step=self._make_update,
             evaluate=self._judged,
@@ -150,6 +176,7 @@ class GrowthTrainer(Trainer):
             scheduler=self.lr_scheduler,
             scaler=self.accelerator.scaler,
             directory=self._directory,
+            held_out="shards" if self._holds_a_share else "same",
             **self._growth_options,
         )
         if resume_from_checkpoint is not None:
@@ -157,8 +184,23 @@ class GrowthTrainer(Trainer):
         return prepared
 
     def _judged(self, _: nn.Module) -> esper.Evaluation:
-        batches = (self._prepare_inputs(inputs) for loader in self._held_out for inputs in loader)
-        return esper.Evaluation(losses=torch.cat([self._sample_losses(inputs).float() for inputs in batches]))
+        found = []
+        for loader in self._held_out:
+            for inputs in loader:
+                losses = self._sample_losses(self._prepare_inputs(inputs)).float()
+                found.append(self._own(losses, loader) if self._holds_a_share else losses)
+        return esper.Evaluation(losses=torch.cat(found))
+
+    @property
+    def _holds_a_share(self) -> bool:
+        """Whether this rank evaluates samples of its own: loaders that Accelerate has prepared deal them out."""
+        return self.args.world_size > 1 and all(isinstance(one, DataLoaderStateMixin) for one in self._held_out)
+
+    def _own(self, losses: Tensor, loader: Any) -> Tensor:
+        """Without those of samples that fill up the last batches, so that all ranks have as many."""
+        if not loader.end_of_dataloader or loader.remainder <= 0:
+            return losses
+        return losses[: max(0, loader.remainder - self.args.process_index * len(losses))]
 
     def _mean_loss(self, inputs: Any) -> Tensor:
         with self.compute_loss_context_manager():
@@ -177,12 +219,13 @@ class GrowthTrainer(Trainer):
             ConfigError: if a graft is still on trial.
         """
         if _internal_call and any(place.arena.live for place in places(self.model)):
-            self._save_beside(self._folder(output_dir))  # the weights are in the session's folder
+            if self.args.should_save:
+                self._save_beside(self._folder(output_dir))  # the weights are in the session's folder
         else:
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if all(place.is_dormant for place in places(self.model)):
+        if not self.args.should_save or all(place.is_dormant for place in places(self.model)):
             super()._save(output_dir, state_dict)
             return
         folder = self._folder(output_dir)
@@ -207,8 +250,26 @@ class GrowthTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save and folder.exists() and not _is_whole(folder):
+            shutil.rmtree(folder)  # of a run that was killed meanwhile
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         self.growth.save(Path(output_dir) / GROWTH)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The last that each rank writes: all have, before the file is written by which a checkpoint is whole."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _last_whole(self) -> str | bool:
+        """The last checkpoint that was written to its end; True if there is none, of which the Trainer tells."""
+        assert self.args.output_dir is not None
+        folders = [one for one in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_whole(one)]
+        return str(max(folders, key=lambda one: int(one.name.split("-")[-1]))) if folders else True
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing yet: weights fit only once the architecture is regrown, which the session does."""
@@ -218,7 +279,7 @@ class GrowthTrainer(Trainer):
                 f"{folder} does not hold what has grown, so no run can go on from it: it was saved with "
                 "save_only_model=True, or by another Trainer."
             )
-        if not (folder / TRAINER_STATE_NAME).is_file():
+        if not _is_whole(folder):
             raise CheckpointError(
                 f"{folder} was not written to its end. Go on from the one before it: "
                 "train(resume_from_checkpoint=PATH)."
@@ -226,6 +287,15 @@ class GrowthTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self.growth.load(f"{self.state.best_model_checkpoint}/{GROWTH}")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a checkpoint was written to its end, which is the Trainer's state."""
+    try:
+        json.loads((folder / TRAINER_STATE_NAME).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return (folder / GROWTH).is_dir()
 
 
 class _Growing(TrainerCallback):

@@ -14,14 +14,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from esper.contracts.errors import ConfigError
 from esper.integrations.lightning_data import DataOrder, HeldOut, SampleLossesOf
+from esper.integrations.lightning_ranks import RankFiles, check_strategy, leave_to_esper, of_this_rank
 from esper.integrations.lightning_steps import TrainerSteps
 from esper.kasmina.host.layer import KasminaLayer
 from esper.kasmina.host.wrapping import growth_config
+from esper.runtime.arguments import inner_of
 from esper.runtime.session import Session
 
 OWN = frozenset(
@@ -50,9 +51,10 @@ class GrowthCallback(Callback):
     The methods that a Trainer calls raise:
 
     Raises:
-        ConfigError: if something does not fit together: no module or several are wrapped, several optimizers or ranks,
+        ConfigError: if something does not fit together: no module or several are wrapped, several optimizers,
             no validation data, no known length; each says what to do. Or what :class:`esper.Session` says.
         CheckpointError: if a checkpoint that is to be gone on with is of another run.
+        RankError: if another rank does not answer any more.
     """
 
     def __init__(
@@ -68,18 +70,19 @@ class GrowthCallback(Callback):
         self.session: Session | None = None
         self._saved: dict[str, Any] | None = None
         self._unpacked: TemporaryDirectory[str] | None = None
+        self._replaced: tuple[str, ...] = ()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot be trained."""
         if stage != "fit":
             return
-        if not isinstance(trainer.strategy, SingleDeviceStrategy) or trainer.world_size > 1:
-            raise ConfigError(
-                f"The Trainer's strategy is {type(trainer.strategy).__name__}: GrowthCallback trains in one process "
-                "on one device so far. Use Trainer(devices=1) without a strategy; several ranks can train in a "
-                "loop of your own, with esper.Session."
-            )
+        check_strategy(trainer)
+        leave_to_esper(pl_module)
         self.session = self._saved = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The module has been given what had grown, which is no matter of the strategy's."""
+        leave_to_esper(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note from where the first epoch's order is drawn."""
@@ -90,6 +93,8 @@ class GrowthCallback(Callback):
                     f"{type(one).__name__} keeps a copy of the module, which cannot follow it when it grows. Leave it "
                     "out, or average the weights once growth is over: those of esper.export."
                 )
+        if self._saved is not None:
+            self._saved = of_this_rank(trainer, self._saved)
         self._order = DataOrder(trainer)
         self._order.begin_run(None if self._saved is None else self._saved["data"])
 
@@ -116,14 +121,7 @@ class GrowthCallback(Callback):
                 self.session.after_epoch()  # the Trainer leaves it out
             self._order.go_on(self._saved["data"])
             self._saved = None
-        about_to_step = trainer.strategy.on_train_batch_start
-
-        def on_train_batch_start(batch: Any, batch_idx: int) -> None:
-            about_to_step(batch, batch_idx)
-            self._steps.about_to_step()
-
-        # the one hook that comes after the module's own on_train_batch_start, and just before its training_step
-        trainer.strategy.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
+        self._take_part(trainer, self.session)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note from where the epoch's order is drawn."""
@@ -168,6 +166,25 @@ class GrowthCallback(Callback):
         """Inverse of :meth:`state_dict`; the session is loaded once the Trainer has loaded all else."""
         self._saved = state_dict
 
+    def _take_part(self, trainer: Trainer, session: Session) -> None:
+        """Put something around methods of the strategy, as long as the run lasts."""
+        strategy = trainer.strategy
+        begins = strategy.on_train_batch_start
+
+        def on_train_batch_start(batch: Any, batch_idx: int) -> None:
+            begins(batch, batch_idx)
+            self._steps.about_to_step()
+
+        # the one hook that comes after the module's own on_train_batch_start, and just before its training_step
+        methods: dict[str, Any] = {"on_train_batch_start": on_train_batch_start}
+        if session.ranks.are_several:
+            files = RankFiles(strategy, self.state_key)
+            meeting = [strategy.training_step, strategy.backward, files.save_checkpoint, files.remove_checkpoint]
+            methods |= {one.__name__: session.ranks.training()(one) for one in meeting}
+        for name, method in methods.items():
+            setattr(strategy, name, method)
+        self._replaced = tuple(methods)
+
     def _built(self, trainer: Trainer, module: LightningModule) -> Session:
         name, model = _wrapped_in(module)
         if len(trainer.optimizers) != 1:
@@ -175,16 +192,21 @@ class GrowthCallback(Callback):
                 f"configure_optimizers gives {len(trainer.optimizers)} optimizers; GrowthCallback needs exactly one. "
                 "Use esper.Session in a loop of your own for several."
             )
+        assert trainer.strategy.model is not None
+        inner_of(trainer.strategy.model)  # which refuses one that does not leave to Esper what grows
+        held_out = HeldOut(trainer, self._losses)
         extra = {} if name == "" else {"lightning_module": _Rest(module, name)}
         return Session(
             model,
             trainer.optimizers[0],
             train_step=self._steps.again,
-            evaluate=HeldOut(trainer, self._losses),
+            evaluate=held_out,
             planned_steps=self._planned(trainer),
             scheduler=_Schedulers(trainer) if trainer.lr_scheduler_configs else None,
             scaler=getattr(trainer.precision_plugin, "scaler", None),
-            **self._options | {"extra": extra | (self._options.get("extra") or {})},
+            **{"held_out": "shards" if held_out.are_shares else "same"}
+            | self._options
+            | {"extra": extra | (self._options.get("extra") or {})},
         )
 
     def _planned(self, trainer: Trainer) -> int:
@@ -219,7 +241,9 @@ class GrowthCallback(Callback):
             )
 
     def _let_go(self, trainer: Trainer) -> None:
-        vars(trainer.strategy).pop("on_train_batch_start", None)
+        for name in self._replaced:
+            vars(trainer.strategy).pop(name, None)
+        self._replaced = ()
         if self._unpacked is not None:
             self._unpacked.cleanup()
             self._unpacked = None

@@ -6,12 +6,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Evaluation
@@ -33,6 +34,9 @@ class HeldOut:
         trainer: a Trainer that fits a module; its validation data are loaded here if they were not yet.
         losses: of a batch; None takes the mean loss that ``validation_step`` returns, sample by sample.
 
+    Attributes:
+        are_shares: whether each rank has samples of its own.
+
     Raises:
         ConfigError: if there are no validation data, or they are shuffled.
     """
@@ -50,8 +54,10 @@ class HeldOut:
             loop.setup_data()
             trainer.training = True
         assert loop._combined_loader is not None
-        for loader in loop._combined_loader.flattened:
-            if isinstance(getattr(loader, "sampler", None), _SHUFFLING):
+        samplers = [_sampler_of(loader) for loader in loop._combined_loader.flattened]
+        self.are_shares = trainer.world_size > 1 and all(isinstance(one, DistributedSampler) for one in samplers)
+        for sampler in samplers:
+            if isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False):
                 raise ConfigError(
                     "The validation data are shuffled, so that losses before and after could not be compared sample "
                     "by sample. Build their DataLoader with shuffle=False."
@@ -67,7 +73,7 @@ class HeldOut:
         loaders.limits = list(loop._max_batches)
         modes = [(one, one.training) for one in module.modules()]
         generators = [(one, one.get_state()) for one in _generators(loaders.flattened)]
-        found = []
+        found: list[list[Tensor]] = [[] for _ in loaders.flattened]
         with ExitStack() as undo:
             for one, is_training in modes:
                 undo.callback(setattr, one, "training", is_training)
@@ -80,8 +86,16 @@ class HeldOut:
                 results.batch, results.batch_size = placed, None
                 results.dataloader_idx = dataloader_idx if len(loaders.flattened) > 1 else None
                 self._indices = batch_idx, dataloader_idx
-                found.append(self._losses_of(module, placed))
-        return Evaluation(losses=torch.cat(found))
+                found[dataloader_idx].append(self._losses_of(module, placed))
+        shares = zip(found, loaders.flattened, strict=True)
+        return Evaluation(losses=torch.cat([self._own(torch.cat(losses), one) for losses, one in shares if losses]))
+
+    def _own(self, losses: Tensor, loader: Any) -> Tensor:
+        """Without those of samples that a sampler repeats, so that all ranks have as many."""
+        if not self.are_shares:
+            return losses
+        sampler = _sampler_of(loader)
+        return losses[: len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))]
 
     def _placed(self, batch: Any, dataloader_idx: int) -> Any:
         """A batch as ``validation_step`` gets it."""
@@ -185,6 +199,8 @@ class DataOrder:
                 restore_random_state(self._drawn)
             else:
                 self._go_to(self._begun)
+                for loader in self._loaders:  # the Trainer does so after this, and samplers of ranks shuffle by it
+                    _set_sampler_epoch(loader, self._trainer.current_epoch)
                 iter(fetcher)
             # the loop counts a batch whose step was over, though not its hooks; one whose step was cut is had again
             done = epochs.batch_progress.current.completed + epochs.restarted_on_train_batch_end
@@ -220,6 +236,10 @@ class DataOrder:
                 loader.load_state_dict(state)
         _restore_generators(self._loaders, place["generators"])
         restore_random_state(streams_from_text(place["random"]))
+
+
+def _sampler_of(loader: Any) -> Any:
+    return getattr(getattr(loader, "batch_sampler", None), "sampler", getattr(loader, "sampler", None))
 
 
 def _restore_generators(loaders: list[Any], states: list[Tensor]) -> None:

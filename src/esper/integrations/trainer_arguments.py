@@ -8,6 +8,7 @@ from esper.kasmina.host.wrapping import growth_config
 OTHERS = {
     "deepspeed": "DeepSpeed shares the parameters out among processes",
     "fsdp": "FSDP shares the parameters out among processes",
+    "parallelism_config": "it shares the model or its sequences out among processes",
     "auto_find_batch_size": "a run that begins anew with smaller batches begins with a model that has trained already",
     "torch_compile": "the compiled model is not the one that grows; wrap, and call model.compile() yourself",
 }
@@ -23,10 +24,10 @@ def check_arguments(args: Any, eval_dataset: Any) -> None:
     for name, why in OTHERS.items():
         if getattr(args, name, None):
             raise ConfigError(f"TrainingArguments({name}={getattr(args, name)!r}) does not work with growth: {why}.")
-    if args.world_size > 1 or args.n_gpu > 1:
+    if args.n_gpu > 1:
         raise ConfigError(
-            f"The Trainer would use {max(args.world_size, args.n_gpu)} devices, and GrowthTrainer works on one so "
-            "far. Start one process, and let it see one GPU: CUDA_VISIBLE_DEVICES=0."
+            f"One process would use {args.n_gpu} devices, and a model that grows needs a process for each. Start "
+            "them by torchrun, or let this one see one GPU: CUDA_VISIBLE_DEVICES=0."
         )
     if args.load_best_model_at_end and args.save_only_model:
         raise ConfigError(

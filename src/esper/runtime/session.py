@@ -298,6 +298,11 @@ class Session:
         return self._run.is_finished
 
     @property
+    def ranks(self) -> Ranks:
+        """Who trains together."""
+        return self._run.ranks
+
+    @property
     def flags(self) -> Flags:
         """Feature flags of the run."""
         return self._run.flags

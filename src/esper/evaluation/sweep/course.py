@@ -28,7 +28,7 @@ class Course:
     """
 
     def __init__(self, sweep: Sweep, directory: Path, on_end: Callable[[Sweep, Trial], None]) -> None:
-        self.sweep, self._directory, self._on_end = sweep, directory, on_end
+        self.sweep, self.directory, self._on_end = sweep, directory, on_end
         write(directory, sweep)
 
     def judged(self, number: int, measures: Mapping[str, Any]) -> bool:
@@ -59,7 +59,7 @@ class Course:
 
     def _note(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        write(self._directory, sweep)
+        write(self.directory, sweep)
 
 
 def stopped(measures: Mapping[str, Any]) -> Outcome:

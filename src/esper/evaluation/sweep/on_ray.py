@@ -1,4 +1,5 @@
-"""A sweep by Ray Tune, which is started for it on this machine, and ended with it."""
+"""A sweep by Ray Tune: on the cluster that ``RAY_ADDRESS`` names, or on a Ray of its own on this machine, which is
+started for it and ended with it."""
 
 import logging
 import os
@@ -6,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from esper.contracts.errors import ConfigError
@@ -34,7 +36,7 @@ def run(work: Work, trials: list[Trial], workers: int, course: Course) -> None:
     Raises:
         ConfigError: if Ray is not installed.
     """
-    with _ray(workers):
+    with _ray(workers, course.directory) as storage:
         from ray import tune
 
         plan = course.sweep.plan
@@ -61,7 +63,7 @@ def run(work: Work, trials: list[Trial], workers: int, course: Course) -> None:
                 reuse_actors=True,  # to load torch takes longer than a small run
             ),
             run_config=tune.RunConfig(
-                storage_path=os.environ["RAY_TMPDIR"],
+                storage_path=storage,
                 callbacks=[_hearing(trials, course)],
                 failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
                 verbose=0,
@@ -125,11 +127,15 @@ class _Past:
 
 
 @contextmanager
-def _ray(workers: int) -> Iterator[None]:
-    """Ray on the loopback of this machine, with nothing that reports or listens beyond it."""
+def _ray(workers: int, directory: Path) -> Iterator[str]:
+    """Ray: of the cluster that is named, or on the loopback, with nothing that reports or listens beyond it.
+
+    Gives a folder that all its processes can reach; it is gone afterwards.
+    """
+    cluster = os.environ.get("RAY_ADDRESS")
     short = "/tmp" if os.path.isdir("/tmp") else None  # the names of Ray's sockets must fit into 107 characters
-    folder = tempfile.mkdtemp(prefix="esper-ray-", dir=short)
-    set_ = {**_ENVIRONMENT, "RAY_TMPDIR": folder}
+    folder = tempfile.mkdtemp(prefix="esper-ray-", dir=directory if cluster else short)
+    set_ = _ENVIRONMENT if cluster else {**_ENVIRONMENT, "RAY_TMPDIR": folder}
     before = {name: os.environ.get(name) for name in set_}
     os.environ.update(set_)
     try:
@@ -140,17 +146,20 @@ def _ray(workers: int) -> Iterator[None]:
                 "Ray is not installed: pip install 'esper-morphogenetic[ray]', or leave out --engine ray."
             ) from error
         try:
-            ray.init(
-                address="local",
-                num_cpus=workers,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,  # a worker that was killed is no error here: its trial goes on
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-            )
-            yield
+            quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}  # a killed worker's trial goes on
+            if cluster:
+                ray.init(address=cluster, **quiet)
+            else:
+                ray.init(
+                    address="local",
+                    num_cpus=workers,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=folder,
+                    **quiet,
+                )
+            yield folder
         finally:
             ray.shutdown()
     finally:

@@ -5,6 +5,7 @@ import copy
 import importlib
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from esper.contracts.errors import CheckpointError
+from esper.shards import Shard, is_sharded, shard_of
 
 Json = Any
 
@@ -50,7 +52,7 @@ def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[
 
     Args:
         tree: dicts with keys of any plain type, those of ``collections``, lists, tuples, sets, tensors (dense or sparse
-            COO), numpy arrays and scalars, numbers, strings, bytes, dtypes, devices, None, batches of transformers.
+            COO), parts of such that ranks share (:class:`Shard`), numpy arrays and scalars, numbers, strings, bytes, dtypes, devices, None, batches of transformers.
             Each comes back as what it is; numpy scalars become plain numbers, and a parameter a tensor.
         apart: takes the :class:`Apart` parts, by names; None refuses them.
 
@@ -77,6 +79,8 @@ class _Flattened:
     def encode(self, value: Any, path: str) -> Json:
         if value is None or type(value) in (bool, int, float, str):
             return value
+        if isinstance(value, Shard):
+            return {"shard": [self.encode(part, path) for part in (value.local, value.dim, value.shape)]}
         if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in DTYPES:
             name = self._store(value.detach().contiguous(), path)
             return {"tensor": name} if value.device.type == "cpu" else {"tensor_on": [str(value.device), name]}
@@ -162,6 +166,8 @@ class _Unflattened:
             case "sparse":
                 indices, values, shape, is_coalesced = map(self.decode, value)
                 return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=True)
+            case "shard":
+                return Shard(*map(self.decode, value))
             case "array":
                 return self._tensors[value].numpy()
             case "bytes":
@@ -193,7 +199,11 @@ class _Unflattened:
 
 
 def clone(tree: Any) -> Any:
-    """A copy on the host that shares no memory with ``tree``."""
+    """A copy on the host that shares no memory with ``tree``. Of tensors that ranks share it has their parts."""
+    if is_sharded(tree):
+        tree = shard_of(tree)
+    if isinstance(tree, Shard):
+        return replace(tree, local=clone(tree.local))
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, dict):

@@ -29,6 +29,8 @@ from esper.runtime.record.journal import Journal
 from esper.runtime.state.random_state import random_state, restore_random_state
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.rewarming import BIRTHS
+from esper.runtime.training.sharding import reshard
+from esper.shards import Shard, live, own
 
 Stateful = Any
 """Whatever has ``state_dict`` and ``load_state_dict``."""
@@ -50,6 +52,7 @@ class Snapshots:
         extra: further objects with a state_dict that train with the model, by name.
         journal: where it is told that the disk is full.
         folder: on whose disk kept bodies lie; None keeps them in memory.
+        mesh: over which parameters are sharded; None where they are not.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class Snapshots:
         extra: Mapping[str, Stateful],
         journal: Journal,
         folder: Path | None = None,
+        mesh: Any = None,
     ) -> None:
+        self._mesh = mesh
         self._model, self._optimizer = model, optimizer
         wrappers = {f"wrapper.{depth}": wrapper for depth, wrapper in enumerate(optimizer.wrappers)}
         self._in_body = {**{f"extra.{name}": item for name, item in extra.items()}, **wrappers, "scaler": scaler}
@@ -85,6 +90,7 @@ class Snapshots:
 
     def body(self) -> Body:
         """What training has made so far."""
+        self._reshard()
         grads = {key: p.grad for key, p in self._optimizer.named_parameters() if p.grad is not None}
         body: Body = clone(
             {
@@ -107,6 +113,7 @@ class Snapshots:
                 holds of seeds and grafts does not fit their topology, which the model has taken on by then.
         """
         self._check_fits(body)
+        self._reshard()
         for place in places(self._model):
             place.regrow(json.loads(body["topology"][place.layer_id]))
         self._check_own(body)
@@ -115,6 +122,8 @@ class Snapshots:
                 _put_back(self._model, name, tensor, body["model"][name])
         if body["extra_state"]:
             self._model.load_state_dict(body["extra_state"], strict=False)
+        if self._mesh is not None:
+            body = body | {part: live(body[part], self._mesh) for part in ("others", "optimizer", "grads")}
         with _same_objects([*self._optimizer.wrappers, *self._optimizer.parts]):
             for name, state in body["others"].items():
                 self._in_body[name].load_state_dict(state)
@@ -122,6 +131,10 @@ class Snapshots:
         for key, parameter in self._optimizer.named_parameters():
             grad = body["grads"].get(key)
             parameter.grad = None if grad is None else grad.to(parameter.device)
+
+    def _reshard(self) -> None:
+        if self._mesh is not None:
+            reshard(self._model)
 
     def renew(self, kept: Kept, layer_id: str, part: str | None = None) -> Kept:
         """Let a kept body have one place as the model has it now, or one part of it (``"incubation"``).
@@ -278,8 +291,11 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor.data
 
 
-def _put_back(model: nn.Module, name: str, tensor: Tensor, saved: Tensor) -> None:
+def _put_back(model: nn.Module, name: str, tensor: Tensor, saved: Tensor | Shard) -> None:
     """In place where that is possible: a buffer may have been replaced by a longer one, or share its own memory."""
+    if isinstance(saved, Shard):
+        own(tensor).copy_(saved.local)
+        return
     has_own_memory = not any(
         stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
     )

@@ -1,0 +1,80 @@
+"""Models whose parameters are spread over ranks by ``torch.distributed.fsdp.fully_shard``.
+
+Grafts stay whole on every rank: ``fully_shard`` walks the children of modules, and what Esper keeps is none of them.
+Outside of a step every parameter must be this rank's part. A forward pass leaves the model's own parameters whole until
+the backward pass, as torch does for speed; where none follows, they would stay whole, and be out of date once their
+parts have changed.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from torch.utils.hooks import RemovableHandle
+
+from esper.contracts.errors import ConfigError
+from esper.shards import is_sharded, whole
+
+
+def mesh_of(model: nn.Module, size: int) -> Any:
+    """The mesh over which parameters are sharded; None where none is.
+
+    Args:
+        model: the model; its parameters are parts afterwards.
+        size: how many ranks there are.
+
+    Raises:
+        ConfigError: if it is none that Esper can work with.
+    """
+    reshard(model)
+    sharded: list[Any] = [parameter for parameter in model.parameters() if is_sharded(parameter)]
+    for parameter in sharded:
+        mesh = parameter.device_mesh
+        if mesh != sharded[0].device_mesh or mesh.ndim != 1 or mesh.size() != size:
+            raise ConfigError(
+                f"Parameters are spread over {mesh}. Esper works with one row of all {size} ranks, as "
+                "fully_shard(module) makes it: neither HSDP nor tensor parallelism."
+            )
+        if parameter.to_local().device.type != mesh.device_type:
+            raise ConfigError("Parameters are offloaded to the host, which Esper does not support: no OffloadPolicy.")
+    return sharded[0].device_mesh if sharded else None
+
+
+def reshard(model: nn.Module) -> None:
+    """Let every rank hold its own parts of parameters and no more."""
+    for module in model.modules():
+        if hasattr(module, "set_reshard_after_forward"):  # of FSDPModule, which takes a second to import
+            module.reshard()
+
+
+def resharding(model: nn.Module) -> RemovableHandle:
+    """Reshard after every forward pass without gradients."""
+
+    def after(*_: Any) -> None:
+        if not torch.is_grad_enabled():
+            reshard(model)
+
+    return model.register_forward_hook(after)
+
+
+def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """As ``torch.nn.utils.clip_grad_norm_``, which takes no sharded gradients beside whole ones.
+
+    Args:
+        parameters: whose gradients are clipped, in place.
+        max_norm: of all of them together.
+
+    Returns:
+        The norm before.
+    """
+    with_gradient = [one for one in parameters if one.grad is not None]
+    kinds = [[one for one in with_gradient if is_sharded(one.grad) == kind] for kind in (True, False)]
+    if not all(kinds):
+        return clip_grad_norm_(with_gradient, max_norm)
+    norms = [whole(get_total_norm([one.grad for one in kind if one.grad is not None])) for kind in kinds]
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    for kind in kinds:
+        clip_grads_with_norm_(kind, max_norm, total)
+    return total

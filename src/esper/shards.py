@@ -53,13 +53,16 @@ def shard_of(tensor: Any) -> Shard:
 
 
 def live(tree: Any, mesh: Any) -> Any:
-    """A nested state with a ``DTensor`` over a mesh in place of every :class:`Shard`."""
+    """A nested state with a ``DTensor`` over a mesh in place of every :class:`Shard`; without one with the whole tensor
+    that it is then."""
     if isinstance(tree, dict):
         return {key: live(value, mesh) for key, value in tree.items()}
     if type(tree) in (list, tuple):
         return type(tree)(live(value, mesh) for value in tree)
     if not isinstance(tree, Shard):
         return tree
+    if mesh is None:
+        return tree.local
     from torch.distributed import tensor  # which takes long to load
 
     placement = tensor.Replicate() if tree.dim is None else tensor.Shard(tree.dim)
@@ -82,7 +85,11 @@ def dealt(trees: Sequence[Any], rank: int, size: int) -> Any:
         return type(first)(dealt(parts, rank, size) for parts in zip(*trees, strict=True))
     if not isinstance(first, Shard) or first.dim is None:
         return first
-    together = torch.cat([tree.local for tree in trees], first.dim)
-    length = together.shape[first.dim]
+    return cut(torch.cat([tree.local for tree in trees], first.dim), first.dim, rank, size)
+
+
+def cut(tensor: Tensor, dim: int, rank: int, size: int) -> Shard:
+    """The part that a rank has of a tensor that ``size`` ranks share."""
+    length = tensor.shape[dim]
     begin, end = (min(index * -(-length // size), length) for index in (rank, rank + 1))
-    return Shard(together.narrow(first.dim, begin, end - begin).clone(), first.dim, first.shape)
+    return Shard(tensor.narrow(dim, begin, end - begin).clone(), dim, tensor.shape)

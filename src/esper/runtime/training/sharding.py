@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from esper.contracts.errors import ConfigError
@@ -44,22 +45,32 @@ def mesh_of(model: nn.Module, size: int) -> Any:
 
 def reshard(model: nn.Module) -> None:
     """Let every rank hold its own parts of parameters and no more."""
-    for module in model.modules():
-        if hasattr(module, "set_reshard_after_forward"):  # of FSDPModule, which takes a second to import
-            module.reshard()
+    for module in _sharded_modules(model):
+        module.reshard()
 
 
-def resharding(model: nn.Module) -> RemovableHandle:
-    """Reshard after every forward pass without gradients."""
+def hooked(model: nn.Module) -> list[RemovableHandle]:
+    """Let a sharded model reshard after every forward pass without gradients, and none of its sharded modules return a
+    view, as a graft's sum may be one: where something is done to that in place, torch would not gather the module's
+    parameters again for the backward pass."""
 
     def after(*_: Any) -> None:
         if not torch.is_grad_enabled():
             reshard(model)
 
-    return model.register_forward_hook(after)
+    of_views = [module.register_forward_hook(_in_own_memory, prepend=True) for module in _sharded_modules(model)]
+    return [*of_views, model.register_forward_hook(after)]
 
 
-def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def _sharded_modules(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, "set_reshard_after_forward")]  # an FSDPModule
+
+
+def _in_own_memory(_: nn.Module, __: Any, output: Any) -> Any:
+    return tree_map_only(Tensor, lambda one: one if one._base is None else one.clone(), output)
+
+
+def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """As ``torch.nn.utils.clip_grad_norm_``, which takes no sharded gradients beside whole ones.
 
     Args:
@@ -72,7 +83,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     with_gradient = [one for one in parameters if one.grad is not None]
     kinds = [[one for one in with_gradient if is_sharded(one.grad) == kind] for kind in (True, False)]
     if not all(kinds):
-        return clip_grad_norm_(with_gradient, max_norm)
+        return nn.utils.clip_grad_norm_(with_gradient, max_norm)
     norms = [whole(get_total_norm([one.grad for one in kind if one.grad is not None])) for kind in kinds]
     total = torch.linalg.vector_norm(torch.stack(norms))
     for kind in kinds:

@@ -23,8 +23,7 @@ from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.rewarming import Rewarming
 from esper.runtime.training.scaled_rates import ScaledRates
-from esper.runtime.training.sharding import clip_grad_norm as clip
-from esper.runtime.training.sharding import resharding
+from esper.runtime.training.sharding import clip_grad_norm_, hooked
 from esper.shards import own
 
 GRAFT_LR = 1.5
@@ -126,7 +125,7 @@ class Trainer:
         if ranks.are_several:
             self._handles += GradientAverage(places(model), ranks.mean_).handles
         if mesh is not None:
-            self._handles.append(resharding(model))
+            self._handles += hooked(model)
         by_family, weight_decay = config.graft_lr is None, config.graft_weight_decay
         self._slot_optimizers = [
             SlotOptimizer(share, part, self._graft_lr_in_step, weight_decay, by_family=by_family)
@@ -327,7 +326,7 @@ class Trainer:
             if self.scaler is not None:
                 for optimizer in optimizers:
                     self.scaler.unscale_(optimizer)
-            clip(self._model.parameters(), self._clip_grad_norm)
+            clip_grad_norm_(self._model.parameters(), self._clip_grad_norm)
         for optimizer in optimizers:
             if self.scaler is None:
                 optimizer.step()

@@ -1,6 +1,7 @@
-"""Several ranks train one model and grow it together: ``DistributedDataParallel`` around what ``esper.wrap`` gives.
+"""Several ranks train one model and grow it together: ``DistributedDataParallel`` around what ``esper.wrap`` gives, or
+``fully_shard``, which gives each rank a part of every parameter.
 
-torchrun --nproc-per-node 2 examples/several_gpus.py [EPOCHS]
+torchrun --nproc-per-node 2 examples/several_gpus.py [EPOCHS] [--shard]
 
 On machines without GPUs the ranks train on the processor; without torchrun there is one.
 """
@@ -12,12 +13,13 @@ import sys
 import torch
 import torch.nn.functional as F
 from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import esper
 
-EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+EPOCHS = next((int(word) for word in sys.argv[1:] if word.isdigit()), 40)
 SIZE, LOCAL_RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
 DEVICE = torch.device("cuda", LOCAL_RANK) if torch.cuda.is_available() else torch.device("cpu")
 
@@ -43,7 +45,10 @@ x_held_out, y_held_out = (part.to(DEVICE) for part in spirals(1000, seed=2))
 net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
 model = esper.wrap(net, esper.GrowthConfig(seeds_per_layer=6, capacity_per_round=2.0, max_growth=4.0), example=x[:8])
 model = model.to(DEVICE)
-parallel = DistributedDataParallel(model) if SIZE > 1 else model
+if SIZE > 1 and "--shard" in sys.argv:
+    parallel = fully_shard(model)  # of a deep model, first each block
+else:
+    parallel = DistributedDataParallel(model) if SIZE > 1 else model
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 data = TensorDataset(x, y)
@@ -75,12 +80,12 @@ for epoch in range(EPOCHS):
         session.step(batch)
     session.after_epoch()
 session.finish()
+plain = esper.export(model).eval()  # standard torch modules, nothing of Esper inside; all ranks ask together
 
 if rank == 0:
     for report in session.field_reports:
         print(f"{report.blueprint} on {report.layer_id or 'the whole model'}: {report.outcome} ({report.reason})")
     print(f"\n{esper.summary(model)}")
-    plain = esper.export(model).eval()  # standard torch modules, nothing of Esper inside
     accuracy = (plain(x_held_out).argmax(1) == y_held_out).float().mean()
     print(f"\n{SIZE} ranks: {sum(one.numel() for one in plain.parameters())} parameters, {accuracy:.1%} right")
 if SIZE > 1:

@@ -6,15 +6,13 @@ processes.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """A rank's part of a tensor.
 
     Args:

@@ -212,12 +212,14 @@ def dormant(rank: int, size: int, **options: Any) -> str:
     return digest(esper.host_state_dict(session._run.model))
 
 
-def saving(rank: int, size: int, folder: str, *how: str, epochs: int = FEW, ends_at: int = FEW) -> esper.Session:
-    """A session that has trained until the end of an epoch, from its last checkpoint if it has any."""
+def saving(rank: int, size: int, folder: str, how: str, ends_at: int = FEW) -> esper.Session:
+    """A session that has trained until the end of an epoch, from its last checkpoint if it has any; ``how`` may be
+    ``"sharded"``."""
     config = growing(layers=["", "0"], round_fraction=0.25)
     policy = Script({1: [""], 5: ["0"]})
     directory = Path(folder)
-    session = built(size, config, policy, epochs, directory=directory, checkpoint_steps=3, shard={} if "sharded" in how else None)
+    shard = {} if how == "sharded" else None
+    session = built(size, config, policy, FEW, directory=directory, checkpoint_steps=3, shard=shard)
     if any((directory / "checkpoints").glob("[0-9]*")):
         session.load(directory / "checkpoints")
     for epoch, given in enumerate(batches(rank, size, ends_at)):
@@ -229,7 +231,7 @@ def saving(rank: int, size: int, folder: str, *how: str, epochs: int = FEW, ends
     return session
 
 
-def interrupted(rank: int, size: int, folder: str, at: str, *how: str) -> None:
+def interrupted(rank: int, size: int, folder: str, how: str, at: str) -> None:
     """Rank 1 dies in the middle of its next checkpoint from a step on, so that rank 0 is a generation ahead."""
     if rank == 1:
         write = store.write
@@ -240,18 +242,22 @@ def interrupted(rank: int, size: int, folder: str, at: str, *how: str) -> None:
             return write(path, tree, at_least)
 
         store.write = dies
-    saving(rank, size, folder, *how)
+    saving(rank, size, folder, how)
 
 
-def finished(rank: int, size: int, folder: str, *how: str) -> dict[str, Any]:
+def finished(rank: int, size: int, folder: str, how: str) -> dict[str, Any]:
     """To the end, from wherever it stands."""
-    session = saving(rank, size, folder, *how)
+    session = saving(rank, size, folder, how)
     session.finish()
     return told(session)
 
 
-def half(rank: int, size: int, folder: str, *how: str) -> dict[str, Any]:
-    return told(saving(rank, size, folder, *how, ends_at=FEW // 2))
+def half(rank: int, size: int, folder: str, how: str) -> dict[str, Any]:
+    return told(saving(rank, size, folder, how, ends_at=FEW // 2))
+
+
+def quarter(rank: int, size: int, folder: str, how: str) -> dict[str, Any]:
+    return told(saving(rank, size, folder, how, ends_at=FEW // 4))
 
 
 ALL: dict[str, Callable[..., Any]] = {
@@ -267,6 +273,7 @@ ALL: dict[str, Callable[..., Any]] = {
     "interrupted": interrupted,
     "finished": finished,
     "half": half,
+    "quarter": quarter,
     "sharded grown": lambda rank, size: grown(rank, size, shard={}),
     "sharded live": lambda rank, size: live(rank, size, shard={}),
     "sharded bare": lambda rank, size: bare(rank, size, shard={}),

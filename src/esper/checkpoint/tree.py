@@ -5,7 +5,6 @@ import copy
 import importlib
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -167,7 +166,10 @@ class _Unflattened:
                 indices, values, shape, is_coalesced = map(self.decode, value)
                 return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=True)
             case "shard":
-                return Shard(*map(self.decode, value))
+                shard = Shard(*map(self.decode, value))
+                if not isinstance(shard.local, Tensor) or type(shard.dim) not in (int, type(None)):
+                    raise TypeError("a shard is a tensor and a dimension")
+                return shard
             case "array":
                 return self._tensors[value].numpy()
             case "bytes":
@@ -202,8 +204,6 @@ def clone(tree: Any) -> Any:
     """A copy on the host that shares no memory with ``tree``. Of tensors that ranks share it has their parts."""
     if is_sharded(tree):
         tree = shard_of(tree)
-    if isinstance(tree, Shard):
-        return replace(tree, local=clone(tree.local))
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, dict):

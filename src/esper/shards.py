@@ -1,7 +1,7 @@
 """Tensors of which each rank holds a part, as ``torch.distributed.fsdp.fully_shard`` deals them out.
 
-In a model such a tensor is a ``DTensor`` over all ranks. In a nested state it is a :class:`Shard`, which knows nothing of
-processes.
+In a model such a tensor is a ``DTensor`` over all ranks. In a nested state it is a :class:`Shard`, which knows nothing
+of processes.
 """
 
 import sys
@@ -34,13 +34,13 @@ def is_sharded(value: Any) -> bool:
 
 def own(tensor: Tensor) -> Tensor:
     """This rank's part, in the same memory; of any other tensor all."""
-    part: Tensor = tensor.detach().to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    part: Tensor = tensor.detach().to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return part
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor. All ranks must ask together for one that they share."""
-    full: Tensor = tensor.detach().full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    full: Tensor = tensor.detach().full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return full
 
 

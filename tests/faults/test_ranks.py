@@ -30,7 +30,11 @@ SAYS = {
     f"flipped bit{SHARDED}": "Ranks 0 and 1 do not have the same parameters",
     f"killed{SHARDED}": SILENT,
 }
-KINDS = tuple(SAYS) if SHARE == 1 else ("flipped bit", "extra command", "stopped", *(name for name in SAYS if name.endswith(SHARDED)))
+KINDS = (
+    tuple(SAYS)
+    if SHARE == 1
+    else ("flipped bit", "extra command", "stopped", *(name for name in SAYS if name.endswith(SHARDED)))
+)
 CONTROLS = ("a little late", "unseen", f"unseen{SHARDED}")
 ENDS = ("killed", "stopped", f"killed{SHARDED}")
 """After which the second rank says nothing."""
@@ -54,7 +58,9 @@ def test_a_rank_that_is_harmed_is_noticed_by_all(fault, ends, record_property):
     healed = 0
     for one in ends[fault]:
         first, second = one["said"]
-        if fault.startswith("flipped bit") and first.startswith("done") and first == second:  # an arm was adopted at once
+        if (
+            fault.startswith("flipped bit") and first.startswith("done") and first == second
+        ):  # an arm was adopted at once
             healed += 1
             continue
         assert SAYS[fault] in first, one

@@ -51,8 +51,8 @@ def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[
 
     Args:
         tree: dicts with keys of any plain type, those of ``collections``, lists, tuples, sets, tensors (dense or sparse
-            COO), parts of such that ranks share (:class:`Shard`), numpy arrays and scalars, numbers, strings, bytes, dtypes, devices, None, batches of transformers.
-            Each comes back as what it is; numpy scalars become plain numbers, and a parameter a tensor.
+            COO), shards, numpy arrays and scalars, numbers, strings, bytes, dtypes, devices, None, batches of
+            transformers. Each comes back as what it is; numpy scalars become plain numbers, and a parameter a tensor.
         apart: takes the :class:`Apart` parts, by names; None refuses them.
 
     Returns:

@@ -199,9 +199,7 @@ class Session:
             journal = Journal(self._directory, is_new=not self._must_load)
             for listener in heard:
                 journal.subscribe(listener)
-            snapshots = Snapshots(
-                model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory, mesh
-            )
+            snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory, mesh)
             self._run = Run(
                 model,
                 config,

@@ -121,8 +121,8 @@ def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Modu
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, with whole parameters. ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` keep a computed weight as a plain
-    attribute, which deepcopy refuses; it is computed again in the next forward pass."""
+    """A deep copy, with whole parameters. ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` keep a
+    computed weight as a plain attribute, which deepcopy refuses; it is computed again in the next forward pass."""
     computed = {
         id(value): value.detach().clone()
         for module in model.modules()

@@ -31,7 +31,9 @@ def refuse_unfit(model: nn.Module) -> None:
             kind = bases[0] if bases else "compiled module"
             then = {"DistributedDataParallel": "put it into DistributedDataParallel", "FSDPModule": "fully_shard it"}
             then |= {"FullyShardedDataParallel": "shard it with torch.distributed.fsdp.fully_shard"}
-            raise ConfigError(f"{name} is already a {kind}. Wrap the bare model first, then {then.get(kind, 'compile it')}.")
+            raise ConfigError(
+                f"{name} is already a {kind}. Wrap the bare model first, then {then.get(kind, 'compile it')}."
+            )
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
             raise ConfigError(f"{name} is lazy. Run the model once on an example batch, then wrap it.")
     if next(model.parameters(), None) is None:

@@ -150,7 +150,10 @@ class Snapshots:
         model, trained = dict(_tensors(self._model)), list(self._optimizer.parameters())
         by_key = dict(self._optimizer.named_parameters())
         states = {
-            position: {name: part(value, trained[position]) if isinstance(value, Tensor) else value for name, value in state.items()}
+            position: {
+                name: part(value, trained[position]) if isinstance(value, Tensor) else value
+                for name, value in state.items()
+            }
             for position, state in body["optimizer"]["state"].items()
         }
         return body | {

@@ -32,6 +32,11 @@ def is_sharded(value: Any) -> bool:
     return module is not None and isinstance(value, module.DTensor)
 
 
+def is_sharded_module(module: Any) -> bool:
+    """Whether ``fully_shard`` was called on a module itself."""
+    return hasattr(module, "set_reshard_after_forward")  # importing FSDPModule takes a second
+
+
 def own(tensor: Tensor) -> Tensor:
     """This rank's part, in the same memory; of any other tensor all."""
     part: Tensor = tensor.detach().to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from esper.shards import is_sharded, whole
+from esper.shards import is_sharded, is_sharded_module, whole
 
 _ATTRIBUTES = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
 """What it leaves in modules begins with these."""
@@ -30,7 +30,7 @@ def gathered(model: nn.Module, made: Mapping[int, Any]) -> nn.Module:
         model: the model.
         made: what is copied already, by the ``id`` of what it is a copy of.
     """
-    sharded = [module for module in model.modules() if hasattr(module, "set_reshard_after_forward")]
+    sharded = [module for module in model.modules() if is_sharded_module(module)]
     memo: dict[int, Any] = dict(made)
     for module in sharded:
         module.reshard()  # type: ignore[operator]

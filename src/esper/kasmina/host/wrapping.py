@@ -27,6 +27,7 @@ from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
 from esper.kasmina.places.place import Place
 from esper.kasmina.places.site import Site
+from esper.shards import is_sharded_module
 
 
 def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = None) -> nn.Module:
@@ -116,7 +117,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             f"The model has grown at {', '.join(map(repr, grown))}; without its grafts it would compute something "
             "else. esper.export(model) keeps them; esper.host_state_dict(model) gives the bare host's weights."
         )
-    if any(hasattr(module, "set_reshard_after_forward") for module in model.modules()):
+    if any(map(is_sharded_module, model.modules())):
         raise ConfigError("The model is sharded by fully_shard. Call esper.unwrap before that.")
     for module in _wrapped(model):
         to_bare_class(module)

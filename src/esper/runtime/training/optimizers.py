@@ -128,7 +128,8 @@ class HostOptimizer:
         missing = [parameter for parameter in missing if parameter.untyped_storage().data_ptr() not in memory]
         if missing and any(map(is_sharded, self._model.parameters())):
             raise ConfigError(
-                "The optimizer holds parameters that the model has no more. Build it after fully_shard(model)."
+                "The optimizer holds parameters that the model has no more. Build it after fully_shard(model), before "
+                "the model is called."
             )
         if missing:
             shapes = ", ".join(str(tuple(parameter.shape)) for parameter in missing[:3])

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from esper.contracts.errors import ConfigError
-from esper.shards import is_sharded, whole
+from esper.shards import is_sharded, is_sharded_module, whole
 
 
 def mesh_of(model: nn.Module, size: int) -> Any:
@@ -63,7 +63,7 @@ def hooked(model: nn.Module) -> list[RemovableHandle]:
 
 
 def _sharded_modules(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if hasattr(module, "set_reshard_after_forward")]  # an FSDPModule
+    return [module for module in model.modules() if is_sharded_module(module)]
 
 
 def _in_own_memory(_: nn.Module, __: Any, output: Any) -> Any:

@@ -6,13 +6,15 @@ import io
 import numpy as np
 import pytest
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import esper
 from esper.kasmina.host.anchoring import is_espers
 from esper.shards import is_sharded, own, whole
+from esper.tasks.gpt import GPT
+from tests.kasmina.growing import grow, place_of
 from tests.ranks.launch import heard
 from tests.runtime import toy
 from tests.runtime.toy import Script, growing
@@ -131,6 +133,34 @@ class TestAShardedModel:
             assert "GRAFTING" in [event["target"] for event in run.events if event["event"] == "transition"]
         for one, other in zip(plain.parameters(), model.parameters(), strict=True):
             torch.testing.assert_close(own(other), one)
+
+    @pytest.mark.filterwarnings("error")
+    def test_hands_new_channels_on_between_its_sharded_modules(self):
+        """Without a session they are lost on the way."""
+        tokens = torch.randint(11, (4, 8), generator=torch.Generator().manual_seed(0))
+
+        def grown(shard: bool, *, has_session: bool = True) -> tuple[nn.Module, Tensor]:
+            torch.manual_seed(0)
+            model = esper.wrap(GPT(11, 8, 8, 8, 2, 2), growing(layers=None), example=tokens)
+            for block in [*model.blocks, model] if shard else []:
+                fully_shard(block)
+            if has_session:
+                session(model, loss=lambda model, batch: model(batch).sum(), evaluate=worth)
+            grow(place_of(model, "*"), blueprint="widen")
+            y = model(tokens)
+            y.square().sum().backward()
+            return model, y
+
+        def worth(model: nn.Module) -> esper.Evaluation:
+            return esper.Evaluation(losses=model(tokens.repeat(3, 1)).square().mean((1, 2)))
+
+        (plain, wanted), (model, y) = grown(False), grown(True)
+        torch.testing.assert_close(y, wanted)
+        for one, other in zip(plain.parameters(), model.parameters(), strict=True):
+            if one.grad is not None:
+                torch.testing.assert_close(own(other.grad), one.grad)
+        with pytest.warns(UserWarning, match="returned a view"):
+            assert not torch.allclose(grown(True, has_session=False)[1], wanted)
 
     def test_is_refused_where_it_cannot_be_trained(self):
         with pytest.raises(esper.ConfigError, match="Wrap the bare model first, then fully_shard it"):

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
 from esper.contracts.errors import ConfigError
+from esper.kasmina.channels.carried import Beside, Carried, carried_by, carry
 from esper.shards import is_sharded, is_sharded_module, whole
 
 
@@ -50,24 +51,60 @@ def reshard(model: nn.Module) -> None:
 
 
 def hooked(model: nn.Module) -> list[RemovableHandle]:
-    """Let a sharded model reshard after every forward pass without gradients, and none of its sharded modules return a
-    view, as a graft's sum may be one: where something is done to that in place, torch would not gather the module's
-    parameters again for the backward pass."""
+    """Let a sharded model reshard after every forward pass without gradients, and torch's hooks at its sharded modules
+    see plain tensors in memory of their own."""
 
     def after(*_: Any) -> None:
         if not torch.is_grad_enabled():
             reshard(model)
 
-    of_views = [module.register_forward_hook(_in_own_memory, prepend=True) for module in _sharded_modules(model)]
-    return [*of_views, model.register_forward_hook(after)]
+    handles = [model.register_forward_hook(after)]
+    for module in _sharded_modules(model):
+        bare = _Bare()
+        handles += [
+            module.register_forward_pre_hook(
+                lambda _, *given, bare=bare: bare.take(given), prepend=True, with_kwargs=True
+            ),
+            module.register_forward_pre_hook(lambda _, *given, bare=bare: bare.give_back(given), with_kwargs=True),
+            module.register_forward_hook(
+                lambda _, __, output, bare=bare: bare.take(output, is_given=True), prepend=True
+            ),
+            module.register_forward_hook(lambda _, __, output, bare=bare: bare.give_back(output)),
+        ]
+    return handles
+
+
+class _Bare:
+    """Tensors as torch's hooks are to see them.
+
+    Those that come to a module are replaced, and new channels beside them would be lost. Of those that it gives, as the
+    sum with a graft may be, none must be a view: where something is done to one in place, torch would not gather the
+    module's parameters again for the backward pass.
+    """
+
+    def __init__(self) -> None:
+        self._beside: list[list[Beside]] = []
+
+    def take(self, tree: Any, *, is_given: bool = False) -> Any:
+        """The same without what is beside tensors, which is kept; without views where the module gives it."""
+        leaves, spec = tree_flatten(tree)
+        self._beside.append([carried_by(leaf) for leaf in leaves])
+        bare = [leaf.host if isinstance(leaf, Carried) else leaf for leaf in leaves]
+        return tree_unflatten([_in_own_memory(leaf) for leaf in bare] if is_given else bare, spec)
+
+    def give_back(self, tree: Any) -> Any:
+        """The same with what was beside them."""
+        leaves, spec = tree_flatten(tree)
+        return tree_unflatten([carry(leaf, one) for leaf, one in zip(leaves, self._beside.pop(), strict=True)], spec)
+
+
+def _in_own_memory(leaf: Any) -> Any:
+    is_view = isinstance(leaf, Tensor) and leaf._base is not None
+    return leaf.clone() if is_view else leaf
 
 
 def _sharded_modules(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if is_sharded_module(module)]
-
-
-def _in_own_memory(_: nn.Module, __: Any, output: Any) -> Any:
-    return tree_map_only(Tensor, lambda one: one if one._base is None else one.clone(), output)
 
 
 def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

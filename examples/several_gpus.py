@@ -1,6 +1,7 @@
-"""Several ranks train one model and grow it together: ``DistributedDataParallel`` around what ``esper.wrap`` gives.
+"""Several ranks train one model and grow it together: ``DistributedDataParallel`` around what ``esper.wrap`` gives, or
+``fully_shard``, which gives each rank a part of every parameter.
 
-torchrun --nproc-per-node 2 examples/several_gpus.py [EPOCHS] [DIRECTORY]
+torchrun --nproc-per-node 2 examples/several_gpus.py [EPOCHS] [DIRECTORY] [--shard]
 
 On machines without GPUs the ranks train on the processor; without torchrun there is one. With a directory the run can
 be stopped (Ctrl-C, or SIGTERM as a cluster sends it): all ranks end after the same step and save. Started again it goes
@@ -15,12 +16,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import esper
 
-EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-DIRECTORY = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+GIVEN = [word for word in sys.argv[1:] if word != "--shard"]
+EPOCHS = int(GIVEN[0]) if GIVEN else 40
+DIRECTORY = Path(GIVEN[1]) if len(GIVEN) > 1 else None
 STOPPED = 143  # what a shell tells of a process that was asked to terminate: the run is not done
 SIZE, LOCAL_RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
 DEVICE = torch.device("cuda", LOCAL_RANK) if torch.cuda.is_available() else torch.device("cpu")
@@ -47,7 +50,10 @@ x_held_out, y_held_out = (part.to(DEVICE) for part in spirals(1000, seed=2))
 net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
 model = esper.wrap(net, esper.GrowthConfig(seeds_per_layer=6, capacity_per_round=2.0, max_growth=4.0), example=x[:8])
 model = model.to(DEVICE)
-parallel = DistributedDataParallel(model) if SIZE > 1 else model
+if SIZE > 1 and "--shard" in sys.argv:
+    parallel = fully_shard(model)  # of a deep model, first each block
+else:
+    parallel = DistributedDataParallel(model) if SIZE > 1 else model
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 share = slice(rank, len(x) // SIZE * SIZE, SIZE)  # each rank has samples of its own, and as many as the others
@@ -97,12 +103,12 @@ with esper.Interrupt() as interrupt, interrupt.deferred():
         session.after_epoch()
     if not session.is_finished:
         session.finish()
+plain = esper.export(model).eval()  # standard torch modules, nothing of Esper inside; all ranks ask together
 
 if rank == 0:
     for report in session.field_reports:
         print(f"{report.blueprint} on {report.layer_id or 'the whole model'}: {report.outcome} ({report.reason})")
     print(f"\n{esper.summary(model)}")
-    plain = esper.export(model).eval()  # standard torch modules, nothing of Esper inside
     accuracy = (plain(x_held_out).argmax(1) == y_held_out).float().mean()
     if DIRECTORY is not None:
         torch.save(plain.state_dict(), DIRECTORY / "model.pt")

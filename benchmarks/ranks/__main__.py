@@ -1,4 +1,5 @@
-"""What seeds and grafts cost beside plain ``DistributedDataParallel``: ``python -m benchmarks.ranks [--output FILE]``.
+"""What seeds and grafts cost beside the bare model in ``DistributedDataParallel``, or under ``fully_shard``:
+``python -m benchmarks.ranks [--shard] [--output FILE]``.
 
 One process for each GPU (NCCL), or two on the processor with a small model (gloo).
 """
@@ -17,11 +18,12 @@ from benchmarks.ranks.throughput import work
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", help="a file for the figures, as JSON")
-    output = parser.parse_args().output
+    parser.add_argument("--shard", action="store_true", help="fully_shard in place of DistributedDataParallel")
+    asked = parser.parse_args()
     size = torch.cuda.device_count() if torch.cuda.is_available() else 2
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(work, (size, str(Path(folder, "store")), output), nprocs=size)
+        multiprocessing.spawn(work, (size, str(Path(folder, "store")), asked.output, asked.shard), nprocs=size)
 
 
 if __name__ == "__main__":

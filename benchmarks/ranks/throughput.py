@@ -10,6 +10,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import esper
@@ -40,9 +41,18 @@ def loss(model: nn.Module, tokens: Tensor) -> Tensor:
         return F.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def bare(host: GPTHost, device: torch.device, tokens: Tensor) -> Callable[[], object]:
+def parallel(model: nn.Module, *, shards: bool) -> nn.Module:
+    """On all ranks: a copy on each, or a part of every parameter."""
+    if not shards:
+        return DistributedDataParallel(model)
+    for block in model.blocks:
+        fully_shard(block)
+    return fully_shard(model)
+
+
+def bare(host: GPTHost, device: torch.device, tokens: Tensor, *, shards: bool) -> Callable[[], object]:
     torch.manual_seed(0)
-    model = DistributedDataParallel(host().to(device))
+    model = parallel(host().to(device), shards=shards)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=device.type == "cuda")
 
     def step() -> None:
@@ -53,10 +63,11 @@ def bare(host: GPTHost, device: torch.device, tokens: Tensor) -> Callable[[], ob
     return step
 
 
-def wrapped(host: GPTHost, device: torch.device, tokens: Tensor, *, grows: bool) -> Callable[[], object]:
+def wrapped(host: GPTHost, device: torch.device, tokens: Tensor, *, grows: bool, shards: bool) -> Callable[[], object]:
     torch.manual_seed(0)
     config = esper.GrowthConfig(layers={"blocks.*.mlp.*": SEEDS}, objective="none", trial="live", round_fraction=0.5)
     model = esper.wrap(host().to(device), config)
+    called = parallel(model, shards=shards)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=device.type == "cuda")
     held = torch.randint(host.vocabulary, (16, 65), device=device, generator=torch.Generator(device).manual_seed(1))
 
@@ -65,9 +76,7 @@ def wrapped(host: GPTHost, device: torch.device, tokens: Tensor, *, grows: bool)
         losses = F.cross_entropy(scores.transpose(1, 2), held[:, 1:], reduction="none").mean(1)
         return esper.Evaluation(losses=losses)
 
-    session = esper.Session(
-        DistributedDataParallel(model), optimizer, loss=loss, evaluate=evaluate, planned_steps=10_000, policy=Waits()
-    )
+    session = esper.Session(called, optimizer, loss=loss, evaluate=evaluate, planned_steps=10_000, policy=Waits())
     if grows:
         for _ in range(2):
             session.step(tokens)
@@ -80,7 +89,7 @@ def wrapped(host: GPTHost, device: torch.device, tokens: Tensor, *, grows: bool)
     return lambda: session.step(tokens)
 
 
-def work(rank: int, size: int, store: str, output: str | None) -> None:
+def work(rank: int, size: int, store: str, output: str | None, shards: bool) -> None:
     is_on_gpus = torch.cuda.is_available()
     device = torch.device("cuda", rank) if is_on_gpus else torch.device("cpu")
     if is_on_gpus:
@@ -93,10 +102,10 @@ def work(rank: int, size: int, store: str, output: str | None) -> None:
     generator = torch.Generator(device).manual_seed(rank)
     tokens = torch.randint(host.vocabulary, (windows, host.context + 1), device=device, generator=generator)
     steps = {
-        "bare": bare(host, device, tokens),
-        "dormant": wrapped(host, device, tokens, grows=False),
-        "growing": wrapped(host, device, tokens, grows=True),
-        "bare again": bare(host, device, tokens),
+        "bare": bare(host, device, tokens, shards=shards),
+        "dormant": wrapped(host, device, tokens, grows=False, shards=shards),
+        "growing": wrapped(host, device, tokens, grows=True, shards=shards),
+        "bare again": bare(host, device, tokens, shards=shards),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(TURNS):
@@ -109,11 +118,13 @@ def work(rank: int, size: int, store: str, output: str | None) -> None:
                 torch.cuda.synchronize()
             seconds[name].append((time.perf_counter() - begun) / STEPS)
     if rank == 0:
-        tell(seconds, host, windows, size, output)
+        tell(seconds, host, windows, size, output, shards=shards)
     distributed.destroy_process_group()
 
 
-def tell(seconds: dict[str, list[float]], host: GPTHost, windows: int, size: int, output: str | None) -> None:
+def tell(
+    seconds: dict[str, list[float]], host: GPTHost, windows: int, size: int, output: str | None, *, shards: bool
+) -> None:
     counted = {name: times[2:] for name, times in seconds.items()}
     shares = {
         name: [bare / other for bare, other in zip(counted["bare"], times, strict=True)]
@@ -126,7 +137,7 @@ def tell(seconds: dict[str, list[float]], host: GPTHost, windows: int, size: int
     }
     for name, row in rows.items():
         print(f"{name}: {row['throughput']:.1%} of bare ({row['least']:.1%} to {row['most']:.1%})")
-    size_told = f"{size} ranks, GPT of {host.width} x {host.blocks}, {windows} windows of {host.context} on each"
+    size_told = f"{size} ranks{' (fully_shard)' if shards else ''}, GPT of {host.width} x {host.blocks}, {windows} windows of {host.context} on each"
     told = {
         "what": f"{size_told}; {SEEDS} seeds in every layer of its perceptrons; growing: {GRAFTS} grafts on trial",
         "machine": machine(),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from esper.runtime.interrupt import Interrupt as Interrupt
     from esper.runtime.session import Session as Session
     from esper.runtime.training.loader import BatchLoader as BatchLoader
+    from esper.runtime.training.sharding import clip_grad_norm_ as clip_grad_norm_
     from esper.tamiyo.heuristic import Policy as Policy
     from esper.tamiyo.policies import register_policy as register_policy
     from esper.tamiyo.selection import register_selection as register_selection
@@ -71,6 +72,7 @@ _HOMES = {
     "Session": "esper.runtime.session",
     "State": "esper.contracts.lifecycle",
     "TransitionError": "esper.contracts.errors",
+    "clip_grad_norm_": "esper.runtime.training.sharding",
     "export": "esper.kasmina.host.export",
     "host_state_dict": "esper.kasmina.host.wrapping",
     "param_groups": "esper.kasmina.host.param_groups",

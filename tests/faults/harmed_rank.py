@@ -14,18 +14,21 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 import esper
 from esper.contracts.errors import HarmedError, RankError
+from esper.kasmina.places.place import Place
 from esper.runtime.run import Run
-from tests.ranks.scenarios import FEW, batches, built
+from esper.shards import is_sharded
+from tests.ranks.scenarios import FEW, batches, built, digest
 from tests.runtime.toy import Script, growing
-from tests.tree_digest import tree_digest
 
 STOPPED = "stopped"
+SHARDED = " where parameters are sharded"
 
 
 Fault = Callable[[esper.Session, random.Random], None]
@@ -33,10 +36,18 @@ Fault = Callable[[esper.Session, random.Random], None]
 
 def flip(session: esper.Session, chance: random.Random) -> None:
     """One bit of one number of one parameter. A lower one is rounded away by the next steps."""
-    parameter = chance.choice([one for one in session._run.model.parameters() if one.numel()])
+    held = [one for one in session._run.model.parameters() if one.numel() and not is_sharded(one)]
+    held += [group for place in session._run.places.values() for group in fossils(place)]
+    if not held:  # nothing has grown yet
+        return
+    parameter = chance.choice(held)
     with torch.no_grad():
         bits = parameter.view(-1).view(torch.int64)
         bits[chance.randrange(bits.numel())] ^= 1 << chance.randrange(40, 52)
+
+
+def fossils(place: Place) -> list[Tensor]:
+    return [place.arena.fossil_bytes(index) for index in range(len(place.arena.fossils))]
 
 
 def command(session: esper.Session, chance: random.Random) -> None:
@@ -64,10 +75,10 @@ def faults(timeout: float) -> dict[str, Fault]:
     }
 
 
-def train(fault: Fault, rank: int, at: int, seed: int, timeout: float) -> str:
+def train(fault: Fault, rank: int, at: int, seed: int, timeout: float, shard: Any) -> str:
     """What became of this rank."""
     config = growing(layers=["", "0"], max_emergencies=1)
-    session = built(2, config, Script({1: [""]}), FEW, rank_timeout=timeout)
+    session = built(2, config, Script({1: [""]}), FEW, rank_timeout=timeout, shard=shard)
     chance = random.Random(seed)
     try:
         for epoch in batches(rank, 2, FEW):
@@ -81,18 +92,19 @@ def train(fault: Fault, rank: int, at: int, seed: int, timeout: float) -> str:
         return f"RankError: {error}"
     except HarmedError as error:
         return f"HarmedError: {error}"
-    return f"done: {tree_digest(dict(session._run.model.state_dict()))}"
+    return f"done: {digest(session._run.model.state_dict())}"
 
 
 def child(fault: str, rank: int, at: int, folder: Path, number: int, timeout: float) -> None:
     torch.set_num_threads(1)
-    if fault == "unseen":
+    if fault.startswith("unseen"):
         Run.compare_ranks = lambda run: None  # type: ignore[method-assign]
     address, patience = f"file://{folder / f'store{number}'}", timedelta(seconds=timeout)
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=patience)
     said = folder / f"said{number}-{rank}"
     try:
-        said.write_text(train(faults(timeout)[fault], rank, at, number, timeout))
+        kind = fault.removesuffix(SHARDED)
+        said.write_text(train(faults(timeout)[kind], rank, at, number, timeout, None if kind == fault else {}))
     except Exception:
         said.write_text(traceback.format_exc())
         raise
@@ -101,7 +113,10 @@ def child(fault: str, rank: int, at: int, folder: Path, number: int, timeout: fl
 def harmed(fault: str, folder: Path, number: int, timeout: float) -> dict[str, object]:
     """What both ranks said, ``""`` where one said nothing."""
     last = FEW * 10 - 10  # no arm comes after that, whose weights would take the place of what was flipped
-    at, begun = last + 5 if fault == "unseen" else random.Random(number).randrange(1, last), time.monotonic()
+    first = last - 20 if fault == f"flipped bit{SHARDED}" else 1  # from then on there is a graft, which is whole
+    at, begun = random.Random(number).randrange(first, last), time.monotonic()
+    if fault.startswith("unseen"):
+        at = last + 5
     children = []
     for rank in range(2):
         if (process := os.fork()) == 0:
@@ -111,7 +126,7 @@ def harmed(fault: str, folder: Path, number: int, timeout: float) -> dict[str, o
                 os._exit(0)
         children.append(process)
     os.waitpid(children[0], 0)
-    if fault == STOPPED:
+    if fault.startswith(STOPPED):
         os.kill(children[1], signal.SIGKILL)
     os.waitpid(children[1], 0)
     said = [path.read_text() if (path := folder / f"said{number}-{rank}").exists() else "" for rank in range(2)]

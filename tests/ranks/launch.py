@@ -17,7 +17,9 @@ def place() -> dict[str, str]:
 
 def started(folder: Path, size: int, *names: str, module: str = "tests.ranks.worker") -> list[subprocess.Popen[str]]:
     """Processes of so many ranks, which meet in ``folder``."""
-    command = [sys.executable, "-m", module, str(folder / f"store{size}")]
+    store = folder / f"store{size}"
+    store.unlink(missing_ok=True)  # of ranks before them, which would be waited for
+    command = [sys.executable, "-m", module, str(store)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen([*command, str(rank), str(size), *names], cwd=ROOT, env=place(), **pipes)

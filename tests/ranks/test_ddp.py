@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import distributed, nn
-from torch.distributed.fsdp import fully_shard
 
 import esper
+from tests.ranks.conftest import AS_ONE
 from tests.ranks.launch import ROOT, heard, place
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, growing
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch was built without it")
-
-AS_ONE = ("grown", "live", "static graph", "shards")
-"""Where each sample has the same part in two ranks as in one: neither statistics nor samples of a rank alone count."""
 
 GROWN = (*AS_ONE, "bucket view", "trained alone", "batch norm")
 
@@ -26,11 +23,6 @@ GROWN = (*AS_ONE, "bucket view", "trained alone", "batch norm")
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     return heard(tmp_path_factory.mktemp("two"), 2, "bare", "dormant", *GROWN, "apart", "asked")
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return heard(tmp_path_factory.mktemp("one"), 1, *AS_ONE)[0]
 
 
 def test_seeds_that_sleep_change_nothing(two):
@@ -77,14 +69,6 @@ def test_torchrun_runs_the_example():
     assert "2 ranks: " in done.stdout
 
 
-@pytest.fixture
-def alone(tmp_path):
-    """A process group of this process."""
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
 @pytest.mark.usefixtures("alone")
 class TestAModelInDistributedDataParallel:
     @staticmethod
@@ -108,12 +92,6 @@ class TestAModelInDistributedDataParallel:
         ):
             with pytest.raises(esper.ConfigError, match=words):
                 self.session(model, model, **told)
-
-    def test_must_not_be_sharded(self):
-        model = esper.wrap(toy.host(), growing())
-        fully_shard(model)
-        with pytest.raises(esper.ConfigError, match=r"The model is sharded over ranks \(FSDPModule\)"):
-            self.session(model, model)
 
     def test_must_be_wrapped_before(self):
         parallel = nn.parallel.DistributedDataParallel(toy.host())

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from esper.blueprints.blueprint import Ports, Recipe
 from esper.contracts.reports import BlockCopy, Piece
+from esper.shards import whole
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Deepen(Recipe):
 
     def inherited(self, ports: Piece, host: nn.Module) -> dict[str, Tensor]:
         names = self.shapes(ports).keys() - set(_copy(ports).zeroed)
-        return {name: host.get_parameter(name).detach().to("cpu", torch.float32) for name in names}
+        return {name: whole(host.get_parameter(name).detach()).to("cpu", torch.float32) for name in sorted(names)}
 
     def multiply_adds(self, ports: Piece) -> int:
         return _copy(ports).multiply_adds

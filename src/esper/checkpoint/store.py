@@ -93,17 +93,28 @@ class Prepared(NamedTuple):
         return Prepared(self.structure, copies, {name: part.held() for name, part in self.apart.items()})
 
 
-def write(directory: Path, tree: Any) -> Path:
+def write(directory: Path, tree: Any, at_least: int = 1) -> Path:
     """Store a nested state, as :func:`write_prepared` does.
 
     Raises:
         CheckpointError: if it holds what cannot be stored.
     """
-    return write_prepared(directory, Prepared.of(tree).on_host())
+    return write_prepared(directory, Prepared.of(tree).on_host(), at_least)
 
 
-def write_prepared(directory: Path, prepared: Prepared) -> Path:
+def next_number(directory: Path) -> int:
+    """Of the generation that would be written next."""
+    existing = _generations(directory)
+    return (int(existing[-1].name) if existing else 0) + 1
+
+
+def write_prepared(directory: Path, prepared: Prepared, at_least: int = 1) -> Path:
     """Store a state, whose tensors are on the host, as the newest generation of ``directory``.
+
+    Args:
+        directory: of the checkpoint.
+        prepared: the state.
+        at_least: number that its generation has, unless there is a newer one already.
 
     Returns:
         The generation's folder. Only the newest ``GENERATIONS`` are kept.
@@ -119,7 +130,7 @@ def write_prepared(directory: Path, prepared: Prepared) -> Path:
     existing = _generations(directory)
     trusted = [one for one in existing if one not in _PASSED_OVER]
     going = [one for one in existing if one not in trusted[len(trusted) + 1 - GENERATIONS :]]
-    generation = (int(existing[-1].name) if existing else 0) + 1
+    generation = max(next_number(directory), at_least)
     target = directory / f"{generation:06d}"
     unfinished = directory / f".{target.name}.{os.getpid()}.{next(_NUMBERS)}"
     unfinished.mkdir()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from esper.contracts.errors import CheckpointError
+from esper.shards import Shard, is_sharded, shard_of
 
 Json = Any
 
@@ -50,8 +51,8 @@ def flatten(tree: Any, apart: dict[str, Any] | None = None) -> tuple[Json, dict[
 
     Args:
         tree: dicts with keys of any plain type, those of ``collections``, lists, tuples, sets, tensors (dense or sparse
-            COO), numpy arrays and scalars, numbers, strings, bytes, dtypes, devices, None, batches of transformers.
-            Each comes back as what it is; numpy scalars become plain numbers, and a parameter a tensor.
+            COO), shards, numpy arrays and scalars, numbers, strings, bytes, dtypes, devices, None, batches of
+            transformers. Each comes back as what it is; numpy scalars become plain numbers, and a parameter a tensor.
         apart: takes the :class:`Apart` parts, by names; None refuses them.
 
     Returns:
@@ -77,6 +78,8 @@ class _Flattened:
     def encode(self, value: Any, path: str) -> Json:
         if value is None or type(value) in (bool, int, float, str):
             return value
+        if isinstance(value, Shard):
+            return {"shard": [self.encode(part, path) for part in (value.local, value.dim, value.shape)]}
         if isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in DTYPES:
             name = self._store(value.detach().contiguous(), path)
             return {"tensor": name} if value.device.type == "cpu" else {"tensor_on": [str(value.device), name]}
@@ -162,6 +165,11 @@ class _Unflattened:
             case "sparse":
                 indices, values, shape, is_coalesced = map(self.decode, value)
                 return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=True)
+            case "shard":
+                shard = Shard(*map(self.decode, value))
+                if not isinstance(shard.local, Tensor) or type(shard.dim) not in (int, type(None)):
+                    raise TypeError("a shard is a tensor and a dimension")
+                return shard
             case "array":
                 return self._tensors[value].numpy()
             case "bytes":
@@ -193,7 +201,9 @@ class _Unflattened:
 
 
 def clone(tree: Any) -> Any:
-    """A copy on the host that shares no memory with ``tree``."""
+    """A copy on the host that shares no memory with ``tree``. Of tensors that ranks share it has their parts."""
+    if is_sharded(tree):
+        tree = shard_of(tree)
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, dict):

@@ -123,6 +123,23 @@ def _check_arm_ranks(ranks: Ranks, held_out: Any, *, is_parallel: bool) -> None:
         )
 
 
+def check_sharded(mesh: Any, scaler: Any) -> None:
+    """Refuse what parameters that are spread over ranks do not go with.
+
+    Args:
+        mesh: over which they are spread; None where they are not.
+        scaler: the gradient scaler.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if mesh is not None and scaler is not None:
+        raise ConfigError(
+            "scaler cannot be used with fully_shard: torch's takes no whole gradients of grafts beside sharded ones. "
+            "Train with MixedPrecisionPolicy(param_dtype=torch.bfloat16), which needs none."
+        )
+
+
 def listeners(on_event: Any) -> list[Any]:
     """One listener or several, as a list.
 

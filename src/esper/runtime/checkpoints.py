@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from esper.checkpoint import store
+from esper.checkpoint.packed import Packed
 from esper.checkpoint.shape import check_shape
 from esper.checkpoint.tree import clone
 from esper.contracts.errors import CheckpointError
@@ -19,6 +21,7 @@ from esper.runtime.record.books import Books
 from esper.runtime.run import Run
 from esper.runtime.saved import SavedSession, upgraded
 from esper.runtime.state.random_state import random_state, restore_random_state
+from esper.shards import Shard, dealt
 
 FOLDER = "checkpoints"
 """Of a run directory."""
@@ -58,8 +61,8 @@ class Pending(NamedTuple):
     answered: frozenset[str]
 
 
-def _written(path: Path, prepared: store.Prepared) -> tuple[Path, float]:
-    return store.write_prepared(path, prepared), time.perf_counter()
+def _written(path: Path, prepared: store.Prepared, number: int) -> tuple[Path, float]:
+    return store.write_prepared(path, prepared, number), time.perf_counter()
 
 
 class Checkpoints:
@@ -109,7 +112,7 @@ class Checkpoints:
         self.settle()
         wait_for_all()  # another session may be writing to the same folder
         begun, answered = time.perf_counter(), frozenset(self._run.books.answers)
-        folder = store.write(path, self._state())
+        folder = store.write(path, self._state(), self._number(path))
         return folder, time.perf_counter() - begun, answered
 
     def _tell(self, folder: Path, step: int, seconds: float, stall: float, answered: frozenset[str]) -> None:
@@ -150,12 +153,17 @@ class Checkpoints:
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, "esper-checkpoints")
         begun, answered = time.perf_counter(), frozenset(self._run.books.answers)
+        number = self._number(path)
         prepared = store.Prepared.of(self._state()).held()
         stall = time.perf_counter() - begun
-        written = self._writer.submit(_written, path, prepared)
+        written = self._writer.submit(_written, path, prepared, number)
         _UNFINISHED.add(written)
         written.add_done_callback(_UNFINISHED.discard)
         return Pending(written, self._run.step, begun, stall, answered)
+
+    def _number(self, path: Path) -> int:
+        """Of the next generation, which is the same on all ranks."""
+        return self._run.ranks.largest(store.next_number(path), "the number of a checkpoint")
 
     def settle(self, *, waits: bool = True) -> None:
         """Tell what became of the one that was written in the background.
@@ -194,15 +202,41 @@ class Checkpoints:
         """
         self.settle()
         wait_for_all()
-        ranks, own = self._run.ranks, self._of_this_rank(path)
-        saved = store.read_saved(own or path)
+        ranks = self._run.ranks
+        first = store.read_saved(path) if ranks.rank == 0 else None
+        before = ranks.same(1 if first is None else _num_writers(first.state), "the newest checkpoint")
+        own = self._of_this_rank(path) if ranks.rank < before else None
+        saved = first or store.read_saved(own or path)
         newest = ranks.gather(saved.folder.name, "the newest checkpoint")
         if saved.folder.name != min(newest):  # of one that was killed before it had written the last
             saved = store.read_saved(saved.folder.with_name(min(newest)))
         state = upgraded(saved.state, saved.format)
-        if own is None and isinstance(state, dict) and "clock" in state:  # draws of its own
+        self._identity.check(state)
+        check_shape(state, SavedSession, "")
+        if ranks.rank >= before:  # draws of its own
             state["clock"] = state["clock"] | {"random": clone(random_state())}
+        is_sharded = self._run.snapshots.mesh is not None
+        if before != ranks.size or not is_sharded:
+            folder = saved.folder.parent if ranks.rank == 0 or own is None else saved.folder.parent.parent
+            self._deal(state, [ranks.of(rank, folder) / saved.folder.name for rank in range(before)])
         return state
+
+    def _deal(self, state: Any, folders: list[Path]) -> None:
+        """Give a state that other ranks than now have written, each a part, the parts of this rank.
+
+        Raises:
+            CheckpointError: if one of them is not there.
+        """
+        if not any(isinstance(one, Shard) for one in state["body"]["model"].values()):
+            return
+        ranks, size = self._run.ranks, 1 if self._run.snapshots.mesh is None else self._run.ranks.size
+        saved = [store.read_saved(folder).state for folder in folders]
+        for one in saved:
+            check_shape(one, SavedSession, "")
+        for mine, *parts in zip(_bodies(state), *map(_bodies, saved), strict=True):
+            if mine["body"] is not None:
+                bodies = [_read(part["body"]) for part in parts]
+                mine["body"] = dealt(bodies, ranks.rank if size > 1 else 0, size)
 
     def _of_this_rank(self, path: Path) -> Path | None:
         """Where this rank has written; None if it was not there then: it goes on as rank 0."""
@@ -217,8 +251,6 @@ class Checkpoints:
             CheckpointError: if it does not fit this run; nothing was changed then.
         """
         run = self._run
-        self._identity.check(state)
-        check_shape(state, SavedSession, "")
         before = state["identity"]["facts"].get("ranks", 1)
         if before != run.ranks.size and state["growth"]["round"] and state["growth"]["round"]["run"] is not None:
             raise CheckpointError(
@@ -272,3 +304,24 @@ class Checkpoints:
             "loader": None if self._loader is None else self._loader.state_dict(),
             "policy": self._policy.state_dict() if hasattr(self._policy, "state_dict") else None,
         }
+
+
+def _num_writers(state: Any) -> int:
+    """How many ranks have written a state, if a session has."""
+    try:
+        return int(state["identity"]["facts"]["ranks"])
+    except (LookupError, TypeError, ValueError):
+        return 1
+
+
+def _bodies(state: Any) -> Iterator[dict[str, Any]]:
+    """Whatever has a body in a state."""
+    yield state
+    growth = state["growth"]
+    yield from (*growth["recovery"]["good"], *growth["recovery"]["fallbacks"])
+    if growth["trial"] is not None:
+        yield growth["trial"]["window"]["start"]
+
+
+def _read(kept: Any) -> Any:
+    return kept.read() if isinstance(kept, Packed) else kept

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from esper.runtime.training.loss_sum import LossSum
 from esper.runtime.training.ranks import checksums
 from esper.runtime.training.tracing import Tracing
 from esper.runtime.training.trainer import Trainer
+from esper.shards import is_sharded, own
 
 
 class Run:
@@ -215,13 +217,19 @@ class Run:
         self.compare_ranks()
 
     def compare_ranks(self) -> None:
-        """See whether all ranks hold the same parameters and states of seeds.
+        """See whether all ranks hold the same states of seeds, and the same of what each holds whole.
 
         Raises:
             RankError: on all of them, if not.
         """
         if self.ranks.are_several:
-            self.ranks.check_equal(checksums(self.model.named_parameters()), "parameters")
+            whole = ((name, one) for name, one in self.model.named_parameters() if not is_sharded(one))
+            fossils = (
+                (f"fossil {index} of {layer_id!r}", place.arena.fossil_bytes(index))
+                for layer_id, place in self.places.items()
+                for index in range(len(place.arena.fossils))
+            )
+            self.ranks.check_equal(checksums(chain(whole, fossils)), "parameters")
             columns = (
                 (f"{column} of {layer_id!r}", getattr(place.state, column))
                 for layer_id, place in self.places.items()
@@ -231,9 +239,10 @@ class Run:
 
     @property
     def host_is_finite(self) -> bool:
-        """Whether all parameters of the host are; waits for the device."""
-        host = [p for name, p in self.model.named_parameters() if not is_espers(name)]
-        return bool(torch.stack([torch.isfinite(parameter).all() for parameter in host]).all())
+        """Whether all parameters of the host are, on all ranks; waits for the device."""
+        host = [own(p) for name, p in self.model.named_parameters() if not is_espers(name)]
+        is_finite = bool(torch.stack([torch.isfinite(parameter).all() for parameter in host]).all())
+        return not self.ranks.any(not is_finite, "weights that are not finite")
 
     @contextmanager
     def undone(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from esper.runtime.judging.judge import Measurement
 from esper.runtime.judging.weight_mean import WeightMean
 from esper.runtime.record.books import Lifecycle
 from esper.runtime.trying.replay import Curve
+from esper.shards import Shard
 
 
 class SavedBody(TypedDict):
@@ -18,9 +19,9 @@ class SavedBody(TypedDict):
 
     kinds: dict[str, str]
     topology: dict[str, str]
-    model: dict[str, Tensor]
+    model: dict[str, Tensor | Shard]
     extra_state: dict[str, Any]
-    grads: dict[str | tuple[str, str] | int, Tensor]
+    grads: dict[str | tuple[str, str] | int, Tensor | Shard]
     optimizer: dict[str, Any]
     others: dict[str, Any]
 

@@ -29,6 +29,7 @@ from esper.runtime.arguments import (
     check_parts,
     check_ranks,
     check_run,
+    check_sharded,
     directory_of,
     inner_of,
     listeners,
@@ -48,6 +49,7 @@ from esper.runtime.state.snapshot import Snapshots
 from esper.runtime.training.accumulation import refuse_uncounted
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import Ranks
+from esper.runtime.training.sharding import mesh_of
 from esper.runtime.training.trainer import Trainer, check_loss
 from esper.runtime.trying.arm_rank import ArmRank
 from esper.runtime.trying.meeting import lines
@@ -59,7 +61,7 @@ class Session:
     """Trains a wrapped model and lets it grow.
 
     Args:
-        model: from :func:`esper.wrap`, or ``DistributedDataParallel`` around that.
+        model: from :func:`esper.wrap`, sharded by ``fully_shard`` or not; or ``DistributedDataParallel`` around that.
         optimizer: built after wrapping, over ``model.parameters()``. Any that needs no closure, also one that wraps
             another; or a list of several that share the parameters out (Muon and AdamW). Whatever else they hold must
             be in a module of ``extra``.
@@ -154,13 +156,15 @@ class Session:
         model = inner_of(model)
         config = growth_config(model)
         refuse_sharded(model)
+        mesh = mesh_of(model, everybody.size)
         refuse_changed(model)
         check_functions(evaluate=evaluate, loss=loss, train_step=train_step)
-        check_ranks(everybody, config, held_out, is_parallel=called is not model)
+        check_ranks(everybody, config, held_out, is_parallel=called is not model or mesh is not None)
         ranks = Ranks(rank_timeout, are_apart=True) if config.arms == "devices" else everybody
         self._is_for_arms = ranks is not everybody and everybody.rank > 0
         if self._is_for_arms:
             directory = loader = None  # all that it needs it is sent
+        check_sharded(mesh, scaler)
         check_parts(extra, policy, flags, checkpoint_steps, directory)
         heard = listeners(on_event)
         self._flags_given = flags or none_in_play()
@@ -188,6 +192,7 @@ class Session:
                 accumulate=accumulate,
                 called=called,
                 ranks=ranks,
+                mesh=mesh,
             )
             undo.callback(trainer.detach)
             judge = Judge(model, evaluate, config.seed, ranks, is_sharded=held_out == "shards")
@@ -200,7 +205,7 @@ class Session:
             journal = Journal(self._directory, is_new=not self._must_load)
             for listener in heard:
                 journal.subscribe(listener)
-            snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory)
+            snapshots = Snapshots(model, host_optimizer, scheduler, scaler, extra or {}, journal, self._directory, mesh)
             self._run = Run(
                 model,
                 config,

@@ -146,7 +146,10 @@ def _ray(workers: int, directory: Path) -> Iterator[str]:
                 "Ray is not installed: pip install 'esper-morphogenetic[ray]', or leave out --engine ray."
             ) from error
         try:
-            quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}  # a killed worker's trial goes on
+            quiet: dict[str, Any] = {
+                "log_to_driver": False,
+                "logging_level": logging.CRITICAL,
+            }  # a killed worker's trial goes on
             if cluster:
                 ray.init(address=cluster, **quiet)
             else:

@@ -22,7 +22,7 @@ from esper.contracts.reports import Piece
 from esper.kasmina.channels.carried import Beside, Channels, New
 from esper.kasmina.geometry import Geometry
 from esper.kasmina.grafts.graft import Graft, unflatten
-from esper.kasmina.grafts.group import Group, Watcher, blame_of, blended, share_of
+from esper.kasmina.grafts.group import Group, Watcher, blame_of, blended, in_precision_of, share_of
 from esper.kasmina.grafts.guard import NOBODY, Blame, Entry, Exit, finite_G
 from esper.kasmina.grafts.widened import CHANNELS_FIRST, widened
 from esper.kasmina.seeds.seed_state import SeedState
@@ -201,7 +201,7 @@ class Colony(nn.Module):
         """
         (graft,) = self.grafts
         piece: Piece = graft.parts[index]
-        params = unflatten(graft.blueprint, piece, use.parts[index])
+        params = unflatten(graft.blueprint, piece, in_precision_of(y, use.parts[index]))
         mark = use.mark
         if "new" in params and x.is_floating_point():
             x, mark = _entered(x, use)

@@ -100,6 +100,7 @@ class Group(nn.Module):
             may_write_over: whether ``y`` is nobody else's, so that the output may have its memory.
         """
         reads_input = not self.blueprint.reads_chunk
+        slots_SN = in_precision_of(x if reads_input else y, slots_SN)
 
         def plain(y: Tensor, x_read: Tensor | None, slots_SN: Tensor) -> Tensor:
             return self._add_to(
@@ -202,6 +203,13 @@ def params_of(grafts: Parametrised, slots_SN: Tensor, state: SeedState) -> Tenso
     if not grafts.blueprint.is_trainable:
         return params_GN.detach()
     return select_G(trainable(state.lifecycle)[grafts.seeds], params_GN, params_GN.detach())
+
+
+def in_precision_of(x: Tensor, params: Tensor) -> Tensor:
+    """Parameters in the dtype of what they work on, as where ``fully_shard`` lets a host compute in half precision. In
+    autocast that is settled op by op."""
+    is_settled = not x.is_floating_point() or torch.is_autocast_enabled(x.device.type)
+    return params if is_settled else params.to(x.dtype)
 
 
 def share_of(grafts: Sharing, state: SeedState) -> Tensor:

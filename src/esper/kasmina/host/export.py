@@ -6,7 +6,6 @@ carries its source, so that copying, pickling and loading need no Esper. It runs
 and after its pre-hooks, where a wrapped module adds its grafts.
 """
 
-import copy
 import dataclasses
 import functools
 import inspect
@@ -28,6 +27,7 @@ from esper.kasmina.host.caches import mixes_tokens
 from esper.kasmina.host.comparing import check_same, run
 from esper.kasmina.host.deepened import copies_behind, hook_of
 from esper.kasmina.host.edges import is_adapted
+from esper.kasmina.host.gathered import gathered
 from esper.kasmina.host.graphs import graph_module, placeholders
 from esper.kasmina.host.layer import MERGING, SAVING, Anchor, KasminaLayer
 from esper.kasmina.host.measuring import container_of
@@ -92,7 +92,8 @@ def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Modu
         check: whether to compare, in eval mode.
 
     Returns:
-        A new module with the same outputs, in the same mode, on the same device.
+        A new module with the same outputs, in the same mode, on the same device. Of a model that is sharded over ranks,
+        all of them must ask for it.
 
     Raises:
         ConfigError: if a graft is still live, a control blueprint was grown, a module has got a forward of its own, or
@@ -120,8 +121,8 @@ def export(model: nn.Module, example: Any = None, check: bool = True) -> nn.Modu
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy. ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` keep a computed weight as a plain
-    attribute, which deepcopy refuses; it is computed again in the next forward pass."""
+    """A deep copy, with whole parameters. ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` keep a
+    computed weight as a plain attribute, which deepcopy refuses; it is computed again in the next forward pass."""
     computed = {
         id(value): value.detach().clone()
         for module in model.modules()
@@ -129,7 +130,7 @@ def copied(model: nn.Module) -> nn.Module:
         for value in (held if isinstance(held, list | tuple) else (held,))
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, computed)
+    return gathered(model, computed)
 
 
 def plain(model: nn.Module) -> nn.Module:

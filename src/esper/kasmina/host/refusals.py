@@ -9,8 +9,7 @@ from torch import fx, nn
 from esper.contracts.errors import ConfigError
 from esper.kasmina.host.layer import KasminaLayer, kasmina_class
 
-SHARDED = ("FullyShardedDataParallel", "FSDPModule")
-_COMPILED_OR_DISTRIBUTED = ("OptimizedModule", "DistributedDataParallel", *SHARDED)
+_COMPILED_OR_DISTRIBUTED = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
 def refuse_unfit(model: nn.Module) -> None:
@@ -30,10 +29,11 @@ def refuse_unfit(model: nn.Module) -> None:
         bases = [base.__name__ for base in type(module).__mro__ if base.__name__ in _COMPILED_OR_DISTRIBUTED]
         if bases or module._compiled_call_impl is not None:
             kind = bases[0] if bases else "compiled module"
-            is_compiled = kind in ("OptimizedModule", "compiled module")
-            then = "then compile it" if is_compiled else "then put it into DistributedDataParallel"
-            then += "; sharded parameters are not supported yet" if kind in SHARDED else ""
-            raise ConfigError(f"{name} is already a {kind}. Wrap the bare model first, {then}.")
+            then = {"DistributedDataParallel": "put it into DistributedDataParallel", "FSDPModule": "fully_shard it"}
+            then |= {"FullyShardedDataParallel": "shard it with torch.distributed.fsdp.fully_shard"}
+            raise ConfigError(
+                f"{name} is already a {kind}. Wrap the bare model first, then {then.get(kind, 'compile it')}."
+            )
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
             raise ConfigError(f"{name} is lazy. Run the model once on an example batch, then wrap it.")
     if next(model.parameters(), None) is None:
@@ -41,18 +41,16 @@ def refuse_unfit(model: nn.Module) -> None:
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Refuse a model whose parameters are spread over ranks.
+    """Refuse a model with parts in ``FullyShardedDataParallel``, which flattens parameters.
 
     Raises:
-        ConfigError: naming the module.
+        ConfigError: naming the module and the remedy.
     """
     for path, module in model.named_modules():
-        kinds = [base.__name__ for base in type(module).__mro__ if base.__name__ in SHARDED]
-        if kinds:
-            name = repr(path) if path else "The model"
+        if any(base.__name__ == "FullyShardedDataParallel" for base in type(module).__mro__):
             raise ConfigError(
-                f"{name} is sharded over ranks ({kinds[0]}), which Esper does not support yet: grafts grow in whole "
-                "parameters. Train with DistributedDataParallel(esper.wrap(model))."
+                f"{repr(path) if path else 'The model'} is in FullyShardedDataParallel, which Esper does not support. "
+                "Shard the wrapped model with torch.distributed.fsdp.fully_shard."
             )
 
 

@@ -27,6 +27,7 @@ from esper.kasmina.host.stretches import Stretch, choose
 from esper.kasmina.host.tracing import Trace, TracedPlace, watching
 from esper.kasmina.places.place import Place
 from esper.kasmina.places.site import Site
+from esper.shards import is_sharded_module
 
 
 def wrap(model: nn.Module, config: GrowthConfig | None = None, example: Any = None) -> nn.Module:
@@ -108,7 +109,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """Take all seeds away, in place: the model is of its old class again, with nothing of Esper in it.
 
     Raises:
-        ConfigError: if the model has grown, since the bare host alone would compute something else.
+        ConfigError: if it is sharded, or has grown, since the bare host alone would compute something else.
     """
     grown = [place.layer_id for place in places(model) if place.is_growing]
     if grown:
@@ -116,6 +117,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             f"The model has grown at {', '.join(map(repr, grown))}; without its grafts it would compute something "
             "else. esper.export(model) keeps them; esper.host_state_dict(model) gives the bare host's weights."
         )
+    if any(map(is_sharded_module, model.modules())):
+        raise ConfigError("The model is sharded by fully_shard. Call esper.unwrap before that.")
     for module in _wrapped(model):
         to_bare_class(module)
     return model

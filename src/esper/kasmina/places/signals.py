@@ -11,6 +11,7 @@ from esper.kasmina.grafts.strategies import MAX_WEIGHTS, GraftSignals
 from esper.kasmina.places.before_update import before_update
 from esper.kasmina.places.grafting import needs_signals
 from esper.kasmina.places.place import Place
+from esper.shards import whole
 
 
 class SignalReader:
@@ -56,7 +57,7 @@ class SignalReader:
         like = place.state.alpha
         rested = like.new_full((), -1.0)
         parts = [
-            parameter.detach().flatten()[index].to(like)
+            whole(parameter.detach()).flatten()[index].to(like)
             for parameter, index in zip(self._covered[place.layer_id], self._indices(place), strict=True)
         ]
         return GraftSignals(
@@ -95,4 +96,4 @@ class SignalReader:
 
 def _norm(grad: Tensor) -> Tensor:
     grad = grad.coalesce().values() if grad.is_sparse else grad
-    return torch.linalg.vector_norm(grad, dtype=torch.promote_types(grad.dtype, torch.float32))
+    return whole(torch.linalg.vector_norm(grad, dtype=torch.promote_types(grad.dtype, torch.float32)))

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from esper.shards import own
+
 TAIL = 1 / 4
 """Share of the steps over which the mean is taken, at the end."""
 
@@ -67,32 +69,37 @@ class WeightMean:
     @torch.no_grad()
     def _take_in(self, model: nn.Module) -> None:
         self.count += 1
-        for name, parameter in model.named_parameters():
+        for name, parameter in _weights(model):
             mean = self.tensors.get(name)
             if mean is None or mean.shape != parameter.shape:
                 dtype = torch.promote_types(parameter.dtype, torch.float32)
-                self.tensors[name] = parameter.detach().to(dtype, copy=True)
+                self.tensors[name] = parameter.to(dtype, copy=True)
             else:
                 mean = self.tensors[name] = mean.to(parameter.device)
-                mean.lerp_(parameter.detach().to(mean.dtype), 1 / self.count)
+                mean.lerp_(parameter.to(mean.dtype), 1 / self.count)
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
         """Let the model have the mean in place of its weights; without any point it keeps its own."""
         with torch.no_grad():
-            parameters = list(model.named_parameters()) if self.count else []
-            own = [(parameter.data, parameter.detach().clone(), self.tensors[name]) for name, parameter in parameters]
+            weights = list(_weights(model)) if self.count else []
+            kept = [(weight, weight.clone(), self.tensors[name]) for name, weight in weights]
             try:
-                for weights, _, mean in own:
-                    weights.copy_(mean)
+                for weight, _, mean in kept:
+                    weight.copy_(mean)
                 yield
             finally:
-                for weights, saved, _ in own:
-                    weights.copy_(saved)
+                for weight, before, _ in kept:
+                    weight.copy_(before)
 
     def to_dict(self) -> dict[str, Any]:
         """The mean as a nested state; ``WeightMean(**saved)`` is the inverse."""
         return {"tensors": self.tensors, "count": self.count}
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters; of those that are shared, this rank's part."""
+    return ((name, own(parameter.detach())) for name, parameter in model.named_parameters())
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

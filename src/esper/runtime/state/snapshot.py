@@ -29,6 +29,8 @@ from esper.runtime.record.journal import Journal
 from esper.runtime.state.random_state import random_state, restore_random_state
 from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.rewarming import BIRTHS
+from esper.runtime.training.sharding import reshard
+from esper.shards import Shard, cut, is_sharded, live, own
 
 Stateful = Any
 """Whatever has ``state_dict`` and ``load_state_dict``."""
@@ -50,6 +52,11 @@ class Snapshots:
         extra: further objects with a state_dict that train with the model, by name.
         journal: where it is told that the disk is full.
         folder: on whose disk kept bodies lie; None keeps them in memory.
+        mesh: over which parameters are sharded; None where they are not.
+
+    Attributes:
+        folder: likewise.
+        mesh: likewise.
     """
 
     def __init__(
@@ -61,7 +68,9 @@ class Snapshots:
         extra: Mapping[str, Stateful],
         journal: Journal,
         folder: Path | None = None,
+        mesh: Any = None,
     ) -> None:
+        self.mesh = mesh
         self._model, self._optimizer = model, optimizer
         wrappers = {f"wrapper.{depth}": wrapper for depth, wrapper in enumerate(optimizer.wrappers)}
         self._in_body = {**{f"extra.{name}": item for name, item in extra.items()}, **wrappers, "scaler": scaler}
@@ -85,6 +94,7 @@ class Snapshots:
 
     def body(self) -> Body:
         """What training has made so far."""
+        self._reshard()
         grads = {key: p.grad for key, p in self._optimizer.named_parameters() if p.grad is not None}
         body: Body = clone(
             {
@@ -107,6 +117,8 @@ class Snapshots:
                 holds of seeds and grafts does not fit their topology, which the model has taken on by then.
         """
         self._check_fits(body)
+        self._reshard()
+        body = self._cut(body)
         for place in places(self._model):
             place.regrow(json.loads(body["topology"][place.layer_id]))
         self._check_own(body)
@@ -115,6 +127,7 @@ class Snapshots:
                 _put_back(self._model, name, tensor, body["model"][name])
         if body["extra_state"]:
             self._model.load_state_dict(body["extra_state"], strict=False)
+        body = body | {part: live(body[part], self.mesh) for part in ("others", "optimizer", "grads")}
         with _same_objects([*self._optimizer.wrappers, *self._optimizer.parts]):
             for name, state in body["others"].items():
                 self._in_body[name].load_state_dict(state)
@@ -122,6 +135,36 @@ class Snapshots:
         for key, parameter in self._optimizer.named_parameters():
             grad = body["grads"].get(key)
             parameter.grad = None if grad is None else grad.to(parameter.device)
+
+    def _cut(self, body: Body) -> Body:
+        """A body in which this rank has its part of what is whole in it, as one process has written it."""
+        if self.mesh is None:
+            return body
+
+        def part(saved: Any, of: Any) -> Any:
+            if not is_sharded(of) or isinstance(saved, Shard) or saved.shape != of.shape:
+                return saved
+            (placement,) = of.placements
+            return cut(saved, placement.dim, self.mesh.get_local_rank(), self.mesh.size())
+
+        model, trained = dict(_tensors(self._model)), list(self._optimizer.parameters())
+        by_key = dict(self._optimizer.named_parameters())
+        states = {
+            position: {
+                name: part(value, trained[position]) if isinstance(value, Tensor) else value
+                for name, value in state.items()
+            }
+            for position, state in body["optimizer"]["state"].items()
+        }
+        return body | {
+            "model": {name: part(saved, model[name]) for name, saved in body["model"].items()},
+            "grads": {key: part(saved, by_key[key]) for key, saved in body["grads"].items()},
+            "optimizer": body["optimizer"] | {"state": states},
+        }
+
+    def _reshard(self) -> None:
+        if self.mesh is not None:
+            reshard(self._model)
 
     def renew(self, kept: Kept, layer_id: str, part: str | None = None) -> Kept:
         """Let a kept body have one place as the model has it now, or one part of it (``"incubation"``).
@@ -278,8 +321,11 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor.data
 
 
-def _put_back(model: nn.Module, name: str, tensor: Tensor, saved: Tensor) -> None:
+def _put_back(model: nn.Module, name: str, tensor: Tensor, saved: Tensor | Shard) -> None:
     """In place where that is possible: a buffer may have been replaced by a longer one, or share its own memory."""
+    if isinstance(saved, Shard):
+        own(tensor).copy_(saved.local)
+        return
     has_own_memory = not any(
         stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
     )

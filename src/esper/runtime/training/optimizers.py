@@ -12,6 +12,7 @@ from esper.contracts.errors import ConfigError
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.places.place import Place
 from esper.runtime.training.optimizer_states import divided, merged, restore_optimizer
+from esper.shards import is_sharded
 
 _ADAM_FAMILY = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)
 
@@ -125,6 +126,11 @@ class HostOptimizer:
         others = [item.state_dict() for item in self._extra.values() if not isinstance(item, nn.Module | None)]
         memory = {tensor.untyped_storage().data_ptr() for tensor in flatten(others)[1].values()}
         missing = [parameter for parameter in missing if parameter.untyped_storage().data_ptr() not in memory]
+        if missing and any(map(is_sharded, self._model.parameters())):
+            raise ConfigError(
+                "The optimizer holds parameters that the model has no more. Build it after fully_shard(model), before "
+                "the model is called."
+            )
         if missing:
             shapes = ", ".join(str(tuple(parameter.shape)) for parameter in missing[:3])
             raise ConfigError(

@@ -54,7 +54,12 @@ class Ranks:
 
     def own(self, folder: Path) -> Path:
         """Where this rank writes what each has of its own: rank 0 in ``folder``, others below it."""
-        return folder / f"rank{self.rank}" if self.rank else folder
+        return self.of(self.rank, folder)
+
+    @staticmethod
+    def of(rank: int, folder: Path) -> Path:
+        """Where a rank writes its own."""
+        return folder / f"rank{rank}" if rank else folder
 
     def mean(self, loss: Tensor | float) -> Tensor | float:
         """A loss, averaged over ranks; a tensor stays on its device, and the host does not wait for that."""
@@ -147,6 +152,10 @@ class Ranks:
         if not self.are_several:
             return is_so
         return self._meet(what, int(is_so))[1] > 0
+
+    def largest(self, number: int, what: str) -> int:
+        """The largest number that any rank has."""
+        return self._meet(what, number)[1] if self.are_several else number
 
     def wait(self, what: str) -> None:
         """Until all others have come here too."""

@@ -23,6 +23,8 @@ from esper.runtime.training.optimizers import HostOptimizer
 from esper.runtime.training.ranks import Ranks
 from esper.runtime.training.rewarming import Rewarming
 from esper.runtime.training.scaled_rates import ScaledRates
+from esper.runtime.training.sharding import clip_grad_norm_, hooked
+from esper.shards import own
 
 GRAFT_LR = 1.5
 """Learning rate of grafts relative to the host's, behind optimizers of the Adam family."""
@@ -57,6 +59,7 @@ class Trainer:
         accumulate: batches per optimizer step.
         called: what ``loss`` is given: the model, or what several ranks call it through.
         ranks: who trains it together.
+        mesh: over which parameters are sharded; None where they are not.
 
     Attributes:
         remembers: whether anybody will ask for the settings of the next step.
@@ -80,6 +83,7 @@ class Trainer:
         accumulate: int,
         called: nn.Module | None = None,
         ranks: Ranks,
+        mesh: Any = None,
     ) -> None:
         if (loss is None) == (train_step is None):
             raise ConfigError("Give Session either loss=(model, batch) -> loss, or train_step=(batch) -> loss.")
@@ -120,6 +124,8 @@ class Trainer:
         self._handles = [before_update(part, self._note_settings) for part in optimizer.parts]
         self._average = GradientAverage(places(model), ranks.mean_) if ranks.are_several else None
         self._handles += self._average.handles if self._average else []
+        if mesh is not None:
+            self._handles += hooked(model)
         by_family, weight_decay = config.graft_lr is None, config.graft_weight_decay
         self._slot_optimizers = [
             SlotOptimizer(share, part, self._graft_lr_in_step, weight_decay, by_family=by_family)
@@ -321,7 +327,7 @@ class Trainer:
             if self.scaler is not None:
                 for optimizer in optimizers:
                     self.scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_grad_norm)
+            clip_grad_norm_(self._model.parameters(), self._clip_grad_norm)
         for optimizer in optimizers:
             if self.scaler is None:
                 optimizer.step()
@@ -392,7 +398,7 @@ class Trainer:
         """Of all parameters that the optimizer trains, but for grafts. As text: one that is NaN equals itself."""
         arenas = {id(place.arena.slots) for place in places(self._model)}
         trained = (one for one in self._optimizer.parameters() if one.requires_grad and id(one) not in arenas)
-        return [repr(float(torch.linalg.vector_norm(parameter.detach()))) for parameter in trained]
+        return [repr(float(torch.linalg.vector_norm(own(parameter.detach())))) for parameter in trained]
 
 
 def check_loss(loss: Any, who: str) -> None:

@@ -18,6 +18,7 @@ from esper.kasmina.places.place import Place
 from esper.kasmina.seeds.reading import read_together
 from esper.runtime.record.books import Lifecycle
 from esper.runtime.run import Run
+from esper.shards import whole
 from esper.tamiyo.sizing import no_colony, nowhere, too_small
 from esper.tamiyo.train_flops import looks_of_a_trial
 
@@ -195,7 +196,7 @@ class Observer:
         for layer_id in layer_ids:
             parameters = self._covered[layer_id]
             stride = max(1, sum(parameter.numel() for parameter in parameters) // SAMPLED_WEIGHTS)
-            parts.append([parameter.detach().flatten()[::stride] for parameter in parameters])
+            parts.append([whole(parameter.detach()).flatten()[::stride].clone() for parameter in parameters])
         read = read_together(parts)
         return {name: torch.cat(own) if own else torch.zeros(0) for name, own in zip(layer_ids, read, strict=True)}
 

@@ -137,7 +137,8 @@ def tell(
     }
     for name, row in rows.items():
         print(f"{name}: {row['throughput']:.1%} of bare ({row['least']:.1%} to {row['most']:.1%})")
-    size_told = f"{size} ranks{' (fully_shard)' if shards else ''}, GPT of {host.width} x {host.blocks}, {windows} windows of {host.context} on each"
+    how = " (fully_shard)" if shards else ""
+    size_told = f"{size} ranks{how}, GPT of {host.width} x {host.blocks}, {windows} windows of {host.context} on each"
     told = {
         "what": f"{size_told}; {SEEDS} seeds in every layer of its perceptrons; growing: {GRAFTS} grafts on trial",
         "machine": machine(),

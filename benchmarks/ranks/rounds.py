@@ -1,5 +1,5 @@
 """How long a round takes where its arms run in turn, and where they run on another GPU while the run goes on:
-``python -m benchmarks.ranks.rounds [--output FILE]``. On the processor a small model is trained instead.
+``python -m benchmarks.ranks.rounds [--window STEPS] [--output FILE]``. On the processor a small model is trained instead.
 
 A round lasts from the boundary at which it begins to the step after which its candidates are adopted or refused.
 """
@@ -24,8 +24,8 @@ from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation
 
-PLANNED, SHARE, ROUNDS = 800, 0.1, 2
-"""Steps of a run, the share of them that is a round's window, and rounds of each kind; the first is not counted."""
+SHARE, ROUNDS = 0.1, 2
+"""Of a run's steps, the share that is a round's window; and rounds of each kind. The first is not counted."""
 
 EPOCH = 5
 """Steps between two boundaries before a round begins."""
@@ -47,7 +47,7 @@ class Wants:
         ]
 
 
-def seconds(rank: int, size: int, device: torch.device, candidates: int) -> list[dict[str, Any]]:
+def seconds(rank: int, size: int, device: torch.device, candidates: int, window: int) -> list[dict[str, Any]]:
     """Of each round, on rank 0."""
     host, windows = (HOST, WINDOWS) if device.type == "cuda" else (SMALL, FEW)
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def seconds(rank: int, size: int, device: torch.device, candidates: int) -> list
         return torch.randint(host.vocabulary, (windows, host.context + 1), device=device, generator=generator)
 
     session = esper.Session(
-        model, optimizer, loss=loss, evaluate=evaluate, planned_steps=PLANNED, policy=Wants(candidates)
+        model, optimizer, loss=loss, evaluate=evaluate, planned_steps=round(window / SHARE), policy=Wants(candidates)
     )
     found: list[dict[str, Any]] = []
     if session.serve_arms():
@@ -101,7 +101,7 @@ def seconds(rank: int, size: int, device: torch.device, candidates: int) -> list
     return found
 
 
-def work(rank: int, size: int, candidates: int, store: str) -> None:
+def work(rank: int, size: int, candidates: int, window: int, store: str) -> None:
     is_on_gpus = torch.cuda.is_available()
     device = torch.device("cuda", rank) if is_on_gpus else torch.device("cpu")
     if is_on_gpus:
@@ -110,7 +110,7 @@ def work(rank: int, size: int, candidates: int, store: str) -> None:
         torch.set_num_threads(1)
     if size > 1:
         distributed.init_process_group("gloo", init_method=f"file://{store}.meet", rank=rank, world_size=size)
-    found = seconds(rank, size, device, candidates)
+    found = seconds(rank, size, device, candidates, window)
     if rank == 0:
         Path(store).write_text(json.dumps(found))
     if size > 1:
@@ -121,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", help="a file for the figures, as JSON")
     parser.add_argument("--candidates", type=int, nargs="+", default=[1, 2], help="how many a round has")
+    parser.add_argument("--window", type=int, default=80, help="its steps")
     asked = parser.parse_args()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     rows: dict[str, Any] = {}
@@ -129,14 +130,14 @@ def main() -> None:
         for size in (1, 2):
             with tempfile.TemporaryDirectory() as folder:
                 store = str(Path(folder, "told"))
-                multiprocessing.spawn(work, (size, candidates, store), nprocs=size)
+                multiprocessing.spawn(work, (size, candidates, asked.window, store), nprocs=size)
                 found[size] = json.loads(Path(store).read_text())[1:]
         in_turn, elsewhere = (median(one["seconds"] for one in found[size]) for size in (1, 2))
         share = elsewhere / in_turn
         rows[str(candidates)] = {"in_turn": found[1], "elsewhere": found[2], "share": share, "goal": GOAL}
         print(f"{candidates} candidates: in turn {in_turn:.1f} s, elsewhere {elsewhere:.1f} s, {share:.2f} of it")
     told = {
-        "what": f"a round with a window of {round(SHARE * PLANNED)} steps; one GPU, and a second one for arms",
+        "what": f"a round with a window of {asked.window} steps; one GPU, and a second one for arms",
         "machine": machine(),
         "candidates": rows,
     }

@@ -1,5 +1,5 @@
 """How long a round takes where its arms run in turn, and where they run on another GPU while the run goes on:
-``python -m benchmarks.ranks.rounds [--window STEPS] [--output FILE]``. On the processor a small model is trained instead.
+``python -m benchmarks.ranks.rounds [--window STEPS] [--output FILE]``. On the processor with a small model.
 
 A round lasts from the boundary at which it begins to the step after which its candidates are adopted or refused.
 """

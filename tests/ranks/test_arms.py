@@ -39,11 +39,11 @@ def three(tmp_path_factory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_same_as_in_turn(two, three, name):
-    """Bytes, books, and logs line by line; but where the first is taken, arms behind it have run nevertheless."""
+    """Bytes, books, and logs line by line; but for arms that need not have run, behind the first or cancelled."""
     ranks = two if f"elsewhere:{name}" in two[0] else three
     got, expected = ranks[0][f"elsewhere:{name}"], in_turn(name)
     assert got["parameters"] == expected["parameters"]
-    if name != "the first":
+    if name not in ("the first", "cancelled"):
         assert got["events"] == expected["events"]
         assert got["books"] == expected["books"]
     assert [one for one in expected["events"] if one["event"] == "arm_ended"]
@@ -137,9 +137,12 @@ def test_a_parcel_brings_what_was_sent(tmp_path):
 
 
 def test_the_end_of_a_line_is_told():
+    """Also where nobody has closed it."""
     one, other = Pipe()
-    line = Line(other, torch.device("cpu"), 1.0)
-    one.close()
+    begun, line = Line(one, torch.device("cpu"), 1.0), Line(other, torch.device("cpu"), 1.0)
+    begun.send(Parcel.of("the last"))
+    del begun
+    assert line.next(60) == "the last"
     assert isinstance(line.next(60), Gone)
 
 

@@ -453,6 +453,7 @@ class Session:
     def _submit(self, command: Command, request: Callable[[], Answer]) -> Answer:
         if not isinstance(command, Command):
             raise ConfigError(f"A session is given an esper.contracts.commands.Command, not {command!r:.80}.")
+        self._refuse_for_arms()
         try:
             return self._run.inbox.ask(request)
         except TransitionError as error:  # none of the seeds': it was asked in the middle of a step
@@ -594,6 +595,7 @@ class Session:
         Raises:
             ConfigError: if ``path`` is no path, or there is a file in its place.
         """
+        self._refuse_for_arms()
         directory = self._run.ranks.own(directory_of(path, "path"))
         with self._run.inbox.turn():
             return self._checkpoints.save(directory)
@@ -604,6 +606,7 @@ class Session:
         Raises:
             CheckpointError: if there is none, it is damaged, or it belongs to another run; nothing was changed then.
         """
+        self._refuse_for_arms()
         state = self._checkpoints.read(path_of(path, "path"))
         with self._run.inbox.turn():
             self._refuse_if_finished()
@@ -684,15 +687,18 @@ class Session:
                 check_storable(batch)
 
     def _refuse_if_replaced(self) -> None:
-        if self._is_for_arms:
-            raise ConfigError(
-                "This rank runs arms for the run on rank 0. Call session.serve_arms() before the loop; it is True here "
-                "once the run is over, and False on rank 0, which trains."
-            )
+        self._refuse_for_arms()
         if self._run.trainer.is_replaced:
             raise ConfigError(
                 "Another Session was built on this model or this optimizer since, and has taken over. Go on with that "
                 "one, or build a new one."
+            )
+
+    def _refuse_for_arms(self) -> None:
+        if self._is_for_arms:
+            raise ConfigError(
+                "This rank runs arms for the run on rank 0. Call session.serve_arms() before the loop; it is True here "
+                "once the run is over, and False on rank 0, which trains."
             )
 
     def _refuse_if_finished(self) -> None:

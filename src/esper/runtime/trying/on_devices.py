@@ -116,8 +116,9 @@ class OnDevices(Runner):
         self._now = None
         self._tell(("drop", None))
         for helper in self._helpers:
-            if helper.candidate is not None and (one := self._run.books.alive.get(helper.candidate)):
-                self._run.costs.charge(helper.progress[2], [one])  # cut short, and paid for nevertheless
+            if helper.candidate is not None:  # cut short, and paid for nevertheless
+                one = self._run.books.alive.get(helper.candidate)
+                self._run.costs.charge(helper.progress[2], [one] if one else [])
             helper.candidate = None
 
     def close(self) -> None:

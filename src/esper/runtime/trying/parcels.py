@@ -4,8 +4,11 @@ A tensor of a device comes to the device of the receiver. What lies on disk is s
 """
 
 import io
+import os
 import pickle
+import socket
 import time
+import weakref
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
@@ -136,6 +139,7 @@ class Line:
         self._sender = Thread(target=_send_all, args=(connection, self._outgoing), daemon=True)
         self._sender.start()
         Thread(target=_receive_all, args=(connection, device, self._incoming), daemon=True).start()
+        weakref.finalize(self, self._outgoing.put, None)  # where nobody closes it the other end is told nevertheless
 
     @property
     def is_silent(self) -> bool:
@@ -172,11 +176,13 @@ class Gone:
 
 
 def _send_all(connection: Connection, outgoing: "SimpleQueue[Parcel | None]") -> None:
-    while (parcel := outgoing.get()) is not None:
-        try:
+    try:
+        while (parcel := outgoing.get()) is not None:
             parcel.send(connection)
-        except LOST:  # the receiving thread tells
-            return
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+            end.shutdown(socket.SHUT_WR)
+    except LOST:  # the receiving thread tells
+        return
 
 
 def _receive_all(connection: Connection, device: torch.device, incoming: "SimpleQueue[Any]") -> None:

@@ -4,10 +4,14 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 FILE = """\
 space:
@@ -83,3 +87,33 @@ def left_of(directory: Path) -> list[str]:
         except OSError:  # it has ended, or is not ours
             continue
     return found
+
+
+@contextmanager
+def cluster(directory) -> Iterator[str]:
+    """A Ray cluster of this machine alone, begun by somebody else; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = [
+        "--node-ip-address=127.0.0.1",
+        "--include-dashboard=false",
+        "--num-cpus=1",
+        f"--object-store-memory={80 * 2**20}",
+    ]
+    line = [
+        Path(sys.executable).with_name("ray"),
+        "start",
+        "--head",
+        "--block",
+        f"--port={address.split(':')[1]}",
+        *options,
+    ]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", MARK: str(directory)}
+    with TemporaryDirectory(prefix="ray-", dir="/tmp") as short, (directory / "ray.log").open("w") as log:
+        ray = subprocess.Popen([*line, f"--temp-dir={short}"], env=environment, stdout=log, stderr=log)
+        try:
+            until(lambda: "block forever" in (directory / "ray.log").read_text())
+            yield address
+        finally:
+            ray.terminate()
+            ray.wait()

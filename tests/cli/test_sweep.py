@@ -14,7 +14,7 @@ from esper.cli.main import main
 from esper.cli.sweep_file import read_sweep
 from esper.contracts.errors import ConfigError
 from esper.flags.lock import held
-from tests.cli.sweeps import FILE, begun, ended, kill_one, left_of, table, until
+from tests.cli.sweeps import FILE, begun, cluster, ended, kill_one, left_of, table, until
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
@@ -220,6 +220,24 @@ def test_sixty_four_runs_on_ray_with_two_workers_killed_are_those_of_the_pool(tm
     assert [row["state"] for row in rows] == ["finished"] * 64
     assert rows == table(tmp_path / "pool")
     assert all("resumed" in (tmp_path / f"ray/trials/{name}.log").read_text() for name in (first, second))
+
+
+@pytest.mark.long
+@needs_ray
+def test_on_a_cluster_that_is_there(undisturbed, tmp_path, monkeypatch):
+    (tmp_path / "one.yaml").write_text(FILE.replace("[0, 1, 2]", "1").replace("[0.03, 0.003]", "0.03"))
+    with cluster(tmp_path) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        ended(begun(tmp_path, "one.yaml", "out", "--engine", "ray"))
+    (row,) = table(tmp_path / "out")
+    (other,) = (one for one in table(undisturbed[0] / "out") if (one["lr"], one["seed"]) == ("0.03", "1"))
+    assert row == {name: other[name] for name in row} | {"trial": "0"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "sweep.csv",
+        "sweep.html",
+        "sweep.json",
+        "trials",
+    ]
 
 
 @pytest.mark.long

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonschema
@@ -28,6 +29,15 @@ OURS = "app.kubernetes.io/part-of"
 Document = dict[str, Any]
 
 _FREE: dict[str, Any] = {"type": "object"}
+
+
+def _group(**more: Document) -> Document:
+    """Of pods of a Ray cluster."""
+    start = {"type": "object", "additionalProperties": {"type": "string"}}
+    properties = {"rayStartParams": start, "template": _FREE, **more}
+    return {"type": "object", "additionalProperties": False, "required": ["template"], "properties": properties}
+
+
 RAY_JOB: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -44,14 +54,13 @@ RAY_JOB: dict[str, Any] = {
             "required": ["headGroupSpec"],
             "properties": {
                 "rayVersion": {"type": "string"},
-                "headGroupSpec": {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "required": ["template"],
-                    "properties": {
-                        "rayStartParams": {"type": "object", "additionalProperties": {"type": "string"}},
-                        "template": _FREE,
-                    },
+                "headGroupSpec": _group(),
+                "workerGroupSpecs": {
+                    "type": "array",
+                    "items": _group(
+                        groupName={"type": "string"},
+                        **{key: {"type": "integer"} for key in ("replicas", "minReplicas", "maxReplicas")},
+                    ),
                 },
             },
         },
@@ -113,7 +122,9 @@ def templates(every: list[Document]) -> Iterator[tuple[Document, Document]]:
     """Documents that make pods, with the template."""
     for one in every:
         if one["kind"] == "RayJob":
-            yield one, one["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+            cluster = one["spec"]["rayClusterSpec"]
+            for group in (cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])):
+                yield one, group["template"]
         elif "template" in one.get("spec", {}):
             yield one, one["spec"]["template"]
 
@@ -135,19 +146,20 @@ def schemas(every: list[Document]) -> Iterator[str]:
         name = one["metadata"]["name"]
         for version in VERSIONS:
             try:
-                kubernetes_validate.validate(_as_known(one), version, strict=True)
+                for known in _as_known(one):
+                    kubernetes_validate.validate(known, version, strict=True)
                 if one["kind"] == "RayJob":
                     jsonschema.validate(one["spec"], RAY_JOB)
             except jsonschema.ValidationError as error:
                 yield f"{one['kind']} {name}: {error.message}"
 
 
-def _as_known(document: Document) -> Document:
-    """Kubernetes knows no RayJob, but the pod that it makes."""
+def _as_known(document: Document) -> list[Document]:
+    """Kubernetes knows no RayJob, but the pods that it makes."""
     if document["kind"] != "RayJob":
-        return document
-    ((_, template),) = templates([document])
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": document["metadata"], "spec": template["spec"]}
+        return [document]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": document["metadata"]}
+    return [pod | {"spec": template["spec"]} for _, template in templates([document])]
 
 
 def restricted(every: list[Document]) -> Iterator[str]:
@@ -266,7 +278,10 @@ def _refused(line: list[str], held: dict[str, str]) -> Iterator[str]:
     elif program != "esper":
         yield f"there is no program {program}"
     else:
-        parse([one for one in words if not one.startswith("--config=")])
+        with TemporaryDirectory() as folder:
+            for name, text in held.items():
+                Path(folder, name).write_text(text)
+            parse([one.replace("/etc/esper", folder) for one in words if not one.startswith("--config=")])
 
 
 def check_configuration(every: list[Document], folder: Path) -> None:

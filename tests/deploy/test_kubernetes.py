@@ -44,7 +44,7 @@ def test_a_sweep_is_one_that_esper_sweep_takes(tmp_path):
 
 
 def _container(every: list[Document], kind: str, name: str) -> dict[str, Any]:
-    (found,) = containers([named(every, kind, name)])
+    found, *_ = containers([named(every, kind, name)])
     return found.spec
 
 

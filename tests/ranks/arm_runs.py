@@ -180,13 +180,13 @@ def saving(rank: int, size: int, folder: str, dies_at: str) -> Any:
     """A run that goes on from its checkpoint; rank 0 dies in writing one, in the window or between arms."""
     write = store.write
 
-    def dies(path: Path, tree: Any) -> Path:
+    def dies(path: Path, tree: Any, number: int) -> Path:
         now = tree["growth"]["round"]
         in_window = now is not None and now["run"] is None and tree["clock"]["step"] > 30
         between_arms = now is not None and now["arm"] == 1
         if {"window": in_window, "arms": between_arms}.get(dies_at):
             os.kill(os.getpid(), signal.SIGKILL)
-        return write(path, tree)
+        return write(path, tree, number)
 
     trial = recipe("as many steps").build(directory=Path(folder) / "run")
     if trial.session.serve_arms():

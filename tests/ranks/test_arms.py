@@ -74,9 +74,8 @@ def test_without_a_rank_that_is_gone(tmp_path, number):
 @pytest.mark.parametrize("dies_at", ["window", "arms"])
 def test_killed_and_resumed(tmp_path, dies_at):
     rank, other = started(tmp_path, 2, f"saving:{tmp_path}:{dies_at}")
-    _, errors = other.communicate()
-    assert rank.wait() == -signal.SIGKILL
-    rank.communicate()
+    (_, own), (_, errors) = rank.communicate(), other.communicate()
+    assert rank.returncode == -signal.SIGKILL, own
     assert "has ended without session.finish()" in errors
     (tmp_path / "store2").unlink()
     got = heard(tmp_path, 2, f"saving:{tmp_path}:never")[0][f"saving:{tmp_path}:never"]

@@ -45,9 +45,27 @@ def _triton_is_made_to_interpret_once():
         yield
 
 
+_OF_RANKS = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+
+
 @pytest.fixture(autouse=True)
 def _leaves_no_process_group():
-    """A trainer's strategy begins one and leaves it to the end of the process."""
+    """A trainer's strategy begins one and leaves it to the end of the process; and what it tells its ranks by."""
+    before = {name: os.environ.get(name) for name in _OF_RANKS}
     yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

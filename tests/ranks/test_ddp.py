@@ -48,7 +48,10 @@ def test_two_ranks_do_what_one_does_with_all_samples(two, one, name):
 
 def test_ranks_that_have_come_to_different_points_say_so(two):
     for rank in two:
-        assert "Rank 1 has come to 'what was counted' where rank 0 has come to 'the newest checkpoint'" in rank["apart"]
+        assert (
+            "Rank 1 has come to 'what was counted' where rank 0 has come to 'the number of a checkpoint'"
+            in rank["apart"]
+        )
 
 
 def test_what_one_rank_is_asked_for_all_are(two):

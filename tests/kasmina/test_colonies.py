@@ -17,7 +17,7 @@ import esper.kasmina.grafts.colony as colony_module
 import esper.kasmina.grafts.group as group_module
 from esper.contracts.lifecycle import State
 from esper.kasmina.grafts.guard import Exit
-from esper.kasmina.host.anchoring import is_espers, places
+from esper.kasmina.host.anchoring import anchor_of, is_espers, places
 from esper.kasmina.host.wrapping import place_named
 from esper.kasmina.places.lifecycle import is_finite
 from esper.kasmina.places.passes import Passes
@@ -56,7 +56,9 @@ def wrapped_once(name: str) -> tuple[nn.Module, Tensor]:
 def wrapped(name: str) -> nn.Module:
     model, random_state = wrapped_once(name)
     torch.set_rng_state(random_state)
-    return copy.deepcopy(model)
+    made = copy.deepcopy(model)
+    anchor_of(made).example = anchor_of(model).example  # which copies leave out, and exports are compared on
+    return made
 
 
 def grown(

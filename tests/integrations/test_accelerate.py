@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 import esper
 from esper.contracts.lifecycle import State
 from esper.integrations.accelerate import Accumulation, register_session
+from tests.few import few
 from tests.runtime import toy
 from tests.runtime.toy import Script, Trial, growing, timeless
 
@@ -180,8 +182,7 @@ KINDS: dict[str, Callable[[], Accelerator]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "kind"), few(product(MODELS, KINDS), list(zip(MODELS, KINDS, strict=True))))
 def test_a_run_that_refuses_ends_as_without_esper_and_its_arms_end_where_it_does(name, kind):
     places = MODELS[name][1]
     one = loop(KINDS[kind](), name, growing(layers=places, round_fraction=0.25))
@@ -266,7 +267,13 @@ def whole():
     return trial.digest(), timeless(trial.session.events)
 
 
-@pytest.mark.parametrize(("by", "step"), [*(("save_state", step) for step in (7, 10, 34, 72)), ("session.save", 34)])
+@pytest.mark.parametrize(
+    ("by", "step"),
+    few(
+        [*(("save_state", step) for step in (7, 10, 34, 72)), ("session.save", 34)],
+        [("save_state", 34), ("save_state", 72), ("session.save", 34)],
+    ),
+)
 def test_a_run_resumes_to_the_byte(by, step, whole, tmp_path):
     """In an epoch, at its end, in the window of a round, and once something has grown."""
     one, trial = resumable()

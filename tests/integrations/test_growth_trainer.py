@@ -14,6 +14,7 @@ import esper
 from esper import CheckpointError, ConfigError
 from esper.integrations.growth_trainer import EXPORT, GROWTH, GrowthTrainer
 from esper.kasmina.host.anchoring import is_espers
+from tests.few import few
 from tests.integrations.conftest import pass_all
 from tests.integrations.small_models import (
     EPOCHS,
@@ -83,7 +84,7 @@ def plain(kind: str, path: Path, **options: Any) -> transformers.Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("kind", few(WAYS, ["bert", "llama"]))
 def test_a_run_that_adopts_nothing_is_that_of_the_plain_trainer_to_the_byte(kind, none_pass, tmp_path):
     """Weights, moments, logs, state, callbacks, random streams and files, though arms were run in between."""
     told = Counting(), Counting()
@@ -98,7 +99,7 @@ def test_a_run_that_adopts_nothing_is_that_of_the_plain_trainer_to_the_byte(kind
     assert {path.name: path.read_bytes() for path in tmp_path.glob("checkpoint-20/model.safetensors")} == files
 
 
-@pytest.mark.parametrize("kind", ["bert", pytest.param("gpt2", marks=ALIKE), "llama", "vit"])
+@pytest.mark.parametrize("kind", few(WAYS, ["llama", "vit"]))
 def test_an_update_that_is_made_again_comes_to_the_same_bytes(kind, monkeypatch, tmp_path):
     """Also where loading the data draws from the random streams that dropout draws from."""
     before: list[Any] = []
@@ -188,7 +189,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     [
         pytest.param(5, marks=ALIKE, id="dormant"),
         pytest.param(8, id="in the window"),
-        pytest.param(13, id="adopted"),
+        pytest.param(13, marks=ALIKE, id="adopted"),
         pytest.param(19, marks=ALIKE, id="kept"),
     ],
 )
@@ -207,7 +208,7 @@ def logits(model: nn.Module, kind: str) -> torch.Tensor:
         return model.eval()(**example(kind)).logits
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt2", pytest.param("llama", marks=ALIKE), "vit"])
+@pytest.mark.parametrize("kind", few(WAYS, ["gpt2", "vit"]))
 def test_what_has_grown_is_judged_kept_saved_and_loaded(kind, all_pass, tmp_path):
     """By from_pretrained, in a folder of the Trainer; the run can be gone on with from its last checkpoint."""
     trainer = growing(kind, arguments(tmp_path, **WAYS[kind], save_strategy="steps", save_steps=20))

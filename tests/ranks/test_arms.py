@@ -13,6 +13,7 @@ from esper.contracts.errors import ConfigError
 from esper.runtime.costs.forecast import Forecast
 from esper.runtime.trying.parcels import Gone, Line, Parcel
 from tests import warm
+from tests.few import few
 from tests.ranks.arm_runs import CONFIGS, recipe, trained
 from tests.ranks.launch import ROOT, heard, place, started
 
@@ -71,7 +72,7 @@ def test_without_a_rank_that_is_gone(tmp_path, number):
     assert "run in turn" in note
 
 
-@pytest.mark.parametrize("dies_at", ["window", "arms"])
+@pytest.mark.parametrize("dies_at", few(["window", "arms"], ["window"]))
 def test_killed_and_resumed(tmp_path, dies_at):
     rank, other = started(tmp_path, 2, f"saving:{tmp_path}:{dies_at}")
     (_, own), (_, errors) = rank.communicate(), other.communicate()

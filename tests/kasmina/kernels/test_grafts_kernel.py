@@ -1,7 +1,7 @@
 """The kernel of grafts against blueprints and autograd: on a GPU if there is one, else in Triton's interpreter."""
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -252,8 +252,13 @@ def test_a_gradient_that_a_graft_spoils_is_dropped_whole_and_one_of_the_host_is_
     assert not grads[bench.batch.slots[2]].isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["low_rank", "bottleneck_mlp", "glu"])
-@pytest.mark.parametrize(("width", "leading"), [(1, (9,)), (5, (3, 4)), (32, (2, 3, 5))])
+@pytest.mark.parametrize(
+    ("name", "width", "leading"),
+    few(
+        product(["low_rank", "bottleneck_mlp", "glu"], [1, 5, 32], [(9,), (2, 3, 5)]),
+        [("low_rank", 1, (9,)), ("bottleneck_mlp", 5, (2, 3, 5)), ("glu", 32, (9,))],
+    ),
+)
 def test_grafts_that_read_the_input_give_what_their_twins_give(name, width, leading, monkeypatch):
     monkeypatch.setenv("ESPER_KERNELS", "triton")
     settings = GRAFTS[name] | {"reads": "input"}

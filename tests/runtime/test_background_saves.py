@@ -42,9 +42,9 @@ def gate(monkeypatch) -> threading.Event:
     """Writers wait for it."""
     opened, write = threading.Event(), store.write_prepared
 
-    def waits(directory, prepared):
+    def waits(directory, prepared, number):
         opened.wait(60)
-        return write(directory, prepared)
+        return write(directory, prepared, number)
 
     monkeypatch.setattr(store, "write_prepared", waits)
     return opened
@@ -84,11 +84,11 @@ def test_a_process_that_is_forked_off_waits_for_what_is_written(gate, tmp_path):
 def test_a_disk_that_is_full_is_told_and_the_next_one_is_tried(tmp_path, monkeypatch):
     calls, write = [], store.write_prepared
 
-    def full_once(directory, prepared):
+    def full_once(directory, prepared, number):
         calls.append(directory)
         if len(calls) == 1:
             raise OSError("No space left on device")
-        return write(directory, prepared)
+        return write(directory, prepared, number)
 
     monkeypatch.setattr(store, "write_prepared", full_once)
     with pytest.warns(RuntimeWarning, match="No checkpoint was written at step .*: No space left"):

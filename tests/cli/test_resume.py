@@ -24,8 +24,8 @@ esper.cli.run.CHECKPOINT_STEPS = 3
 where, *line = sys.argv[1:]
 write, step = store.write, Session.step
 
-def kill_in_an_arm(directory, tree):
-    written, now = write(directory, tree), tree["growth"]["round"]
+def kill_in_an_arm(directory, tree, number):
+    written, now = write(directory, tree, number), tree["growth"]["round"]
     if now and now["arm_step"] and where == f"arm {now['arm']}":
         os.kill(os.getpid(), signal.SIGKILL)
     return written

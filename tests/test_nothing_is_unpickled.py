@@ -22,6 +22,8 @@ def dangers(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module in MODULES:
             yield f"{node.lineno}: from {node.module}"
+        if isinstance(node, ast.ClassDef) and any(names(base).endswith("Unpickler") for base in node.bases):
+            yield f"{node.lineno}: class {node.name}"
         if not isinstance(node, ast.Call):
             continue
         called, keywords = names(node.func), {one.arg: one.value for one in node.keywords}
@@ -60,6 +62,7 @@ def test_nothing_is_unpickled():
         "np.load(path, allow_pickle=True)",
         "yaml.load(text, Loader)",
         "from pickle import loads",
+        "class Reader(pickle.Unpickler): ...",
         "joblib.load(path)",
         "eval(text)",
     ],

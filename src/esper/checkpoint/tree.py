@@ -131,14 +131,25 @@ class _Flattened:
         return name
 
 
-def unflatten(structure: Json, tensors: Mapping[str, Tensor], apart: Mapping[str, Any] = MappingProxyType({})) -> Any:
+def unflatten(
+    structure: Json,
+    tensors: Mapping[str, Tensor],
+    apart: Mapping[str, Any] = MappingProxyType({}),
+    device: torch.device | None = None,
+) -> Any:
     """Inverse of :func:`flatten`.
+
+    Args:
+        structure: as that gives it.
+        tensors: likewise.
+        apart: likewise.
+        device: where tensors come that were not on the host; None is where they were.
 
     Raises:
         CheckpointError: if the structure is none that :func:`flatten` gives, or names what is not there.
     """
     try:
-        return _Unflattened(tensors, apart).decode(structure)
+        return _Unflattened(tensors, apart, device).decode(structure)
     except torch.OutOfMemoryError:  # of a device: nothing is wrong with the checkpoint
         raise
     except RecursionError as error:
@@ -150,8 +161,8 @@ def unflatten(structure: Json, tensors: Mapping[str, Tensor], apart: Mapping[str
 class _Unflattened:
     """Decodes a structure. It may come from anywhere: nothing of it is trusted."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], apart: Mapping[str, Any]) -> None:
-        self._tensors, self._apart = tensors, apart
+    def __init__(self, tensors: Mapping[str, Tensor], apart: Mapping[str, Any], device: torch.device | None) -> None:
+        self._tensors, self._apart, self._device = tensors, apart, device
 
     def decode(self, structure: Json) -> Any:
         if not isinstance(structure, dict):
@@ -161,7 +172,7 @@ class _Unflattened:
             case "tensor":
                 return self._tensors[value]
             case "tensor_on":
-                return _on_device(self._tensors[value[1]], torch.device(value[0]))
+                return _on_device(self._tensors[value[1]], self._device or torch.device(value[0]))
             case "sparse":
                 indices, values, shape, is_coalesced = map(self.decode, value)
                 return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=is_coalesced, check_invariants=True)

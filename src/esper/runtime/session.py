@@ -683,7 +683,7 @@ class Session:
         if self._run.step == 0:
             refuse_changed(self._run.model)
             check_copyable(batch)
-            if self._directory is not None:
+            if self._directory is not None or self._lines:
                 check_storable(batch)
 
     def _refuse_if_replaced(self) -> None:

@@ -60,6 +60,15 @@ class _Form(NamedTuple):
     structure: TreeSpec
     strides: tuple[tuple[int, ...] | None, ...]
 
+    def shown(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"like": tree_unflatten(range(len(self.strides)), self.structure), "strides": self.strides}
+
+    @classmethod
+    def of(cls, shown: dict[str, Any]) -> "_Form":
+        """Inverse of :meth:`shown`."""
+        return cls(tree_structure(shown["like"]), tuple(shown["strides"]))
+
 
 class BatchStore(Sequence[Any]):
     """Batches in the order in which they came.
@@ -143,11 +152,7 @@ class BatchStore(Sequence[Any]):
                 case _OnDisk(block, position, form):
                     where = {"block": block, "position": position}
                     entries.append(where | {"form": forms.setdefault(form, len(forms))})
-        shown = [
-            {"like": tree_unflatten(range(len(form.strides)), form.structure), "strides": form.strides}
-            for form in forms
-        ]
-        return {"entries": entries, "forms": shown, "blocks": self._blocks}
+        return {"entries": entries, "forms": [form.shown() for form in forms], "blocks": self._blocks}
 
     def load_state_dict(self, state: dict[str, Any] | list[Any]) -> None:
         """Inverse of :meth:`state_dict`; checkpoints of before had the batches themselves.
@@ -159,7 +164,7 @@ class BatchStore(Sequence[Any]):
             for batch in state:
                 self.add(batch)
             return
-        forms = [_Form(tree_structure(one["like"]), tuple(one["strides"])) for one in state["forms"]]
+        forms = [_Form.of(one) for one in state["forms"]]
         self._blocks = list(state["blocks"])
         for entry in state["entries"]:
             if "index" in entry:
@@ -210,6 +215,17 @@ class BatchStore(Sequence[Any]):
             self._read = None  # one at a time
             self._read = block, self._blocks[block].read()
         return self._read[1]
+
+
+def taken_apart(batch: Any) -> dict[str, Any]:
+    """A batch as a nested state, with which :func:`put_together` makes it again in another process."""
+    leaves, form = _taken_apart(batch)
+    return {"leaves": leaves, **form.shown()}
+
+
+def put_together(saved: dict[str, Any]) -> Any:
+    """Inverse of :func:`taken_apart`."""
+    return _joined(saved["leaves"], _Form.of(saved))
 
 
 class LatestBatches:

@@ -10,7 +10,7 @@ from esper.contracts.errors import RankError
 from esper.runtime.judging.judge import Measurement
 from esper.runtime.record.books import Books
 from esper.runtime.run import Run
-from esper.runtime.state.batch_store import ReplayError
+from esper.runtime.state.batch_store import ReplayError, put_together
 from esper.runtime.state.module_state import STREAMS
 from esper.runtime.state.random_state import as_seen_from
 from esper.runtime.trying.accounts import Account
@@ -18,6 +18,7 @@ from esper.runtime.trying.arms import Arms, Source, arm_steps
 from esper.runtime.trying.parcels import Gone, Line, Parcel
 from esper.runtime.trying.replay import Round
 from esper.runtime.trying.rounds import Rounds
+from esper.runtime.trying.steps import Step
 
 PULSE_S = 1.0
 """So often the run is told how far an arm has come."""
@@ -76,13 +77,17 @@ class ArmRank:
         self._own_streams(state["round"]["start"]["clock"]["random"])
         for changes in state["round"]["modules"]:
             self._own_streams(changes.get(STREAMS, {}))
-        self._rounds.current = Round.from_dict(state["round"], self._run.batch_store())
+        batches = [put_together(one) for one in state["round"]["batches"]]
+        self._rounds.current = Round.from_dict(state["round"] | {"batches": batches}, self._run.batch_store())
 
     def _add(self, now: Round, what: str, value: Any) -> None:
         """Take in more of the window."""
         if what == "step":
-            self._own_streams(value.streams)
-            now.remember(value)
+            self._own_streams(value["streams"])
+            if (facts := value["facts"]) is not None:
+                facts = now.modules.before(len(now.modules.changes) - 1) | facts
+                facts.pop(STREAMS, None)
+            now.remember(Step(**value | {"batch": put_together(value["batch"]), "facts": facts}))
         else:
             twin, now.twin_steps = value
             now.twin = Measurement(**twin)

@@ -10,7 +10,7 @@ from threading import Thread
 from esper.contracts.errors import RankError
 from esper.runtime.run import Run
 from esper.runtime.training.ranks import Ranks
-from esper.runtime.trying.parcels import Line
+from esper.runtime.trying.parcels import Line, Parcel
 
 
 def lines(ranks: Ranks, run: Run, timeout: float) -> list[Line]:
@@ -23,6 +23,7 @@ def lines(ranks: Ranks, run: Run, timeout: float) -> list[Line]:
 
     Raises:
         RankError: if the ranks were not given the same, or one does not come.
+        CheckpointError: if something has a state that cannot be sent.
     """
     given = {
         "planned_steps": run.planned_steps,
@@ -31,6 +32,7 @@ def lines(ranks: Ranks, run: Run, timeout: float) -> list[Line]:
         "tensors": {name: tuple(tensor.shape) for name, tensor in run.model.state_dict().items()},
     }
     ranks.check_equal(given, "arguments of Session")
+    Parcel.of(run.captures.capture())  # it must be such as can be sent, and now is the time to say so
     device = next(run.model.parameters()).device
     return [Line(one, device, timeout) for one in _connections(ranks, timeout)]
 
@@ -42,7 +44,7 @@ def _connections(ranks: Ranks, timeout: float) -> list[Connection]:
     if ranks.rank:
         address, key = ranks.same(("", key), what)
         connection = Client(address, authkey=key)
-        connection.send(ranks.rank)
+        connection.send_bytes(str(ranks.rank).encode())
         return [connection]
     listener = Listener((host, 0), authkey=key)
     ranks.same((listener.address, key), what)
@@ -62,7 +64,7 @@ def _accept(listener: Listener, count: int, accepted: "Future[dict[int, Connecti
     try:
         for _ in range(count):
             connection = listener.accept()
-            found[connection.recv()] = connection
+            found[int(connection.recv_bytes())] = connection
     except OSError as error:  # raised where it is waited for
         accepted.set_exception(error)
     else:

@@ -9,7 +9,6 @@ A rank that dies, or is not heard for too long, is not asked again; its arm is r
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from functools import partial
 from queue import Empty
 from typing import Any
@@ -21,7 +20,7 @@ from esper.contracts.events import Note
 from esper.runtime.judging.weight_mean import WeightMean
 from esper.runtime.record.books import Lifecycle
 from esper.runtime.run import Run
-from esper.runtime.state.batch_store import ReplayError
+from esper.runtime.state.batch_store import ReplayError, taken_apart
 from esper.runtime.trying.accounts import Spent, take_in
 from esper.runtime.trying.arms import Arms, Outcome, arm_name
 from esper.runtime.trying.parcels import Gone, Line, Parcel
@@ -99,7 +98,8 @@ class OnDevices(Runner):
     def remember(self, now: Round, step: Step) -> None:
         if now is self._now:
             own = step.loss.clone() if isinstance(step.loss, Tensor) else step.loss  # the caller has the other
-            self._tell(("step", replace(step, loss=own)))
+            facts = None if step.facts is None else now.modules.changes[-1]  # only what has changed, and the streams
+            self._tell(("step", vars(step) | {"batch": taken_apart(step.batch), "loss": own, "facts": facts}))
 
     def outcomes(self, now: Round) -> Generator[tuple[Lifecycle, Outcome]]:
         if now is not self._now:
@@ -124,7 +124,8 @@ class OnDevices(Runner):
     def close(self) -> None:
         self._tell(("close", None))
         for helper in self._helpers:
-            helper.line.close(PULSE_S)
+            if not helper.is_lost:
+                helper.line.close()
 
     def _at_hand(self) -> list[Helper]:
         return [helper for helper in self._helpers if not helper.is_lost]
@@ -153,7 +154,9 @@ class OnDevices(Runner):
             "costs": run.costs.state_dict(),
             "edits_batches": run.editing.is_known,
             "device": next(run.model.parameters()).device.index,
-            "round": now.to_dict() | _NOT_SENT | {"batches": now.batches[:], "first_threads": now.first_threads},
+            "round": now.to_dict()
+            | _NOT_SENT
+            | {"batches": [*map(taken_apart, now.batches)], "first_threads": now.first_threads},
             "forecast": None if len(now.batches) else run.forecast.of(now.num_steps),
         }
         self._tell(("window", state))

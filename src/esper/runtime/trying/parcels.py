@@ -1,25 +1,24 @@
-"""Sends what Python can pickle between processes that trust each other, its tensors as plain bytes.
+"""Sends nested states from process to process: JSON, and tensors as plain bytes.
 
 A tensor of a device comes to the device of the receiver. What lies on disk is sent from there.
 """
 
-import io
+import json
 import os
-import pickle
 import socket
 import time
 import weakref
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from esper.checkpoint.digests import raw_bytes
 from esper.checkpoint.packed import Packed
-from esper.runtime.state.batches import laid, strides_of
+from esper.checkpoint.tree import flatten, unflatten
 
 LOST = (EOFError, OSError)
 """What a connection raises when the other end is gone."""
@@ -29,30 +28,36 @@ class Parcel(NamedTuple):
     """A message, ready to be sent; what was in it may change from now on, but for its tensors.
 
     Attributes:
-        text: pickled, with a number in place of each part.
-        parts: tensors, and states on disk.
+        text: JSON, with the name of each part in its place.
+        tensors: in their order there.
+        packed: states on disk, likewise.
     """
 
     text: bytes
-    parts: list[Tensor | Packed]
+    tensors: list[Tensor]
+    packed: list[Packed]
 
     @classmethod
-    def of(cls, message: Any) -> "Parcel":
-        """Take a message apart."""
-        file = io.BytesIO()
-        pickler = _Pickler(file)
-        pickler.dump(message)
-        return cls(file.getvalue(), pickler.parts)
+    def of(cls, message: Any) -> Self:
+        """Take a message apart, a nested state as checkpoints hold them.
+
+        Raises:
+            CheckpointError: if it holds what they cannot.
+        """
+        packed: dict[str, Packed] = {}
+        structure, tensors = flatten(message, packed)
+        forms = {name: [str(one.dtype).removeprefix("torch."), list(one.shape)] for name, one in tensors.items()}
+        text = json.dumps({"structure": structure, "tensors": forms, "packed": list(packed)})
+        return cls(text.encode(), list(tensors.values()), list(packed.values()))
 
     def send(self, connection: Connection) -> None:
         """Send it; waits for devices and for the other end."""
         connection.send_bytes(self.text)
-        connection.send([_Form.of(part) for part in self.parts])
-        for part in self.parts:
-            if isinstance(part, Packed):
-                Parcel.of(part.read()).send(connection)
-            else:
-                connection.send_bytes(raw_bytes(part).data)
+        for tensor in self.tensors:
+            if tensor.numel():
+                connection.send_bytes(raw_bytes(tensor).data)
+        for part in self.packed:
+            Parcel.of(part.read()).send(connection)
 
 
 def received(connection: Connection, device: torch.device) -> Any:
@@ -65,61 +70,15 @@ def received(connection: Connection, device: torch.device) -> Any:
     Raises:
         EOFError, OSError: if the other end is gone.
     """
-    text = connection.recv_bytes()
-    forms: list[_Form | None] = connection.recv()
-    parts = [received(connection, device) if form is None else form.received(connection, device) for form in forms]
-    return _Unpickler(io.BytesIO(text), parts).load()
-
-
-class _Form(NamedTuple):
-    """Of a tensor, all but its bytes."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    strides: tuple[int, ...] | None
-    requires_grad: bool
-    is_on_host: bool
-
-    @classmethod
-    def of(cls, part: Tensor | Packed) -> "_Form | None":
-        """None for a state on disk."""
-        if isinstance(part, Packed):
-            return None
-        return cls(part.dtype, tuple(part.shape), strides_of(part), part.requires_grad, part.device.type == "cpu")
-
-    def received(self, connection: Connection, device: torch.device) -> Tensor:
-        tensor = torch.empty(self.shape, dtype=self.dtype)
+    told = json.loads(connection.recv_bytes())
+    tensors = {
+        name: torch.empty(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in told["tensors"].items()
+    }
+    for tensor in tensors.values():
         if tensor.numel():
             connection.recv_bytes_into(raw_bytes(tensor).data)
-        else:
-            connection.recv_bytes()
-        own: Tensor = laid(tensor if self.is_on_host else tensor.to(device), self.strides)
-        return own.requires_grad_(self.requires_grad)
-
-
-class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.parts: list[Tensor | Packed] = []
-        self._numbers: dict[int, int] = {}
-
-    def persistent_id(self, part: Any) -> int | None:
-        is_plain = type(part) is Tensor and part.layout is torch.strided and not part.is_nested
-        if not is_plain and not isinstance(part, Packed):
-            return None
-        if id(part) not in self._numbers:  # one tensor in the message is one there
-            self._numbers[id(part)] = len(self.parts)
-            self.parts.append(part)
-        return self._numbers[id(part)]
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, parts: list[Any]) -> None:
-        super().__init__(file)
-        self._parts = parts
-
-    def persistent_load(self, number: int) -> Any:
-        return self._parts[number]
+    packed = {name: received(connection, device) for name in told["packed"]}
+    return unflatten(told["structure"], tensors, packed, device)
 
 
 class Line:
@@ -164,10 +123,10 @@ class Line:
         self.listen()
         return message
 
-    def close(self, timeout: float | None = None) -> None:
-        """Send what is still to be sent, and end."""
+    def close(self) -> None:
+        """Send what is still to be sent, as far as the other end takes it in time, and end."""
         self._outgoing.put(None)
-        self._sender.join(timeout)
+        self._sender.join(self._timeout)
         self._connection.close()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 
 import esper
 from benchmarks.machine import machine
-from benchmarks.ranks.throughput import FEW, HIDDEN, HOST, SMALL, WINDOWS, loss
+from benchmarks.ranks.throughput import FEW, HIDDEN, HOST, SMALL, WINDOWS, loss, own_device
 from esper.contracts.commands import Command
 from esper.contracts.lifecycle import State
 from esper.contracts.reports import Observation
@@ -102,12 +102,7 @@ def seconds(rank: int, size: int, device: torch.device, candidates: int, window:
 
 
 def work(rank: int, size: int, candidates: int, window: int, store: str) -> None:
-    is_on_gpus = torch.cuda.is_available()
-    device = torch.device("cuda", rank) if is_on_gpus else torch.device("cpu")
-    if is_on_gpus:
-        torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(1)
+    device = own_device(rank)
     if size > 1:
         distributed.init_process_group("gloo", init_method=f"file://{store}.meet", rank=rank, world_size=size)
     found = seconds(rank, size, device, candidates, window)

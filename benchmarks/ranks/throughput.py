@@ -89,13 +89,18 @@ def wrapped(host: GPTHost, device: torch.device, tokens: Tensor, *, grows: bool,
     return lambda: session.step(tokens)
 
 
-def work(rank: int, size: int, store: str, output: str | None, shards: bool) -> None:
-    is_on_gpus = torch.cuda.is_available()
-    device = torch.device("cuda", rank) if is_on_gpus else torch.device("cpu")
-    if is_on_gpus:
-        torch.cuda.set_device(device)
-    else:
+def own_device(rank: int) -> torch.device:
+    """A GPU for each rank, or for all the processor, of which each has one thread."""
+    if not torch.cuda.is_available():
         torch.set_num_threads(1)
+        return torch.device("cpu")
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
+
+
+def work(rank: int, size: int, store: str, output: str | None, shards: bool) -> None:
+    device = own_device(rank)
+    is_on_gpus = device.type == "cuda"
     backend = "nccl" if is_on_gpus else "gloo"
     distributed.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size)
     host, windows = (HOST, WINDOWS) if is_on_gpus else (SMALL, FEW)

@@ -11,6 +11,7 @@ from esper.contracts.errors import ConfigError
 from esper.evaluation.ab.metrics import Metric, Wishes
 from esper.evaluation.ab.similarity import Similarity
 from esper.evaluation.ab.verdict import Finding, Verdict
+from esper.evaluation.kept_state import read_kept
 from esper.whole_file import write_whole
 
 FORMAT = 1
@@ -148,29 +149,21 @@ def read(directory: Path) -> Comparison | None:
     Raises:
         ConfigError: if it is damaged, or of another version.
     """
-    path = directory / STATE
-    if not path.is_file():
-        return None
-    advice = "Move it away, or name another directory by --output"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise ConfigError(f"{path} is of format {values['format']}; this version reads {FORMAT}. {advice}.")
-        plan = values["plan"]
-        return Comparison(
-            plan=Plan(**plan | {"wishes": _wishes(plan["wishes"])}),
-            names=tuple(values["names"]),
-            identities=tuple(values["identities"]),
-            metrics=tuple(Metric(**one) for one in values["metrics"]),
-            pairs=tuple(_pair(one) for one in values["pairs"]),
-            findings={name: _finding(one) for name, one in values["findings"].items()},
-            suspicion=values["suspicion"],
-            ended=values["ended"],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}). {advice}.") from error
+    return read_kept(directory / STATE, FORMAT, _built)
+
+
+def _built(values: dict[str, Any]) -> Comparison:
+    plan = values["plan"]
+    return Comparison(
+        plan=Plan(**plan | {"wishes": _wishes(plan["wishes"])}),
+        names=tuple(values["names"]),
+        identities=tuple(values["identities"]),
+        metrics=tuple(Metric(**one) for one in values["metrics"]),
+        pairs=tuple(_pair(one) for one in values["pairs"]),
+        findings={name: _finding(one) for name, one in values["findings"].items()},
+        suspicion=values["suspicion"],
+        ended=values["ended"],
+    )
 
 
 def _wishes(values: dict[str, Any]) -> Wishes:

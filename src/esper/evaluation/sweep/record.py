@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from esper.contracts.errors import ConfigError
+from esper.evaluation.kept_state import read_kept
 from esper.evaluation.sweep.plan import Asha, Plan, Trial, flat
 from esper.whole_file import write_whole
 
@@ -92,26 +93,18 @@ def read(directory: Path) -> Sweep | None:
     Raises:
         ConfigError: if it is damaged, or of another version.
     """
-    path = directory / STATE
-    if not path.is_file():
-        return None
-    advice = "Move it away, or name another directory by --output"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise ConfigError(f"{path} is of format {values['format']}; this version reads {FORMAT}. {advice}.")
-        plan = values["plan"]
-        trials = tuple(Trial(**one) for one in plan["trials"])
-        asha = None if plan["asha"] is None else Asha(**plan["asha"])
-        return Sweep(
-            Plan(**plan | {"trials": trials, "asha": asha}),
-            {int(number): Outcome(**one) for number, one in values["outcomes"].items()},
-            tuple(Report(**one) for one in values["reports"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}). {advice}.") from error
+    return read_kept(directory / STATE, FORMAT, _built)
+
+
+def _built(values: dict[str, Any]) -> Sweep:
+    plan = values["plan"]
+    trials = tuple(Trial(**one) for one in plan["trials"])
+    asha = None if plan["asha"] is None else Asha(**plan["asha"])
+    return Sweep(
+        Plan(**plan | {"trials": trials, "asha": asha}),
+        {int(number): Outcome(**one) for number, one in values["outcomes"].items()},
+        tuple(Report(**one) for one in values["reports"]),
+    )
 
 
 def continued(stored: Sweep, plan: Plan) -> Sweep:

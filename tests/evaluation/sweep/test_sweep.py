@@ -123,6 +123,12 @@ def test_a_setting_counts_by_its_mean_over_all_seeds():
     assert "1 is not over yet" in story(sweep)[0]
 
 
+def test_what_comes_to_the_same_is_as_good():
+    sweep = Sweep(plan(*({"lr": lr} for lr in (0.1, 0.2, 0.3))))
+    sweep = replace(sweep, outcomes={0: finished(0.4), 1: finished(0.5), 2: finished(0.4)})
+    assert headline(sweep) == "Best is lr 0.1: held-out loss 0.4000. As good: lr 0.3."
+
+
 def test_the_most_can_be_best():
     sweep = Sweep(plan({"lr": 0.1}, {"lr": 0.2}, metric="parameters", mode="max"))
     sweep = replace(sweep, outcomes={0: finished(0.1, parameters=5), 1: finished(0.9, parameters=7)})

@@ -84,7 +84,9 @@ def _best(sweep: Sweep, standing: Standing) -> str:
     )
     reached = f"{title(metric)} {_mean(best, metric)}"
     over = f", on average over {_count(len(best.finished), 'seed')}" if len(best.trials) > 1 else ""
-    return f"{which}: {reached}{over}."
+    alike = [told(one.parameters) for one in standing.configurations[1:] if one.values == best.values]
+    ties = f" As good: {'; '.join(alike)}." if alike else ""
+    return f"{which}: {reached}{over}.{ties}"
 
 
 def story(sweep: Sweep) -> list[str]:

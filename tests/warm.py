@@ -6,6 +6,7 @@ Nothing of Esper is there when it begins. Whoever wants to know what an import c
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,17 +45,70 @@ def start(
     return process
 
 
+class Started:
+    """A process that was begun, which is asked as one of ``subprocess.Popen`` is.
+
+    Args:
+        arguments: as of ``start``.
+        folder: where it works.
+        environment: all of its variables.
+        log: the file at whose end all goes that it writes; without one ``communicate`` gives that.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path | str = ".",
+        environment: Mapping[str, str] = os.environ,
+        log: Path | None = None,
+    ):
+        self._kept = None if log else TemporaryDirectory()
+        self._files = [log] if log else [Path(self._kept.name, name) for name in ("output", "errors")]
+        for path in self._files:
+            path.touch()  # it may be killed before it opens them
+        output, errors = str(self._files[0]), str(self._files[-1])
+        self._process = start(arguments, output=output, errors=errors, folder=folder, **environment)
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise TimeoutError("It has not ended.")
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self._process.exitcode is None:
+            os.kill(self._process.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self) -> tuple[str, str]:
+        """What it wrote until its end, and its errors; to be called once."""
+        self.wait()
+        with self._kept:
+            output, errors = (path.read_text() for path in self._files)
+        return output, errors
+
+
 def run(
     arguments: Sequence[str], *, folder: Path | str = ".", environment: Mapping[str, str] = os.environ
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``python *arguments`` to its end, as ``subprocess.run`` does with ``capture_output`` and ``text``."""
-    with TemporaryDirectory() as where:
-        told = [Path(where, name) for name in ("output", "errors")]
-        process = start(arguments, output=str(told[0]), errors=str(told[1]), folder=folder, **environment)
-        process.join()
-        output, errors = (path.read_text() for path in told)
-    assert process.exitcode is not None
-    return subprocess.CompletedProcess(list(arguments), process.exitcode, output, errors)
+    process = Started(arguments, folder=folder, environment=environment)
+    output, errors = process.communicate()
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(list(arguments), process.returncode, output, errors)
 
 
 def _be(

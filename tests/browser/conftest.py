@@ -173,8 +173,8 @@ def bare(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def many_places(tmp_path_factory) -> Path:
-    """Report of a run with ten thousand seeds and a hundred boundaries."""
-    return page_of(write_synthetic(tmp_path_factory.mktemp("many"), seeds=10_000, boundaries=100))
+    """Report of a run with ten thousand seeds."""
+    return page_of(write_synthetic(tmp_path_factory.mktemp("many"), seeds=10_000, boundaries=30))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from esper.observability.record import read
 from esper.observability.report import comparison_page
 from tests.browser.test_charts import numbers, point_at_end
 from tests.browser.test_report_page import WIDTHS
+from tests.few import few
 from tests.observability.recorded import write_synthetic
 
 
@@ -26,7 +27,7 @@ def compared(tmp_path_factory):
     return page
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", few(WIDTHS, [360]))
 def test_it_is_calm_and_fits_its_window(compared, visit, width):
     watched = visit(compared, width=width)
     assert (watched.strangers, watched.complaints) == ([], [])

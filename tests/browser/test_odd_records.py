@@ -10,6 +10,7 @@ import pytest
 from tests.browser.conftest import page_of
 from tests.browser.test_charts import line_of, numbers
 from tests.browser.test_report_page import WIDTHS, computed, variable
+from tests.few import few
 from tests.observability.recorded import write_synthetic
 
 IMPOSSIBLE = """[...document.querySelectorAll('svg, svg *')].flatMap((node) => [...node.attributes])
@@ -77,7 +78,7 @@ def test_gains_that_were_not_measured_are_said_to_be_missing(tmp_path, visit):
     assert watched.complaints == []
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", few(WIDTHS, [360]))
 def test_long_names_stay_inside(tmp_path, visit, width):
     directory = write_synthetic(tmp_path)
     for name in ("audit.jsonl", "metrics.jsonl", "result.json"):

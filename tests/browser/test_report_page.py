@@ -9,6 +9,7 @@ import pytest
 from esper.observability.record import read
 from esper.observability.report import report
 from tests.browser.conftest import page_of
+from tests.few import few
 from tests.observability.recorded import write_synthetic
 
 SECTIONS = ("rows", "curves", "anatomy", "lanes", "worth", "lattice", "reports", "settings")
@@ -101,7 +102,7 @@ def test_text_and_tables_need_no_scripts(grown, visit):
         assert page.locator(f"#{name}-summary").is_visible()
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", few(WIDTHS, [360, 1440]))
 def test_it_fits_its_window(any_report, visit, width):
     page = visit(any_report, width=width).page
     assert page.evaluate("document.documentElement.scrollWidth") <= width

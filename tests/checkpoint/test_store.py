@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 import esper.checkpoint.store as store
 from esper.checkpoint.manifest import FORMAT
 from esper.contracts.errors import CheckpointError
+from tests.few import few
 from tests.tree_digest import tree_digest
 
 FILES = ("manifest.json", "tensors.safetensors")
@@ -101,7 +102,7 @@ def written(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
     return folder, {name: (folder / name).read_bytes() for name in FILES}
 
 
-@pytest.mark.parametrize("bit", [0x01, 0x20, 0x80, 0xFF], ids=hex)
+@pytest.mark.parametrize("bit", few([0x01, 0x20, 0x80, 0xFF], [0x01, 0x80]), ids=hex)
 @pytest.mark.parametrize("name", FILES)
 def test_any_flipped_byte_of_any_file_is_detected(written, name, bit):
     """At every position; the message names the generation before it."""

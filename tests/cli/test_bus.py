@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from esper.oona.codec import Codec
 from esper.oona.messages import GerminationCommand, RunHeartbeat
 from esper.oona.url import open_bus
 from esper.runtime.session import Session
+from tests import warm
 from tests.brokers import free_port, redis_url
 from tests.runtime.toy import timeless
 
@@ -25,11 +25,8 @@ __all__ = ["redis_url"]
 SMALL = ["--no-controls", "--plain", "--epochs", "12", "--min-targets", "0"]
 
 
-def esper(*arguments: str, output: Path) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    with output.open("wb") as file:
-        command = [sys.executable, "-m", "esper", *arguments]
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+def esper(*arguments: str, output: Path) -> warm.Started:
+    return warm.Started(["-m", "esper", *arguments], environment=os.environ | {"OMP_NUM_THREADS": "1"}, log=output)
 
 
 def told(directory: Path) -> list[dict]:
@@ -44,7 +41,7 @@ def wait_for(path: Path, text: str) -> None:
         time.sleep(0.05)
 
 
-def serve(url: str, log: Path) -> "subprocess.Popen[bytes]":
+def serve(url: str, log: Path) -> warm.Started:
     process = esper("tamiyo", "serve", "--bus", url, output=log)
     wait_for(log, "heuristic decides")
     return process

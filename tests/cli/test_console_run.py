@@ -25,9 +25,9 @@ how, *line = sys.argv[1:]
 step = Session.step
 
 def stop_in_a_step(session, batch):
-    if session.step_count == 40 and how.startswith("SIG"):
+    if session.step_count == 16 and how.startswith("SIG"):
         signal.raise_signal(getattr(signal, how))
-    if session.step_count == 40 and how == "error":
+    if session.step_count == 16 and how == "error":
         raise RuntimeError("the training step is broken")
     return step(session, batch)
 
@@ -56,7 +56,7 @@ def test_a_terminal_shows_the_run_live(grows, tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     for part in (
         "100%  trained",
-        "epoch 12   step 300 of 300",
+        "epoch 12   step 120 of 120",
         "round 1        ends; adopted a graft on",
         "beats the twin",
         "the growth window is open",
@@ -111,7 +111,7 @@ def test_an_interrupted_run_leaves_the_terminal_clean_and_goes_on_where_it_was(s
     assert f"interrupted  go on from the last checkpoint with: {again}" in last
     assert "Traceback" not in shown.written
     shown = in_terminal("-m", "esper", "run", "--resume", "last", "--output", str(tmp_path / "run"))
-    assert "resumed      after 41 steps" in shown.written
+    assert "resumed      after 17 steps" in shown.written
     (curve,) = (row for row in shown.end.splitlines() if row.startswith("train loss"))
     assert len(curve.split()[-1]) == 4, "one block per epoch, of both parts"
 
@@ -168,7 +168,7 @@ def test_a_run_is_resumed_with_another_presentation(first, then, says, short, tm
     step = Session.step
 
     def interrupted(session, batch):
-        if session.step_count == 40:
+        if session.step_count == 16:
             signal.raise_signal(signal.SIGINT)
         return step(session, batch)
 

@@ -39,6 +39,13 @@ def test_what_is_broken_is_told_with_exit_code_1(name, breaks, failed, monkeypat
     assert "All is well" not in out
 
 
+@pytest.fixture
+def works(monkeypatch):
+    """Whether all works is of no interest, and takes long to find out."""
+    monkeypatch.setattr(doctor_module, "_self_test", lambda: True)
+
+
+@pytest.mark.usefixtures("works")
 def test_a_missing_extra_is_no_fault_and_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(doctor_module.EXTRAS, "bench", ("scipy", "no-such-package"))
     assert main(["doctor"]) == 0
@@ -68,6 +75,7 @@ def test_another_package_of_the_same_import_name_is_told_with_the_remedy(tmp_pat
     assert "All is well" not in out
 
 
+@pytest.mark.usefixtures("works")
 def test_a_package_of_another_import_name_is_none_of_our_business(tmp_path, monkeypatch, capsys):
     """The control: also where it is called as ours is."""
     installed = tmp_path / "esper-3.3.dist-info"

@@ -1,6 +1,7 @@
 """``esper report``: one run as a page."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,17 +10,11 @@ import pytest
 from esper.cli.main import main
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, grows):
-    directory = tmp_path_factory.mktemp("reported") / "run"
-    assert main(["run", "--config", grows, "--no-controls", "--output", str(directory)]) == 0
-    return directory
-
-
-def test_the_page_is_written_into_the_run_directory(finished, capsys):
-    page = finished / "report.html"
+def test_the_page_is_written_into_the_run_directory(finished, tmp_path, capsys):
+    directory = shutil.copytree(finished, tmp_path / "run")
+    page = directory / "report.html"
     page.unlink()
-    assert main(["report", str(finished)]) == 0
+    assert main(["report", str(directory)]) == 0
     out = capsys.readouterr().out
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
     assert "The network grew" in out
@@ -63,8 +58,8 @@ def test_neither_torch_nor_the_console_is_loaded(command, finished, tmp_path):
     assert not {"torch", "rich", "structlog"} & loaded
 
 
-def test_the_headline_tells_what_the_result_says(finished, capsys):
+def test_the_headline_tells_what_the_result_says(finished, tmp_path, capsys):
     result = json.loads((finished / "result.json").read_text())
     kept = sum(one["outcome"] == "FOSSILIZED" for one in result["lifecycles"])
-    assert main(["report", str(finished)]) == 0
+    assert main(["report", str(finished), "--output", str(tmp_path / "page.html")]) == 0
     assert f"The network grew {kept} part" in capsys.readouterr().out

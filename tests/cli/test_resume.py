@@ -33,7 +33,7 @@ def kill_in_an_arm(directory, tree, number):
 def stop_in_a_step(session, batch):
     if where == "first step" and session.step_count == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    if where == "interrupt" and session.step_count == 40:
+    if where == "interrupt" and session.step_count == 16:
         signal.raise_signal(signal.SIGINT)
     return step(session, batch)
 

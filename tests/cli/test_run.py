@@ -25,14 +25,6 @@ SHORT = ["--epochs", "3", "--no-controls", "--min-targets", "0"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, grows):
-    """A short run that grows, with controls: its directory."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    assert main(["run", "--config", grows, "--output", str(directory)]) == 0
-    return directory
-
-
-@pytest.fixture(scope="module")
 def result(finished):
     return json.loads((finished / "result.json").read_text())
 

@@ -15,13 +15,13 @@ def resumed(tmp_path_factory, grows):
     directory = tmp_path_factory.mktemp("run") / "digits"
     step = Session.step
 
-    def stop_at_160(session, batch):
-        if session.step_count == 160:
+    def stop_at_64(session, batch):
+        if session.step_count == 64:
             signal.raise_signal(signal.SIGINT)
         return step(session, batch)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Session, "step", stop_at_160)
+        patched.setattr(Session, "step", stop_at_64)
         assert main(["run", "--config", grows, "--no-controls", "--output", str(directory)]) == 130
     assert not (directory / "tensorboard").exists()
     assert main(["run", "--resume", "last", "--output", str(directory), "--tensorboard"]) == 0
@@ -30,8 +30,8 @@ def resumed(tmp_path_factory, grows):
 
 def test_a_run_that_is_resumed_with_tensorboard_has_all_of_its_curves(resumed):
     stored = tensorboard(resumed)
-    assert [step for step, _ in stored.scalars["loss/select"]] == [25 * epoch for epoch in range(1, 13)]
-    assert stored.scalars["final/loss"][0][0] == 300
+    assert [step for step, _ in stored.scalars["loss/select"]] == [10 * epoch for epoch in range(1, 13)]
+    assert stored.scalars["final/loss"][0][0] == 120
     assert "adopted a graft" in " ".join(stored.texts.values())
 
 

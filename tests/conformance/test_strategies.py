@@ -125,7 +125,7 @@ def test_saved_in_the_middle_of_a_ramp_it_goes_on_bit_for_bit(name, before, afte
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "reckless"])
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(streams(tame, max_size=20), tame, st.floats(0, 100, width=32), st.tuples(tame, tame, tame))
 def test_under_steady_signals_nobody_stays_paused_for_ever(name, before, loss, norm, weights):
     place = rising_place(name)

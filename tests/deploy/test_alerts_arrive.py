@@ -6,8 +6,6 @@ All with the rules and the routes that are deployed; only their durations are sh
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import warm
 from tests.brokers import free_port
 from tests.prometheus import Prometheus, alertmanager, eventually, prometheus
 
@@ -61,17 +60,15 @@ class World:
     folder: Path
     prometheus: Prometheus
     told: Told
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[warm.Started] = field(default_factory=list)
 
     @property
     def bus(self) -> str:
         return f"sqlite:{self.folder / 'bus.db'}"
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        with (self.folder / f"log-{len(self.processes)}").open("wb") as log:
-            command = [sys.executable, "-m", "esper", *arguments, "--bus", self.bus]
-            self.processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    def start(self, *arguments: str) -> warm.Started:
+        command, log = ["-m", "esper", *arguments, "--bus", self.bus], self.folder / f"log-{len(self.processes)}"
+        self.processes.append(warm.Started(command, environment=os.environ | {"OMP_NUM_THREADS": "1"}, log=log))
         return self.processes[-1]
 
     def run(self, name: str, *arguments: str) -> str:

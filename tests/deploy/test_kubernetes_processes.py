@@ -1,7 +1,6 @@
 """What a pod runs, as a real process on loopback: asked as the kubelet would, it ends when told and loses nothing."""
 
 import os
-import subprocess
 import sys
 import time
 import urllib.error
@@ -14,15 +13,16 @@ import pytest
 import torch
 
 from esper.cli.main import DONE, INTERRUPTED
+from tests import warm
 from tests.brokers import free_port, require, started
 from tests.deploy.manifests import ROOT, Container, containers, documents, named
 
 EVERY = documents()
-PROGRAMS = {"esper": [sys.executable, "-m", "esper"], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
+PROGRAMS = {"esper": ["-m", "esper"], "torchrun": ["-m", "torch.distributed.run"]}
 KEYS = "first=" + "5e" * 32
 STOPPED = 1  # of torchrun, whatever its ranks end with
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., warm.Started]
 
 
 def container(kind: str, name: str) -> Container:
@@ -33,18 +33,15 @@ def container(kind: str, name: str) -> Container:
 @pytest.fixture
 def start(tmp_path) -> Iterator[Start]:
     """Starts what a container does; words of its line are put in the place of others."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[warm.Started] = []
 
-    def starting(of: Container, log: str, values: dict[str, str], words: dict[str, str]) -> subprocess.Popen[str]:
+    def starting(of: Container, log: str, values: dict[str, str], words: dict[str, str]) -> warm.Started:
         program, *line = of.line({"ESPER_BUS": "", **values})
         for old, new in words.items():
             line = [word.replace(old, new) for word in line]
         environment = {**os.environ, **values, "PYTHONPATH": os.pathsep.join(sys.path)}
         environment |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        with (tmp_path / log).open("a") as file:
-            process = subprocess.Popen(
-                [*PROGRAMS[program], *line], env=environment, stdout=file, stderr=subprocess.STDOUT, text=True
-            )
+        process = warm.Started([*PROGRAMS[program], *line], environment=environment, log=tmp_path / log)
         running.append(process)
         return process
 
@@ -55,7 +52,7 @@ def start(tmp_path) -> Iterator[Start]:
         process.wait()
 
 
-def eventually(is_so: Callable[[], Any], process: subprocess.Popen[str], log: Path) -> None:
+def eventually(is_so: Callable[[], Any], process: warm.Started, log: Path) -> None:
     """Wait until it is so, as long as the process lives."""
     while not is_so():
         assert process.poll() is None, log.read_text()
@@ -74,7 +71,7 @@ def probe(of: Container, kind: str, port: int) -> int | None:
         return None
 
 
-def ended(process: subprocess.Popen[str]) -> int:
+def ended(process: warm.Started) -> int:
     """The exit code of a process that is told to end."""
     process.terminate()
     return process.wait()

@@ -79,11 +79,14 @@ def test_over_a_clean_day_nobody_is_woken():
     "faults",
     [
         {'esper_rollbacks_total{run="a"}': "0x700 1x739"},
-        {'esper_run_finished{run="b"}': "0x659"},
-        {
-            'esper_decisions_missed_total{run="a"}': "0x700 0+1x739",
-            'esper_controller_last_seen_timestamp_seconds{run="a"}': "0+60x700 42000x739",
-        },
+        pytest.param({'esper_run_finished{run="b"}': "0x659"}, marks=pytest.mark.long),
+        pytest.param(
+            {
+                'esper_decisions_missed_total{run="a"}': "0x700 0+1x739",
+                'esper_controller_last_seen_timestamp_seconds{run="a"}': "0+60x700 42000x739",
+            },
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_over_a_day_with_one_fault_somebody_is(faults, tmp_path):

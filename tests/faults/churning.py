@@ -1,5 +1,6 @@
 """A process for ``test_churn``: lets as many lifecycles come and go as it is told, and prints by how many bytes it has
-grown, and whether it has as many files and threads as before. ``--leak`` keeps five kilobytes for each."""
+grown, and whether it has as many files and threads as before. Then the same of as many as it is told secondly, of each
+of which it keeps five kilobytes."""
 
 import gc
 import json
@@ -77,4 +78,4 @@ def churned(lifecycles: int, kept: list[bytearray] | None = None) -> tuple[int, 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(churned(int(sys.argv[1]), [] if "--leak" in sys.argv else None)))
+    print(json.dumps([churned(int(sys.argv[1])), churned(int(sys.argv[2]), [])]))

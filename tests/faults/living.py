@@ -1,7 +1,7 @@
 """A process for ``test_churn``: trains one run after the other for so many seconds, with all beside it that a run can
 have: a bus, metrics for Prometheus, TensorBoard, the debugger, checkpoints written meanwhile. Prints how many steps it
-made, by how many bytes it has grown since it was warm, and whether it has as many files and threads as then. ``--leak``
-keeps five megabytes for each run."""
+made, by how many bytes it has grown since it was warm, and whether it has as many files and threads as then. Then the
+same of as many seconds as it is told secondly, in which it keeps five megabytes of each run."""
 
 import json
 import sys
@@ -95,4 +95,4 @@ def lived(seconds: float, kept: list[bytearray] | None = None) -> dict[str, floa
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(lived(float(sys.argv[1]), [] if "--leak" in sys.argv else None)))
+    print(json.dumps([lived(float(sys.argv[1])), lived(float(sys.argv[2]), [])]))

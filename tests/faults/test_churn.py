@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.faults.amount import SHARE, amount
 
@@ -20,47 +23,53 @@ FLAT = 8 * LUMP
 """Of a process of half a gigabyte whose threads come and go, with an allocator for each."""
 
 
-def churned(lifecycles: int, *options: str) -> tuple[int, bool]:
-    """By how many bytes a process has grown, and whether it has as many files and threads as before."""
-    command = [sys.executable, "-m", "tests.faults.churning", str(lifecycles), *options]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    more, is_as_before = json.loads(done.stdout)
-    return more, is_as_before
-
-
-def test_lifecycles_leave_nothing_behind(record_property):
-    lifecycles = amount(100_000)
-    more, is_as_before = churned(lifecycles)
-    record_property("faults", f"{lifecycles} lifecycles, {more / lifecycles:.1f} bytes for each")
-    assert is_as_before
-    assert more <= max(MOST_BYTES * lifecycles, LUMP)
-
-
-def test_a_leak_would_be_seen():
-    """Negative control."""
-    assert churned(1_000, "--leak")[0] > 2 * LUMP
-
-
-def lived(seconds: float, *options: str) -> dict[str, float]:
-    """What a process did in that time, and by how much it has grown meanwhile."""
-    command = [sys.executable, "-m", "tests.faults.living", str(seconds), *options]
+def found(module: str, *amounts: float) -> list[Any]:
+    """What a process tells of so much that leaves nothing behind, and of so much that leaves something."""
+    command = [sys.executable, "-m", f"tests.faults.{module}", *map(str, amounts)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    told: list[Any] = json.loads(done.stdout)
+    return told
 
 
-def test_a_process_that_trains_with_everything_on_stays_as_large(record_property):
-    seconds = amount(3600) if SHARE == 1 else 4
-    found = lived(seconds)
-    told = f"in the last {found['runs']} runs {found['bytes'] / found['runs']:.0f} bytes for each"
-    record_property("faults", f"{found['steps']} steps in {seconds} s with everything on: {told}")
-    assert found["is_as_before"]
-    assert found["bytes"] <= FLAT
+LIFECYCLES = amount(100_000)
 
 
-def test_a_run_that_leaves_something_behind_would_be_seen():
+@pytest.fixture(scope="module")
+def churned():
+    """By how many bytes a process has grown, and whether it has as many files and threads as before."""
+    return found("churning", LIFECYCLES, 1000)
+
+
+def test_lifecycles_leave_nothing_behind(churned, record_property):
+    more, is_as_before = churned[0]
+    record_property("faults", f"{LIFECYCLES} lifecycles, {more / LIFECYCLES:.1f} bytes for each")
+    assert is_as_before
+    assert more <= max(MOST_BYTES * LIFECYCLES, LUMP)
+
+
+def test_a_leak_would_be_seen(churned):
     """Negative control."""
-    found = lived(1, "--leak")
-    assert found["bytes"] > FLAT
+    assert churned[1][0] > 2 * LUMP
+
+
+SECONDS = amount(3600) if SHARE == 1 else 4
+
+
+@pytest.fixture(scope="module")
+def lived():
+    """What a process did in that time, and by how much it has grown meanwhile."""
+    return found("living", SECONDS, 1)
+
+
+def test_a_process_that_trains_with_everything_on_stays_as_large(lived, record_property):
+    one = lived[0]
+    told = f"in the last {one['runs']} runs {one['bytes'] / one['runs']:.0f} bytes for each"
+    record_property("faults", f"{one['steps']} steps in {SECONDS} s with everything on: {told}")
+    assert one["is_as_before"]
+    assert one["bytes"] <= FLAT
+
+
+def test_a_run_that_leaves_something_behind_would_be_seen(lived):
+    """Negative control."""
+    assert lived[1]["bytes"] > FLAT

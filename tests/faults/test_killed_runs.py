@@ -14,6 +14,7 @@ import torch
 
 from esper.contracts.lifecycle import State
 from tests.faults.amount import SHARE, amount
+from tests.few import few
 from tests.runtime import toy
 from tests.runtime.toy import Recipe, Script, growing
 from tests.tree_digest import tree_digest
@@ -104,7 +105,7 @@ def killed(kind: str, directory: Path, seconds: float, seen: mmap.mmap, chance: 
     return None
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", few(RECIPES, ["round"]))
 def test_a_run_that_is_killed_at_random_ends_as_if_it_was_not(kind, tmp_path, record_property):
     expected = train(kind, tmp_path / "whole")
     begun = time.monotonic()

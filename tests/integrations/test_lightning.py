@@ -28,6 +28,7 @@ with warnings.catch_warnings():
 
 import esper
 from esper.contracts.errors import CheckpointError, ConfigError
+from tests.few import few
 from tests.runtime.toy import BATCH, DATA, Script, growing
 from tests.tree_digest import tree_digest
 
@@ -248,14 +249,14 @@ def esper_free(module: nn.Module) -> dict[str, Tensor]:
     return {name: one for name, one in module.state_dict().items() if "_esper" not in name}
 
 
-@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("setup", few(SETUPS, ["a part", "accumulated"]))
 def test_where_nothing_grows_all_is_as_without_esper(setup):
     run = told(*fit(setup, GrowthCallback(), max_rounds=0))
     for what, value in bare(setup).items():
         assert run[what] == value, what
 
 
-@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("setup", few(SETUPS, ["a whole module in bfloat16"]))
 def test_what_was_tried_and_refused_leaves_no_trace(setup):
     net, _, is_whole, _ = SETUPS[setup]
     callback = growth(f"net.{net.place}".rstrip(".") if is_whole else net.place)
@@ -266,7 +267,7 @@ def test_what_was_tried_and_refused_leaves_no_trace(setup):
         assert run[what] == value, what
 
 
-@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("setup", few(SETUPS, ["a part", "a whole module in bfloat16"]))
 def test_what_beats_its_twin_stays_and_is_exported(setup):
     net, _, is_whole, _ = SETUPS[setup]
     callback = growth(f"net.{net.place}".rstrip(".") if is_whole else net.place)

@@ -29,18 +29,25 @@ from tests.kasmina.growing import grow, remove
 from tests.kasmina.test_zoo import build, differing
 from tests.kasmina.zoo import Host, call
 
-ALWAYS = ("cnn", "gpt", "llama")
+ALWAYS = [
+    ("cnn", "stages.*.body", "widen"),
+    ("gpt", "*", "widen"),
+    ("gpt", "blocks.*", "bottleneck_mlp"),
+    ("llama", "model.layers.*.mlp", "widen"),
+    ("llama", "model.layers.*", "bottleneck_mlp"),
+]
 some = pytest.mark.parametrize(("name", "layer_id", "blueprint"), few(COLONIES, ALWAYS))
 MODES = pytest.mark.parametrize("is_training", [True, False], ids=["train", "eval"])
 IN_BOTH_MODES = pytest.mark.parametrize(
     ("name", "layer_id", "blueprint", "is_training"),
     few(
         [(*colony, is_training) for colony in COLONIES for is_training in (True, False)],
-        [*ALWAYS, *[(*colony, True) for colony in COLONIES]],
+        [*[(*colony, False) for colony in ALWAYS], *[(*colony, True) for colony in COLONIES]],
     ),
 )
 SOME_WIDENED = pytest.mark.parametrize(
-    ("name", "layer_id"), few([(a, b) for a, b, kind in COLONIES if kind == "widen"], ALWAYS)
+    ("name", "layer_id"),
+    few([(a, b) for a, b, kind in COLONIES if kind == "widen"], [("cnn", "stages.*.body"), ("gpt", "*")]),
 )
 
 

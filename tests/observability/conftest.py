@@ -13,7 +13,8 @@ from tests.runtime.toy import Recipe, growing
 
 GROWS = """\
 epochs: 12
-lr: 0.01
+batch_size: 80
+lr: 0.02
 growth: {{compare: steps, grow_at: 0.1, round_fraction: 0.15, max_rounds: 1, min_targets: 0, {more}}}
 """
 
@@ -57,13 +58,13 @@ def interrupted(runs) -> Path:
     """A run that was stopped after three fifths of its way."""
     step = Session.step
 
-    def stop_at_180(session, batch):
-        if session.step_count == 180:
+    def stop_at_72(session, batch):
+        if session.step_count == 72:
             signal.raise_signal(signal.SIGINT)
         return step(session, batch)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Session, "step", stop_at_180)
+        patched.setattr(Session, "step", stop_at_72)
         assert esper_run(runs / "interrupted") == 130
     return runs / "interrupted"
 

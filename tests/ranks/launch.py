@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,16 +15,12 @@ def place() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
-def started(folder: Path, size: int, *names: str, module: str = "tests.ranks.worker") -> list[subprocess.Popen[str]]:
+def started(folder: Path, size: int, *names: str, module: str = "tests.ranks.worker") -> list[warm.Started]:
     """Processes of so many ranks, which meet in ``folder``."""
     store = folder / f"store{size}"
     store.unlink(missing_ok=True)  # of ranks before them, which would be waited for
-    command = [sys.executable, "-m", module, str(store)]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [
-        subprocess.Popen([*command, str(rank), str(size), *names], cwd=ROOT, env=place(), **pipes)
-        for rank in range(size)
-    ]
+    ranks = [["-m", module, str(store), str(rank), str(size), *names] for rank in range(size)]
+    return [warm.Started(rank, folder=ROOT, environment=place()) for rank in ranks]
 
 
 def heard(folder: Path, size: int, *names: str) -> list[dict[str, Any]]:

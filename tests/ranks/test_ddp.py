@@ -1,7 +1,5 @@
 """Two ranks through ``DistributedDataParallel`` do to the bit the same, and what one does with all samples."""
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from torch import distributed, nn
 
 import esper
+from tests import warm
 from tests.ranks.conftest import AS_ONE
 from tests.ranks.launch import ROOT, heard, place
 from tests.runtime import toy
@@ -67,7 +66,7 @@ def test_grafts_come_late_and_more_than_one_is_adopted(two):
 
 def test_torchrun_runs_the_example():
     line = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "examples/several_gpus.py", "6"]
-    done = subprocess.run([sys.executable, *line], cwd=ROOT, env=place(), capture_output=True, text=True, check=False)
+    done = warm.run(line, folder=ROOT, environment=place())
     assert done.returncode == 0, done.stderr
     assert "2 ranks: " in done.stdout
 

@@ -13,7 +13,7 @@ from tests.runtime.budgeted import HOSTS, Budgeted
 from tests.runtime.toy import Script
 
 pytestmark = pytest.mark.usefixtures("offsets_pass")
-every = pytest.mark.parametrize("host", HOSTS)
+every = pytest.mark.parametrize("host", few(HOSTS, ["mlp", "cnn"]))
 
 
 def run(host: str, *, session: dict[str, Any] | None = None, **config: Any) -> Budgeted:
@@ -41,7 +41,7 @@ def test_parameters(host, bound):
     assert free(host).parameters > (1 + bound) * parameters
 
 
-@pytest.mark.parametrize(("host", "bound"), few([("mlp", 0.6), ("cnn", 0.2), ("gpt", 0.6)], ["mlp", "cnn"]))
+@pytest.mark.parametrize(("host", "bound"), few([("mlp", 0.6), ("cnn", 0.2), ("gpt", 0.6)], ["mlp"]))
 def test_memory(host, bound):
     """Weights and moments: as many for each parameter of host and graft."""
     grown, (parameters, *_) = run(host, max_memory=bound), bare(host)
@@ -61,13 +61,16 @@ class TestTrainFlops:
 
     @pytest.mark.parametrize(
         ("host", "bound", "compare"),
-        [
-            ("mlp", 2.5, "flops"),
-            ("mlp", 2.0, "steps"),
-            ("cnn", 2.5, "flops"),
-            ("gpt", 1.5, "steps"),
-            ("gpt", 1.5, "flops"),
-        ],
+        few(
+            [
+                ("mlp", 2.5, "flops"),
+                ("mlp", 2.0, "steps"),
+                ("cnn", 2.5, "flops"),
+                ("gpt", 1.5, "steps"),
+                ("gpt", 1.5, "flops"),
+            ],
+            ["mlp", ("cnn", 2.5, "flops")],
+        ),
     )
     def test_the_run_keeps_the_bound_and_grows_within_it(self, host, compare, bound):
         grown, (*_, flops) = run(host, max_train_flops=bound, compare=compare), bare(host)
@@ -75,7 +78,7 @@ class TestTrainFlops:
         assert "FOSSILIZED" in grown.told("field_report", "outcome")
         assert free(host).session.train_flops > bound * flops
 
-    @pytest.mark.parametrize("host", ["mlp", "cnn"])
+    @pytest.mark.parametrize("host", few(["mlp", "cnn"], ["mlp"]))
     def test_one_that_never_binds_changes_nothing(self, host):
         assert run(host, max_train_flops=1e3).session.train_flops == free(host).session.train_flops
 

@@ -30,7 +30,7 @@ from esper.tamiyo.timing import may_grow
 from esper.tasks.digits import digits
 from esper.tasks.mlp import MLPHost
 
-FEW, ALL = range(2), range(12)
+FEW, ALL = range(1), range(12)
 EPOCHS = 30
 
 

@@ -58,7 +58,7 @@ def cut(trial: str, steps: int, path: Path) -> Path:
     return one.session.save(path).parent
 
 
-@pytest.fixture(scope="module", params=["round", "live"])
+@pytest.fixture(scope="module", params=few(["round", "live"], ["round"]))
 def saved(request, tmp_path_factory) -> tuple[str, Any]:
     path = cut(request.param, 75 if request.param == "round" else 34, tmp_path_factory.mktemp("saved"))
     return request.param, store.read(path)

@@ -78,7 +78,7 @@ ASKS: dict[str, tuple[Callable[[esper.Session], Any], str]] = {
     ("name", "trial"),
     few(
         [(name, trial) for name in ASKS for trial in ("round", "live")],
-        [*((name, "round") for name in ASKS), ("rollback", "live")],
+        [("germination", "round"), ("cancellation", "round"), ("rollback", "live")],
     ),
 )
 def test_whatever_is_asked_while_an_arm_runs_is_answered_before_its_next_step(name, trial):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ def test_a_run_resumes_to_the_byte(point, tmp_path):
     assert_equal(resume(RECIPE, tmp_path), whole(RECIPE))
 
 
-@pytest.mark.parametrize("on_disk", [True, False])
-@pytest.mark.parametrize("step", [20, 35, 45])
+@pytest.mark.parametrize(
+    ("step", "on_disk"), few(product((20, 35, 45), (True, False)), [(20, False), (35, True), (45, False)])
+)
 def test_a_run_resumes_to_the_byte_around_the_marks_of_a_window(step, on_disk, tmp_path):
     """Before the first mark, between two, and after the last. Looks at them are booked."""
     recipe = Recipe(growing(compare="flops"), model=noisy_host, policy=Script({1: [""]}, hidden=2))
@@ -109,7 +111,7 @@ def test_a_run_resumes_to_the_byte_around_the_marks_of_a_window(step, on_disk, t
     "options",
     [
         {"accumulate": 3},
-        {"optimizer": lambda parameters: SGD(parameters, lr=0.1, momentum=0.9)},
+        pytest.param({"optimizer": lambda parameters: SGD(parameters, lr=0.1, momentum=0.9)}, marks=pytest.mark.long),
         {"scaler": lambda: torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=11)},
     ],
     ids=["accumulated gradients", "momentum", "a gradient scaler"],

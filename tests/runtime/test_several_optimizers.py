@@ -118,7 +118,7 @@ def test_both_ways_of_stepping_them_grow_the_same(split, own):
     assert place.arena.exp_avg.any()
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", few(SPLITS, ["Muon and AdamW"]))
 @pytest.mark.parametrize(("epoch", "rewarm"), few([(3, None), (8, None), (3, 0.5), (8, 0.5)], [(8, 0.5)]))
 def test_it_resumes_to_the_byte(split, epoch, rewarm, tmp_path):
     """Within a window, and after an adoption."""

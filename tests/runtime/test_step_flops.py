@@ -33,7 +33,8 @@ def test_every_blueprint_stands_above():
 
 
 @pytest.mark.parametrize(
-    ("host", "blueprint"), few([(host, name) for host, names in DENSE.items() for name in names], ["mlp", "cnn"])
+    ("host", "blueprint"),
+    few([(host, name) for host, names in DENSE.items() for name in names], ["mlp", ("cnn", "conv_bottleneck")]),
 )
 def test_a_graft_costs_at_most_six_flops_for_each_of_its_multiply_adds(host, blueprint):
     found = costs(host, blueprint)

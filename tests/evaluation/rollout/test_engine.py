@@ -10,6 +10,7 @@ from esper.evaluation.rollout.compare import blocks, bound_of_differences, bound
 from esper.evaluation.rollout.engine import decide, settled
 from esper.evaluation.rollout.health import Point, Unit, grows_without_end, step_time
 from tests.evaluation.rollout.world import PLAN, health, terms
+from tests.few import few
 
 
 def begun(**criteria) -> State:
@@ -188,7 +189,7 @@ def test_no_run_is_in_two_blocks_and_leftovers_serve_when_none_come():
     assert len(runs) == len(set(runs))
 
 
-@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("size", few([1, 5], [5]))
 def test_bounds_hold_at_every_look(size):
     """Of 400 null experiments of 60 looks at most 5 % may ever be wrong; here the limit is three errors above."""
     random, wrong_rate, wrong_difference = np.random.default_rng(3), 0, 0

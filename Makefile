@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --no-compile torch
 	@$(PIP_INSTALL) --no-compile -e '.[run,dev,bench]'
 	@# pip compiles on one core; what is not for this Python is left as it is, and what hardly anybody loads left for later.
-	@$(PYTHON) -m compileall -qq -j 0 -x "/(tests|transformers/models)/" $(VENV)/lib || true
+	@$(PYTHON) -m compileall -qq -j 0 -x "/(tests|transformers/models|ray/(data|llm|rllib|serve)|pip)/" $(VENV)/lib || true
 	@touch $@
 
 run: $(READY) ## run esper, for example: make run ARGS="--help"
@@ -65,7 +65,7 @@ check: lint test ## everything that must pass before a change is merged
 lint: $(READY) ## check format, style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy -n 2
 	$(BIN)/lint-imports --no-logo
 
 format: $(READY) ## format the code and fix what can be fixed safely

@@ -1,7 +1,9 @@
 """For all tests."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,6 +16,17 @@ if not torch.cuda.is_available():  # before the first import of triton
 # The same examples in every run, on machines of any speed.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays until the end: garbage is looked for among what comes later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,9 @@ def test_all_is_well(capsys):
     [
         ("esper.cli.self_test.CONFIG", GrowthConfig(max_rounds=0), "a seed grows"),
         ("esper.runtime.session.Session.load", lambda *_: None, "goes on from its checkpoint"),
-        ("esper.cli.self_test.export", lambda model: model, "exports to plain torch"),
+        pytest.param(
+            *("esper.cli.self_test.export", lambda model: model, "exports to plain torch"), marks=pytest.mark.long
+        ),
         ("esper.cli.self_test.wrap", None, "what the bare one does: TypeError"),
     ],
 )

@@ -26,7 +26,7 @@ BASELINE = PerformanceBaseline("1", "c" * 40, True, {"cores": 2}, "m", Setting("
 
 @pytest.fixture(scope="module")
 def recorded() -> PerformanceBaseline:
-    return record([Cell(8, 16), Cell(8, 128)], Setting("cpu"), NOTHING, seconds=0.01)
+    return record([Cell(8, 16), Cell(8, 32)], Setting("cpu"), NOTHING, seconds=0.01)
 
 
 def test_a_cell_is_measured_for_real(recorded):

@@ -13,6 +13,7 @@ from esper.evaluation.training import Recipe, batches, flops_per_step
 from esper.tasks.cnn import CNNHost
 from esper.tasks.gpt import GPTHost
 from esper.tasks.task import Samples, Task
+from tests.few import few
 
 SETTING = Setting(16, 3, 5, recipes=(Recipe(1e-2, "cosine"),))
 
@@ -99,7 +100,7 @@ def test_nothing_planted_is_the_host_trained_on(task):
     assert bare.to_dict() | {"seconds": 0} == host.to_dict() | {"seconds": 0}
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", few(PLACES, ["images"]))
 def test_adapters_lie_behind_every_layer_and_block_and_have_the_size(name, request):
     task = request.getfixturevalue(name)
     host = sum(p.numel() for p in task.make_host().parameters())

@@ -333,7 +333,10 @@ def whole(tmp_path_factory: Any) -> tuple[dict[str, Any], Path]:
 
 @pytest.mark.parametrize(
     "where",
-    ["step/step=7", "step/step=28", "step/step=42", "epoch/step=10", "validation/step=20"],
+    few(
+        ["step/step=7", "step/step=28", "step/step=42", "epoch/step=10", "validation/step=20"],
+        ["step/step=28", "step/step=42", "validation/step=20"],
+    ),
     ids=[
         "first epoch",
         "within a round",

@@ -14,6 +14,7 @@ from esper import ConfigError
 from esper.integrations.growth_trainer import GrowthTrainer
 from esper.integrations.transformers import save_pretrained
 from esper.kasmina.host.anchoring import is_espers, places
+from tests.few import few
 from tests.integrations.small_models import KINDS, Script, arguments, data, example, growing, parts, settings
 
 BLOCK, LAYER = "base_model.model.transformer.h.1", "base_model.model.transformer.h.0.mlp.c_fc"
@@ -83,7 +84,7 @@ def trained_by_a_session(place: str, _: Any) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("train", [trained_by_the_trainer, trained_by_a_session])
+@pytest.mark.parametrize("train", few([trained_by_the_trainer, trained_by_a_session], [trained_by_the_trainer]))
 def test_grafts_grow_beside_adapters_and_both_are_saved(train, all_pass, tmp_path):
     """The base stays frozen; the folder holds adapters and what has grown; the adapters of an export can be merged."""
     model = train(BLOCK, tmp_path / "run")

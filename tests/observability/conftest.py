@@ -9,6 +9,7 @@ import torch
 from esper.cli import conclusion
 from esper.cli.main import main
 from esper.runtime.session import Session
+from tests.few import few
 from tests.runtime.toy import Recipe, growing
 
 GROWS = """\
@@ -99,7 +100,7 @@ def rolled_back(runs) -> Path:
 REAL = ("grown", "refused", "no_controls", "interrupted", "without_static", "rolled_back")
 
 
-@pytest.fixture(params=REAL)
+@pytest.fixture(params=few(REAL, ["grown", "refused", "interrupted", "rolled_back"]))
 def real_run(request) -> Path:
     """Each of the real runs."""
     return request.getfixturevalue(request.param)

@@ -127,7 +127,11 @@ def test_without_a_directory_they_are_in_memory():
     assert kinds == {dict}
 
 
-@pytest.mark.parametrize("on_disk", [(True, False), (False, True), (True, True)], ids=str)
+@pytest.mark.parametrize(
+    "on_disk",
+    [(True, False), *(pytest.param(one, marks=pytest.mark.long) for one in ((False, True), (True, True)))],
+    ids=str,
+)
 def test_a_run_resumes_to_the_byte_from_disk_and_from_memory(on_disk, tmp_path):
     """Wherever the states lay when it was saved, and lie afterwards."""
     before, after = ({"directory": tmp_path / name} if on_disk[part] else {} for part, name in enumerate("ab"))

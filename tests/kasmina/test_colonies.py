@@ -42,7 +42,8 @@ IN_BOTH_MODES = pytest.mark.parametrize(
     ("name", "layer_id", "blueprint", "is_training"),
     few(
         [(*colony, is_training) for colony in COLONIES for is_training in (True, False)],
-        [*[(*colony, False) for colony in ALWAYS], *[(*colony, True) for colony in COLONIES]],
+        [(*colony, is_training) for colony in ALWAYS for is_training in (True, False)]
+        + [(*colony, True) for colony in {name: (name, *rest) for name, *rest in COLONIES}.values()],
     ),
 )
 SOME_WIDENED = pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import esper
 from esper.contracts.lifecycle import State
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.wrapping import place_named
+from tests.few import few
 from tests.kasmina.growing import grow
 from tests.kasmina.test_zoo import build, germinate
 from tests.kasmina.zoo import REAL, ids
@@ -21,7 +22,7 @@ PLACE = {
     "llama": "model.layers.0.mlp.down_proj",
     "t5": "decoder.block.0.layer.2.DenseReluDense.wo",
 }
-decoding = pytest.mark.parametrize("name", PLACE)
+decoding = pytest.mark.parametrize("name", few(PLACE, ["llama"]))
 
 
 def host(name: str, *, use_cache: bool = True) -> nn.Module:

@@ -14,7 +14,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16] if DEVICE == "cuda" else
 SIZES = [
     [(1, 1)],
     [(3, 7), (5, 1030), (2, 1)],
-    [(33, 3), (1, 2049)],
+    pytest.param([(33, 3), (1, 2049)], marks=pytest.mark.long),
     pytest.param([(130, 3), (1, 2049)], marks=pytest.mark.long),
 ]
 

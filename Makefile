@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+# What is not for this Python is left as it is, and what hardly anybody loads left for later.
+COMPILE := $(PYTHON) -m compileall -qq $(VENV)/lib -x "/(tests|transformers/models|ray/(data|llm|rllib|serve)|pip)/"
 TRACKERS := 'wandb>=0.31,<0.32' 'trackio>=0.43,<0.44' 'mlflow-skinny>=3.17,<3.18' 'sqlalchemy<2.1' alembic hypothesis pytest pytest-timeout
 # What a change is compared with: the newest commit that is a day old, unless told.
 BASE ?=
@@ -30,9 +32,9 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV); the first time this takes some minutes."
 	@$(BASE_PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) --no-compile torch
-	@$(PIP_INSTALL) --no-compile -e '.[run,dev,bench]'
-	@# pip compiles on one core; what is not for this Python is left as it is, and what hardly anybody loads left for later.
-	@$(PYTHON) -m compileall -qq -j 0 -x "/(tests|transformers/models|ray/(data|llm|rllib|serve)|pip)/" $(VENV)/lib || true
+	@# pip works on one core, so that torch is compiled meanwhile.
+	@$(COMPILE) & $(PIP_INSTALL) --no-compile -e '.[run,dev,bench]'; ended=$$?; wait; exit $$ended
+	@$(COMPILE) -j 0 || true
 	@touch $@
 
 run: $(READY) ## run esper, for example: make run ARGS="--help"

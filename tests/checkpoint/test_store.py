@@ -226,11 +226,11 @@ from pathlib import Path
 import torch
 from concurrent.futures import ThreadPoolExecutor
 from esper.checkpoint import store
-state = {str(index): torch.randn(5_000_000) for index in range(4)}
+state = {str(index): torch.randn(5_000_000) for index in range(2)}
 ThreadPoolExecutor(1).submit(lambda: (time.sleep(1), store.write(Path(sys.argv[1]), state)))
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
-    assert len(store.read(tmp_path)) == 4
+    assert len(store.read(tmp_path)) == 2
 
 
 def test_a_manifest_tells_dtypes_shapes_and_its_generation(tmp_path):

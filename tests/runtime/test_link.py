@@ -310,7 +310,7 @@ class TestCommands:
 
     def test_while_arms_run_one_waits_and_is_not_refused_again_and_again(self, bus, url):
         config = growing(layers=["", "2"], choice="best")
-        trial = Recipe(config, epochs=400, policy=Script({1: [""]})).build()
+        trial = Recipe(config, epochs=120, policy=Script({1: [""]})).build()
         linked = Linked(bus, url)
         linked.trial = trial
         linked.listen()

@@ -20,6 +20,7 @@ from benchmarks.growth.plan import Plan
 from benchmarks.growth.results import collected
 from benchmarks.growth.rows import HEADLINE, ROWS, shipped
 from esper.evaluation.training import Recipe
+from tests import warm
 
 (DIGITS,) = (case for case in cases() if case.name == "digits")
 TINY = replace(DIGITS, pace=DIGITS.pace._replace(epochs=1), rates=(1e-3, 3e-3, 1e-2), tuning_seeds=(900, 901, 902))
@@ -256,8 +257,7 @@ def test_cells_of_another_file_are_not_taken_for_those_of_this_one(tmp_path):
 
 
 def test_seeds_that_are_none_are_refused():
-    command = [sys.executable, "-m", "benchmarks.growth", "--seeds", "4-1", "--tables"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    done = warm.run(["-m", "benchmarks.growth", "--seeds", "4-1", "--tables"], folder=Path(__file__).parents[2])
     assert done.returncode == 2
     assert "--seeds" in done.stderr
 

@@ -6,6 +6,7 @@ import pytest
 
 from esper.cli.main import main
 from tests import warm
+from tests.few import few
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = {
@@ -19,7 +20,7 @@ SHORT = {
     "several_gpus.py": ["8"],
     "lightning_module.py": ["12"],
 }
-WITH_RANKS = ["arms_on_other_gpus.py"]  # run in tests/ranks
+WITH_RANKS = ["arms_on_other_gpus.py"]  # run in tests/ranks, as several_gpus.py is too
 LIGHTNINGS = [  # what it warns of itself
     r"`isinstance\(treespec, LeafSpec\)`",
     "The 'train_dataloader' does not have many workers",
@@ -51,7 +52,7 @@ def test_every_example_is_tested_and_listed():
     assert all(f"({name})" in listed for name in (*names, "sweep.yaml"))
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("name", few(SHORT, [name for name in SHORT if name != "several_gpus.py"]))
 def test_an_example_runs_and_says_how_its_lifecycles_ended(name):
     out = _run(name, *SHORT[name])
     assert any(outcome in out for outcome in ("FOSSILIZED", "CULLED"))

@@ -3,6 +3,7 @@
 Nothing of Esper is there when it begins. Whoever wants to know what an import costs or brings needs a real one.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -69,6 +70,7 @@ class Started:
             path.touch()  # it may be killed before it opens them
         output, errors = str(self._files[0]), str(self._files[-1])
         self._process = start(arguments, output=output, errors=errors, folder=folder, **environment)
+        atexit.register(self.kill)  # else Python waits for what a test that failed has left
 
     @property
     def returncode(self) -> int | None:

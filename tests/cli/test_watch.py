@@ -1,16 +1,15 @@
 """``esper watch``: what is wrong is said, and a real run is followed by a real process until it is told to end."""
 
 import json
-import os
 import re
 import socket
-import subprocess
 import sys
 
 import httpx2
 import pytest
 
 from esper.cli.main import main
+from tests.cli.test_bus import esper, wait_for
 
 SECRET = "0123456789abcdef0123"
 
@@ -58,18 +57,15 @@ def test_a_run_is_followed_and_rolled_back_from_the_page(tmp_path):
     url, token = f"sqlite:{tmp_path / 'bus.db'}", tmp_path / "token"
     token.write_text(SECRET)
     token.chmod(0o600)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-
-    def start(*words: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "esper", *words]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    watch = start("watch", "--bus", url, "--token", str(token), "--port", "0")
-    run = start(
-        *("run", "--bus", url, "--epochs", "100000", "--no-controls", "--plain", "--output", str(tmp_path / "run"))
+    log = tmp_path / "watch"
+    watch = esper("watch", "--bus", url, "--token", str(token), "--port", "0", output=log)
+    run = esper(
+        *("run", "--bus", url, "--epochs", "100000", "--no-controls", "--plain", "--output", str(tmp_path / "run")),
+        output=tmp_path / "log",
     )
     try:
-        at = re.search(r"http://127.0.0.1:\d+", watch.stdout.readline()).group()
+        wait_for(log, "\n")
+        at = re.search(r"http://127.0.0.1:\d+", log.read_text()).group()
         with httpx2.stream("GET", f"{at}/events", timeout=300) as stream:
             asked = None
             for line in stream.iter_lines():
@@ -84,9 +80,8 @@ def test_a_run_is_followed_and_rolled_back_from_the_page(tmp_path):
                     break
         watch.terminate()
         assert watch.wait(timeout=30) == 0
-        assert "Traceback" not in watch.stdout.read()
+        assert "Traceback" not in log.read_text()
     finally:
         for process in (watch, run):
             process.kill()
-            process.stdout.close()
             process.wait()

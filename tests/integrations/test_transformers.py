@@ -2,8 +2,6 @@
 
 import copy
 import runpy
-import subprocess
-import sys
 
 import peft
 import pytest
@@ -18,6 +16,7 @@ from esper.integrations.source import source_of
 from esper.integrations.transformers import save_pretrained
 from esper.kasmina.host.anchoring import places
 from esper.kasmina.host.layer import KasminaLayer
+from tests import warm
 from tests.kasmina.growing import grow, place_of
 from tests.kasmina.zoo import HIDDEN, REAL, VOCABULARY, real
 
@@ -98,8 +97,7 @@ def test_what_was_saved_loads_to_the_same_bits_without_esper(tmp_path):
         save_pretrained(model, tmp_path / name)
         torch.save((MODELS[name][2], logits(model, name)), tmp_path / f"{name}.pt")
     environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LOADING, *MODELS]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = warm.run(["-c", LOADING, *MODELS], folder=tmp_path, environment=environment)
     assert done.stdout.splitlines() == [
         "llama GrownLlamaForCausalLM AutoModel AutoModelForCausalLM",
         "gpt2 GrownGPT2LMHeadModel AutoModel AutoModelForCausalLM AutoModelForPreTraining",

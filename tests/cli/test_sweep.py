@@ -217,7 +217,7 @@ def test_sixty_four_runs_on_ray_with_two_workers_killed_are_those_of_the_pool(tm
     ended(sweep)
     ended(begun(tmp_path, "many.yaml", "pool", "--workers", "2"))
     rows = table(tmp_path / "ray")
-    assert [row["state"] for row in rows] == ["finished"] * 44
+    assert [row["state"] for row in rows] == ["finished"] * 64
     assert rows == table(tmp_path / "pool")
     assert all("resumed" in (tmp_path / f"ray/trials/{name}.log").read_text() for name in (first, second))
 

@@ -96,7 +96,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(trees)
 def test_any_tree_comes_back_exactly(tree):
     structure, parts = flatten(tree)

@@ -109,7 +109,7 @@ def test_what_is_drawn_asks_for_growth_often_enough():
     """The properties below would hold of a policy that never grows."""
     asked = []
 
-    @settings(max_examples=200)
+    @settings(max_examples=500)
     @given(OBSERVATIONS, CONFIGS)
     def draw(seen, config):
         asked.append(bool(make_policy("heuristic", config).decide(seen)))

@@ -86,7 +86,7 @@ def rising_place(name: str, ramp_steps: int = 10):
 
 
 @every
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(streams(wild, max_size=40), st.integers(1, 30))
 def test_whatever_it_sees_alpha_rises_by_bounded_steps_within_0_and_1(name, stream, ramp_steps):
     """Also where signals are not finite, and where the strategy is reckless."""
@@ -103,7 +103,7 @@ def test_without_the_bound_a_reckless_strategy_would_jump(monkeypatch):
 
 
 @every
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(streams(wild, max_size=20))
 def test_what_it_remembers_stays_finite(name, stream):
     place = rising_place(name)
@@ -112,7 +112,7 @@ def test_what_it_remembers_stays_finite(name, stream):
 
 
 @every
-@settings(max_examples=15)
+@settings(max_examples=30)
 @given(streams(tame, max_size=20), streams(tame, max_size=20))
 def test_saved_in_the_middle_of_a_ramp_it_goes_on_bit_for_bit(name, before, after):
     place = rising_place(name)
@@ -125,7 +125,7 @@ def test_saved_in_the_middle_of_a_ramp_it_goes_on_bit_for_bit(name, before, afte
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "reckless"])
-@settings(max_examples=6)
+@settings(max_examples=12)
 @given(streams(tame, max_size=20), tame, st.floats(0, 100, width=32), st.tuples(tame, tame, tame))
 def test_under_steady_signals_nobody_stays_paused_for_ever(name, before, loss, norm, weights):
     place = rising_place(name)

@@ -167,7 +167,7 @@ def killed(how: str, directory: Path, kills: int) -> dict:
 
 
 def test_killed_at_any_moment_it_goes_on_and_skips_and_repeats_nothing(tmp_path):
-    told = killed("ours", tmp_path, 20)
+    told = killed("ours", tmp_path, 30)
     assert told["unexplained"] == 0
     assert told["steps while being killed"] > 1
     assert (told["set"], told["outcome"]) == ([float(percent) for percent in range(1, 101)], "completed")

@@ -15,7 +15,6 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
@@ -277,7 +276,7 @@ class NatsSubscription:
     async def _fetch(self, most: int, timeout_s: float) -> list[Msg]:
         try:
             return list(await self._pull.fetch(most, timeout=max(timeout_s, _NO_WAIT_S)))
-        except NatsTimeoutError:
+        except TimeoutError:  # the client's own, or a bare one where the time ran out between its two requests
             return []
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:

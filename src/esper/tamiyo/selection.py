@@ -123,10 +123,14 @@ def _of(option: Option, history: Sequence[FieldReport]) -> list[FieldReport]:
     return [one for one in history if one.blueprint == option.blueprint.id]
 
 
+def gain_of(report: FieldReport) -> float | None:
+    """Held-out loss of the twin minus that of the arm, relative to the twin's; None if it was not measured."""
+    arm, twin = _twin(report, "gate_loss"), _twin(report, "twin_gate_loss")
+    return None if arm is None or not twin else (twin - arm) / abs(twin)
+
+
 def _gains(option: Option, history: Sequence[FieldReport]) -> list[float]:
-    """Held-out loss of the twin minus that of the arm, relative to the twin's."""
-    pairs = [(_twin(one, "gate_loss"), _twin(one, "twin_gate_loss")) for one in _of(option, history)]
-    return [(twin - arm) / abs(twin) for arm, twin in pairs if arm is not None and twin]
+    return [gain for one in _of(option, history) if (gain := gain_of(one)) is not None]
 
 
 def _measured(option: Option, history: Sequence[FieldReport], name: str) -> list[float]:

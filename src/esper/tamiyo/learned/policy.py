@@ -1,0 +1,167 @@
+"""The learned controller in use: it acts where it expects more than it is unsure of, and says why."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from esper.contracts.commands import Command
+from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError
+from esper.contracts.reports import Observation
+from esper.tamiyo.heuristic import HeuristicPolicy
+from esper.tamiyo.learned.actions import legal_actions
+from esper.tamiyo.learned.network import STOP, WAIT, Judged, Padded, TamiyoNetwork
+from esper.tamiyo.learned.tokens import Tokens, names, tokens
+from esper.tamiyo.learned.weights import load
+
+SHIPPED = Path(__file__).with_name("weights.safetensors")
+"""The weights that come with the package."""
+
+CAUTION = 0.5
+"""So many deviations are taken off what is expected of an action."""
+
+MOST_SPREAD = 0.3
+"""A share of the loss; where the best action is more uncertain than that the heuristic decides."""
+
+STRANGE = 4.0
+"""Deviations by which a feature may lie outside of what training saw; beyond, the heuristic decides."""
+
+TOLD = 3
+"""Features that an explanation names."""
+
+
+class Reason(NamedTuple):
+    """How much a feature has moved a judgement: what is expected with it, less what would be expected without."""
+
+    name: str
+    value: float
+    moved: float
+
+
+class LearnedPolicy:
+    """Decides by a network; where that cannot be used, is unsure, or sees what it does not know, the heuristic does.
+
+    Args:
+        config: when, where and how much may grow.
+        path: of the weights; None takes those that come with Esper.
+    """
+
+    def __init__(self, config: GrowthConfig, path: str | Path | None = None) -> None:
+        self._config, self._heuristic = config, HeuristicPolicy(config)
+        self._remarks: list[str] = []
+        self._told: set[str] = set()
+        self._has_stopped = False
+        self._network: TamiyoNetwork | None = None
+        try:
+            self._network = _loaded(SHIPPED if path is None else Path(path))
+        except ConfigError as error:
+            self._remark("weights", f"{error} The heuristic decides in its place.")
+
+    def decide(self, observation: Observation) -> list[Command]:
+        """The candidate of a round, or the graft of a live trial, or nothing."""
+        seen, network = observation, self._network
+        if network is None:
+            return self._heuristic.decide(seen)
+        actions = [] if self._has_stopped else legal_actions(seen, self._config)
+        if not actions:
+            return []
+        read = tokens(seen, self._config, actions)
+        padded = Padded.of([read])
+        with torch.no_grad():
+            judged, strange = network(padded), float(network.strangeness(padded))
+        if strange > STRANGE:
+            return self._leave(
+                seen, "strange", f"a feature lies {strange:.1f} deviations outside of what it has learned from"
+            )
+        best = int((judged.gain - CAUTION * judged.spread)[0].argmax())
+        if (spread := float(judged.spread[0, best])) > MOST_SPREAD:
+            return self._leave(seen, "unsure", f"it is unsure by {spread:.0%} of the loss")
+        chosen = self._chosen(judged, best)
+        return (
+            [] if chosen is None else [actions[chosen].command(self._config, self._why(network, read, judged, chosen))]
+        )
+
+    def remarks(self) -> list[str]:
+        """Sentences about how it decides that nobody was told yet."""
+        told, self._remarks = self._remarks, []
+        return told
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has done with this run, and what it has told."""
+        return {"has_stopped": self._has_stopped, "told": sorted(self._told)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._has_stopped, self._told = state["has_stopped"], set(state["told"])
+
+    def _chosen(self, judged: Judged, best: int) -> int | None:
+        """Index of the action to take; None to wait."""
+        assert self._network is not None
+        if self._network.shape.chooses_by == "judgement":
+            worth = float(judged.gain[0, best] - CAUTION * judged.spread[0, best])
+            return best if worth > max(0.0, float(judged.value[0])) else None
+        preferred = int(judged.choice[0].argmax())
+        self._has_stopped = preferred == STOP
+        return None if preferred in (WAIT, STOP) else preferred - 2
+
+    def _leave(self, seen: Observation, kind: str, why: str) -> list[Command]:
+        self._remark(kind, f"Step {seen.step}: the learned controller leaves decisions to the heuristic: {why}.")
+        return self._heuristic.decide(seen)
+
+    def _remark(self, kind: str, text: str) -> None:
+        """Once a run for each kind."""
+        if kind not in self._told:
+            self._told.add(kind)
+            self._remarks.append(text)
+
+    def _why(self, network: TamiyoNetwork, read: Tokens, judged: Judged, chosen: int) -> str:
+        gain, spread, keep = (float(part[0, chosen]) for part in (judged.gain, judged.spread, judged.keep.sigmoid()))
+        moved = ", ".join(
+            f"{one.name} {one.value:.3g} ({one.moved:+.2%})" for one in reasons(network, read, chosen)[:TOLD]
+        )
+        return (
+            f"learned: {gain:+.1%} of the final loss expected, give or take {spread:.1%}, kept with {keep:.0%}; "
+            f"most by {moved}"
+        )
+
+
+def reasons(network: TamiyoNetwork, read: Tokens, chosen: int) -> list[Reason]:
+    """What an action's expected gain rests on, the most telling first.
+
+    Each feature of the run, of the action and of its place is once put at its mean over the training data, and the
+    network asked again (occlusion: Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV
+    2014, section 4.2).
+
+    Args:
+        network: that judges.
+        read: the boundary.
+        chosen: index of the action.
+    """
+    known, place = names(), read.place_of[chosen]
+    parts = (
+        ("run", known.run, read.run),
+        ("place", known.place, read.places[place]),
+        ("action", known.action, read.actions[chosen]),
+    )
+    count = sum(len(features) for _, features, _ in parts)
+    seen = Padded.of([read]).rows(torch.zeros(count + 1, dtype=torch.int64))
+    where: dict[str, Tensor] = {"run": seen.run, "place": seen.places[:, place], "action": seen.actions[:, chosen]}
+    means = {"run": network.run.mean, "place": network.place.mean, "action": network.action.mean}
+    told, row = [], 1
+    for part, features, values in parts:
+        for index, name in enumerate(features):
+            where[part][row, index] = means[part][index]
+            told.append((f"{part}.{name}", values[index]))
+            row += 1
+    with torch.no_grad():
+        gains = network(seen).gain[:, chosen].tolist()
+    found = [Reason(name, value, gains[0] - without) for (name, value), without in zip(told, gains[1:], strict=True)]
+    return sorted(found, key=lambda one: -abs(one.moved))
+
+
+@cache
+def _loaded(path: Path) -> TamiyoNetwork:
+    return load(path)[0]

@@ -1,8 +1,9 @@
 """The network that judges: a transformer over the tokens of a boundary, and a head for each question.
 
-For every action it says what share of the final held-out loss trying it would save at equal total training FLOPs
-against never growing, how uncertain that is, and whether the graft would be kept; for the run, what can be hoped for if
-it goes on. Two further heads are a policy: how strongly each action, waiting and stopping are preferred.
+For every action it says whether the graft would beat its twin, what share of the final loss that would save at equal
+total training FLOPs against never growing, what it costs if it does not, and how uncertain all that is; for the run,
+what whoever waits can still hope for. Two further heads are a policy: how strongly each action, waiting and stopping
+are preferred.
 """
 
 # B boundaries, R features of the run, P places, G features of a place, A actions, H features of an action, D width
@@ -93,18 +94,26 @@ class Judged(NamedTuple):
     """What the network says of boundaries.
 
     Args:
-        gain: ``[B, A]``, share of the final loss that an action is expected to save; negative where it costs.
-        spread: ``[B, A]``, standard deviation of that, above 0.
-        keep: ``[B, A]``, logit of the graft being kept.
+        adopt: ``[B, A]``, logit of the graft beating its twin.
+        adopted: ``[B, A]``, share of the final loss that is saved if it does.
+        lost: ``[B, A]``, the same if it does not: what trying costs, negative.
+        spread: ``[B, A]``, standard deviation of what is saved, above 0.
         choice: ``[B, 2 + A]``, log-probabilities of waiting, stopping and each action; -inf where there is none.
-        value: ``[B]``, what share can still be saved from here on.
+        value: ``[B]``, what share can still be saved by whoever waits.
     """
 
-    gain: Tensor
+    adopt: Tensor
+    adopted: Tensor
+    lost: Tensor
     spread: Tensor
-    keep: Tensor
     choice: Tensor
     value: Tensor
+
+    @property
+    def gain(self) -> Tensor:
+        """``[B, A]``, share of the final loss that an action is expected to save; negative where it costs."""
+        chance = self.adopt.sigmoid()
+        return chance * self.adopted + (1 - chance) * self.lost
 
 
 class TamiyoNetwork(nn.Module):
@@ -130,7 +139,7 @@ class TamiyoNetwork(nn.Module):
         )
         self.encoder = nn.TransformerEncoder(layer, shape.layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.meet = nn.Sequential(nn.Linear(3 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width), nn.GELU())
-        self.heads = nn.Linear(width, 3)
+        self.heads = nn.Linear(width, 4)
         self.prefer = nn.Linear(width, 1)
         of_run = nn.Linear(width, 3)
         self.of_run = nn.Sequential(nn.Linear(width, width), nn.GELU(), of_run)
@@ -152,11 +161,11 @@ class TamiyoNetwork(nn.Module):
         met_BAD = self.meet(
             torch.cat([self.action(seen.actions), where_BAD, run_BD[:, None].expand_as(where_BAD)], dim=-1)
         )
-        gain, spread, keep = self.heads(met_BAD).unbind(-1)
+        adopt, adopted, lost, spread = self.heads(met_BAD).unbind(-1)
         wait, stop, value = self.of_run(run_BD).unbind(-1)
         preferred = self.prefer(met_BAD)[..., 0].masked_fill(~seen.is_action, -torch.inf)
         choice = torch.cat([wait[:, None], stop[:, None], preferred], dim=1).log_softmax(-1)
-        return Judged(gain, LEAST_SPREAD + F.softplus(spread - 2), keep, choice, value)
+        return Judged(adopt, adopted, lost, LEAST_SPREAD + F.softplus(spread - 3), choice, value)
 
     @torch.no_grad()
     def standardise(self, seen: Padded) -> None:

@@ -118,12 +118,12 @@ class LearnedPolicy:
             self._remarks.append(text)
 
     def _why(self, network: TamiyoNetwork, read: Tokens, judged: Judged, chosen: int) -> str:
-        gain, spread, keep = (float(part[0, chosen]) for part in (judged.gain, judged.spread, judged.keep.sigmoid()))
+        gain, spread, adopt = (float(part[0, chosen]) for part in (judged.gain, judged.spread, judged.adopt.sigmoid()))
         moved = ", ".join(
             f"{one.name} {one.value:.3g} ({one.moved:+.2%})" for one in reasons(network, read, chosen)[:TOLD]
         )
         return (
-            f"learned: {gain:+.1%} of the final loss expected, give or take {spread:.1%}, kept with {keep:.0%}; "
+            f"learned: {gain:+.1%} of the final loss expected, give or take {spread:.1%}, adopted with {adopt:.0%}; "
             f"most by {moved}"
         )
 

@@ -106,8 +106,8 @@ class Options:
     )
     policy: str = _option(
         "heuristic",
-        "who decides when and where to grow: heuristic, random, never, one of your own, or remote, a controller that "
-        "'esper tamiyo serve' runs elsewhere",
+        "who decides when and where to grow: heuristic, learned, with weights of your own learned:FILE, random, never, "
+        "one of your own, or remote, a controller that 'esper tamiyo serve' runs elsewhere",
         "NAME",
     )
     bus: str | None = _option(
@@ -260,6 +260,9 @@ def request(values: Mapping[str, Any]) -> Request:
     for name in ("weights", "flags"):
         if plain.get(name):
             plain[name] = os.path.abspath(plain[name])
+    kind, colon, path = plain.get("policy", "").partition(":")
+    if kind == "learned" and path:
+        plain["policy"] = kind + colon + os.path.abspath(path)
     return Request(Options(**plain, growth=config), named(values))
 
 

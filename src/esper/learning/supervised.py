@@ -27,6 +27,9 @@ FOLDS = 5
 SCALE = 0.05
 """A share of the loss; errors count in such units, beyond it only in proportion."""
 
+CHOICES = 8
+"""Tries of a step for each boundary of it at which to choose among all actions."""
+
 TELLING = 0.002
 """Deviation of what the tries of a task have saved below which their ranks are not compared."""
 
@@ -76,12 +79,11 @@ class Worth(NamedTuple):
         return (self.best >= 0) & (self.acting > 0) & (self.acting >= self.waiting)
 
 
-def judgement_loss(judged: Judged, chosen: Tensor, is_adopted: Tensor, saved: Tensor) -> Tensor:
+def judgement_loss(said: Judged, is_adopted: Tensor, saved: Tensor) -> Tensor:
     """How wrong judgements of single actions are: mean over tries.
 
     Args:
-        judged: of the boundary of each try, ``[T]``.
-        chosen: int64 ``[T]``, the action.
+        said: of each try alone, ``[T, 1]``.
         is_adopted: bool ``[T]``.
         saved: ``[T]``.
 
@@ -89,9 +91,8 @@ def judgement_loss(judged: Judged, chosen: Tensor, is_adopted: Tensor, saved: Te
         Binary cross entropy of being adopted; Huber losses of what is saved, each where it holds and of the
         expectation over both; and the Gaussian negative log-likelihood of the spread around that.
     """
-    index = chosen[:, None]
     adopt, adopted, lost, gain, spread = (
-        part.gather(1, index)[:, 0] for part in (judged.adopt, judged.adopted, judged.lost, judged.gain, judged.spread)
+        part[:, 0] for part in (said.adopt, said.adopted, said.lost, said.gain, said.spread)
     )
     right = F.binary_cross_entropy_with_logits(adopt, is_adopted.float())
     where = torch.where(is_adopted, adopted, lost)
@@ -122,10 +123,11 @@ def learn(
     mean = copy.deepcopy(network)
     for step in range(settings.steps):
         tries = torch.randint(len(data.saved), (settings.batch,), generator=generator)
-        seen = blurred(network, data.seen.rows(data.boundary[tries]), settings.blur, generator)
-        loss = judgement_loss(network(seen), data.action[tries], data.is_adopted[tries], data.saved[tries])
+        seen = data.seen.rows(data.boundary[tries]).with_one_action(data.action[tries])
+        said = network(blurred(network, seen, settings.blur, generator))
+        loss = judgement_loss(said, data.is_adopted[tries], data.saved[tries])
         if worth is not None:
-            rows = torch.randint(len(data.order), (settings.batch,), generator=generator)
+            rows = torch.randint(len(data.order), (settings.batch // CHOICES,), generator=generator)
             loss = loss + choice_loss(
                 network(blurred(network, data.seen.rows(rows), settings.blur, generator)), worth, rows
             )
@@ -258,7 +260,7 @@ def predictability(said: Judged, data: Examples) -> dict[str, float]:
 
 def _rank_correlation(one: Tensor, other: Tensor) -> float:
     """Spearman's: of the ranks, equal ones sharing the mean of theirs; 0 where all are equal."""
-    ranks = [torch.from_numpy(pd.Series(values.numpy()).rank().to_numpy()) for values in (one, other)]
+    ranks = [torch.from_numpy(pd.Series(values.numpy()).rank().to_numpy(copy=True)) for values in (one, other)]
     if any(float(values.std()) == 0 for values in ranks):
         return 0.0
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])

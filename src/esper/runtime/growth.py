@@ -9,7 +9,7 @@ from torch import Tensor
 from esper.blueprints.catalogue import make_blueprint
 from esper.contracts.commands import Command, SeedId
 from esper.contracts.errors import CheckpointError, ConfigError, TransitionError
-from esper.contracts.events import Epoch, Rechunked, TelemetryRead
+from esper.contracts.events import Epoch, Note, Rechunked, TelemetryRead
 from esper.contracts.lifecycle import LIVE, State
 from esper.contracts.reports import Observation
 from esper.kasmina.host.wrapping import place_named
@@ -337,6 +337,9 @@ class Growth:
         """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
         run = self._run
         decided = self.policy.decide(seen) if run.ranks.rank == 0 else []
+        if (remarks := getattr(self.policy, "remarks", None)) is not None:
+            for text in remarks():
+                run.journal.write(Note(text=text))
         commands = run.ranks.same(decided, "a decision")
         answers_to = [(command, run.seeds.submit(command)) for command in commands]
         if run.debug is not None:

@@ -17,7 +17,8 @@ class Policy(Protocol):
     One that remembers also has ``state_dict`` and ``load_state_dict``, which checkpoints store. One that wants to know
     what became of its commands also has ``answered(answer)``: it is called after every :meth:`decide` with the
     :class:`~esper.contracts.commands.Answer` to each command, in their order, refusals and vetoes among them;
-    ``answer.command_id`` is the command's ``id``.
+    ``answer.command_id`` is the command's ``id``. One that has something to tell the user has ``remarks()``: sentences
+    that nobody was told yet; it is called after every :meth:`decide`.
     """
 
     def decide(self, observation: Observation) -> list[Command]:

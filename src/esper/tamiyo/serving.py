@@ -123,6 +123,9 @@ class Controller:
             for answer in question.answers:
                 answered(answer)
         commands = [one for one in policy.decide(question.observation) if not self._is_vetoed(one, question)]
+        if (remarks := getattr(policy, "remarks", None)) is not None:
+            for text in remarks():
+                self._tell(f"{question.run_id}: {text}")
         state = policy.state_dict() if remembers else None
         return Decision(
             run_id=question.run_id, number=question.number, policy=self._policy, commands=commands, state=state

@@ -1,56 +1,110 @@
-"""``esper tamiyo serve``: the controller as a process of its own."""
+"""``esper tamiyo``: the controller as a process of its own, and how it learns."""
 
 import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from esper.cli.commands.subcommand import Subcommand
+from esper.contracts.errors import ConfigError
+
+ACTIONS = {
+    "serve": "decide for runs elsewhere, those with --policy remote, until interrupted",
+    "collect": "train drawn tasks again and again, each time with another graft tried, and keep what became of it",
+    "train": "train a controller from what was collected",
+    "card": "print what weights say of themselves: card FILE",
+}
+OF = {
+    "serve": ("bus", "policy", "traces", "log_format", "health"),
+    "collect": ("records", "tasks", "first", "episodes", "workers", "seconds"),
+    "train": ("records", "output", "steps", "seed", "curves", "threads"),
+    "card": ("file",),
+}
+"""Options of each action."""
+
+DEFAULTS: dict[str, Any] = {
+    **{"policy": "heuristic", "log_format": "text"},
+    **{"tasks": 100, "first": 0, "episodes": 12, "workers": 1},
+    **{"steps": 2000, "seed": 0, "threads": 1},
+}
+NEEDED = {"serve": ("bus",), "collect": ("records",), "train": ("records", "output"), "card": ("file",)}
 
 
 @dataclass(frozen=True)
 class TamiyoCommand(Subcommand):
-    """Decide for all runs on a bus that ask, until interrupted.
+    """Decide for other runs, or teach a controller.
 
     Args:
-        bus: its URL.
-        policy: who decides.
-        traces: URL of a collector of traces, or None.
-        log_format: what to print.
-        health: ``ADDRESS:PORT`` at which it tells whether it is well, or None.
+        action: one of :data:`ACTIONS`.
+        options: of it, by the names in :data:`OF`.
     """
 
-    about = "serve: decide for runs elsewhere, those with --policy remote, over a message bus"
-    takes = "serve and options only"
+    about = "the controller: " + ", ".join(ACTIONS)
+    takes = "one action and options only"
 
-    bus: str
-    policy: str
-    traces: str | None
-    log_format: str
-    health: str | None
+    action: str
+    options: Mapping[str, Any]
 
     @staticmethod
     def declare(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("what", metavar="serve", choices=["serve"], help="decide until interrupted")
-        parser.add_argument("--bus", metavar="URL", required=True, help="of the message bus, as of esper run")
-        help_ = "who decides (default: heuristic)"
-        parser.add_argument("--policy", metavar="NAME", default="heuristic", help=help_)
-        help_ = "collector that takes traces, as of esper run (default: none)"
-        parser.add_argument("--traces", metavar="URL", help=help_)
-        help_ = "what to print: text, or one JSON object a line (default: text)"
-        parser.add_argument("--log-format", metavar="text|json", choices=["text", "json"], default="text", help=help_)
-        help_ = "where to answer /livez and /readyz, such as 127.0.0.1:8080; port 0 takes a free one (default: nowhere)"
-        parser.add_argument("--health", metavar="ADDRESS:PORT", help=help_)
+        told = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
+        parser.add_argument("action", metavar="ACTION", choices=ACTIONS, help=told)
+        parser.add_argument("file", metavar="FILE", nargs="?", help="card: the weights")
+        add = parser.add_argument
+        add("--bus", metavar="URL", help="serve: the message bus, as of esper run")
+        add("--policy", metavar="NAME", help="serve: who decides (default: heuristic)")
+        add("--traces", metavar="URL", help="serve: collector that takes traces, as of esper run (default: none)")
+        help_ = "serve: what to print, text or one JSON object a line (default: text)"
+        add("--log-format", metavar="text|json", choices=["text", "json"], help=help_)
+        help_ = "serve: where to answer /livez and /readyz, such as 127.0.0.1:8080; port 0 takes a free one"
+        add("--health", metavar="ADDRESS:PORT", help=f"{help_} (default: nowhere)")
+        add("--records", metavar="DIR", action="append", help="collect: where to; train: where from, any number")
+        add("--tasks", metavar="N", type=int, help="collect: so many (default: 100)")
+        add("--first", metavar="SEED", type=int, help="collect: seed of the first task; the others follow (default: 0)")
+        add("--episodes", metavar="N", type=int, help="collect: runs of a task with a graft (default: 12)")
+        add("--workers", metavar="N", type=int, help="collect: processes, each with one thread (default: 1)")
+        add("--seconds", metavar="S", type=float, help="collect: end after so many (default: with the last task)")
+        add("--output", metavar="FILE", help="train: where the weights go, a .safetensors file")
+        add("--steps", metavar="N", type=int, help="train: of each network (default: 2000)")
+        add("--seed", metavar="N", type=int, help="train: of first weights and batches (default: 0)")
+        add("--curves", metavar="FILE", help="train: losses by step, as JSON lines (default: none)")
+        add("--threads", metavar="N", type=int, help="train: of torch (default: 1)")
 
     @classmethod
     def from_line(cls, values: dict[str, Any]) -> Self:
-        if values["health"] is not None:
+        action = values.pop("action")
+        given = {name: value for name, value in values.items() if value is not None}
+        for name in given:
+            if name not in OF[action] and any(name in those for those in OF.values()):
+                owner = next(one for one, those in OF.items() if name in those)
+                shown = name.upper() if name == "file" else "--" + name.replace("_", "-")
+                raise ConfigError(f"{shown} is of 'esper tamiyo {owner}', not of {action!r}.")
+        for name in NEEDED[action]:
+            if name not in given:
+                shown = "FILE" if name == "file" else "--" + name
+                raise ConfigError(f"'esper tamiyo {action}' needs {shown}. See 'esper tamiyo --help'.")
+        if action == "collect" and len(given["records"]) > 1:
+            raise ConfigError("'esper tamiyo collect' fills one folder: name --records once.")
+        for name in ("tasks", "episodes", "workers", "steps", "threads"):
+            if given.get(name, 1) < 1:
+                raise ConfigError(f"--{name} must be at least 1, not {given[name]}.")
+        for name in ("first", "seed"):
+            if given.get(name, 0) < 0:
+                raise ConfigError(f"--{name} must be at least 0, not {given[name]}.")
+        if action == "serve" and "health" in given:
             from esper.cli.health import address  # a server's libraries are not loaded for other commands
 
-            address(values["health"])
-        return cls(**{name: values[name] for name in ("bus", "policy", "traces", "log_format", "health")})
+            address(given["health"])
+        return cls(action, {name: given.get(name, DEFAULTS.get(name)) for name in OF[action]})
 
     def do(self) -> bool:
-        from esper.cli.serving import serve
+        if self.action == "serve":
+            from esper.cli.serving import serve
 
-        serve(self.bus, self.policy, self.traces, self.log_format, self.health)
+            serve(*self.options.values())
+            return True
+        from esper.cli import teaching
+
+        act: Callable[..., None] = getattr(teaching, self.action)
+        act(**self.options)
         return True

@@ -89,6 +89,12 @@ class Padded(NamedTuple):
         """Some of them."""
         return type(self)(*(part[index] for part in self))
 
+    def with_one_action(self, index: Tensor) -> Self:
+        """The same with one action at each: ``index`` is int64 ``[B]``."""
+        row = torch.arange(len(index))
+        actions, is_action, place_of = (part[row, index][:, None] for part in self[3:])
+        return type(self)(*self[:3], actions, is_action, place_of)
+
 
 class Judged(NamedTuple):
     """What the network says of boundaries.
@@ -214,7 +220,7 @@ class _Read(nn.Module):
 
     def take(self, vectors: Tensor) -> None:
         self.mean.copy_(vectors.mean(0))
-        self.deviation.copy_(vectors.std(0).clamp(min=0.05))
+        self.deviation.copy_(vectors.std(0, correction=0).clamp(min=0.05))
         self.least.copy_(vectors.amin(0))
         self.most.copy_(vectors.amax(0))
 

@@ -1,0 +1,81 @@
+"""``esper tamiyo collect``, ``train`` and ``card``: how the controller learns, for people."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from esper.contracts.config import GrowthConfig
+from esper.contracts.errors import ConfigError
+from esper.learning import records as kept
+from esper.learning.supervised import Settings
+from esper.learning.training import train as trained
+from esper.tamiyo.learned.weights import load
+
+FORMAT = ".safetensors"
+
+
+def collect(records: list[str], tasks: int, first: int, episodes: int, workers: int, seconds: float | None) -> None:
+    """Train drawn tasks again and again; what is there already is left as it is.
+
+    Raises:
+        ConfigError: if the folder cannot be used.
+    """
+    from esper.learning.collect import collect as collected
+
+    folder, seeds = Path(records[0]), range(first, first + tasks)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder. Name one for the records.")
+    written = collected(folder, seeds, GrowthConfig(), episodes=episodes, workers=workers, seconds=seconds, tell=_print)
+    _print(f"{written} records were written to {folder}")
+
+
+def train(records: list[str], output: str, steps: int, seed: int, curves: str | None, threads: int) -> None:
+    """Train a controller, and say how much of what it was shown can be foreseen.
+
+    Raises:
+        ConfigError: if the weights cannot go there.
+        DataError: if there are no records, or they cannot be read.
+    """
+    path = Path(output)
+    if path.suffix != FORMAT or not path.absolute().parent.is_dir():
+        raise ConfigError(f"Weights go into a {FORMAT} file in a folder that is there, not to {output!r}.")
+    torch.set_num_threads(threads)
+    data = kept.read([Path(folder) for folder in records])
+    with ExitStack() as stack:
+        file = None if curves is None else stack.enter_context(Path(curves).open("w", encoding="utf-8"))
+
+        def tell(phase: str, step: int, measured: dict[str, float]) -> None:
+            if file is not None:
+                file.write(json.dumps({"phase": phase, "step": step, **measured}) + "\n")
+
+        card = trained(data, path, Settings(steps=steps, seed=seed), tell)
+    _show(card)
+    _print(f"The weights are in {path}; esper run --policy learned:{path}")
+
+
+def card(file: str) -> None:
+    """Print what weights say of themselves.
+
+    Raises:
+        ConfigError: if they cannot be read.
+    """
+    network, told = load(Path(file))
+    _show({**told, "parameters": network.num_parameters, **network.shape.to_dict()})
+
+
+def _show(told: dict[str, Any]) -> None:
+    for name, value in told.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_short(one)}" for key, one in value.items())
+        _print(f"{name:>16}  {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)

@@ -21,7 +21,7 @@ from esper.tamiyo.heuristic import HeuristicPolicy
 from esper.tamiyo.learned.actions import Action
 
 SECONDS = 0.25
-"""Share of the runs of a task in which a second graft follows the first."""
+"""Share of the runs of a task in which a second graft follows one that was adopted."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def _tried(
     chance, boundaries = random.Random(practice.seed), [one.boundary for one in seen]
     runs: list[tuple[Tried, Decided]] = []
     for number in range(episodes):
-        before = chance.choice(runs)[1] if runs and number >= (1 - SECONDS) * episodes else None
+        grown = [decided for one, decided in runs if one.is_adopted]  # after a lost round places rest for long
+        before = chance.choice(grown) if grown and number >= (1 - SECONDS) * episodes else None
         plan = _plan(chance, before, boundaries)
         count = 1 if before is None else 2
         run = run_episode(practice, config, Scripted(config, plan, count), never)

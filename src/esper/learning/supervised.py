@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
+from esper.contracts.errors import DataError
 from esper.learning.examples import Examples
 from esper.tamiyo.learned.network import WAIT, Judged, Padded, Shape, TamiyoNetwork
 from esper.tamiyo.learned.policy import CAUTION
@@ -52,8 +53,8 @@ class Settings:
     """
 
     shape: Shape = field(default_factory=Shape)
-    steps: int = 2000
-    batch: int = 256
+    steps: int = 1500
+    batch: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.1
     blur: float = 0.1
@@ -213,8 +214,16 @@ def worth_of(said: Judged, data: Examples, caution: float = CAUTION) -> Worth:
 
 
 def crossed(data: Examples, settings: Settings, tell: Tell | None = None) -> Judged:
-    """What networks say of all boundaries that did not learn from their tasks."""
+    """What networks say of all boundaries that did not learn from their tasks.
+
+    Raises:
+        DataError: if there are too few tasks.
+    """
     tasks, said = int(data.task.max()) + 1, None
+    if (known := len(data.task.unique())) < 2 * FOLDS:
+        raise DataError(
+            f"Something was tried in {known} tasks, and {2 * FOLDS} tasks are needed at least. Collect more."
+        )
     fold_of = torch.randperm(tasks, generator=torch.Generator().manual_seed(settings.seed)) % FOLDS
     for fold in range(FOLDS):
         network = learn(data.of(fold_of != fold), settings, tell=tell, phase=f"fold {fold + 1}")

@@ -25,7 +25,7 @@ OF = {
 DEFAULTS: dict[str, Any] = {
     **{"policy": "heuristic", "log_format": "text"},
     **{"tasks": 100, "first": 0, "episodes": 12, "workers": 1},
-    **{"steps": 2000, "seed": 0, "threads": 1},
+    **{"steps": 1500, "seed": 0, "threads": 1},
 }
 NEEDED = {"serve": ("bus",), "collect": ("records",), "train": ("records", "output"), "card": ("file",)}
 
@@ -65,7 +65,7 @@ class TamiyoCommand(Subcommand):
         add("--workers", metavar="N", type=int, help="collect: processes, each with one thread (default: 1)")
         add("--seconds", metavar="S", type=float, help="collect: end after so many (default: with the last task)")
         add("--output", metavar="FILE", help="train: where the weights go, a .safetensors file")
-        add("--steps", metavar="N", type=int, help="train: of each network (default: 2000)")
+        add("--steps", metavar="N", type=int, help="train: of each network (default: 1500)")
         add("--seed", metavar="N", type=int, help="train: of first weights and batches (default: 0)")
         add("--curves", metavar="FILE", help="train: losses by step, as JSON lines (default: none)")
         add("--threads", metavar="N", type=int, help="train: of torch (default: 1)")

@@ -29,8 +29,13 @@ from esper.runtime.link.commands import ControlCommandHandler
 from esper.runtime.link.publisher import TelemetryPublisher
 from esper.runtime.link.remote import RemotePolicy
 from esper.tamiyo.heuristic import HeuristicPolicy
+from esper.tamiyo.learned.actions import legal_actions
+from esper.tamiyo.learned.policy import LearnedPolicy
+from esper.tamiyo.learned.tokens import tokens
 from esper.tamiyo.serving import Controller
 from tests.runtime.toy import Recipe, Script, Trial, growing, timeless
+from tests.tamiyo.learned.saying import saved
+from tests.tamiyo.seen import NOW
 
 _names = itertools.count()
 CODEC = Codec()
@@ -419,6 +424,23 @@ class TestAControllerElsewhere:
         assert near.digest() == far.digest()
         assert timeless(near.session.events) == timeless(far.session.events)
         assert near.session.field_reports
+
+    def test_so_it_is_with_one_that_has_learned(self, url, tmp_path):
+        known = tokens(NOW, growing(), legal_actions(NOW, growing()))
+        path = saved(tmp_path / "weights.safetensors", known, reach=10.0, adopt=5.0, adopted=0.1)
+        near = self.grown(LearnedPolicy(growing(), path))
+        ending = threading.Event()
+        thread = threading.Thread(
+            target=Controller(open_bus(url), CODEC, f"learned:{path}", "one").serve, args=[ending]
+        )
+        thread.start()
+        far = self.grown(self.remote(url, timeout_s=60.0))
+        ending.set()
+        thread.join()
+        assert near.digest() == far.digest()
+        assert timeless(near.session.events) == timeless(far.session.events)
+        (germinated, *_) = [one for one in near.events("transition") if one["target"] == "GERMINATED"]
+        assert germinated["reason"].startswith("learned: ")
 
     def test_without_one_the_run_goes_on_and_says_so_once(self, url):
         told: list[str] = []

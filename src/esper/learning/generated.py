@@ -90,13 +90,13 @@ def draw(seed: int, family: str | None = None) -> Practice:
     chance = Chance(seed, 1 + list(FAMILIES).index(name))
     task = FAMILIES[name](chance)
     is_slow = isinstance(task.make_host, CNNHost | GPTHost)
-    steps = BOUNDARIES * round(chance.whole(*((8, 20) if is_slow else (10, 50))))
+    steps = BOUNDARIES * round(chance.whole(*((8, 20) if is_slow else (10, 60))))
     return Practice(
         family=name,
         task=replace(task, name=f"{name}-{seed}"),
         steps=steps,
         batch_size=chance.whole(8, 32) if task.is_text else chance.whole(32, 256),
-        lr=chance.between(1e-3, 1e-2),
+        lr=chance.between(2e-3, 2e-2),
         schedule=chance.one_of("cosine", "constant_then_linear"),
         seed=seed,
     )

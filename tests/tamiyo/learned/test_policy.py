@@ -12,30 +12,16 @@ from esper.tamiyo.heuristic import HeuristicPolicy
 from esper.tamiyo.learned import policy as policies
 from esper.tamiyo.learned import weights
 from esper.tamiyo.learned.actions import legal_actions
-from esper.tamiyo.learned.network import STOP, WAIT, Padded, Shape, TamiyoNetwork
+from esper.tamiyo.learned.network import STOP, WAIT
 from esper.tamiyo.learned.policy import MOST_SPREAD, STRANGE, LearnedPolicy, reasons
 from esper.tamiyo.learned.tokens import tokens
 from esper.tamiyo.policies import make_policy
+from tests.tamiyo.learned.saying import HEADS, saved
 from tests.tamiyo.seen import FALLING, NOW
 
 CONFIG = GrowthConfig()
 ACTIONS = legal_actions(NOW, CONFIG)
 READ = tokens(NOW, CONFIG, ACTIONS)
-HEADS = {"adopt": 0, "adopted": 1, "lost": 2, "spread": 3}
-
-
-def saved(path: Path, chooses_by: str = "judgement", value: float = 0.0, **heads: float) -> Path:
-    """Weights that say the same of every action."""
-    torch.manual_seed(0)
-    network = TamiyoNetwork(Shape(width=16, heads=2, layers=1, chooses_by=chooses_by))
-    network.standardise(Padded.of([READ]))
-    network.heads.bias.data[HEADS["spread"]] = -5.0
-    for name, given in heads.items():
-        network.heads.bias.data[HEADS[name]] = given
-    network.of_run[-1].bias.data[2] = value
-    weights.save(network, path, {})
-    policies._loaded.cache_clear()
-    return path
 
 
 @pytest.fixture
@@ -44,9 +30,10 @@ def path(tmp_path) -> Path:
 
 
 def test_it_acts_where_it_expects_something_and_says_why(path):
-    policy = LearnedPolicy(CONFIG, saved(path, adopt=5.0, adopted=0.1))
-    (command,) = policy.decide(NOW)
+    policy = LearnedPolicy(CONFIG, saved(path, READ, adopt=5.0, adopted=0.1))
+    command, *others = policy.decide(NOW)
     assert command.target is State.GERMINATED
+    assert len({(one.layer_id, one.blueprint) for one in (command, *others)}) == 1 + len(others)
     assert command.reason.startswith("learned: +9.9% of the final loss expected, give or take")
     assert "adopted with 99%; most by " in command.reason
     assert policy.remarks() == []
@@ -54,20 +41,30 @@ def test_it_acts_where_it_expects_something_and_says_why(path):
 
 @pytest.mark.parametrize("heads", [{"adopt": 5.0, "adopted": -0.1}, {"adopt": -5.0, "adopted": 0.1, "lost": -0.05}])
 def test_it_waits_where_it_expects_nothing(path, heads):
-    assert LearnedPolicy(CONFIG, saved(path, **heads)).decide(NOW) == []
+    assert LearnedPolicy(CONFIG, saved(path, READ, **heads)).decide(NOW) == []
 
 
 def test_it_waits_where_waiting_is_worth_more(path):
-    assert LearnedPolicy(CONFIG, saved(path, adopt=5.0, adopted=0.1, value=0.2)).decide(NOW) == []
+    assert LearnedPolicy(CONFIG, saved(path, READ, adopt=5.0, adopted=0.1, value=0.2)).decide(NOW) == []
+
+
+def test_it_offers_as_many_as_may_be_tried_and_are_worth_it(path):
+    """Where it is unsure, the second is worth less than the first: that one was in vain if the second is tried."""
+    saved(path, READ, adopt=5.0, adopted=0.1)
+    assert len(LearnedPolicy(CONFIG, path).decide(NOW)) == 4
+    assert len(LearnedPolicy(GrowthConfig(max_candidates=2), path).decide(NOW)) == 2
+    assert len(LearnedPolicy(GrowthConfig(trial="live"), path).decide(NOW)) == 1
+    saved(path, READ, adopt=5.0, adopted=0.1, spread=0.7)  # a deviation of 0.11, and half of it is taken off
+    assert len(LearnedPolicy(CONFIG, path).decide(NOW)) == 1
 
 
 def test_it_does_nothing_where_nothing_may_be_done(path):
-    policy = LearnedPolicy(CONFIG, saved(path, adopt=5.0, adopted=0.1))
+    policy = LearnedPolicy(CONFIG, saved(path, READ, adopt=5.0, adopted=0.1))
     assert policy.decide(replace(NOW, rounds_done=2)) == []
 
 
 def test_it_leaves_to_the_heuristic_what_it_is_unsure_of_and_says_so_once(path):
-    policy = LearnedPolicy(CONFIG, saved(path, adopt=5.0, adopted=0.1, spread=MOST_SPREAD + 4))
+    policy = LearnedPolicy(CONFIG, saved(path, READ, adopt=5.0, adopted=0.1, spread=MOST_SPREAD + 4))
     assert policy.decide(NOW) == HeuristicPolicy(CONFIG).decide(NOW)
     (remark,) = policy.remarks()
     assert "leaves decisions to the heuristic: it is unsure by" in remark
@@ -77,7 +74,7 @@ def test_it_leaves_to_the_heuristic_what_it_is_unsure_of_and_says_so_once(path):
 
 def test_it_leaves_to_the_heuristic_what_lies_outside_of_what_it_has_learned_from(path):
     """The weights have seen one boundary."""
-    policy = LearnedPolicy(CONFIG, saved(path, adopt=5.0, adopted=0.1))
+    policy = LearnedPolicy(CONFIG, saved(path, READ, adopt=5.0, adopted=0.1))
     strange = replace(NOW, select_losses=FALLING, train_losses=tuple(0.01 * loss for loss in FALLING), step=120)
     assert policy.decide(strange) == HeuristicPolicy(CONFIG).decide(strange) != []
     (remark,) = policy.remarks()
@@ -97,7 +94,7 @@ def test_without_weights_that_can_be_read_the_heuristic_decides_and_that_is_told
 
 
 def test_a_policy_takes_what_it_prefers_and_stops_for_good(path):
-    saved(path, chooses_by="policy")
+    saved(path, READ, chooses_by="policy")
     network, card = weights.load(path)
     chosen = {}
     for preferred in (WAIT, STOP, None):
@@ -111,7 +108,7 @@ def test_a_policy_takes_what_it_prefers_and_stops_for_good(path):
 
 
 def test_what_it_remembers_goes_on(path):
-    saved(path, adopt=5.0, adopted=0.1)
+    saved(path, READ, adopt=5.0, adopted=0.1)
     one, other = LearnedPolicy(CONFIG, path), LearnedPolicy(CONFIG, path)
     one.load_state_dict({"has_stopped": True, "told": ["strange"]})
     other.load_state_dict(one.state_dict())
@@ -121,7 +118,7 @@ def test_what_it_remembers_goes_on(path):
 
 def test_an_explanation_finds_what_a_judgement_rests_on(path):
     """The network reads one feature of the run and nothing else."""
-    network, _ = weights.load(saved(path))
+    network, _ = weights.load(saved(path, READ))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()

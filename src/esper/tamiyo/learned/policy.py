@@ -1,5 +1,6 @@
 """The learned controller in use: it acts where it expects more than it is unsure of, and says why."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,11 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Observation
 from esper.tamiyo.heuristic import HeuristicPolicy
-from esper.tamiyo.learned.actions import legal_actions
+from esper.tamiyo.learned.actions import Action, legal_actions
 from esper.tamiyo.learned.network import STOP, WAIT, Judged, Padded, TamiyoNetwork
 from esper.tamiyo.learned.tokens import Tokens, names, tokens
 from esper.tamiyo.learned.weights import load
+from esper.tamiyo.proposal import num_candidates
 
 SHIPPED = Path(__file__).with_name("weights.safetensors")
 """The weights that come with the package."""
@@ -61,7 +63,7 @@ class LearnedPolicy:
             self._remark("weights", f"{error} The heuristic decides in its place.")
 
     def decide(self, observation: Observation) -> list[Command]:
-        """The candidate of a round, or the graft of a live trial, or nothing."""
+        """The candidates of a round, or the graft of a live trial, or nothing."""
         seen, network = observation, self._network
         if network is None:
             return self._heuristic.decide(seen)
@@ -76,13 +78,12 @@ class LearnedPolicy:
             return self._leave(
                 seen, "strange", f"a feature lies {strange:.1f} deviations outside of what it has learned from"
             )
-        best = int((judged.gain - CAUTION * judged.spread)[0].argmax())
+        score = (judged.gain - CAUTION * judged.spread)[0]
+        best = int(score.argmax())
         if (spread := float(judged.spread[0, best])) > MOST_SPREAD:
             return self._leave(seen, "unsure", f"it is unsure by {spread:.0%} of the loss")
-        chosen = self._chosen(judged, best)
-        return (
-            [] if chosen is None else [actions[chosen].command(self._config, self._why(network, read, judged, chosen))]
-        )
+        chosen = self._chosen(judged, actions, seen)
+        return [actions[one].command(self._config, self._why(network, read, judged, one)) for one in chosen]
 
     def remarks(self) -> list[str]:
         """Sentences about how it decides that nobody was told yet."""
@@ -97,15 +98,26 @@ class LearnedPolicy:
         """Inverse of :meth:`state_dict`."""
         self._has_stopped, self._told = state["has_stopped"], set(state["told"])
 
-    def _chosen(self, judged: Judged, best: int) -> int | None:
-        """Index of the action to take; None to wait."""
+    def _chosen(self, judged: Judged, actions: Sequence[Action], seen: Observation) -> list[int]:
+        """Indices of the actions to take, the most promising first."""
         assert self._network is not None
-        if self._network.shape.chooses_by == "judgement":
-            worth = float(judged.gain[0, best] - CAUTION * judged.spread[0, best])
-            return best if worth > max(0.0, float(judged.value[0])) else None
-        preferred = int(judged.choice[0].argmax())
-        self._has_stopped = preferred == STOP
-        return None if preferred in (WAIT, STOP) else preferred - 2
+        if self._network.shape.chooses_by == "policy":
+            preferred = int(judged.choice[0].argmax())
+            self._has_stopped = preferred == STOP
+            return [] if preferred in (WAIT, STOP) else [preferred - 2]
+        gain, spread = judged.gain[0].tolist(), judged.spread[0].tolist()
+        score = [one - CAUTION * unsure for one, unsure in zip(gain, spread, strict=True)]
+        chosen: list[int] = []
+        if max(score) < float(judged.value[0]):
+            return chosen
+        for index in sorted(range(len(actions)), key=lambda one: -score[one]):
+            # one that is tried where others were in vain is worth less than it seemed
+            is_worth_it = gain[index] > (1 + len(chosen)) * CAUTION * spread[index]
+            if len(chosen) == num_candidates(seen, self._config) or not is_worth_it:
+                break
+            if _kind(actions[index]) not in [_kind(actions[one]) for one in chosen]:
+                chosen.append(index)
+        return chosen
 
     def _leave(self, seen: Observation, kind: str, why: str) -> list[Command]:
         self._remark(kind, f"Step {seen.step}: the learned controller leaves decisions to the heuristic: {why}.")
@@ -160,6 +172,11 @@ def reasons(network: TamiyoNetwork, read: Tokens, chosen: int) -> list[Reason]:
         gains = network(seen).gain[:, chosen].tolist()
     found = [Reason(name, value, gains[0] - without) for (name, value), without in zip(told, gains[1:], strict=True)]
     return sorted(found, key=lambda one: -abs(one.moved))
+
+
+def _kind(action: Action) -> tuple[str, str]:
+    """Sizes of one blueprint at one place are not tried beside each other."""
+    return action.place.layer_id, action.option.blueprint.id
 
 
 @cache

@@ -1,6 +1,8 @@
 """A network finds a rule in what became of actions, says nothing of tasks that it has learned by heart, and knows what
 waiting is worth."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from esper.learning.supervised import Settings, Worth, crossed, imitate, judged,
 from esper.learning.training import train
 from esper.tamiyo.learned import weights
 from esper.tamiyo.learned.network import WAIT, Judged, Shape
+from esper.tamiyo.learned.tokens import names
 from tests.learning.planted import ACTIONS, COSTS, GOOD, RECORDS, SAVES, record
 
 SMALL = Settings(shape=Shape(width=16, heads=2, layers=1), steps=150, batch=64, lr=3e-3)
@@ -108,6 +111,25 @@ def test_training_writes_weights_that_say_what_they_were_made_from(tmp_path):
     assert card["foreseen"]["r2"] > 0.8
     assert network.shape == SMALL.shape
     assert {phase for phase, _, _ in told} == {"judgement", *(f"fold {number}" for number in range(1, 6))}
+
+
+def test_imitation_is_written_as_a_policy_that_chooses(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    few = Settings(shape=SMALL.shape, steps=10, batch=32)
+    assert train(RECORDS, path, few, learns="imitation")["learns"] == "imitation"
+    assert weights.load(path)[0].shape.chooses_by == "policy"
+
+
+def test_one_that_is_blind_to_curves_does_not_see_them():
+    """Negative control: one that is not does."""
+    few = Settings(shape=SMALL.shape, steps=10, batch=32)
+    curve = names().run.index("fall_of_select_2")
+    other = DATA.seen._replace(run=DATA.seen.run.clone())
+    other.run[:, curve] += 1.0
+    for is_blind in (True, False):
+        network = learn(DATA, replace(few, without_curves=is_blind))
+        is_same = torch.equal(judged(network, other).gain, judged(network, DATA.seen).gain)
+        assert is_same is is_blind
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):

@@ -3,7 +3,7 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -32,7 +32,16 @@ def collect(records: list[str], tasks: int, first: int, episodes: int, workers: 
     _print(f"{written} records were written to {folder}")
 
 
-def train(records: list[str], output: str, steps: int, seed: int, curves: str | None, threads: int) -> None:
+def train(
+    records: list[str],
+    output: str,
+    learns: Literal["judgement", "imitation"],
+    without_curves: bool,
+    steps: int,
+    seed: int,
+    curves: str | None,
+    threads: int,
+) -> None:
     """Train a controller, and say how much of what it was shown can be foreseen.
 
     Raises:
@@ -51,7 +60,8 @@ def train(records: list[str], output: str, steps: int, seed: int, curves: str | 
             if file is not None:
                 file.write(json.dumps({"phase": phase, "step": step, **measured}) + "\n")
 
-        card = trained(data, path, Settings(steps=steps, seed=seed), tell)
+        settings = Settings(steps=steps, seed=seed, without_curves=without_curves)
+        card = trained(data, path, settings, tell, learns)
     _show(card)
     _print(f"The weights are in {path}; esper run --policy learned:{path}")
 

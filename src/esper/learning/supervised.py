@@ -23,6 +23,7 @@ from esper.contracts.errors import DataError
 from esper.learning.examples import Examples
 from esper.tamiyo.learned.network import WAIT, Judged, Padded, Shape, TamiyoNetwork
 from esper.tamiyo.learned.policy import CAUTION
+from esper.tamiyo.learned.tokens import names
 
 FOLDS = 5
 SCALE = 0.05
@@ -30,6 +31,9 @@ SCALE = 0.05
 
 CHOICES = 8
 """Tries of a step for each boundary of it at which to choose among all actions."""
+
+CURVES = ("fall_", "left_of_first_loss", "gap", "noise", "further_fall", "metric")
+"""How the features of a run begin that tell of its learning curves."""
 
 TELLING = 0.002
 """Deviation of what the tries of a task have saved below which their ranks are not compared."""
@@ -50,6 +54,7 @@ class Settings:
         weight_decay: of AdamW.
         blur: deviation of the noise on standardised features.
         seed: of first weights and batches.
+        without_curves: whether it is blind to :data:`CURVES`, to see what those are worth.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -59,6 +64,7 @@ class Settings:
     weight_decay: float = 0.1
     blur: float = 0.1
     seed: int = 0
+    without_curves: bool = False
 
 
 class Worth(NamedTuple):
@@ -114,13 +120,8 @@ def learn(
         tell: hears of the losses.
         phase: name of what is told.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network = TamiyoNetwork(settings.shape)
-    network.standardise(data.seen)
-    optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
+    network, generator = _begun(data.seen, settings)
+    optimizer, schedule = _optimizer(network, settings)
     mean = copy.deepcopy(network)
     for step in range(settings.steps):
         tries = torch.randint(len(data.saved), (settings.batch,), generator=generator)
@@ -137,6 +138,7 @@ def learn(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        _blind(network, settings)
         _average(mean, network, step)
         if tell is not None and (step + 1) % 50 == 0:
             tell(phase, step + 1, {"loss": float(loss.detach())})
@@ -154,13 +156,8 @@ def imitate(data: Examples, settings: Settings, tell: Tell | None = None) -> Tam
     """A network whose policy does what the heuristic does; it judges nothing."""
     asked = data.heuristic > -2
     seen, wanted = data.seen.rows(asked.nonzero()[:, 0]), data.heuristic[asked]
-    generator = torch.Generator().manual_seed(settings.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network = TamiyoNetwork(settings.shape)
-    network.standardise(seen)
-    optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
+    network, generator = _begun(seen, settings)
+    optimizer, schedule = _optimizer(network, settings)
     for step in range(settings.steps):
         rows = torch.randint(len(wanted), (settings.batch,), generator=generator)
         said = network(blurred(network, seen.rows(rows), settings.blur, generator))
@@ -169,9 +166,32 @@ def imitate(data: Examples, settings: Settings, tell: Tell | None = None) -> Tam
         loss.backward()
         optimizer.step()
         schedule.step()
+        _blind(network, settings)
         if tell is not None and (step + 1) % 50 == 0:
             tell("imitation", step + 1, {"loss": float(loss.detach())})
     return network.eval()
+
+
+def _begun(seen: Padded, settings: Settings) -> tuple[TamiyoNetwork, torch.Generator]:
+    """A network with first weights that knows the ranges of what there is to see, and a stream of random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = TamiyoNetwork(settings.shape)
+    network.standardise(seen)
+    _blind(network, settings)
+    return network, torch.Generator().manual_seed(settings.seed)
+
+
+def _optimizer(network: TamiyoNetwork, settings: Settings) -> tuple[AdamW, OneCycleLR]:
+    optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    return optimizer, OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
+
+
+@torch.no_grad()
+def _blind(network: TamiyoNetwork, settings: Settings) -> None:
+    if settings.without_curves:
+        columns = [index for index, name in enumerate(names().run) if name.startswith(CURVES)]
+        network.run.linear.weight[:, columns] = 0
 
 
 def blurred(network: TamiyoNetwork, seen: Padded, blur: float, generator: torch.Generator) -> Padded:

@@ -17,7 +17,7 @@ ACTIONS = {
 OF = {
     "serve": ("bus", "policy", "traces", "log_format", "health"),
     "collect": ("records", "tasks", "first", "episodes", "workers", "seconds"),
-    "train": ("records", "output", "steps", "seed", "curves", "threads"),
+    "train": ("records", "output", "learns", "without_curves", "steps", "seed", "curves", "threads"),
     "card": ("file",),
 }
 """Options of each action."""
@@ -25,6 +25,7 @@ OF = {
 DEFAULTS: dict[str, Any] = {
     **{"policy": "heuristic", "log_format": "text"},
     **{"tasks": 100, "first": 0, "episodes": 12, "workers": 1},
+    **{"learns": "judgement", "without_curves": False},
     **{"steps": 1500, "seed": 0, "threads": 1},
 }
 NEEDED = {"serve": ("bus",), "collect": ("records",), "train": ("records", "output"), "card": ("file",)}
@@ -65,6 +66,10 @@ class TamiyoCommand(Subcommand):
         add("--workers", metavar="N", type=int, help="collect: processes, each with one thread (default: 1)")
         add("--seconds", metavar="S", type=float, help="collect: end after so many (default: with the last task)")
         add("--output", metavar="FILE", help="train: where the weights go, a .safetensors file")
+        help_ = "train: to judge, or to do what the heuristic does (default: judgement)"
+        add("--learns", metavar="judgement|imitation", choices=["judgement", "imitation"], help=help_)
+        help_ = "train: blind to learning curves, to see what they are worth"
+        add("--without-curves", action="store_true", default=None, help=help_)
         add("--steps", metavar="N", type=int, help="train: of each network (default: 1500)")
         add("--seed", metavar="N", type=int, help="train: of first weights and batches (default: 0)")
         add("--curves", metavar="FILE", help="train: losses by step, as JSON lines (default: none)")

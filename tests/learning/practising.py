@@ -9,6 +9,9 @@ from esper.tasks.mlp import MLPHost
 GROWS, FAILS = 5, 0
 """Actions at the second boundary of ``small(7)``: the graft of one is adopted, that of the other is not."""
 
+SECOND = 3
+"""Number of that boundary."""
+
 
 def small(seed: int) -> Practice:
     """Clouds of points for a perceptron that is too narrow, 240 steps."""
@@ -30,3 +33,8 @@ def broken(seed: int) -> Practice:
 
 def _no_host() -> None:
     raise ConfigError("There is no such host.")
+
+
+def quick(seed: int) -> Practice:
+    """As ``small``, with 72 steps."""
+    return replace(small(seed), steps=72)

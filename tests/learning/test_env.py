@@ -1,6 +1,7 @@
 import threading
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -13,16 +14,22 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError, DataError, TransitionError
 from esper.learning.arrays import MOST, PLACES, offer, padded
 from esper.learning.env import GrowthEnv
-from esper.learning.episodes import Scripted, frontier, run_episode
+from esper.learning.episodes import Scripted, run_episode
 from esper.learning.paused import paused
 from esper.learning.playing import Frontiers, play
 from esper.tamiyo.learned.actions import legal_actions
 from esper.tamiyo.learned.network import STOP, WAIT, Padded
 from esper.tamiyo.learned.tokens import tokens
-from tests.learning.practising import FAILS, GROWS, broken, idle, small
+from tests.learning.practising import FAILS, GROWS, SECOND, broken, idle, small
 from tests.tamiyo.seen import NOW, place
 
 TRY = 2
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """A folder of frontiers."""
+    return tmp_path_factory.mktemp("frontiers")
 
 
 def played(env, seed, choices):
@@ -43,10 +50,10 @@ def test_gymnasium_finds_no_fault_with_it():
     env.close()
 
 
-def test_a_seed_and_actions_give_the_same_episode_again_whatever_is_drawn_meanwhile():
-    first, rewards, info = played(GrowthEnv(make_practice=small), 7, [WAIT, TRY + GROWS, STOP])
+def test_a_seed_and_actions_give_the_same_episode_again_whatever_is_drawn_meanwhile(known):
+    first, rewards, info = played(GrowthEnv(make_practice=small, folder=known), 7, [WAIT, TRY + GROWS, STOP])
     torch.manual_seed(99)
-    env = GrowthEnv(make_practice=small)
+    env = GrowthEnv(make_practice=small, folder=known)
     seen, _ = env.reset(seed=7)
     again = [seen]
     for choice in (WAIT, TRY + GROWS, STOP):
@@ -59,11 +66,11 @@ def test_a_seed_and_actions_give_the_same_episode_again_whatever_is_drawn_meanwh
     assert (reward, other["flops"]) == (rewards[-1], info["flops"])
 
 
-def test_an_episode_leaves_the_random_state_of_its_caller_alone():
+def test_an_episode_leaves_the_random_state_of_its_caller_alone(known):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    played(GrowthEnv(make_practice=small), 7, [TRY])
+    played(GrowthEnv(make_practice=small, folder=known), 7, [TRY])
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -87,18 +94,17 @@ def test_whoever_does_nothing_saves_nothing_and_pays_nothing(choices):
     assert (info["flops"], info["tried"]) == (1.0, 0)
 
 
-def to_the_end(action):
+def to_the_end(action, known):
     """The run of ``small(7)`` in which that is tried at the second boundary, trained to its end."""
     practice, config = small(7), GrowthConfig(seed=7)
-    never = run_episode(practice, config, Scripted(config, lambda *what: None, 0))
-    second = sorted(never.seen)[1]
-    run = run_episode(practice, config, Scripted(config, lambda number, *_: action if number == second else None, 1))
-    return run, frontier(practice, never).saved(run.loss, run.flops), run.flops / never.flops
+    run = run_episode(practice, config, Scripted(config, lambda number, *_: action if number == SECOND else None, 1))
+    alone = Frontiers(GrowthConfig(), known).of(practice)
+    return run, alone.saved(run.loss, run.flops), run.flops / alone.flops[0]
 
 
-def test_a_run_of_which_nothing_was_adopted_is_told_as_if_it_was_trained_to_the_end():
-    run, saved, flops = to_the_end(FAILS)
-    _, rewards, info = played(GrowthEnv(make_practice=small), 7, [WAIT, TRY + FAILS, STOP])
+def test_a_run_of_which_nothing_was_adopted_is_told_as_if_it_was_trained_to_the_end(known):
+    run, saved, flops = to_the_end(FAILS, known)
+    _, rewards, info = played(GrowthEnv(make_practice=small, folder=known), 7, [WAIT, TRY + FAILS, STOP])
     assert not run.decided[0].is_adopted
     assert rewards == [0.0] * (len(rewards) - 1) + [pytest.approx(saved, abs=1e-9)]
     assert info["flops"] == pytest.approx(flops, rel=1e-9)
@@ -106,9 +112,9 @@ def test_a_run_of_which_nothing_was_adopted_is_told_as_if_it_was_trained_to_the_
     assert (info["tried"], info["adopted"]) == (1, 0)
 
 
-def test_a_run_of_which_something_was_adopted_is_trained_to_the_end():
-    run, saved, flops = to_the_end(GROWS)
-    _, rewards, info = played(GrowthEnv(make_practice=small), 7, [WAIT, TRY + GROWS, STOP])
+def test_a_run_of_which_something_was_adopted_is_trained_to_the_end(known):
+    run, saved, flops = to_the_end(GROWS, known)
+    _, rewards, info = played(GrowthEnv(make_practice=small, folder=known), 7, [WAIT, TRY + GROWS, STOP])
     assert run.decided[0].is_adopted
     assert (rewards[-1], info["flops"]) == (saved, flops)
     assert saved > 0
@@ -118,10 +124,10 @@ def test_a_run_of_which_something_was_adopted_is_trained_to_the_end():
 def test_a_trial_in_the_run_itself_is_trained_to_the_end():
     """What is lost there may leave a trace."""
     practice, config = small(7), GrowthConfig(seed=7, trial="live")
-    plan = [TRY + FAILS, STOP]
-    one = play(practice, config, lambda seen, actions: plan.pop(0), Frontiers(config))
+    plan, frontiers = [TRY + FAILS, STOP], Frontiers(config)
+    one = play(practice, config, lambda seen, actions: plan.pop(0), frontiers)
     run = run_episode(practice, config, Scripted(config, lambda number, *_: FAILS if number == 2 else None, 1))
-    assert one.flops == run.flops / Frontiers(config).of(practice).flops[0]
+    assert one.flops == run.flops / frontiers.of(practice).flops[0]
 
 
 def test_a_task_in_which_nothing_can_be_done_ends_with_the_first_step():
@@ -214,6 +220,12 @@ def test_environments_run_in_processes():
         assert info["flops"].tolist() == [1.0, 1.0]
     finally:
         envs.close()
+
+
+def test_the_example_of_the_page_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "ppo.md").read_text()
+    exec(page.partition("```python")[2].partition("```")[0], {})
+    assert "of the loss saved, for" in capsys.readouterr().out
 
 
 def test_what_is_paused_is_asked_answered_and_ends():

@@ -189,6 +189,7 @@ def run_episode(practice: Practice, config: GrowthConfig, policy: Policy, never:
 def _episode(run: Growing, policy: Policy, loss: float, flops: float) -> Episode:
     reports = run.session.field_reports
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    parameters += sum(one.parameters for one in reports if one.outcome == State.FOSSILIZED.name)  # these are buffers
     if not isinstance(policy, Scripted):
         return Episode(loss, flops, parameters, reports)
     decided = [

@@ -134,7 +134,7 @@ class Scripted:
 
     def has_lost(self, reports: Sequence[FieldReport]) -> bool:
         """Whether all that it will try was tried, and nothing adopted."""
-        return len(self.decided) == len(reports) == self._most > 0 and not any(map(_is_adopted, reports))
+        return len(self.decided) == len(reports) == self._most > 0 and not any(map(is_adopted, reports))
 
     def answered(self, answer: Answer) -> None:
         """What was refused was not done."""
@@ -189,15 +189,17 @@ def run_episode(practice: Practice, config: GrowthConfig, policy: Policy, never:
 def _episode(run: Growing, policy: Policy, loss: float, flops: float) -> Episode:
     reports = run.session.field_reports
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    parameters += sum(one.parameters for one in reports if one.outcome == State.FOSSILIZED.name)  # these are buffers
     if not isinstance(policy, Scripted):
         return Episode(loss, flops, parameters, reports)
     decided = [
-        replace(one, is_adopted=_is_adopted(report)) for one, report in zip(policy.decided, reports, strict=False)
+        replace(one, is_adopted=is_adopted(report)) for one, report in zip(policy.decided, reports, strict=False)
     ]
     return Episode(loss, flops, parameters, reports, decided, policy.seen, policy.heuristic)
 
 
-def _is_adopted(report: FieldReport) -> bool:
+def is_adopted(report: FieldReport) -> bool:
+    """Whether a graft beat its twin."""
     return State.FINE_TUNING.name in report.gates
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from esper.cli.main import main
 from esper.learning import records
+from esper.tamiyo.learned import weights
 from tests.learning.planted import RECORDS
 
 RUN = ["run", "--data", "digits", "--epochs", "6", "--no-controls", "--plain"]
@@ -49,6 +50,18 @@ def test_weights_are_trained_and_tell_of_themselves(trained, capsys):
     assert "judgement" in phases
 
 
+def test_it_goes_on_learning_from_its_own_choices_and_from_where_it_was(trained, tmp_path, capsys):
+    path, _ = trained
+    line = ["tamiyo", "improve", "--from", str(path), "--output", str(tmp_path), "--tasks", "1", "--first", "10005"]
+    assert main([*line, "--updates", "1", "--seconds", "0.001"]) == 0
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert main([*line, "--updates", "1"]) == 0
+    assert "reward" in capsys.readouterr().out
+    network, card = weights.load(tmp_path / "weights.safetensors")
+    assert network.shape.chooses_by == "policy"
+    assert card["updates"] == 1
+
+
 def test_a_run_is_decided_by_trained_weights(trained, tmp_path, capsys):
     path, _ = trained
     assert main([*RUN, "--policy", f"learned:{path}", "--output", str(tmp_path / "run")]) == 0
@@ -77,6 +90,9 @@ def test_a_run_whose_weights_cannot_be_read_goes_on_with_the_heuristic_and_says_
         (["collect", "--records", "x", "--tasks", "0"], "--tasks must be at least 1"),
         (["collect", "--records", "x", "--first", "-1"], "--first must be at least 0"),
         (["serve"], "needs --bus"),
+        (["improve"], "needs --output"),
+        (["improve", "--output", "x", "--from", "missing.safetensors"], "There are no weights"),
+        (["train", "--records", "x", "--output", "w.safetensors", "--from", "y"], "--from is of"),
     ],
 )
 def test_a_wrong_line_is_refused_with_the_remedy(line, wrong, capsys, tmp_path, monkeypatch):

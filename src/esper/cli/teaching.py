@@ -1,4 +1,4 @@
-"""``esper tamiyo collect``, ``train`` and ``card``: how the controller learns, for people."""
+"""``esper tamiyo collect``, ``train``, ``improve`` and ``card``: how the controller learns, for people."""
 
 import json
 from contextlib import ExitStack
@@ -12,6 +12,7 @@ from esper.contracts.errors import ConfigError
 from esper.learning import records as kept
 from esper.learning.supervised import Settings
 from esper.learning.training import train as trained
+from esper.tamiyo.learned.network import Shape, TamiyoNetwork
 from esper.tamiyo.learned.weights import load
 
 FORMAT = ".safetensors"
@@ -64,6 +65,40 @@ def train(
         card = trained(data, path, settings, tell, learns)
     _show(card)
     _print(f"The weights are in {path}; esper run --policy learned:{path}")
+
+
+def improve(
+    weights: str | None,
+    output: str,
+    updates: int,
+    tasks: int,
+    first: int,
+    workers: int,
+    seconds: float | None,
+    seed: int,
+    tensorboard: bool,
+) -> None:
+    """Let a controller go on learning by what its own choices lead to; goes on where the folder has a checkpoint.
+
+    Raises:
+        ConfigError: if weights cannot be read, or the folder holds another run.
+    """
+    from esper.learning.ppo import learn
+    from esper.learning.ppo_settings import Settings as Practising
+
+    torch.manual_seed(seed)
+    network = TamiyoNetwork(Shape()) if weights is None else load(Path(weights))[0]
+
+    def tell(told: dict[str, float]) -> None:
+        known = ("reward", "flops", "tried", "adopted", "waited", "entropy", "explained_variance")
+        _print("  ".join(f"{name} {told[name]:.3g}" for name in known if name in told))
+
+    settings = Practising(tasks=min(tasks, Practising.tasks), seed=seed, tensorboard=tensorboard)
+    seeds, folder = range(first, first + tasks), Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder. Name one for weights and checkpoints.")
+    learn(network, settings, seeds, folder, updates=updates, workers=workers, seconds=seconds, tell=tell)
+    _print(f"The weights are in {folder / 'weights.safetensors'}")
 
 
 def card(file: str) -> None:

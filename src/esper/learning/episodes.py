@@ -168,8 +168,8 @@ def run_episode(practice: Practice, config: GrowthConfig, policy: Policy, never:
         practice: the task.
         config: how it may grow; its seed is the task's.
         policy: decides.
-        never: what became of it where nothing was tried. A scripted run of which nothing was adopted is that run, to
-            the byte, and is not trained to the end.
+        never: what became of it where nothing was tried. A scripted run in whose rounds nothing was adopted is that
+            run, to the byte, and is not trained to the end.
 
     Raises:
         EsperError: if the run cannot go on.
@@ -179,7 +179,9 @@ def run_episode(practice: Practice, config: GrowthConfig, policy: Policy, never:
         for batch in run.loader:
             run.session.step(batch)
         run.session.after_epoch()
-        if never is not None and isinstance(policy, Scripted) and policy.has_lost(run.session.field_reports):
+        if never is None or config.trial != "round" or not isinstance(policy, Scripted):
+            continue
+        if policy.has_lost(run.session.field_reports):
             spent = run.session.train_flops - run.session.step_count / practice.steps * never.flops
             return _episode(run, policy, never.loss, never.flops + spent)
     run.session.finish()

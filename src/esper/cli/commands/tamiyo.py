@@ -12,12 +12,14 @@ ACTIONS = {
     "serve": "decide for runs elsewhere, those with --policy remote, until interrupted",
     "collect": "train drawn tasks again and again, each time with another graft tried, and keep what became of it",
     "train": "train a controller from what was collected",
+    "improve": "let it go on learning by what its own choices lead to",
     "card": "print what weights say of themselves: card FILE",
 }
 OF = {
     "serve": ("bus", "policy", "traces", "log_format", "health"),
     "collect": ("records", "tasks", "first", "episodes", "workers", "seconds"),
     "train": ("records", "output", "learns", "without_curves", "steps", "seed", "curves", "threads"),
+    "improve": ("weights", "output", "updates", "tasks", "first", "workers", "seconds", "seed", "tensorboard"),
     "card": ("file",),
 }
 """Options of each action."""
@@ -26,9 +28,16 @@ DEFAULTS: dict[str, Any] = {
     **{"policy": "heuristic", "log_format": "text"},
     **{"tasks": 100, "first": 0, "episodes": 12, "workers": 1},
     **{"learns": "judgement", "without_curves": False},
+    **{"updates": 100, "tensorboard": False},
     **{"steps": 1500, "seed": 0, "threads": 1},
 }
-NEEDED = {"serve": ("bus",), "collect": ("records",), "train": ("records", "output"), "card": ("file",)}
+NEEDED = {
+    "serve": ("bus",),
+    "collect": ("records",),
+    "train": ("records", "output"),
+    "improve": ("output",),
+    "card": ("file",),
+}
 
 
 @dataclass(frozen=True)
@@ -60,18 +69,22 @@ class TamiyoCommand(Subcommand):
         help_ = "serve: where to answer /livez and /readyz, such as 127.0.0.1:8080; port 0 takes a free one"
         add("--health", metavar="ADDRESS:PORT", help=f"{help_} (default: nowhere)")
         add("--records", metavar="DIR", action="append", help="collect: where to; train: where from, any number")
-        add("--tasks", metavar="N", type=int, help="collect: so many (default: 100)")
-        add("--first", metavar="SEED", type=int, help="collect: seed of the first task; the others follow (default: 0)")
+        add("--tasks", metavar="N", type=int, help="collect, improve: so many (default: 100)")
+        add("--first", metavar="SEED", type=int, help="seed of the first task; the others follow (default: 0)")
         add("--episodes", metavar="N", type=int, help="collect: runs of a task with a graft (default: 12)")
-        add("--workers", metavar="N", type=int, help="collect: processes, each with one thread (default: 1)")
-        add("--seconds", metavar="S", type=float, help="collect: end after so many (default: with the last task)")
-        add("--output", metavar="FILE", help="train: where the weights go, a .safetensors file")
+        add("--workers", metavar="N", type=int, help="processes, each with one thread (default: 1)")
+        add("--seconds", metavar="S", type=float, help="begin nothing more after so many (default: never)")
+        add("--output", metavar="FILE", help="train: the .safetensors file of the weights; improve: a folder")
         help_ = "train: to judge, or to do what the heuristic does (default: judgement)"
         add("--learns", metavar="judgement|imitation", choices=["judgement", "imitation"], help=help_)
         help_ = "train: blind to learning curves, to see what they are worth"
         add("--without-curves", action="store_true", default=None, help=help_)
         add("--steps", metavar="N", type=int, help="train: of each network (default: 1500)")
-        add("--seed", metavar="N", type=int, help="train: of first weights and batches (default: 0)")
+        add("--seed", metavar="N", type=int, help="of first weights, and of all chance (default: 0)")
+        help_ = "improve: weights to begin with (default: new ones, which know nothing)"
+        add("--from", metavar="FILE", dest="weights", help=help_)
+        add("--updates", metavar="N", type=int, help="improve: in all (default: 100)")
+        add("--tensorboard", action="store_true", default=None, help="improve: also write for TensorBoard")
         add("--curves", metavar="FILE", help="train: losses by step, as JSON lines (default: none)")
         add("--threads", metavar="N", type=int, help="train: of torch (default: 1)")
 
@@ -82,7 +95,7 @@ class TamiyoCommand(Subcommand):
         for name in given:
             if name not in OF[action] and any(name in those for those in OF.values()):
                 owner = next(one for one, those in OF.items() if name in those)
-                shown = name.upper() if name == "file" else "--" + name.replace("_", "-")
+                shown = {"file": "FILE", "weights": "--from"}.get(name, "--" + name.replace("_", "-"))
                 raise ConfigError(f"{shown} is of 'esper tamiyo {owner}', not of {action!r}.")
         for name in NEEDED[action]:
             if name not in given:
@@ -90,7 +103,7 @@ class TamiyoCommand(Subcommand):
                 raise ConfigError(f"'esper tamiyo {action}' needs {shown}. See 'esper tamiyo --help'.")
         if action == "collect" and len(given["records"]) > 1:
             raise ConfigError("'esper tamiyo collect' fills one folder: name --records once.")
-        for name in ("tasks", "episodes", "workers", "steps", "threads"):
+        for name in ("tasks", "episodes", "workers", "steps", "threads", "updates"):
             if given.get(name, 1) < 1:
                 raise ConfigError(f"--{name} must be at least 1, not {given[name]}.")
         for name in ("first", "seed"):

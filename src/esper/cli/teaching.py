@@ -18,18 +18,22 @@ from esper.tamiyo.learned.weights import load
 FORMAT = ".safetensors"
 
 
-def collect(records: list[str], tasks: int, first: int, episodes: int, workers: int, seconds: float | None) -> None:
+def collect(
+    records: list[str], tasks: int, first: int, episodes: int, workers: int, seconds: float | None, guide: str | None
+) -> None:
     """Train drawn tasks again and again; what is there already is left as it is.
 
     Raises:
-        ConfigError: if the folder cannot be used.
+        ConfigError: if the folder cannot be used, or the guide cannot be read.
     """
     from esper.learning.collect import collect as collected
 
     folder, seeds = Path(records[0]), range(first, first + tasks)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is no folder. Name one for the records.")
-    written = collected(folder, seeds, GrowthConfig(), episodes=episodes, workers=workers, seconds=seconds, tell=_print)
+    weights = None if guide is None else Path(guide)
+    how = {"episodes": episodes, "workers": workers}
+    written = collected(folder, seeds, GrowthConfig(), **how, seconds=seconds, guide=weights, tell=_print)
     _print(f"{written} records were written to {folder}")
 
 

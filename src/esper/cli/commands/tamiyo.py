@@ -17,7 +17,7 @@ ACTIONS = {
 }
 OF = {
     "serve": ("bus", "policy", "traces", "log_format", "health"),
-    "collect": ("records", "tasks", "first", "episodes", "workers", "seconds"),
+    "collect": ("records", "tasks", "first", "episodes", "workers", "seconds", "guide"),
     "train": ("records", "output", "learns", "without_curves", "steps", "seed", "curves", "threads"),
     "improve": ("weights", "output", "updates", "tasks", "first", "workers", "seconds", "seed", "tensorboard"),
     "card": ("file",),
@@ -74,6 +74,10 @@ class TamiyoCommand(Subcommand):
         add("--episodes", metavar="N", type=int, help="collect: runs of a task with a graft (default: 12)")
         add("--workers", metavar="N", type=int, help="processes, each with one thread (default: 1)")
         add("--seconds", metavar="S", type=float, help="begin nothing more after so many (default: never)")
+        help_ = (
+            "collect: weights by which half of what is tried is chosen, what is likely to be adopted (default: none)"
+        )
+        add("--guide", metavar="FILE", help=help_)
         add("--output", metavar="FILE", help="train: the .safetensors file of the weights; improve: a folder")
         help_ = "train: to judge, or to do what the heuristic does (default: judgement)"
         add("--learns", metavar="judgement|imitation", choices=["judgement", "imitation"], help=help_)

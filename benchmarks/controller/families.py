@@ -37,7 +37,7 @@ LEAST_STEPS, MOST_STEPS = 20 * BOUNDARIES, 60 * BOUNDARIES
 MOST_SLOW_STEPS = 30 * BOUNDARIES
 """Of convolutions and transformers, whose steps take longer."""
 
-BATCH = {"mlp": 128, "cnn": 128, "gpt": 32, "text-mlp": 16}
+BATCH = {"mlp": 128, "cnn": 96, "gpt": 24, "text-mlp": 16}
 """Samples; of a text windows of 32 characters."""
 
 WIDE_STEPS, WIDE_LR = 20 * BOUNDARIES, 1e-3

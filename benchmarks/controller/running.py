@@ -128,7 +128,8 @@ def done(job: Job) -> Run:
     run = prepared(practice, config, make_policy(HEURISTIC if again else job.policy, config))
     run.finish()
     session, loss = run.session, loss_of(run.model, practice.task)
-    reports, size = session.field_reports, sum(one.numel() for one in run.model.parameters())
+    reports, host = session.field_reports, parameters(practice.task)
+    fossils = [one for one in reports if one.outcome == "FOSSILIZED"]
     result = {
         "family": job.family.name,
         "seed": job.seed,
@@ -137,17 +138,17 @@ def done(job: Job) -> Run:
         "loss": loss,
         "flops": float(session.train_flops),
         "probe_flops": float(session.probe_flops),
-        "host": parameters(practice.task),
-        "parameters": size,
+        "host": host,
+        "parameters": host + sum(one.parameters for one in fossils),
         "tried": sum(one.outcome != "CANCELLED" for one in reports),
-        "kept": sum(one.outcome == "FOSSILIZED" for one in reports),
+        "kept": len(fossils),
         "blueprints": [[one.blueprint, one.outcome] for one in reports],
         "steps": practice.steps,
         "targets": targets_per_parameter(practice),
         "test": fingerprint(practice.task.test),
     }
     if job.policy == NEVER:
-        alone = frontier(practice, Episode(loss, result["flops"], size), STRETCHES)
+        alone = frontier(practice, Episode(loss, result["flops"], host), STRETCHES)
         result["frontier"] = {"flops": list(alone.flops), "losses": list(alone.losses)}
     return result
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.controller import exam, families, headroom, scores, verdict
 from benchmarks.controller.families import FAMILIES, Family
 from benchmarks.controller.real_data import BUNDLED, TABLES, prepare
-from benchmarks.controller.running import AGAIN, DATA, HEURISTIC, NEVER, Job, jobs, weights_of, work
+from benchmarks.controller.running import AGAIN, DATA, HEURISTIC, NEVER, Job, done, jobs, weights_of, work
 from benchmarks.controller.telling import families as families_table
 from benchmarks.controller.telling import told
 from esper.contracts.config import GrowthConfig
@@ -210,6 +210,15 @@ def test_an_exam_goes_on_where_it_was_cut(tmp_path, monkeypatch, capsys):
     assert examined["overall"]["pairs"] == 1
     assert examined["overall"]["heuristic"]["tried"] > 0
     assert examined["overall"]["heuristic"]["cost"] > 0
+
+
+def test_what_was_kept_is_counted(tmp_path):
+    """A host of 4 units is too small for the digits."""
+    grown = done(Job(FAMILIES["digits-mlp"], 0, HEURISTIC, "", {}, tmp_path))
+    assert grown["host"] == 310
+    assert grown["tried"] >= grown["kept"] > 0
+    assert grown["parameters"] > 1.1 * grown["host"]
+    assert 0 < grown["probe_flops"] < grown["flops"]
 
 
 def test_runs_are_kept_by_what_they_follow_from():

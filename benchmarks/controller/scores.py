@@ -84,7 +84,8 @@ def pairs(runs: Runs, families: Sequence[str], policies: Sequence[str]) -> Pairs
 def points(runs: Runs, family: str, seed: int, policy: str) -> float:
     """Hundredths of the test loss that were saved, of the host alone at equal FLOPs; at worst -50."""
     alone, run = runs[family, seed, NEVER]["frontier"], runs[family, seed, policy]
-    return 100 * Frontier(alone["flops"], alone["losses"]).saved(run["loss"], run["flops"])
+    saved = Frontier(alone["flops"], alone["losses"]).saved(run["loss"], run["flops"])
+    return round(100 * saved, 9) + 0.0  # what logarithms leave of a difference of nothing is not one
 
 
 def by_family(compared: Pairs, examinee: str) -> dict[str, dict[str, Any]]:

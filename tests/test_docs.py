@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.controller.running import weights_of
+from benchmarks.controller.telling import verdict
 from benchmarks.grafts.colonies import table as colonies_table
 from benchmarks.growth.going_on import BENCHMARK as GOING_ON
 from benchmarks.growth.other_data import markdown as other_data_table
@@ -177,3 +179,9 @@ def test_the_faults_that_are_told_are_those_that_were_delivered():
     for name, faults in told.items():
         number = int(re.match(r"\D*([0-9]+)", faults)[1])
         assert f"{number:,}" in page, name
+
+
+def test_the_exam_of_the_learned_controller_is_that_of_the_weights_that_come_with_esper():
+    (result,) = json.loads((ROOT / "benchmarks" / "results" / "controller" / "exam.json").read_text())["examined"]
+    assert verdict(result["verdict"]) in (ROOT / "docs" / "learned.md").read_text()
+    assert result["weights"] == weights_of("learned")

@@ -59,7 +59,7 @@ def train(
     torch.set_num_threads(threads)
     data = kept.read([Path(folder) for folder in records])
     with ExitStack() as stack:
-        file = None if curves is None else stack.enter_context(Path(curves).open("w", encoding="utf-8"))
+        file = None if curves is None else stack.enter_context(Path(curves).open("w", buffering=1, encoding="utf-8"))
 
         def tell(phase: str, step: int, measured: dict[str, float]) -> None:
             if file is not None:

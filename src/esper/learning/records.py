@@ -8,13 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from esper.contracts.config import GrowthConfig
-from esper.contracts.errors import DataError
+from esper.contracts.errors import ConfigError, DataError
 from esper.contracts.reports import Observation
 from esper.whole_file import write_whole
+
+try:
+    import msgspec
+except ModuleNotFoundError as error:
+    raise ConfigError("Records need msgspec: pip install 'esper-morphogenetic[learn]'.") from error
 
 SUFFIX = ".record"
 

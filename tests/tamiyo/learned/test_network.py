@@ -11,6 +11,7 @@ from esper.contracts.errors import ConfigError
 from esper.tamiyo.learned import weights
 from esper.tamiyo.learned.actions import legal_actions
 from esper.tamiyo.learned.network import Padded, Shape, TamiyoNetwork
+from esper.tamiyo.learned.policy import SHIPPED, LearnedPolicy
 from esper.tamiyo.learned.tokens import tokens
 from tests.tamiyo.seen import NOW
 
@@ -131,3 +132,10 @@ def test_weights_that_are_not_finite_are_refused(network, tmp_path):
     weights.save(network, path, {})
     with pytest.raises(ConfigError, match=r"not finite, in 'run\.linear\.bias'"):
         weights.load(path)
+
+
+def test_the_weights_that_come_with_esper_can_be_read_and_say_what_they_were_made_from():
+    loaded, card = weights.load(SHIPPED)
+    assert {"tasks", "headroom", "foreseen", "limits", "core_seconds"} <= card.keys()
+    assert loaded(Padded.of([READ])).gain.shape == (1, len(READ.actions))
+    assert LearnedPolicy(CONFIG).remarks() == []

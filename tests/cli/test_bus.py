@@ -164,7 +164,7 @@ class TestLooking:
         (["bus", "dead-letters", "--bus", "memory:"], "needs a topic"),
         (["run", "--policy", "remote"], "Name it by --bus URL"),
         (["tamiyo", "serve", "--bus", "memory:", "--policy", "heurist"], "Did you mean 'heuristic'?"),
-        (["tamiyo", "--bus", "memory:"], "serve"),
+        (["tamiyo", "--bus", "memory:"], "ACTION"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence_without_secrets(line, message, capsys, tmp_path, monkeypatch):

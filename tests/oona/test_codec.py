@@ -40,6 +40,7 @@ def example(kind: type[Body]) -> Body:
         "observation": Observation(1, 2, 3, (0.5, math.inf), (), (PLACE, COLONY), 0, 1, 0, reports=(REPORT,)),
         "answers": [Answer(False, "no", versions=(1, 2), command_id="c")],
         "report": REPORT,
+        "remarks": ["it waits"],
         "commands": [Command("a", (1, 2), State.GERMINATED, blueprint="glu", also={"b": "all"}, version=(1, 2, 3))],
     }
 

@@ -255,14 +255,17 @@ class Decision(Body, frozen=True, kw_only=True):
         policy: who decided.
         commands: for the run to carry out or refuse.
         state: of the policy, for the next question; None if it remembers nothing.
+        remarks: what the policy has to tell the user.
     """
 
     topic = "tamiyo.decision"
+    schema_version = 2
     run_id: Name
     number: Count
     policy: Name
     commands: list[Command]
     state: Any
+    remarks: list[Text] = []
 
 
 KINDS: dict[str, type[Body]] = {

@@ -123,12 +123,17 @@ class Controller:
             for answer in question.answers:
                 answered(answer)
         commands = [one for one in policy.decide(question.observation) if not self._is_vetoed(one, question)]
-        if (remarks := getattr(policy, "remarks", None)) is not None:
-            for text in remarks():
-                self._tell(f"{question.run_id}: {text}")
+        remarks = policy.remarks() if hasattr(policy, "remarks") else []
+        for text in remarks:
+            self._tell(f"{question.run_id}: {text}")
         state = policy.state_dict() if remembers else None
         return Decision(
-            run_id=question.run_id, number=question.number, policy=self._policy, commands=commands, state=state
+            run_id=question.run_id,
+            number=question.number,
+            policy=self._policy,
+            commands=commands,
+            state=state,
+            remarks=remarks,
         )
 
     def _is_vetoed(self, command: Command, question: ObservationReport) -> bool:

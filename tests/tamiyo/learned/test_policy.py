@@ -41,7 +41,10 @@ def test_it_acts_where_it_expects_something_and_says_why(path):
 
 @pytest.mark.parametrize("heads", [{"adopt": 5.0, "adopted": -0.1}, {"adopt": -5.0, "adopted": 0.1, "lost": -0.05}])
 def test_it_waits_where_it_expects_nothing(path, heads):
-    assert LearnedPolicy(CONFIG, saved(path, READ, **heads)).decide(NOW) == []
+    policy = LearnedPolicy(CONFIG, saved(path, READ, **heads))
+    assert policy.decide(NOW) == policy.decide(NOW) == []
+    (remark,) = policy.remarks()
+    assert f"the learned controller waits. Of {len(ACTIONS)} grafts that could be tried" in remark
 
 
 def test_it_waits_where_waiting_is_worth_more(path):

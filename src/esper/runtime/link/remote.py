@@ -75,6 +75,7 @@ class RemotePolicy:
         self._number = 0
         self._answers: list[Answer] = []
         self._state: Any = None
+        self._remarks: list[str] = []
         self._is_missing = False
 
     def decide(self, observation: Observation) -> list[Command]:
@@ -98,6 +99,7 @@ class RemotePolicy:
             self._decided.clear()
         else:
             self._state, self._is_missing = decision.state, False
+            self._remarks += decision.remarks
             self.statistics.decisions += 1
             self.statistics.controller_seen = round(time.time(), 3)
             return list(decision.commands)
@@ -136,6 +138,11 @@ class RemotePolicy:
         if not self._is_missing:
             self._tell(text)
         self._is_missing = True
+
+    def remarks(self) -> list[str]:
+        """What the policy elsewhere has to tell, and nobody was told yet."""
+        told, self._remarks = self._remarks, []
+        return told
 
     def close(self) -> None:
         """Let the connection go."""

@@ -83,6 +83,8 @@ class LearnedPolicy:
         if (spread := float(judged.spread[0, best])) > MOST_SPREAD:
             return self._leave(seen, "unsure", f"it is unsure by {spread:.0%} of the loss")
         chosen = self._chosen(judged, actions, seen)
+        if not chosen:
+            self._tell_of_waiting(seen, judged, best)
         return [actions[one].command(self._config, self._why(network, read, judged, one)) for one in chosen]
 
     def remarks(self) -> list[str]:
@@ -118,6 +120,15 @@ class LearnedPolicy:
             if _kind(actions[index]) not in [_kind(actions[one]) for one in chosen]:
                 chosen.append(index)
         return chosen
+
+    def _tell_of_waiting(self, seen: Observation, judged: Judged, best: int) -> None:
+        count, gain, spread = judged.gain.shape[1], float(judged.gain[0, best]), float(judged.spread[0, best])
+        self._remark(
+            "waits",
+            f"Step {seen.step}: the learned controller waits. Of {count} grafts that could be tried the most promising "
+            f"is expected to save {gain:+.1%} of the final loss, give or take {spread:.1%}. It judges again at each "
+            "boundary.",
+        )
 
     def _leave(self, seen: Observation, kind: str, why: str) -> list[Command]:
         self._remark(kind, f"Step {seen.step}: the learned controller leaves decisions to the heuristic: {why}.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from esper.cli.command_line import parse
 from esper.cli.commands.tamiyo import TamiyoCommand
 from esper.cli.health import LATE_AFTER_S, Health
 from esper.cli.main import WRONG_INPUT, main
@@ -82,5 +83,7 @@ def test_what_is_no_address_is_refused(at, capsys):
 
 
 def test_nobody_is_answered_unless_that_is_asked_for():
-    values = {"bus": "memory:", "policy": "heuristic", "traces": None, "log_format": "text", "health": None}
-    assert TamiyoCommand.from_line(values).health is None
+    command = parse(["tamiyo", "serve", "--bus", "memory:"])
+    assert isinstance(command, TamiyoCommand)
+    assert command.options["health"] is None
+    assert [*command.options.values()] == ["memory:", "heuristic", None, "text", None]  # as serve takes them

@@ -55,12 +55,12 @@ def by_family(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
 def told(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Families as rows, shares in percent."""
     heads = ["family", "tasks", "with something to try", "heuristic saves", "for FLOPs", "best saves", "never is best"]
-    heads.append("adopted")
+    heads += ["adopted", "of those pay"]
     lines = [
         [
             *(name, str(one["drawn"]), str(one["tasks"])),
             *(f"{one['heuristic']:+.2%}", f"{one['heuristic_flops']:+.0%}", f"{one['best']:+.2%}"),
-            *(f"{one['never_is_best']:.0%}", f"{one['adopted']:.0%}"),
+            *(f"{one['never_is_best']:.0%}", f"{one['adopted']:.0%}", f"{one['pays']:.0%}"),
         ]
         for name, one in found.items()
     ]

@@ -276,7 +276,7 @@ def test_headroom_is_told_by_family(tmp_path, capsys):
     assert list(result) == ["trees", "waves", "all"]
     assert result["trees"] == pytest.approx(
         {"drawn": 2, "tasks": 2, "heuristic": 0.05, "heuristic_flops": 0.2, "best": 0.05, "never_is_best": 0.5}
-        | {"adopted": 1.0}
+        | {"adopted": 1.0, "pays": 0.5}
     )
     assert (result["all"]["drawn"], result["all"]["tasks"]) == (4, 3)
     assert "| waves" in capsys.readouterr().out

@@ -120,7 +120,8 @@ def headroom(records: Sequence[Record]) -> dict[str, Any]:
     Returns:
         ``tasks``, those at which something could be done; ``heuristic`` and its ``heuristic_flops`` beside the run that
         never grew; ``best``, of the runs that were tried and never growing; ``never_is_best``, a share of tasks;
-        ``adopted``, a share of the grafts that were tried.
+        ``adopted``, a share of the grafts that were tried; ``pays``, the share of those that save something beside the
+        same run without them.
 
     Raises:
         DataError: if nothing was tried in any of them.
@@ -130,6 +131,7 @@ def headroom(records: Sequence[Record]) -> dict[str, Any]:
         raise DataError("In none of the records could anything be tried. Collect more.")
     best = [max(0.0, *(run.saved for run in one.tried)) for one in open_ones]
     known = [one.heuristic for one in open_ones if one.heuristic is not None]
+    adopted = [run.saved > one.saved_without(run) for one in open_ones for run in one.tried if run.is_adopted]
     return {
         "tasks": len(open_ones),
         "heuristic": float(np.mean([saved for saved, _ in known])),
@@ -137,4 +139,5 @@ def headroom(records: Sequence[Record]) -> dict[str, Any]:
         "best": float(np.mean(best)),
         "never_is_best": float(np.mean([one == 0.0 for one in best])),
         "adopted": float(np.mean([run.is_adopted for one in open_ones for run in one.tried])),
+        "pays": float(np.mean(adopted)) if adopted else 0.0,
     }

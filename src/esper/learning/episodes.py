@@ -182,8 +182,7 @@ def run_episode(practice: Practice, config: GrowthConfig, policy: Policy, never:
         if never is None or config.trial != "round" or not isinstance(policy, Scripted):
             continue
         if policy.has_lost(run.session.field_reports):
-            spent = run.session.train_flops - run.session.step_count / practice.steps * never.flops
-            return _episode(run, policy, never.loss, never.flops + spent)
+            return _episode(run, policy, never.loss, flops_as_never(run, practice, never.flops))
     run.session.finish()
     return _episode(run, policy, loss_of(run.model, practice.task), float(run.session.train_flops))
 
@@ -198,6 +197,17 @@ def _episode(run: Growing, policy: Policy, loss: float, flops: float) -> Episode
         replace(one, is_adopted=is_adopted(report)) for one, report in zip(policy.decided, reports, strict=False)
     ]
     return Episode(loss, flops, parameters, reports, decided, policy.seen, policy.heuristic)
+
+
+def flops_as_never(run: Growing, practice: Practice, never: float) -> float:
+    """FLOPs at its end of a run that will adopt nothing more: those of the run that never grew, and what it has tried.
+
+    Args:
+        run: up to here.
+        practice: its task.
+        never: FLOPs of the run that never grew.
+    """
+    return never + run.session.train_flops - run.session.step_count / practice.steps * never
 
 
 def is_adopted(report: FieldReport) -> bool:

@@ -12,7 +12,16 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import DataError
 from esper.contracts.reports import FieldReport, Observation
 from esper.evaluation.growing import Growing
-from esper.learning.episodes import Episode, Frontier, frontier, is_adopted, loss_of, prepared, run_episode
+from esper.learning.episodes import (
+    Episode,
+    Frontier,
+    flops_as_never,
+    frontier,
+    is_adopted,
+    loss_of,
+    prepared,
+    run_episode,
+)
 from esper.learning.generated import Practice
 from esper.tamiyo.learned.actions import Action, legal_actions
 from esper.tamiyo.learned.network import STOP, WAIT
@@ -168,8 +177,7 @@ def _as_never(run: Growing, practice: Practice, policy: Steered, frontiers: Fron
     if policy.tried == 0:
         return Played(0.0, 1.0, 0, 0)
     alone = frontiers.of(practice)
-    spent = run.session.train_flops - run.session.step_count / practice.steps * alone.flops[0]
-    flops = alone.flops[0] + spent
+    flops = flops_as_never(run, practice, alone.flops[0])
     return Played(alone.saved(alone.losses[0], flops), flops / alone.flops[0], policy.tried, 0)
 
 

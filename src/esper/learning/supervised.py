@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
@@ -279,7 +280,7 @@ def predictability(said: Judged, data: Examples) -> dict[str, float]:
     return {
         "r2": float(1 - error / variance),
         "rank": fmean(ranks) if ranks else 0.0,
-        "auc": _auc(adopt, data.is_adopted),
+        "auc": float(roc_auc_score(data.is_adopted.numpy(), adopt.numpy())) if _both(data.is_adopted) else 0.5,
         "chosen": float(data.saved[is_chosen].mean()) if bool(is_chosen.any()) else 0.0,
         "share": float(is_chosen.float().mean()),
         "all": float(data.saved.mean()),
@@ -287,19 +288,15 @@ def predictability(said: Judged, data: Examples) -> dict[str, float]:
     }
 
 
+def _both(is_so: Tensor) -> bool:
+    return bool(is_so.any() and not is_so.all())
+
+
 def _rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's: of the ranks, equal ones sharing the mean of theirs; 0 where all are equal."""
-    ranks = [torch.from_numpy(pd.Series(values.numpy()).rank().to_numpy(copy=True)) for values in (one, other)]
-    if any(float(values.std()) == 0 for values in ranks):
+    """Spearman's; 0 where all are equal."""
+    if float(one.std()) == 0 or float(other.std()) == 0:
         return 0.0
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
-
-
-def _auc(score: Tensor, is_so: Tensor) -> float:
-    """Chance that one that is so has a higher score than one that is not (Mann and Whitney, 1947)."""
-    order = score.argsort().argsort().double() + 1
-    yes, no = int(is_so.sum()), int((~is_so).sum())
-    return float((order[is_so].sum() - yes * (yes + 1) / 2) / max(1, yes * no))
+    return float(spearmanr(one.numpy(), other.numpy()).statistic)
 
 
 @torch.no_grad()

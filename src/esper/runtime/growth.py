@@ -337,7 +337,7 @@ class Growth:
         """Ask the controller; then try what has waited longest, with all that waits for the same kind of trial."""
         run = self._run
         decided = self.policy.decide(seen) if run.ranks.rank == 0 else []
-        if (remarks := getattr(self.policy, "remarks", None)) is not None:
+        if run.ranks.rank == 0 and (remarks := getattr(self.policy, "remarks", None)) is not None:
             for text in remarks():
                 run.journal.write(Note(text=text))
         commands = run.ranks.same(decided, "a decision")

@@ -35,5 +35,5 @@ def saved(
         network.heads.bias.data[HEADS[name]] = given
     network.of_run[-1].bias.data[2] = value
     weights.save(network, path, {})
-    policy._loaded.cache_clear()
+    policy._read.cache_clear()
     return path

@@ -70,7 +70,8 @@ def test_a_command_is_that_of_the_action():
     action = legal_actions(NOW, CONFIG)[0]
     command = action.command(CONFIG, "why")
     assert (command.layer_id, command.seed_id, command.target) == (action.place.layer_id, "all", State.GERMINATED)
-    assert action.describe() == {"layer_id": command.layer_id, "blueprint": command.blueprint, **command.settings}
+    blueprint = action.option.blueprint
+    assert (command.blueprint, command.settings, command.reason) == (blueprint.id, blueprint.settings, "why")
 
 
 def test_names_and_numbers_are_as_many():

@@ -1,5 +1,6 @@
 """The learned controller in use: it acts where that is worth it, says why, and leaves the rest to the heuristic."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,9 +105,10 @@ def test_a_policy_takes_what_it_prefers_and_stops_for_good(path):
         for index in (WAIT, STOP):
             network.of_run[-1].bias.data[index] = 5.0 if index == preferred else -5.0
         weights.save(network, path, card)
-        policies._loaded.cache_clear()
+        policies._read.cache_clear()
         policy = LearnedPolicy(CONFIG, path)
         chosen[preferred] = len(policy.decide(NOW)), policy.state_dict()["has_stopped"]
+        assert len(policy.remarks()) == (preferred == WAIT)
     assert chosen == {WAIT: (0, False), STOP: (0, True), None: (1, False)}
 
 
@@ -117,6 +119,28 @@ def test_what_it_remembers_goes_on(path):
     other.load_state_dict(one.state_dict())
     assert other.decide(NOW) == []
     assert other.state_dict() == {"has_stopped": True, "told": ["strange"]}
+
+
+def test_what_was_told_is_not_told_again_by_one_that_goes_on(path):
+    """One elsewhere is built anew for every question. Negative control: without a memory it is told again."""
+    first = LearnedPolicy(CONFIG, path)
+    assert len(first.remarks()) == 1
+    other, fresh = LearnedPolicy(CONFIG, path), LearnedPolicy(CONFIG, path)
+    other.load_state_dict(first.state_dict())
+    assert other.remarks() == []
+    fresh.load_state_dict({"has_stopped": False, "told": []})
+    assert len(fresh.remarks()) == 1
+    assert fresh.state_dict()["told"] == ["weights"]
+
+
+def test_weights_that_were_written_anew_are_read_anew(path, tmp_path):
+    saved(path, READ, adopt=5.0, adopted=0.1)
+    assert LearnedPolicy(CONFIG, path).decide(NOW)
+    other = saved(tmp_path / "other.safetensors", READ, adopt=5.0, adopted=-0.1)
+    assert LearnedPolicy(CONFIG, path).decide(NOW)  # read, and kept
+    path.write_bytes(other.read_bytes())
+    os.utime(path, (1, 1))
+    assert LearnedPolicy(CONFIG, path).decide(NOW) == []
 
 
 def test_an_explanation_finds_what_a_judgement_rests_on(path):

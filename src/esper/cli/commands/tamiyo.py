@@ -73,7 +73,12 @@ class TamiyoCommand(Subcommand):
         add("--first", metavar="SEED", type=int, help="seed of the first task; the others follow (default: 0)")
         add("--episodes", metavar="N", type=int, help="collect: runs of a task with a graft (default: 12)")
         add("--workers", metavar="N", type=int, help="processes, each with one thread (default: 1)")
-        add("--seconds", metavar="S", type=float, help="begin nothing more after so many (default: never)")
+        add(
+            "--seconds",
+            metavar="S",
+            type=float,
+            help="collect: end after so many; improve: with the update under way (default: never)",
+        )
         help_ = (
             "collect: weights by which half of what is tried is chosen, what is likely to be adopted (default: none)"
         )

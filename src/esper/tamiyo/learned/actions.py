@@ -45,14 +45,6 @@ class Action:
             trial=config.trial,
         )
 
-    def describe(self) -> dict[str, Any]:
-        """What and where it is, as plain values."""
-        return {
-            "layer_id": self.place.layer_id,
-            "blueprint": self.option.blueprint.id,
-            **self.option.blueprint.settings,
-        }
-
 
 def legal_actions(seen: Observation, config: GrowthConfig) -> list[Action]:
     """Every action there is, in the order of places, blueprints and sizes; none where no round may begin."""
@@ -66,15 +58,13 @@ def _at(place: PlaceReport, seen: Observation, config: GrowthConfig) -> Iterator
     for largest in options(place, "all", seen, config):
         known: list[Any] = []
         for share in SHARES:
-            sized = _smaller(largest, share, place, seen, config)
+            sized = _smaller(largest, share)
             if sized is not None and sized.blueprint not in known:
                 known.append(sized.blueprint)
                 yield Action(place, sized, share)
 
 
-def _smaller(
-    largest: Option, share: float, place: PlaceReport, seen: Observation, config: GrowthConfig
-) -> Option | None:
+def _smaller(largest: Option, share: float) -> Option | None:
     """The blueprint with a share of what its largest version takes; None if there is no such version."""
     if share == 1.0:
         return largest

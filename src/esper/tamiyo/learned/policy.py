@@ -1,7 +1,7 @@
 """The learned controller in use: it acts where it expects more than it is unsure of, and says why."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ class LearnedPolicy:
 
     def __init__(self, config: GrowthConfig, path: str | Path | None = None) -> None:
         self._config, self._heuristic = config, HeuristicPolicy(config)
-        self._remarks: list[str] = []
+        self._remarks: dict[str, str] = {}  # by their kind, that nobody was told yet
         self._told: set[str] = set()
         self._has_stopped = False
         self._network: TamiyoNetwork | None = None
@@ -78,18 +78,22 @@ class LearnedPolicy:
             return self._leave(
                 seen, "strange", f"a feature lies {strange:.1f} deviations outside of what it has learned from"
             )
-        score = (judged.gain - CAUTION * judged.spread)[0]
-        best = int(score.argmax())
+        score = (judged.gain - CAUTION * judged.spread)[0].tolist()
+        best = score.index(max(score))
         if (spread := float(judged.spread[0, best])) > MOST_SPREAD:
             return self._leave(seen, "unsure", f"it is unsure by {spread:.0%} of the loss")
-        chosen = self._chosen(judged, actions, seen)
-        if not chosen:
+        chosen = (
+            self._preferred(judged)
+            if network.shape.chooses_by == "policy"
+            else self._worthy(judged, score, actions, seen)
+        )
+        if not chosen and not self._has_stopped:
             self._tell_of_waiting(seen, judged, best)
         return [actions[one].command(self._config, self._why(network, read, judged, one)) for one in chosen]
 
     def remarks(self) -> list[str]:
         """Sentences about how it decides that nobody was told yet."""
-        told, self._remarks = self._remarks, []
+        told, self._remarks = list(self._remarks.values()), {}
         return told
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,17 +102,21 @@ class LearnedPolicy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self._has_stopped, self._told = state["has_stopped"], set(state["told"])
+        self._has_stopped, told = state["has_stopped"], set(state["told"])
+        self._remarks = {kind: text for kind, text in self._remarks.items() if kind not in told}
+        self._told = told | self._remarks.keys()
 
-    def _chosen(self, judged: Judged, actions: Sequence[Action], seen: Observation) -> list[int]:
-        """Indices of the actions to take, the most promising first."""
-        assert self._network is not None
-        if self._network.shape.chooses_by == "policy":
-            preferred = int(judged.choice[0].argmax())
-            self._has_stopped = preferred == STOP
-            return [] if preferred in (WAIT, STOP) else [preferred - 2]
+    def _preferred(self, judged: Judged) -> list[int]:
+        """Index of the action that the policy prefers, if it is one."""
+        preferred = int(judged.choice[0].argmax())
+        self._has_stopped = preferred == STOP
+        return [] if preferred in (WAIT, STOP) else [preferred - 2]
+
+    def _worthy(
+        self, judged: Judged, score: Sequence[float], actions: Sequence[Action], seen: Observation
+    ) -> list[int]:
+        """Indices of the actions that are judged to be worth it, the most promising first."""
         gain, spread = judged.gain[0].tolist(), judged.spread[0].tolist()
-        score = [one - CAUTION * unsure for one, unsure in zip(gain, spread, strict=True)]
         chosen: list[int] = []
         if max(score) < float(judged.value[0]):
             return chosen
@@ -138,7 +146,7 @@ class LearnedPolicy:
         """Once a run for each kind."""
         if kind not in self._told:
             self._told.add(kind)
-            self._remarks.append(text)
+            self._remarks[kind] = text
 
     def _why(self, network: TamiyoNetwork, read: Tokens, judged: Judged, chosen: int) -> str:
         gain, spread, adopt = (float(part[0, chosen]) for part in (judged.gain, judged.spread, judged.adopt.sigmoid()))
@@ -190,6 +198,11 @@ def _kind(action: Action) -> tuple[str, str]:
     return action.place.layer_id, action.option.blueprint.id
 
 
-@cache
 def _loaded(path: Path) -> TamiyoNetwork:
+    """Read once; again where the file is another by now."""
+    return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, written: int) -> TamiyoNetwork:
     return load(path)[0]

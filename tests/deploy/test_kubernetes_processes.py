@@ -1,6 +1,7 @@
 """What a pod runs, as a real process on loopback: asked as the kubelet would, it ends when told and loses nothing."""
 
 import os
+import re
 import sys
 import time
 import urllib.error
@@ -37,8 +38,8 @@ def start(tmp_path) -> Iterator[Start]:
 
     def starting(of: Container, log: str, values: dict[str, str], words: dict[str, str]) -> warm.Started:
         program, *line = of.line({"ESPER_BUS": "", **values})
-        for old, new in words.items():
-            line = [word.replace(old, new) for word in line]
+        old = re.compile("|".join(map(re.escape, words)))  # all at once: what was put in may hold another one
+        line = [old.sub(lambda found: words[found[0]], word) for word in line]
         environment = {**os.environ, **values, "PYTHONPATH": os.pathsep.join(sys.path)}
         environment |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         process = warm.Started([*PROGRAMS[program], *line], environment=environment, log=tmp_path / log)

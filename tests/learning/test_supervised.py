@@ -5,11 +5,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from msgspec import structs
 
 from esper.contracts.errors import DataError
 from esper.learning.examples import examples
 from esper.learning.records import headroom
-from esper.learning.supervised import Settings, Worth, crossed, imitate, judged, learn, predictability, worth_of
+from esper.learning.supervised import (
+    Settings,
+    Worth,
+    caution_of,
+    crossed,
+    imitate,
+    judged,
+    learn,
+    picked,
+    predictability,
+    worth_of,
+)
 from esper.learning.training import train
 from esper.tamiyo.learned import weights
 from esper.tamiyo.learned.network import WAIT, Judged, Shape
@@ -40,8 +52,10 @@ def test_a_share_of_the_tasks_has_its_own_tries():
 
 def test_a_rule_is_found_also_for_tasks_that_were_not_learned_from():
     said = crossed(DATA, SMALL)
-    found = predictability(said, DATA)
+    found = predictability(said, DATA, caution_of(said, DATA))
     assert found["r2"] > 0.8
+    assert found["picked"] == pytest.approx(SAVES, abs=0.005)
+    assert found["picked_share"] == 1.0
     assert found["auc"] > 0.95
     assert found["chosen"] > 0.05 > found["all"]
 
@@ -57,11 +71,13 @@ def test_what_is_said_of_a_task_does_not_depend_on_what_became_of_it():
 
 
 def said_of(gains: list[float]) -> Judged:
-    """Four boundaries of one run, at each of which every action is worth the same."""
-    shape = 4, len(ACTIONS)
+    """Boundaries at each of which every action is worth the same."""
+    shape = len(gains), len(ACTIONS)
     gain = torch.tensor(gains)[:, None].expand(shape)
     zeros = torch.zeros(shape)
-    return Judged(torch.full(shape, 100.0), gain, gain, zeros, torch.zeros(4, 2 + shape[1]), torch.zeros(4))
+    return Judged(
+        torch.full(shape, 100.0), gain, gain, zeros, torch.zeros(shape[0], 2 + shape[1]), torch.zeros(shape[0])
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +89,7 @@ def said_of(gains: list[float]) -> Judged:
     ],
 )
 def test_waiting_is_worth_the_most_that_comes(gains, waiting, is_time):
-    worth = worth_of(said_of(gains), examples([record(0)]))
+    worth = worth_of(said_of(gains), examples([record(0)]), 0.5)
     assert worth.waiting.tolist() == pytest.approx(waiting)
     assert worth.is_time.tolist() == is_time
 
@@ -82,7 +98,20 @@ def test_waiting_ends_with_the_run():
     """What comes in another run is worth nothing in this one."""
     data, said = examples([record(0), record(1)]), said_of([-0.1, -0.1, -0.1, 0.3])
     both = Judged(*(torch.cat([part, part]) for part in said))
-    assert worth_of(both, data).waiting.tolist() == pytest.approx([0.3, 0.3, 0.3, 0.0] * 2)
+    assert worth_of(both, data, 0.5).waiting.tolist() == pytest.approx([0.3, 0.3, 0.3, 0.0] * 2)
+
+
+def test_of_each_task_that_is_picked_of_which_most_is_expected():
+    """At one boundary an action saves, at another it costs; where the wrong one is expected to save, that is taken."""
+    drawn = record(0, boundaries=2, tries=2)
+    tries = [structs.replace(drawn.tried[0], seen=0, saved=0.2), structs.replace(drawn.tried[1], seen=1, saved=-0.1)]
+    data = examples([structs.replace(drawn, seed=seed, tried=tries) for seed in range(20)])
+    right, wrong = [0.3, 0.1], [-0.1, 0.1]
+    said = said_of(10 * (right + wrong))._replace(spread=torch.ones(40, len(ACTIONS)))
+    assert picked(said, data, 0.0)[::2] == pytest.approx((0.05, 1.0))  # 0.2 and -0.1
+    assert picked(said, data, 0.2)[::2] == pytest.approx((0.1, 0.5))  # 0.2 and nothing
+    assert picked(said, data, 0.5) == (0.0, 0.0, 0.0)
+    assert caution_of(said, data) == 0.2
 
 
 def test_the_policy_learns_to_act_where_it_is_time_and_the_value_what_waiting_is_worth():
@@ -109,7 +138,7 @@ def test_training_writes_weights_that_say_what_they_were_made_from(tmp_path):
     assert written == card
     assert card["tasks"] == {"planted": 20}
     assert card["foreseen"]["r2"] > 0.8
-    assert network.shape == SMALL.shape
+    assert network.shape == replace(SMALL.shape, caution=caution_of(crossed(DATA, SMALL), DATA))
     assert {phase for phase, _, _ in told} == {"judgement", *(f"fold {number}" for number in range(1, 6))}
 
 

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
@@ -147,22 +148,28 @@ class Recipe(ABC):
             multiply_adds: budget per row of outputs.
             parameters: budget of the whole graft.
         """
-
-        def version(value: int) -> Any:
-            return self if self.size is None else replace(self, **{self.size: value})
-
-        def is_too_large(value: int) -> bool:
-            one = version(value)
-            return bool(one.work_of(ports) > multiply_adds or one.parameters_of(ports) > parameters)
-
-        sizes = range(1, 2 if self.size is None else LARGEST_SIZE + 1)
-        largest = bisect_left(sizes, True, key=is_too_large)
-        return version(largest) if largest else None
+        return _largest(self, ports, multiply_adds, parameters)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Hyper-parameters as plain values."""
         return asdict(self)
+
+
+@lru_cache(maxsize=4096)  # controllers ask at every boundary, of every place, and budgets seldom change
+def _largest(recipe: Any, ports: Ports, multiply_adds: float, parameters: float) -> Any:
+    """See :meth:`Recipe.sized`."""
+
+    def version(value: int) -> Any:
+        return recipe if recipe.size is None else replace(recipe, **{recipe.size: value})
+
+    def is_too_large(value: int) -> bool:
+        one = version(value)
+        return bool(one.work_of(ports) > multiply_adds or one.parameters_of(ports) > parameters)
+
+    sizes = range(1, 2 if recipe.size is None else LARGEST_SIZE + 1)
+    largest = bisect_left(sizes, True, key=is_too_large)
+    return version(largest) if largest else None
 
 
 @dataclass(frozen=True)

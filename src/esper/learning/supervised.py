@@ -23,12 +23,14 @@ from torch.optim.lr_scheduler import OneCycleLR
 from esper.contracts.errors import DataError
 from esper.learning.examples import Examples
 from esper.tamiyo.learned.network import WAIT, Judged, Padded, Shape, TamiyoNetwork
-from esper.tamiyo.learned.policy import CAUTION
 from esper.tamiyo.learned.tokens import names
 
 FOLDS = 5
 SCALE = 0.05
 """A share of the loss; errors count in such units, beyond it only in proportion."""
+
+CAUTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Deviations that may be taken off what is expected of an action."""
 
 CHOICES = 8
 """Tries of a step for each boundary of it at which to choose among all actions."""
@@ -59,7 +61,7 @@ class Settings:
     """
 
     shape: Shape = field(default_factory=Shape)
-    steps: int = 1500
+    steps: int = 400
     batch: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.1
@@ -215,7 +217,7 @@ def judged(network: TamiyoNetwork, seen: Padded, at_once: int = 512) -> Judged:
     return Judged(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def worth_of(said: Judged, data: Examples, caution: float = CAUTION) -> Worth:
+def worth_of(said: Judged, data: Examples, caution: float) -> Worth:
     """Backward induction over the boundaries of each run that never grew.
 
     Args:
@@ -258,17 +260,53 @@ def crossed(data: Examples, settings: Settings, tell: Tell | None = None) -> Jud
     return said
 
 
-def predictability(said: Judged, data: Examples) -> dict[str, float]:
+class Picked(NamedTuple):
+    """What comes of taking, in each task, that of its tries of which most is expected.
+
+    Args:
+        saved: mean over tasks; nothing is saved where nothing is taken.
+        error: standard error of that.
+        share: of tasks, in which something is taken.
+    """
+
+    saved: float
+    error: float
+    share: float
+
+
+def picked(said: Judged, data: Examples, caution: float) -> Picked:
+    """What networks would have done that did not learn from these tasks, and what became of it.
+
+    Args:
+        said: by them, of all boundaries.
+        data: the tasks.
+        caution: deviations that are taken off what is expected; only what is above 0 then is taken.
+    """
+    gain, spread = _of_tries(said.gain, data), _of_tries(said.spread, data)
+    score, task = gain - caution * spread, data.task[data.boundary]
+    taken = [torch.where(task == one, score, -torch.inf).argmax() for one in task.unique()]
+    best = torch.stack(taken)
+    saved = torch.where(score[best] > 0, data.saved[best], 0.0)
+    return Picked(float(saved.mean()), float(saved.std()) / len(saved) ** 0.5, float((score[best] > 0).float().mean()))
+
+
+def caution_of(said: Judged, data: Examples) -> float:
+    """The most cautious of :data:`CAUTIONS` that saves as much as the best one, less one standard error: trying costs
+    (the rule is of Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3)."""
+    found = {caution: picked(said, data, caution) for caution in CAUTIONS}
+    best = max(found.values())
+    return max(caution for caution, one in found.items() if one.saved >= best.saved - best.error)
+
+
+def predictability(said: Judged, data: Examples, caution: float) -> dict[str, float]:
     """How much of what became of actions was foreseen, by networks that did not learn from their tasks.
 
     Returns:
         ``r2`` of what is saved, clipped as in training; ``rank`` correlation of the tries of one boundary's task, a
         mean over tasks; ``auc`` of being adopted; ``chosen``, mean saved by the tries of which something is expected,
-        and ``share``, how many those are; ``all``, mean of all.
+        and ``share``, how many those are; ``all``, mean of all; :func:`picked`.
     """
-    gain, spread, adopt = (
-        part[data.boundary].gather(1, data.action[:, None])[:, 0] for part in (said.gain, said.spread, said.adopt)
-    )
+    gain, spread, adopt = (_of_tries(part, data) for part in (said.gain, said.spread, said.adopt))
     error, variance = (data.saved - gain).square().mean(), data.saved.var(correction=0)
     task = data.task[data.boundary]
     ranks = [
@@ -276,7 +314,7 @@ def predictability(said: Judged, data: Examples) -> dict[str, float]:
         for one in task.unique().tolist()
         if int((task == one).sum()) > 3 and float(data.saved[task == one].std()) > TELLING
     ]
-    is_chosen = gain - CAUTION * spread > 0
+    is_chosen, taken = gain - caution * spread > 0, picked(said, data, caution)
     return {
         "r2": float(1 - error / variance),
         "rank": fmean(ranks) if ranks else 0.0,
@@ -285,7 +323,15 @@ def predictability(said: Judged, data: Examples) -> dict[str, float]:
         "share": float(is_chosen.float().mean()),
         "all": float(data.saved.mean()),
         "tries": float(len(data.saved)),
+        "picked": taken.saved,
+        "picked_error": taken.error,
+        "picked_share": taken.share,
     }
+
+
+def _of_tries(said: Tensor, data: Examples) -> Tensor:
+    """``[T]``, what is said of each try."""
+    return said[data.boundary].gather(1, data.action[:, None])[:, 0]
 
 
 def _both(is_so: Tensor) -> bool:

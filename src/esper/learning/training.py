@@ -12,7 +12,17 @@ import torch
 
 from esper.learning.examples import Examples, examples
 from esper.learning.records import Record, headroom
-from esper.learning.supervised import Settings, Tell, Worth, crossed, imitate, learn, predictability, worth_of
+from esper.learning.supervised import (
+    Settings,
+    Tell,
+    Worth,
+    caution_of,
+    crossed,
+    imitate,
+    learn,
+    predictability,
+    worth_of,
+)
 from esper.tamiyo.learned.weights import save
 
 
@@ -46,9 +56,11 @@ def train(
         network = imitate(data, settings, tell)
     else:
         said = crossed(data, settings, tell)
-        worth = worth_of(said, data)
+        caution = caution_of(said, data)
+        settings = replace(settings, shape=replace(settings.shape, caution=caution))
+        worth = worth_of(said, data, caution)
         network = learn(data, settings, worth, tell)
-        shown = {"foreseen": _rounded(predictability(said, data)), "acts": _acts(worth, data)}
+        shown = {"foreseen": _rounded(predictability(said, data, caution)), "acts": _acts(worth, data)}
     card = {
         "made": datetime.now(UTC).date().isoformat(),
         "learns": learns,

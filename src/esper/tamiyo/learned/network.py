@@ -35,12 +35,14 @@ class Shape:
         layers: of its encoder.
         chooses_by: ``"judgement"`` takes the action of which it expects most, where that is worth its cost;
             ``"policy"`` what it prefers.
+        caution: so many deviations are taken off what is expected of an action.
     """
 
     width: int = 64
     heads: int = 4
     layers: int = 2
     chooses_by: Literal["judgement", "policy"] = "judgement"
+    caution: float = 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""

@@ -1,6 +1,5 @@
 """The learned controller in use: it acts where it expects more than it is unsure of, and says why."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +12,13 @@ from esper.contracts.config import GrowthConfig
 from esper.contracts.errors import ConfigError
 from esper.contracts.reports import Observation
 from esper.tamiyo.heuristic import HeuristicPolicy
-from esper.tamiyo.learned.actions import Action, legal_actions
+from esper.tamiyo.learned.actions import legal_actions
 from esper.tamiyo.learned.network import STOP, WAIT, Judged, Padded, TamiyoNetwork
 from esper.tamiyo.learned.tokens import Tokens, names, tokens
 from esper.tamiyo.learned.weights import load
-from esper.tamiyo.proposal import num_candidates
 
 SHIPPED = Path(__file__).with_name("weights.safetensors")
 """The weights that come with the package."""
-
-CAUTION = 0.5
-"""So many deviations are taken off what is expected of an action."""
 
 MOST_SPREAD = 0.3
 """A share of the loss; where the best action is more uncertain than that the heuristic decides."""
@@ -63,7 +58,7 @@ class LearnedPolicy:
             self._remark("weights", f"{error} The heuristic decides in its place.")
 
     def decide(self, observation: Observation) -> list[Command]:
-        """The candidates of a round, or the graft of a live trial, or nothing."""
+        """The graft that is most worth trying, or nothing: it has learned from trials of one graft at a time."""
         seen, network = observation, self._network
         if network is None:
             return self._heuristic.decide(seen)
@@ -78,18 +73,19 @@ class LearnedPolicy:
             return self._leave(
                 seen, "strange", f"a feature lies {strange:.1f} deviations outside of what it has learned from"
             )
-        score = (judged.gain - CAUTION * judged.spread)[0].tolist()
-        best = score.index(max(score))
+        score = (judged.gain - network.shape.caution * judged.spread)[0]
+        best = int(score.argmax())
         if (spread := float(judged.spread[0, best])) > MOST_SPREAD:
             return self._leave(seen, "unsure", f"it is unsure by {spread:.0%} of the loss")
-        chosen = (
-            self._preferred(judged)
-            if network.shape.chooses_by == "policy"
-            else self._worthy(judged, score, actions, seen)
-        )
-        if not chosen and not self._has_stopped:
+        if network.shape.chooses_by == "policy":
+            chosen = self._preferred(judged)
+        else:
+            chosen = best if score[best] > max(0.0, float(judged.value[0])) else None
+        if chosen is not None:
+            return [actions[chosen].command(self._config, self._why(network, read, judged, chosen))]
+        if not self._has_stopped:
             self._tell_of_waiting(seen, judged, best)
-        return [actions[one].command(self._config, self._why(network, read, judged, one)) for one in chosen]
+        return []
 
     def remarks(self) -> list[str]:
         """Sentences about how it decides that nobody was told yet."""
@@ -106,28 +102,11 @@ class LearnedPolicy:
         self._remarks = {kind: text for kind, text in self._remarks.items() if kind not in told}
         self._told = told | self._remarks.keys()
 
-    def _preferred(self, judged: Judged) -> list[int]:
+    def _preferred(self, judged: Judged) -> int | None:
         """Index of the action that the policy prefers, if it is one."""
         preferred = int(judged.choice[0].argmax())
         self._has_stopped = preferred == STOP
-        return [] if preferred in (WAIT, STOP) else [preferred - 2]
-
-    def _worthy(
-        self, judged: Judged, score: Sequence[float], actions: Sequence[Action], seen: Observation
-    ) -> list[int]:
-        """Indices of the actions that are judged to be worth it, the most promising first."""
-        gain, spread = judged.gain[0].tolist(), judged.spread[0].tolist()
-        chosen: list[int] = []
-        if max(score) < float(judged.value[0]):
-            return chosen
-        for index in sorted(range(len(actions)), key=lambda one: -score[one]):
-            # one that is tried where others were in vain is worth less than it seemed
-            is_worth_it = gain[index] > (1 + len(chosen)) * CAUTION * spread[index]
-            if len(chosen) == num_candidates(seen, self._config) or not is_worth_it:
-                break
-            if _kind(actions[index]) not in [_kind(actions[one]) for one in chosen]:
-                chosen.append(index)
-        return chosen
+        return None if preferred in (WAIT, STOP) else preferred - 2
 
     def _tell_of_waiting(self, seen: Observation, judged: Judged, best: int) -> None:
         count, gain, spread = judged.gain.shape[1], float(judged.gain[0, best]), float(judged.spread[0, best])
@@ -178,8 +157,9 @@ def reasons(network: TamiyoNetwork, read: Tokens, chosen: int) -> list[Reason]:
         ("action", known.action, read.actions[chosen]),
     )
     count = sum(len(features) for _, features, _ in parts)
-    seen = Padded.of([read]).rows(torch.zeros(count + 1, dtype=torch.int64))
-    where: dict[str, Tensor] = {"run": seen.run, "place": seen.places[:, place], "action": seen.actions[:, chosen]}
+    every = torch.zeros(count + 1, dtype=torch.int64)
+    seen = Padded.of([read]).rows(every).with_one_action(every + chosen)
+    where: dict[str, Tensor] = {"run": seen.run, "place": seen.places[:, place], "action": seen.actions[:, 0]}
     means = {"run": network.run.mean, "place": network.place.mean, "action": network.action.mean}
     told, row = [], 1
     for part, features, values in parts:
@@ -188,14 +168,9 @@ def reasons(network: TamiyoNetwork, read: Tokens, chosen: int) -> list[Reason]:
             told.append((f"{part}.{name}", values[index]))
             row += 1
     with torch.no_grad():
-        gains = network(seen).gain[:, chosen].tolist()
+        gains = network(seen).gain[:, 0].tolist()
     found = [Reason(name, value, gains[0] - without) for (name, value), without in zip(told, gains[1:], strict=True)]
     return sorted(found, key=lambda one: -abs(one.moved))
-
-
-def _kind(action: Action) -> tuple[str, str]:
-    """Sizes of one blueprint at one place are not tried beside each other."""
-    return action.place.layer_id, action.option.blueprint.id
 
 
 def _loaded(path: Path) -> TamiyoNetwork:

@@ -61,7 +61,7 @@ class Settings:
     """
 
     shape: Shape = field(default_factory=Shape)
-    steps: int = 400
+    steps: int = 800
     batch: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.1

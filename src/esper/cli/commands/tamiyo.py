@@ -29,7 +29,7 @@ DEFAULTS: dict[str, Any] = {
     **{"tasks": 100, "first": 0, "episodes": 12, "workers": 1},
     **{"learns": "judgement", "without_curves": False},
     **{"updates": 100, "tensorboard": False},
-    **{"steps": 1500, "seed": 0, "threads": 1},
+    **{"steps": 800, "seed": 0, "threads": 1},
 }
 NEEDED = {
     "serve": ("bus",),
@@ -88,7 +88,7 @@ class TamiyoCommand(Subcommand):
         add("--learns", metavar="judgement|imitation", choices=["judgement", "imitation"], help=help_)
         help_ = "train: blind to learning curves, to see what they are worth"
         add("--without-curves", action="store_true", default=None, help=help_)
-        add("--steps", metavar="N", type=int, help="train: of each network (default: 1500)")
+        add("--steps", metavar="N", type=int, help="train: of each network (default: 800)")
         add("--seed", metavar="N", type=int, help="of first weights, and of all chance (default: 0)")
         help_ = "improve: weights to begin with (default: new ones, which know nothing)"
         add("--from", metavar="FILE", dest="weights", help=help_)

@@ -285,6 +285,17 @@ def test_headroom_is_told_by_family(tmp_path, capsys):
         headroom.main([str(tmp_path / "none"), "--output", str(tmp_path / "found.json")])
 
 
+@pytest.mark.parametrize(("is_of_the_task", "told"), [(True, 1.0), (False, 0.0)])
+def test_how_much_the_other_tries_of_a_task_tell(is_of_the_task, told):
+    """All tries of a task save the same; or each task has all that there is."""
+    values = [0.1, 0.0, -0.1, 0.2]
+    records = [
+        Record("trees", seed, GrowthConfig(), [], [Tried(0, 0, None, True, mine, 1.1) for mine in ours], None, 1.0)
+        for seed, ours in enumerate([[value] * 4 for value in values] if is_of_the_task else [values] * 9)
+    ]
+    assert headroom.told_by_others(records)["adopted"] == told
+
+
 def test_the_page_has_the_table_of_families():
     page = (Path(__file__).parents[2] / "docs" / "exam.md").read_text()
     assert families_table(FAMILIES.values()) in page

@@ -135,7 +135,8 @@ def _linears(blueprint: Compiled) -> list[int]:
 
 
 def test_a_norm_of_one_channel_is_refused():
-    blueprint = blueprint_of(Genome((make_node("norm", 0),), make_node("linear", 1)))()
+    nodes = make_node("activation", 0, of="gelu"), make_node("norm", 1)
+    blueprint = blueprint_of(Genome(nodes, make_node("linear", 2)))()
     assert "one channel" in blueprint.misfit(Ports(1, 4))
     assert blueprint.misfit(Ports(2, 4)) is None
 

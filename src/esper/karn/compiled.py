@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from esper.blueprints.blueprint import Blueprint, Ports
 from esper.blueprints.convolution import convolve
-from esper.karn.genome import INPUT, Genome, Node
+from esper.karn.genome import Genome, Node
 from esper.karn.operations import AXES, HEADS, OPERATIONS, Settings, Shapes, Value
 
 HEAD = "head"
@@ -73,9 +73,10 @@ class Compiled(Blueprint):
         return _OPERATIONS[head](values[last], _own(params, HEAD), {})
 
     def misfit(self, ports: Ports) -> str | None:
-        norms = [node for node in self.genome.nodes if node.operation == "norm" and node.reads == (INPUT,)]
-        if norms and ports.pieces is None and ports.inputs == 1:
-            return "it takes the norm of what it reads, and that is one channel here"
+        values = zip(self.genome.nodes, self.genome.values[1:], strict=True)
+        is_of_input = any(node.operation == "norm" and not value.width for node, value in values)
+        if is_of_input and ports.pieces is None and ports.inputs == 1:
+            return "it takes the norm over the channels that it reads, and here is one channel"
         return super().misfit(ports)
 
     def multiply_adds(self, ports: Ports) -> int:

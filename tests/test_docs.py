@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.controller.running import weights_of
-from benchmarks.controller.telling import verdict
+from benchmarks.controller.telling import beside, verdict
 from benchmarks.grafts.colonies import table as colonies_table
 from benchmarks.growth.going_on import BENCHMARK as GOING_ON
 from benchmarks.growth.other_data import markdown as other_data_table
@@ -179,6 +179,17 @@ def test_the_faults_that_are_told_are_those_that_were_delivered():
     for name, faults in told.items():
         number = int(re.match(r"\D*([0-9]+)", faults)[1])
         assert f"{number:,}" in page, name
+
+
+def test_what_else_was_examined_is_told():
+    results = ROOT / "benchmarks" / "results" / "controller"
+    page = (ROOT / "docs" / "learned.md").read_text()
+    assert beside(json.loads((results / "ablations.json").read_text())["examined"]) in page
+    (placebos,) = json.loads((results / "placebos.json").read_text())["examined"]
+    assert verdict(placebos["verdict"]) in page
+    assert placebos["weights"] == weights_of("learned")
+    for one in json.loads((results / "decisions.json").read_text())["decisions"]:
+        assert f"{one['decisions']:,} | {one['median_ms']:.1f} | {one['p95_ms']:.1f} ms" in re.sub(" +", " ", page)
 
 
 def test_the_exam_of_the_learned_controller_is_that_of_the_weights_that_come_with_esper():

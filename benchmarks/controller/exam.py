@@ -18,7 +18,7 @@ from benchmarks.controller.families import FAMILIES
 from benchmarks.controller.real_data import prepare
 from benchmarks.controller.running import DATA, HEURISTIC, NEVER, Job, found, jobs, weights_of, work
 from benchmarks.controller.scores import by_family, overall, pairs
-from benchmarks.controller.telling import told
+from benchmarks.controller.telling import beside, told
 from benchmarks.controller.verdict import is_of_placebos, judged, judged_by_placebos
 from benchmarks.machine import machine
 from esper.cli.options import GROWTH_HINTS
@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     for one in result["examined"]:
         print(f"\n{one['policy']} {one['weights']}\n\n{told(one)}")
+    if len(result["examined"]) > 1:
+        print(f"\n{beside(result['examined'])}")
     write_whole(options.output, (json.dumps({"machine": machine(), **result}, indent=1) + "\n").encode())
     for failure in failed:
         print(f"FAILED {failure}")

@@ -41,6 +41,24 @@ def told(result: Mapping[str, Any]) -> str:
     return f"{table(heads, lines)}\n\n{verdict(result['verdict'])}"
 
 
+def beside(results: Sequence[Mapping[str, Any]]) -> str:
+    """The heuristic and all examinees, a row each; weights go by the name of their file."""
+    first = results[0]["overall"][HEURISTIC]
+    lines = [[HEURISTIC, f"{first['points']:+.2f}", "", f"{first['cost']:.1%}", f"{first['kept']} of {first['tried']}"]]
+    for one in results:
+        whole = one["overall"]
+        lines.append(
+            [
+                one["policy"].removeprefix("learned:").removesuffix(".safetensors"),
+                f"{whole['examinee']['points']:+.2f}",
+                f"{whole['difference']:+.2f} (p {whole['p_families']:.2g})",
+                f"{whole['examinee']['cost']:.1%}",
+                f"{whole['examinee']['kept']} of {whole['examinee']['tried']}",
+            ]
+        )
+    return table(["who", "points", "ahead", "trying costs", "kept of tried"], lines)
+
+
 def verdict(found: Mapping[str, Any]) -> str:
     """Points, one a row."""
     lines = [[one["asked"], one["found"], one["equal"], "yes" if one["passes"] else "NO"] for one in found["points"]]

@@ -10,6 +10,7 @@ be taken for a value.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, pstdev
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ def tokens(seen: Observation, config: GrowthConfig, actions: Sequence[Action]) -
     )
 
 
+@lru_cache
 def names() -> Names:
     """What each number is called; weights are of these and no others."""
     place = PlaceReport("", "layer", (0,), False, 1, 1, (0, 1))

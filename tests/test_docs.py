@@ -184,7 +184,8 @@ def test_the_faults_that_are_told_are_those_that_were_delivered():
 def test_what_else_was_examined_is_told():
     results = ROOT / "benchmarks" / "results" / "controller"
     page = (ROOT / "docs" / "learned.md").read_text()
-    assert beside(json.loads((results / "ablations.json").read_text())["examined"]) in page
+    for name in ("ablations", "seeds"):
+        assert beside(json.loads((results / f"{name}.json").read_text())["examined"]) in page
     (placebos,) = json.loads((results / "placebos.json").read_text())["examined"]
     assert verdict(placebos["verdict"]) in page
     assert placebos["weights"] == weights_of("learned")

@@ -38,6 +38,9 @@ BLUEPRINTS = (
 WIDEST = 6.0
 """A feature is never further from 0."""
 
+LARGEST = 1e100
+"""Of a loss whose noise can be told."""
+
 Vector = dict[str, float]
 
 
@@ -215,7 +218,7 @@ def _change_of_gap(train: Sequence[float], select: Sequence[float]) -> float:
 def _noise(losses: Sequence[float]) -> float:
     """How far single boundaries lie from their neighbours, relative to the loss."""
     recent = losses[-8:]
-    if len(recent) < 4:
+    if len(recent) < 4 or not all(abs(loss) < LARGEST for loss in recent):
         return 0.0
     bends = [a - 2 * b + c for a, b, c in zip(recent, recent[1:], recent[2:], strict=False)]
     return 10 * pstdev(bends) / max(1e-12, abs(fmean(recent)))

@@ -34,12 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="file of the result")
     options = parser.parse_args(arguments)
     try:
-        found = by_family(read(options.folders))
-        known = told_by_others(read(options.folders))
+        records = read(options.folders)
+        found = by_family(records)
     except DataError as error:
         parser.error(str(error))
     print(told(found))
-    print("\n" + ", ".join(f"{name}: {value:.2f}" for name, value in known.items()))
+    known = told_by_others(records)
+    for name, value in known.items():
+        print(f"\nOf what {name} save {value:.0%} of the variance is told by the others of the same task.")
     result = {"machine": machine(), "families": found, "told_by_others": known}
     write_whole(options.output, (json.dumps(result, indent=1) + "\n").encode())
     return 0
@@ -64,7 +66,7 @@ def by_family(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
 def told_by_others(records: Sequence[Record]) -> dict[str, float]:
     """Squared correlation of what a try saves with the mean of the other tries of its task, of all that were tried and
     of those that were adopted; clipped as in training."""
-    pairs: dict[str, list[tuple[float, float]]] = {"tries": [], "adopted": []}
+    pairs: dict[str, list[tuple[float, float]]] = {"tries": [], "adopted grafts": []}
     for record in records:
         saved = [(one.saved - record.saved_without(one), one.is_adopted) for one in record.tried]
         for name in pairs:

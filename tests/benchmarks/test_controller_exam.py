@@ -293,7 +293,7 @@ def test_how_much_the_other_tries_of_a_task_tell(is_of_the_task, told):
         Record("trees", seed, GrowthConfig(), [], [Tried(0, 0, None, True, mine, 1.1) for mine in ours], None, 1.0)
         for seed, ours in enumerate([[value] * 4 for value in values] if is_of_the_task else [values] * 9)
     ]
-    assert headroom.told_by_others(records)["adopted"] == told
+    assert headroom.told_by_others(records)["adopted grafts"] == told
 
 
 def test_the_page_has_the_table_of_families():

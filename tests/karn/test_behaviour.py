@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from esper.contracts.reports import POSITION_AXES
 from esper.karn.behaviour import behaviour
 from esper.karn.drawing import draw
 from esper.karn.genome import Genome, make_node
-from esper.karn.operations import AXES
 
 
 def of(*activations: str) -> Genome:
@@ -23,7 +23,7 @@ def test_what_changes_nothing_is_a_duplicate():
     assert behaviour(of("absolute"), "features") != behaviour(of("relu"), "features")
 
 
-@pytest.mark.parametrize("layout", sorted(AXES))
+@pytest.mark.parametrize("layout", sorted(POSITION_AXES))
 def test_few_that_are_drawn_are_duplicates_and_none_is_of_itself_alone(layout):
     genomes = {genome.digest: genome for genome in (draw(random.Random(seed), layout) for seed in range(150))}
     found = {behaviour(genome, layout) for genome in genomes.values()}

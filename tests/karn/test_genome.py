@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.contracts.reports import POSITION_AXES
 from esper.karn.drawing import draw, pruned
 from esper.karn.genome import KIND, MOST_BYTES, MOST_NODES, Genome, GenomeError, Node, make_node, read_genome
-from esper.karn.operations import AXES, HEADS, OPERATIONS
+from esper.karn.operations import HEADS, OPERATIONS
 
-LAYOUTS = sorted(AXES)
+LAYOUTS = sorted(POSITION_AXES)
 GATED = {
     "kind": KIND,
     "nodes": [
@@ -118,6 +119,18 @@ def test_the_order_of_nodes_and_of_what_commutes_is_nothing():
     assert turned.digest == genome.digest
     other = Genome((first, second, make_node("activation", 1, of="tanh"), product), genome.head)
     assert other.digest != genome.digest
+
+
+def test_order_is_nothing_also_where_values_differ_by_who_reads_them_alone():
+    """Two maps of the input meet, and one of them goes on to meet what came out: which one stands first is nothing."""
+
+    def of(*meeting: int) -> Genome:
+        maps = make_node("linear", 0, width=2), make_node("linear", 0, width=2)
+        later = make_node("activation", 1, of="tanh"), make_node("sum", 3, 4)
+        return Genome((*maps, make_node("product", *meeting), *later), make_node("linear", 5))
+
+    assert of(1, 2).digest == of(2, 1).digest
+    assert of(1, 2).canonical.digest == of(1, 2).digest
 
 
 def test_what_has_parameters_of_its_own_is_not_what_shares_them():

@@ -6,14 +6,15 @@ import pytest
 
 from esper.blueprints.birth import birth_fault
 from esper.blueprints.blueprint import Ports
+from esper.contracts.reports import POSITION_AXES
 from esper.karn import variation
 from esper.karn.compiled import blueprint_of
 from esper.karn.drawing import draw
 from esper.karn.genome import Genome, make_node, read_genome
-from esper.karn.operations import AXES, HEADS, OPERATIONS
+from esper.karn.operations import HEADS, OPERATIONS
 from esper.karn.variation import cross, mutate
 
-LAYOUTS = sorted(AXES)
+LAYOUTS = sorted(POSITION_AXES)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, fx
 
-from esper.blueprints.blueprint import POSITION_AXES, Blueprint, Ports
+from esper.blueprints.blueprint import Blueprint, Ports
+from esper.contracts.reports import POSITION_AXES
 
 STEPS = 10
 STEP_SIZE = 1e-2

@@ -5,17 +5,15 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor, fx, nn
 
 from esper.contracts.errors import ConfigError
-from esper.contracts.reports import Layout, Piece
+from esper.contracts.reports import POSITION_AXES, Layout, Piece
 
-LAYOUTS: frozenset[Layout] = frozenset(get_args(Layout))
-POSITION_AXES: dict[Layout, int] = {"features": 0, "tokens": 1, "signal": 1, "image": 2}
-"""How many axes of positions lie between the batch and the channels."""
+LAYOUTS: frozenset[Layout] = frozenset(POSITION_AXES)
 LARGEST_SIZE = 2**20
 """Where fitting into a budget that never binds ends."""
 

@@ -121,6 +121,9 @@ def _fault_of(kind: Any) -> str | None:
     ]
     if required:
         return f"its settings need defaults: {', '.join(required)}"
+    changing = [field.name for field in dataclasses.fields(kind) if getattr(kind(), field.name).__hash__ is None]
+    if changing:
+        return f"its setting {changing[0]!r} can change: take a number, a string or a tuple"
     if not kind.layouts or not kind.layouts <= LAYOUTS:
         return f"its layouts are {set(kind.layouts) or 'empty'}: take some of {', '.join(sorted(LAYOUTS))}"
     if kind.size is not None and type(getattr(kind, kind.size, None)) is not int:

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from esper.blueprints.blueprint import POSITION_AXES, Blueprint, Ports, drawn
+from esper.blueprints.blueprint import Blueprint, Ports, drawn
 from esper.blueprints.convolution import check_odd, convolve
-from esper.contracts.reports import Layout
+from esper.contracts.reports import POSITION_AXES, Layout
 
 
 @dataclass(frozen=True)

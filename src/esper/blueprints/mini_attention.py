@@ -17,11 +17,9 @@ from esper.contracts.reports import Layout
 
 @dataclass(frozen=True)
 class MiniAttention(Blueprint):
-    """``delta(x) = W2 attention(W1 x) + b2`` with ``W2 = b2 = 0`` at birth (Vaswani et al., NeurIPS 2017, section 3.2).
+    """``delta(x) = W2 attention(W1 x) + b2`` with ``W2 = b2 = 0`` at birth (:func:`attend`).
 
-    ``w1`` holds queries, keys and values one after the other. The maths is written out: in torch 2.13
-    ``scaled_dot_product_attention`` has no rule for vmap on the CPU, and its FLOPs are not counted there. Padding
-    tokens are tokens to it: pad on the right of causal sequences.
+    Padding tokens are tokens to it: pad on the right of causal sequences.
 
     Args:
         heads: number of heads.
@@ -47,15 +45,34 @@ class MiniAttention(Blueprint):
         return drawn(self.shapes(ports), generator, "w1")
 
     def delta(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
-        qkv = F.linear(x, params["w1"]).unflatten(-1, (3, self.heads, self.head_width))
-        q_BHTD, k_BHUD, v_BHUD = qkv.movedim(1, -2).unbind(1)
-        scores_BHTU = q_BHTD @ k_BHUD.transpose(-1, -2) / math.sqrt(self.head_width)
-        if self.causal:
-            is_later_TU = scores_BHTU.new_ones(scores_BHTU.shape[-2:], dtype=torch.bool).triu(1)
-            scores_BHTU = scores_BHTU.masked_fill(is_later_TU, -math.inf)
-        mixed_BHTD = scores_BHTU.softmax(-1) @ v_BHUD
-        return F.linear(mixed_BHTD.transpose(1, 2).flatten(-2), params["w2"], params["b2"])
+        mixed = attend(x, params["w1"], self.heads, is_causal=self.causal)
+        return F.linear(mixed, params["w2"], params["b2"])
 
     def multiply_adds(self, ports: Ports) -> int:
         """Its parameters, and two products of every token with every token."""
         return self.num_parameters(ports) + 2 * ports.positions * self.heads * self.head_width
+
+
+def attend(x: Tensor, weight: Tensor, heads: int, *, is_causal: bool) -> Tensor:
+    """Self-attention (Vaswani et al., NeurIPS 2017, section 3.2), without a map behind it.
+
+    The maths is written out: in torch 2.13 ``scaled_dot_product_attention`` has no rule for vmap on the CPU, and its
+    FLOPs are not counted there.
+
+    Args:
+        x: ``[batch, tokens, inputs]``.
+        weight: ``[3 * heads * D, inputs]``; queries, keys and values one after the other.
+        heads: that mix by themselves.
+        is_causal: whether no token sees the tokens after it.
+
+    Returns:
+        ``[batch, tokens, heads * D]``.
+    """
+    width = weight.shape[0] // (3 * heads)
+    q_BHTD, k_BHUD, v_BHUD = F.linear(x, weight).unflatten(-1, (3, heads, width)).movedim(1, -2).unbind(1)
+    scores_BHTU = q_BHTD @ k_BHUD.transpose(-1, -2) / math.sqrt(width)
+    if is_causal:
+        is_later_TU = scores_BHTU.new_ones(scores_BHTU.shape[-2:], dtype=torch.bool).triu(1)
+        scores_BHTU = scores_BHTU.masked_fill(is_later_TU, -math.inf)
+    mixed_BHTD = scores_BHTU.softmax(-1) @ v_BHUD
+    return mixed_BHTD.transpose(1, 2).flatten(-2)

@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 from esper.contracts.commands import SeedId
 
 Layout = Literal["features", "tokens", "signal", "image"]
+POSITION_AXES: dict[Layout, int] = {"features": 0, "tokens": 1, "signal": 1, "image": 2}
+"""How many axes of positions lie between the batch and the channels."""
 """What lies around the channels: nothing that a graft may use (each row stands for itself), a sequence of tokens (which
 may be causal), positions along one axis, or along two."""
 

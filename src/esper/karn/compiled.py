@@ -14,8 +14,10 @@ from torch import Generator, Tensor
 
 from esper.blueprints.blueprint import Blueprint, Ports
 from esper.blueprints.convolution import convolve
+from esper.blueprints.mini_attention import attend
+from esper.contracts.reports import POSITION_AXES
 from esper.karn.genome import Genome, Node
-from esper.karn.operations import AXES, HEADS, OPERATIONS, Settings, Shapes, Value
+from esper.karn.operations import HEADS, OPERATIONS, Operation, Settings, Shapes, Value
 
 HEAD = "head"
 PREFIX = "karn_"
@@ -65,12 +67,13 @@ class Compiled(Blueprint):
             if node.operation in _MEETINGS:
                 values.append(_met(_MEETINGS[node.operation], reads, [known[read].is_pooled for read in node.reads]))
             else:
-                values.append(_OPERATIONS[node.operation](reads[0], _own(params, f"{number}"), node.named))
+                own = {name: params[f"{number}_{name}"] for name in _NAMES[node.operation]}
+                values.append(_OPERATIONS[node.operation](reads[0], own, node.named))
         head, (last,) = self.genome.head.operation, self.genome.head.reads
+        own = {name: params[f"{HEAD}_{name}"] for name in _NAMES_OF_HEADS[head]}
         if head == "gate":
-            gate = torch.tanh(_linear(values[last], _own(params, HEAD), {}))
-            return _met(torch.mul, [x, gate], [False, known[last].is_pooled])
-        return _OPERATIONS[head](values[last], _own(params, HEAD), {})
+            return _met(torch.mul, [x, torch.tanh(_linear(values[last], own, {}))], [False, known[last].is_pooled])
+        return _OPERATIONS[head](values[last], own, {})
 
     def misfit(self, ports: Ports) -> str | None:
         values = zip(self.genome.nodes, self.genome.values[1:], strict=True)
@@ -96,7 +99,7 @@ class Compiled(Blueprint):
 
     def _nodes(self, ports: Ports) -> list[tuple[str, Shapes]]:
         """Those that have parameters, by their number, and the head; with the shapes of these."""
-        found, axes = [], AXES[ports.layout]
+        found, axes = [], POSITION_AXES[ports.layout]
         for number, node in enumerate(self.genome.nodes, start=1):
             reads, gives = (self._channels(self.genome.values[one], ports) for one in (node.reads[0], number))
             found.append((f"{number}", OPERATIONS[node.operation].shapes(reads, gives, node.named, axes)))
@@ -134,10 +137,13 @@ def blueprint_of(genome: Genome) -> type[Compiled]:
     return dataclass(frozen=True)(type(name, (base,), own))
 
 
-def _own(params: Params, at: str) -> Params:
-    """The parameters of a node, by their own names."""
-    start = f"{at}_"
-    return {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
+def _names(operation: Operation) -> tuple[str, ...]:
+    """Of an operation's parameters, whatever its settings."""
+    return tuple(operation.shapes(1, 1, {name: values[0] for name, values in operation.settings.items()}, 1))
+
+
+_NAMES = {name: _names(operation) for name, operation in OPERATIONS.items()}
+_NAMES_OF_HEADS = {name: _names(head) for name, head in HEADS.items()}
 
 
 def _met(operation: Callable[[Tensor, Tensor], Tensor], values: list[Tensor], is_pooled: list[bool]) -> Tensor:
@@ -169,14 +175,7 @@ def _depthwise(x: Tensor, own: Params, settings: Settings) -> Tensor:
 
 
 def _attention(x: Tensor, own: Params, settings: Settings) -> Tensor:
-    """As :class:`~esper.blueprints.mini_attention.MiniAttention` writes it out, and for its reasons."""
-    heads = int(settings["heads"])
-    width = own["weight"].shape[0] // (3 * heads)
-    query, key, value = F.linear(x, own["weight"]).unflatten(-1, (3, heads, width)).movedim(1, -2).unbind(1)
-    scores = query @ key.transpose(-1, -2) / math.sqrt(width)
-    is_later = scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-    mixed = scores.masked_fill(is_later, -math.inf).softmax(-1) @ value
-    return mixed.transpose(1, 2).flatten(-2)
+    return attend(x, own["weight"], int(settings["heads"]), is_causal=True)
 
 
 def _norm(x: Tensor, own: Params, settings: Settings) -> Tensor:

@@ -6,24 +6,26 @@ from dataclasses import replace
 from itertools import product
 
 from esper.contracts.reports import Layout
-from esper.karn.genome import INPUT, MOST_NODES, Genome, Node, make_node
+from esper.karn.genome import INPUT, Genome, Node, make_node
 from esper.karn.operations import HEADS, OPERATIONS, Operation, Setting, Value
+
+MOST = 8
+"""Nodes that are drawn."""
 
 RECENT = 0.7
 """Chance that a node reads the value that was made last, so that graphs become deep."""
 
 
-def draw(chance: random.Random, layout: Layout, most: int = 8) -> Genome:
-    """A genome that works on a layout.
+def draw(chance: random.Random, layout: Layout) -> Genome:
+    """A genome that works on a layout, of :data:`MOST` nodes at most; those that nothing reads are left out.
 
     Args:
         chance: the random stream.
         layout: where it shall grow.
-        most: nodes that are drawn, 1 at least; those that nothing reads are left out.
     """
     nodes: list[Node] = []
     values = [Value(0)]
-    for _ in range(chance.randint(1, min(most, MOST_NODES))):
+    for _ in range(chance.randint(1, MOST)):
         node, value = chance.choice(fitting(chance, layout, values))
         nodes.append(node)
         values.append(value)

@@ -7,7 +7,7 @@ few values each, and the numbers of earlier nodes.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -209,9 +209,7 @@ def _short(value: Any) -> str:
 
 def _canonical(genome: Genome) -> Genome:
     """Nodes in the order in which they are needed, depth first; where order is nothing, the smaller digest first."""
-    digests = [""]
-    for node in genome.nodes:
-        digests.append(_digest(node, digests))
+    digests = _digests(genome)
     placed: dict[int, int] = {INPUT: INPUT}
     nodes: list[Node] = []
 
@@ -219,20 +217,38 @@ def _canonical(genome: Genome) -> Genome:
         if number not in placed:
             node = genome.nodes[number - 1]
             reads = tuple(place(read) for read in _ordered(node, digests))
-            nodes.append(Node(node.operation, reads, node.settings))
+            nodes.append(replace(node, reads=reads))
             placed[number] = len(nodes)
         return placed[number]
 
-    head = Node(genome.head.operation, tuple(map(place, genome.head.reads)), genome.head.settings)
+    head = replace(genome.head, reads=tuple(map(place, genome.head.reads)))
     return Genome(tuple(nodes), head)
 
 
+def _digests(genome: Genome) -> list[str]:
+    """Of each value: what it is made of, and what is made of it. Values that agree in both may stand for each other."""
+    parts = [*genome.nodes, genome.head]
+    made_of = [""]
+    for node in parts:
+        made_of.append(_digest(node.operation, node.settings, [made_of[read] for read in _ordered(node, made_of)]))
+    readers: list[list[str]] = [[] for _ in made_of]
+    found = [""] * len(made_of)
+    for number in reversed(range(len(made_of))):
+        found[number] = _digest(made_of[number], sorted(readers[number]))
+        if number != INPUT:
+            node = parts[number - 1]
+            for position, read in enumerate(node.reads):
+                readers[read].append(_digest(found[number], 0 if _commutes(node) else position))
+    return found
+
+
 def _ordered(node: Node, digests: Sequence[str]) -> Sequence[int]:
-    if not OPERATIONS[node.operation].commutes:
-        return node.reads
-    return sorted(node.reads, key=lambda read: digests[read])
+    return sorted(node.reads, key=lambda read: digests[read]) if _commutes(node) else node.reads
 
 
-def _digest(node: Node, digests: Sequence[str]) -> str:
-    below = [digests[read] for read in _ordered(node, digests)]
-    return hashlib.sha256(json.dumps([node.operation, node.settings, below]).encode()).hexdigest()
+def _commutes(node: Node) -> bool:
+    return node.operation in OPERATIONS and OPERATIONS[node.operation].commutes
+
+
+def _digest(*what: Any) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()

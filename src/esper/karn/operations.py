@@ -7,22 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from esper.contracts.reports import Layout
+from esper.contracts.reports import POSITION_AXES, Layout
 
-ALL: frozenset[Layout] = frozenset({"features", "tokens", "signal", "image"})
+ALL: frozenset[Layout] = frozenset(POSITION_AXES)
 CONVOLVED: frozenset[Layout] = frozenset({"signal", "image"})
 """Where an operation may look at all positions around one."""
 
 TOKENS: frozenset[Layout] = frozenset({"tokens"})
 """Where none may look ahead: the host may be causal."""
 
-AXES: Mapping[Layout, int] = {"features": 0, "tokens": 1, "signal": 1, "image": 2}
-"""Of positions."""
-
 Setting = int | str | bool
 Settings = Mapping[str, Setting]
 Shapes = dict[str, tuple[int, ...]]
-
 
 MOST_DEGREE = 2
 """Of a value in what the graft reads, as that grows: what is multiplied more often leaves the range of floats, and

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.blueprints.blueprint import POSITION_AXES, Ports
+from esper.blueprints.blueprint import Ports
 from esper.contracts.errors import ConfigError
-from esper.contracts.reports import Layout
+from esper.contracts.reports import POSITION_AXES, Layout
 from esper.contracts.settings.places import PlaceSettings
 from esper.kasmina.geometry import Geometry, flat_grid, patch_cells, patch_side
 from esper.kasmina.host.axes import axes_of

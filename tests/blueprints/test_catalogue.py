@@ -69,6 +69,12 @@ class Unfinished(Blueprint):
 
 
 @dataclass(frozen=True)
+class Changes(BottleneckMLP):
+    id: ClassVar[str] = "own_changes"
+    taps: list[int] = dataclasses.field(default_factory=lambda: [1])
+
+
+@dataclass(frozen=True)
 class Alive(BottleneckMLP):
     id: ClassVar[str] = "own_alive"
 
@@ -86,6 +92,7 @@ class Alive(BottleneckMLP):
         (own(""), "its id is not a name: write id: ClassVar"),
         (own("own_family", family=7), "its family is not a name"),
         (NeedsSetting, "its settings need defaults: depth"),
+        (Changes, "its setting 'taps' can change: take a number, a string or a tuple"),
         (
             own("own_layouts", layouts=frozenset({"video"})),
             r"its layouts are \{'video'\}: take some of features, image",

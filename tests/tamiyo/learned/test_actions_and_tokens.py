@@ -104,11 +104,11 @@ def test_a_host_of_twice_the_size_with_twice_the_data_looks_the_same():
     assert read(poorer).run != pytest.approx(read(larger).run)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0, 1e30, 1e308])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0, 1e-300, 1e30, 1e308])
 def test_odd_numbers_stay_within_bounds(value):
     seen = replace(
         SENSED,
-        train_losses=(1.0, value, 1.0, value),
+        train_losses=(1.0, value, 1e300, value),
         select_losses=(value, 1.0, value, 1.0, value),
         select_metrics=(value,),
         places=[replace(one, seeds=sensed(one.num_seeds, variance=value, gradient=value)) for one in SENSED.places],

@@ -139,8 +139,6 @@ def _place(place: PlaceReport, seen: Observation, config: GrowthConfig, need: Ma
     sensed = vitals(place)
     widest = max(one.outputs for one in seen.places)
     past = [one for one in seen.reports if one.layer_id == place.layer_id]
-    inactive = [] if place.seeds is None else [x for x in place.seeds.inactive_ratio or () if math.isfinite(x)]
-    correlation = [] if place.seeds is None else [x for x in place.seeds.mean_abs_correlation or () if math.isfinite(x)]
     return {
         **{f"is_{kind}": float(place.kind == kind) for kind in KINDS},
         **{f"reads_{layout}": float(place.layout == layout) for layout in LAYOUTS},
@@ -159,8 +157,8 @@ def _place(place: PlaceReport, seen: Observation, config: GrowthConfig, need: Ma
         "need": _log(need[place.layer_id]),
         "silent": len(sensed.silent) / max(1, place.num_seeds),
         "is_closed": float(sensed.is_closed),
-        "inactive": fmean(inactive) if inactive else 0.0,
-        "correlation": fmean(correlation) if correlation else 0.0,
+        "inactive": 0.0 if place.seeds is None else _mean(place.seeds.inactive_ratio or ()),
+        "correlation": 0.0 if place.seeds is None else _mean(place.seeds.mean_abs_correlation or ()),
         "gradient_noise": 0.0 if place.gradient_noise is None else min(place.gradient_noise, WIDEST),
         "drift": 0.0 if place.drift is None else place.drift,
         "failures": failures_in_a_row(place.layer_id, seen.reports) / config.max_failures,
@@ -233,11 +231,17 @@ def _forecast(losses: Sequence[float]) -> float:
     return recent if early <= 0 else min(recent, recent * max(0.0, recent) / early)
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are finite, none further from 0 than :data:`WIDEST`; 0 of none."""
+    finite = [max(-WIDEST, min(WIDEST, value)) for value in values if math.isfinite(value)]
+    return fmean(finite) if finite else 0.0
+
+
 def _ratio(above: float, below: float) -> float:
     """Its logarithm; 0 where there is none, as of losses below 0."""
     if not (math.isfinite(above) and math.isfinite(below)) or above <= 0 or below <= 0:
         return 0.0
-    return math.log(above / below)
+    return math.log(above) - math.log(below)  # the ratio itself may be 0 or infinite
 
 
 def _log(value: float) -> float:

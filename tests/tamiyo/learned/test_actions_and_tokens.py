@@ -108,7 +108,7 @@ def test_a_host_of_twice_the_size_with_twice_the_data_looks_the_same():
 def test_odd_numbers_stay_within_bounds(value):
     seen = replace(
         SENSED,
-        train_losses=(1.0, value, 1e300, value),
+        train_losses=(1.0, value, 1.0, value, 1e300),
         select_losses=(value, 1.0, value, 1.0, value),
         select_metrics=(value,),
         places=[replace(one, seeds=sensed(one.num_seeds, variance=value, gradient=value)) for one in SENSED.places],
